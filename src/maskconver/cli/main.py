@@ -1,0 +1,99 @@
+"""Entry point: finds the command, imports only that one, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 done but some inputs failed (or defects were found), 2 refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from ..errors import MaskconverError
+
+# command: (module in this package, one line for --help). A module has `configure(parser)` and `run(args) -> int`.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("train", "train or fine-tune a model on your own images"),
+    "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
+    "predict": ("predict", "segment images, folders or globs"),
+    "pq": ("pq", "panoptic quality of one COCO panoptic file against another"),
+    "models": ("models", "list the models with size, cost and published figures"),
+    "data synth": ("data_synth", "write a generated panoptic data set"),
+    "data check": ("data_check", "list every defect of a data set"),
+}
+
+
+def _usage() -> str:
+    lines = ["usage: maskconver COMMAND [--help] …", "", "Efficient panoptic and semantic segmentation.", "", "commands:"]
+    lines += [f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "example: maskconver predict nuclei cells.png --overlay", "`maskconver COMMAND --help` explains each."]
+    return "\n".join(lines)
+
+
+def _find(argv: list[str]) -> tuple[str, list[str]] | None:
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            return name, argv[words:]
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        from .. import __version__
+
+        print(f"maskconver {__version__}")
+        return 0
+    found = _find(argv)
+    if found is None:
+        print(f'maskconver: error: no command "{" ".join(argv[:2])}"; see maskconver --help', file=sys.stderr)
+        return 2
+    name, rest = found
+    module_name, text = COMMANDS[name]
+    try:
+        from jsonargparse import ArgumentParser
+
+        module = import_module(f".{module_name}", __package__)
+        # One rule for options on every command: dashes between words, `--print_config` only where there is a recipe.
+        parser = ArgumentParser(prog=f"maskconver {name}", description=module.__doc__ or text, exit_on_error=True)
+        module.configure(parser)
+        return int(module.run(parser.parse_args(rest)))
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a wrong argument
+        return int(stop.code or 0) if not isinstance(stop.code, str) else 2
+    except KeyboardInterrupt:
+        print("\nmaskconver: stopped", file=sys.stderr)
+        return 130
+    except (MaskconverError, OSError) as error:
+        if debug:
+            raise
+        print(f"maskconver: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if debug or error.name not in _EXTRA_OF:
+            raise
+        extra = _EXTRA_OF[error.name]
+        print(
+            f'maskconver: error: "{name}" needs {error.name}: pip install "maskconver[{extra}]"', file=sys.stderr
+        )
+        return 2
+
+
+_EXTRA_OF = {m: "train" for m in ("torch", "torchvision", "timm", "lightning", "scipy", "tensorboard")} | {
+    "hotcoco": "ap"
+}
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

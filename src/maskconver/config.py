@@ -1,0 +1,54 @@
+"""Typed configuration that travels inside every model file: how a picture goes in and how masks become an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class InputConfig:
+    """How an image is brought to the network (the same in training, evaluation and serving).
+
+    Attributes:
+        mode: `fit` scales the image so that it fits `size` and pads right and below;
+            `native` keeps the image's own size times `scale` and pads to a multiple of `multiple`.
+        size: canvas (height, width) in pixels for `fit`, and the training crop.
+        scale: factor applied to the image in `native` mode.
+        multiple: canvas sizes are multiples of this many pixels in `native` mode.
+        mean, std: per-channel normalisation of values scaled to 0…1, RGB.
+        stretch: `percentile` first maps each image's `percentiles` to 0…1 (one range over all channels),
+            for pictures that use a small part of their range (fluorescence microscopy).
+        percentiles: low and high percentile of the stretch, in percent.
+    """
+
+    mode: Literal["fit", "native"] = "fit"
+    size: tuple[int, int] = (640, 640)
+    scale: float = 1.0
+    multiple: int = 32
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    stretch: Literal["none", "percentile"] = "none"
+    percentiles: tuple[float, float] = (0.5, 99.8)
+
+
+@dataclass
+class MergeConfig:
+    """Thresholds that turn proposals into one label a pixel.
+
+    Attributes:
+        rule: which merge rule the model was made for.
+        mode: `reference` is the plain definition.
+        object_threshold: proposals with a score at or below it are dropped.
+        overlap_threshold: a proposal survives if it wins more than this share of its own mask.
+        min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
+            longer side (256 / 640² is the published 256 px on the 640 px canvas).
+        hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form.
+    """
+
+    rule: Literal["maskconver", "kmax"] = "maskconver"
+    mode: Literal["reference"] = "reference"
+    object_threshold: float = 0.01
+    overlap_threshold: float = 0.7
+    min_area: float = field(default=256 / 640**2)
+    hard_sigmoid: bool = False

@@ -1,0 +1,19 @@
+"""Where test data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+CASES = Path(__file__).parent / "golden" / "cases"
+SHARED = Path(os.environ.get("MASKCONVER_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with other people's pictures; tests that need it skip where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"needs the shared data folder (MASKCONVER_SHARED, here {SHARED}), which is not on this machine")
+    return SHARED
