@@ -1,0 +1,48 @@
+"""From proposals to one label a pixel: one rule a family, each `(Proposals, MergeConfig) -> Segmentation`."""
+
+from __future__ import annotations
+
+from ..categories import Categories
+from ..config import MergeConfig
+from ..errors import ConfigError
+from ..proposals import Proposals
+from ..segmentation import Segmentation
+from .reference import merge_masks, output_taps
+
+__all__ = ["merge"]
+
+
+def merge(
+    proposals: Proposals,
+    config: MergeConfig,
+    categories: Categories,
+    *,
+    output_size: tuple[int, int] | None = None,
+) -> list[Segmentation]:
+    """The segmentation of every image of a batch.
+
+    Args:
+        proposals: B × N scored masks, NumPy or torch. With a geometry the answer has the size of the original
+            image, without one that of the masks.
+        config: rule and thresholds.
+        categories: the label set the proposals' labels point into.
+        output_size: (height, width) of the answer where it should be another one, e.g. the reference's padded
+            evaluation canvas; pixels beyond the image then count as undecided.
+
+    Returns:
+        B segmentations.
+
+    Raises:
+        MaskconverError: NaN or infinite values, a label without category, a rule that does not exist.
+    """
+    if config.rule != "maskconver":
+        raise ConfigError(f'merge rule "{config.rule}" is not available; there is "maskconver"')
+    if proposals.geometry and len(proposals.geometry) != len(proposals):
+        raise ConfigError(f"{len(proposals)} images, but {len(proposals.geometry)} geometries")
+    arrays = proposals.numpy()
+    results = []
+    for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, arrays.mask_logits)):
+        taps = output_taps(masks.shape[-2:], arrays.geometry[i] if arrays.geometry else None, output_size)
+        ids, first = merge_masks(scores, labels, masks, categories.is_thing, taps, config)
+        results.append(Segmentation.from_ids(ids, categories, labels=labels[first], scores=scores[first]))
+    return results
