@@ -37,7 +37,7 @@ def draw(
         image: H×W×3 uint8 to draw on; the segmentation's own if left out, black if there is none.
         alpha: strength of the fill, 0…1.
         borders: draw a line around every segment.
-        labels: write the category on segments with room for it; None: if there are more than two categories.
+        labels: write the category where there is room; None: if there are more than two categories.
         scores: add the score in percent.
 
     Raises:
