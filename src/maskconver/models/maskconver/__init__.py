@@ -1,0 +1,6 @@
+"""The MaskConver family."""
+
+from .config import MaskConverConfig
+from .model import Maps, MaskConver
+
+__all__ = ["MaskConver", "MaskConverConfig", "Maps"]

@@ -1,0 +1,97 @@
+"""Mask losses from per-mask sums, so that N full masks never exist together (reference page §5)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..distributed import mean_over_processes
+
+CHUNK_PIXELS = 1 << 21  # mask pixels a chunk: 8 MB of float32 for each of a handful of intermediates
+
+
+def mask_sums(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """What every mask loss is made of, for n masks.
+
+    Args:
+        logits: n×h×w float32.
+        targets: n×h×w bool.
+        valid: h×w (or n×h×w) bool; other pixels count nowhere.
+
+    Returns:
+        (n, 5): sum of BCE, of p·t, of p, of t, and the number of valid pixels.
+    """
+    weight = valid.to(logits.dtype).expand_as(logits)
+    target = targets.to(logits.dtype) * weight
+    p = logits.sigmoid() * weight
+    bce = (F.softplus(logits) * weight - logits * target).sum((1, 2))
+    return torch.stack(
+        [bce, (p * target).sum((1, 2)), p.sum((1, 2)), target.sum((1, 2)), weight.sum((1, 2))], 1
+    )
+
+
+def chunked_mask_sums(
+    embeddings: Tensor, basis: Tensor, region: Tensor, regions: Tensor, valid: Tensor
+) -> Tensor:
+    """`mask_sums` of one image's masks `embeddings · basis`, resized bilinearly to the size of `regions`.
+
+    Memory holds one chunk of masks at a time, in the backward pass too (chunks are recomputed there).
+
+    Args:
+        embeddings: n×D.
+        basis: D×h×w mask features.
+        region: (n,) the target's value in `regions`.
+        regions: H×W int32.
+        valid: H×W bool.
+    """
+
+    def sums(e: Tensor, r: Tensor, features: Tensor) -> Tensor:
+        logits = torch.einsum("nd,dhw->nhw", e, features)
+        if logits.shape[-2:] != regions.shape:
+            logits = F.interpolate(logits[None], regions.shape, mode="bilinear", align_corners=False)[0]
+        return mask_sums(logits, regions == r[:, None, None], valid)
+
+    step = max(CHUNK_PIXELS // regions.numel(), 1)
+    parts = [
+        checkpoint(sums, e, r, basis, use_reentrant=False, preserve_rng_state=False)
+        for e, r in zip(embeddings.split(step), region.split(step))
+    ]
+    return torch.cat(parts)
+
+
+def pixel_bce(sums: Tensor) -> Tensor:
+    """The reference's BCE: summed over all masks and divided by (their valid pixels + 1); every pixel weighs the same."""
+    return sums[:, 0].sum() / (mean_over_processes(sums[:, 4].sum()) + 1)
+
+
+def object_bce(sums: Tensor) -> Tensor:
+    """Mean over masks of their BCE divided by the target's area in pixels; every object weighs the same (ours)."""
+    return (sums[:, 0] / sums[:, 3].clamp(min=1)).sum() / mean_over_processes(_count(sums)).clamp(min=1)
+
+
+def joint_dice(sums: Tensor) -> Tensor:
+    """The reference's adaptive dice over all masks of the replica at once: `1 - D·exp(1-D)`, D = 2I / (U + 1e-7); 0 for none."""
+    if not len(sums):
+        return sums.sum()
+    dice = 2 * sums[:, 1].sum() / (sums[:, 2].sum() + sums[:, 3].sum() + 1e-7)
+    return 1 - dice * torch.exp(1 - dice)
+
+
+def per_mask_dice(sums: Tensor) -> Tensor:
+    """Mean over masks of `1 - (2I + 1) / (U + 1)` (V-Net's dice with DETR's smoothing)."""
+    dice = (2 * sums[:, 1] + 1) / (sums[:, 2] + sums[:, 3] + 1)
+    return (1 - dice).sum() / mean_over_processes(_count(sums)).clamp(min=1)
+
+
+def _count(sums: Tensor) -> Tensor:
+    return torch.tensor(float(len(sums)), device=sums.device)
+
+
+BCE = {"pixel": pixel_bce, "object": object_bce}
+DICE = {"joint": joint_dice, "per_mask": per_mask_dice}
+BCEName = Literal["pixel", "object"]
+DiceName = Literal["joint", "per_mask", "none"]

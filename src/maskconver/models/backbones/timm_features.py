@@ -1,0 +1,34 @@
+"""Backbones of timm as feature pyramids."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ... import _torchvision  # noqa: F401  (before timm, which imports torchvision)
+
+
+class TimmFeatures(nn.Module):
+    """A timm network, its features named by level (log2 of the stride).
+
+    Args:
+        name: timm's model name, e.g. `mobilenetv3_large_100`.
+        in_channels: channels of the image.
+        output_stride: 16 or 32; below 32 the last stages are dilated instead of strided.
+    """
+
+    def __init__(self, name: str, in_channels: int = 3, output_stride: int = 16) -> None:
+        super().__init__()
+        import timm
+
+        self.net = timm.create_model(
+            name, pretrained=False, features_only=True, in_chans=in_channels, output_stride=output_stride
+        )
+        # With a dilated network several taps share a stride; the deepest is the level's feature.
+        self.levels = [int(stride).bit_length() - 1 for stride in self.net.feature_info.reduction()]
+        self.channels = dict(zip(self.levels, self.net.feature_info.channels()))
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Images B×C×H×W float to {level: B×channels[level]×H/2^level×W/2^level}."""
+        features: list[Tensor] = self.net(images)
+        return dict(zip(self.levels, features))
+

@@ -1,0 +1,180 @@
+"""MaskConver: image → class heatmap, centre embeddings, mask features → masks at the peaks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...categories import Categories
+from ...config import InputConfig, MergeConfig
+from ...errors import ConfigError
+from ...proposals import Proposals
+from ..backbones import create_backbone
+from ..decoders.aspp import ASPP
+from ..decoders.aspp_fpn import ASPPFPN
+from .config import MaskConverConfig
+from .heads import MLP, Head
+from .peaks import top_peaks
+
+CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
+POSITION_TERMS = 6  # 1, x, y, x², xy, y²
+POSITION_UNIT = 16.0  # cells; offsets of that size are 1 in the quadratic form
+
+
+class Maps(NamedTuple):
+    """What the network says about every cell, at stride 2^level.
+
+    Attributes:
+        heatmap_logits: B×C×h×w class heatmap before the sigmoid.
+        embedding_map: B×D×h×w centre embeddings.
+        mask_features: B×D×h×w.
+    """
+
+    heatmap_logits: Tensor
+    embedding_map: Tensor
+    mask_features: Tensor
+
+
+class MaskConver(nn.Module):
+    """Single-scale MaskConver (arXiv 2312.06052; reference page §1–3).
+
+    Args:
+        config: the architecture.
+        num_classes: things and stuff together; void is not a class.
+        categories: the label set, where there is one; it travels with the model.
+        name: registered name, kept in model files.
+    """
+
+    def __init__(
+        self, config: MaskConverConfig, num_classes: int, categories: Categories | None = None, name: str = ""
+    ) -> None:
+        super().__init__()
+        if categories is not None and len(categories) != num_classes:
+            raise ConfigError(f"{num_classes} classes but {len(categories)} categories; give one or the other")
+        if config.decoder == "aspp" and config.fusion == "sum" and config.low_level_filters != config.filters:
+            raise ConfigError(
+                f"fusion=sum adds {config.low_level_filters} low-level filters to {config.filters}; make them equal or use concat"
+            )
+        self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
+        momentum = config.bn_momentum
+        self.backbone = create_backbone(config.backbone, config.in_channels, config.padding, momentum)
+        channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
+        fuse = config.decoder == "aspp"
+        if config.decoder == "aspp":
+            self.decoder: nn.Module = ASPP(
+                channels[max(channels)], config.filters, pool_window=config.aspp_pool_window, momentum=momentum
+            )
+        else:
+            self.decoder = ASPPFPN(channels, config.filters, config.level, momentum)
+
+        def head(out: int, depth: int, bias: float = 0.0) -> Head:
+            return Head(
+                config.filters,
+                channels[config.level] if fuse else None,
+                config.filters,
+                out,
+                depth,
+                config.head_kernel,
+                config.fusion,
+                config.low_level_filters,
+                bias,
+                momentum,
+            )
+
+        dim = config.embedding_dim
+        self.class_head = head(num_classes, config.head_depths[0], CENTER_BIAS)
+        self.embedding_head = head(dim, config.head_depths[1])
+        self.mask_head = head(dim, config.head_depths[2])
+        self.class_embedding = nn.Embedding(num_classes, dim)
+        nn.init.uniform_(self.class_embedding.weight, -0.05, 0.05)
+        self.mlp = MLP(dim, dim + (POSITION_TERMS if config.position else 0))
+
+    @property
+    def input(self) -> InputConfig:
+        """How an image is brought to this network."""
+        return self.config.input
+
+    @property
+    def merge(self) -> MergeConfig:
+        """The thresholds of this model's answer."""
+        return self.config.merge
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the canvas a cell of the maps stands for."""
+        return 1 << self.config.level
+
+    def forward(self, images: Tensor) -> Maps:
+        """Normalised images B×3×H×W float to the three maps."""
+        features = self.backbone(images)
+        if self.config.decoder == "aspp":
+            decoded, low = self.decoder(features[max(features)]), features[self.config.level]
+        else:
+            decoded, low = self.decoder(features), None
+        return Maps(self.class_head(decoded, low), self.embedding_head(decoded, low), self.mask_head(decoded, low))
+
+    def mask_embeddings(self, embedding_map: Tensor, batch: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
+        """Mask embeddings of n centres anywhere in the batch: MLP(centre embedding × class embedding).
+
+        Args:
+            embedding_map: B×D×h×w.
+            batch: n int64, which image.
+            cells: n×2 int64 (y, x).
+            labels: n int64 in 0…C-1.
+
+        Returns:
+            n×D float, or n×(D+6) with `position`: the last six are the quadratic form in absolute cells.
+        """
+        pooled = embedding_map[batch, :, cells[:, 0], cells[:, 1]]
+        embeddings = self.mlp(pooled * self.class_embedding(labels))
+        return _at_center(embeddings, cells) if self.config.position else embeddings
+
+    def mask_basis(self, mask_features: Tensor) -> Tensor:
+        """B×D×h×w mask features, with `position` followed by the six monomials of (y, x): what embeddings multiply."""
+        return _with_monomials(mask_features) if self.config.position else mask_features
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """Normalised images B×3×H×W to their best proposals, masks at stride 2^level, no geometry.
+
+        Args:
+            images: float, on this model's device.
+            proposals: how many; the config's number where None.
+        """
+        maps = self(images)
+        peaks = top_peaks(maps.heatmap_logits, proposals or self.config.proposals, self.config.peak_kernel)
+        b, k = peaks.labels.shape
+        batch = torch.arange(b, device=images.device).repeat_interleave(k)
+        embeddings = self.mask_embeddings(maps.embedding_map, batch, peaks.cells.flatten(0, 1), peaks.labels.flatten())
+        basis = self.mask_basis(maps.mask_features)
+        mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.view(b, k, -1), basis)
+        return Proposals(peaks.scores, peaks.labels, mask_logits)
+
+
+def _at_center(embeddings: Tensor, cells: Tensor) -> Tensor:
+    """Moves the quadratic form in the last six columns from offsets (dy, dx) to absolute coordinates."""
+    e, (c, px, py, pxx, pxy, pyy) = embeddings[:, :-POSITION_TERMS].float(), embeddings[:, -POSITION_TERMS:].float().unbind(1)
+    y, x = (cells.float() / POSITION_UNIT).unbind(1)
+    # p(X - x, Y - y) written out in the monomials 1, X, Y, X², XY, Y²
+    moved = torch.stack(
+        [
+            c - px * x - py * y + pxx * x * x + pxy * x * y + pyy * y * y,
+            px - 2 * pxx * x - pxy * y,
+            py - pxy * x - 2 * pyy * y,
+            pxx,
+            pxy,
+            pyy,
+        ],
+        1,
+    )
+    return torch.cat([e, moved], 1)
+
+
+def _with_monomials(features: Tensor) -> Tensor:
+    b, _, h, w = features.shape
+    y = (torch.arange(h, device=features.device) / POSITION_UNIT).view(h, 1).expand(h, w)
+    x = (torch.arange(w, device=features.device) / POSITION_UNIT).view(1, w).expand(h, w)
+    monomials = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
+    return torch.cat([features.float(), monomials.expand(b, -1, -1, -1)], 1)

@@ -1,0 +1,90 @@
+"""One registry, one way to make a model: a registered name is a function that returns a config."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from fnmatch import fnmatch
+from typing import Any, TypeVar
+
+from ..categories import Categories
+from ..errors import ConfigError
+from .maskconver import MaskConver, MaskConverConfig
+
+ConfigFunction = Callable[[], MaskConverConfig]
+T = TypeVar("T")
+_REGISTRY: dict[str, ConfigFunction] = {}
+
+
+def register_model(function: ConfigFunction) -> ConfigFunction:
+    """Registers a function without arguments that returns a model's config, under the function's name."""
+    _REGISTRY[function.__name__] = function
+    return function
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Registered names that match a shell pattern, sorted."""
+    return sorted(name for name in _REGISTRY if fnmatch(name, pattern))
+
+
+def model_config(name: str) -> MaskConverConfig:
+    """A fresh config of a registered model.
+
+    Raises:
+        ConfigError: no such name; the nearest ones are named.
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(list_models())}"
+        raise ConfigError(f'no model "{name}"{hint}')
+    return _REGISTRY[name]()
+
+
+def model_description(name: str) -> str:
+    """The first line of a registered model's docstring."""
+    model_config(name)
+    return (_REGISTRY[name].__doc__ or "").strip().split("\n")[0]
+
+
+def override(config: T, values: dict[str, Any]) -> T:
+    """A copy of a dataclass with some fields replaced; nested dataclasses take a dict or dotted names.
+
+    Raises:
+        ConfigError: a field that does not exist.
+    """
+    names = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        first, _, rest = key.partition(".")
+        if first not in names:
+            raise ConfigError(f'{type(config).__name__} has no field "{first}"; it has {", ".join(sorted(names))}')
+        current = changes.get(first, getattr(config, first))
+        if rest:
+            value = override(current, {rest: value})
+        elif dataclasses.is_dataclass(current) and isinstance(value, dict):
+            value = override(current, value)
+        elif isinstance(current, tuple) and isinstance(value, list):
+            value = tuple(value)
+        changes[first] = value
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def create_model(
+    name: str, *, categories: Categories | None = None, num_classes: int | None = None, **overrides: Any
+) -> MaskConver:
+    """A model with random weights by its registered name.
+
+    Args:
+        name: one of `list_models()`.
+        categories: the label set; COCO's 133 where neither this nor `num_classes` is given.
+        num_classes: number of classes where there are no categories.
+        **overrides: any field of the model's config, e.g. `proposals=20`, `merge={"min_area": 0}`.
+
+    Raises:
+        ConfigError: an unknown name or field, or categories and num_classes that disagree.
+    """
+    config = override(model_config(name), overrides)
+    if categories is None and num_classes is None:
+        categories = Categories.coco()
+    return MaskConver(config, num_classes or len(categories or ()), categories, name)

@@ -1,0 +1,70 @@
+"""Weights and images by formula, and the adapters between the reference's vocabulary and ours."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+CASES = Path(__file__).parent / "cases"
+
+
+def case(name: str) -> dict[str, NDArray]:
+    """Arrays of a golden case, e.g. `maskconver/mlp`."""
+    with np.load(CASES / f"{name}.npz") as file:
+        return {k: file[k] for k in file.files}
+
+
+def weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The value of a variable by the formula of cases/maskconver/README.md."""
+    r = np.random.default_rng(zlib.crc32(name.encode()))
+    leaf = name.rsplit(".", 1)[1]
+    if leaf == "gamma":
+        value = 1 + 0.1 * r.standard_normal(shape)
+    elif leaf in ("beta", "bias", "moving_mean"):
+        value = 0.1 * r.standard_normal(shape)
+    elif leaf == "moving_variance":
+        value = 0.5 + r.random(shape)
+    elif leaf == "embeddings":
+        value = r.standard_normal(shape)
+    elif leaf == "depthwise_kernel":
+        value = r.standard_normal(shape) * np.sqrt(2 / (shape[0] * shape[1]))
+    else:
+        value = r.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
+    for ending, factor in (
+        (".project.kernel", 0.5),
+        (".dw.depthwise_kernel", 0.8),
+        ("class_head.out.kernel", 0.7),
+        ("mlp.fc2.kernel", 0.8),
+    ):
+        if name.endswith(ending):
+            value = value * factor
+    if name == "class_head.out.bias":
+        value = value - 2.19
+    return value.astype(np.float32)
+
+
+def variable_rows() -> list[dict]:
+    """Names and shapes of the mobile model's variables."""
+    return json.loads((CASES / "maskconver" / "variables_mobile.json").read_text())
+
+
+def image(height: int, width: int) -> NDArray[np.float32]:
+    """The 'normalised' image of the whole-model cases, 1×H×W×3."""
+    yy, xx = np.mgrid[0:height, 0:width].astype(np.float32)
+    noise = np.random.default_rng(7).standard_normal((1, height, width, 3)) * 0.3
+    waves = [np.sin(xx / (17 + 4 * c) + c) * np.cos(yy / 23 - c) + 0.6 * np.sin((xx * (c + 1) + yy) / 15 + c) for c in range(3)]
+    return (noise + np.stack(waves, -1)[None]).astype(np.float32)
+
+
+def noise(seed: int, shape: tuple[int, ...], scale: float) -> NDArray[np.float32]:
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def nchw(array: NDArray) -> torch.Tensor:
+    """N×H×W×C (or H×W×C) NumPy to a torch tensor with channels second (first)."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3)))

@@ -1,0 +1,119 @@
+"""Targets against the reference implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from maskconver.data.sample import SegmentTable
+from maskconver.targets import TargetConfig, assign_targets, center_cells, center_heatmaps, stuff_islands
+from maskconver.targets.heatmaps import gaussian_radius, gaussian_sigma
+
+from .reference import case
+
+pytestmark = pytest.mark.golden
+
+
+@pytest.mark.parametrize("name", ["heatmap_gaussian", "heatmap_gaussian_s16"])
+def test_gaussians(name: str) -> None:
+    arrays = case(f"maskconver/{name}")
+    boxes = torch.from_numpy(arrays["boxes"])
+    stride, classes = int(arrays["stride"]), int(arrays["num_classes"])
+    size = tuple(int(n) // stride for n in arrays["image_size"])
+    iou = float(arrays["min_iou"])
+    sides = (boxes[:, 2:] - boxes[:, :2]) / stride
+    if "distance" in arrays:
+        np.testing.assert_allclose(gaussian_radius(*sides.unbind(1), iou), arrays["distance"], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(gaussian_sigma(boxes, stride, iou), arrays["sigma"], rtol=1e-6)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    cells = center_cells(centers, stride, size)
+    if "centers_yx" in arrays:
+        np.testing.assert_array_equal(cells, arrays["centers_yx"])
+    labels = torch.from_numpy(arrays["classes"]).long()
+    heatmap = center_heatmaps(boxes, centers, labels, torch.zeros_like(labels), (1, classes, *size), stride, iou)
+    np.testing.assert_allclose(heatmap[0].permute(1, 2, 0), arrays["heatmap"], atol=1e-6)
+    assert (heatmap[0, labels, cells[:, 0], cells[:, 1]] == 1).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_islands(k: int) -> None:
+    arrays = case("maskconver/stuff_islands")
+    islands = stuff_islands(arrays["mask"] > 0, k, "reference", 1024)
+    np.testing.assert_array_equal([_box(i) for i in islands], arrays[f"boxes_k{k}"])
+
+
+def test_islands_with_two_dimensional_dilation() -> None:
+    arrays = case("maskconver/stuff_islands")
+    islands = stuff_islands(arrays["mask"] > 0, 9, "2d", 0)
+    np.testing.assert_array_equal([_box(i) for i in islands], arrays["pool2d_boxes"])
+    np.testing.assert_array_equal([i.sum() for i in islands], arrays["pool2d_original_sizes"])
+
+
+def _box(mask: np.ndarray) -> list[int]:
+    y, x = np.nonzero(mask)
+    return [y.min(), x.min(), y.max(), x.max()]
+
+
+def _table(category: np.ndarray, instance: np.ndarray, first_stuff: int) -> tuple[np.ndarray, SegmentTable]:
+    """The reference's two maps as an id map and table; a thing category without instance has no segment there."""
+    ids = np.zeros(category.shape, np.int32)
+    rows = []
+    for i in np.unique(instance[instance > 0]):
+        ids[instance == i] = i
+        rows.append((int(i), int(np.bincount(category[instance == i]).argmax())))
+    for c in np.unique(category[(category >= first_stuff) & (instance == 0)]):
+        ids[(category == c) & (instance == 0)] = 1000 + c
+        rows.append((1000 + int(c), int(c)))
+    n = len(rows)
+    table = SegmentTable(
+        np.array([r[0] for r in rows], np.int32), np.array([r[1] for r in rows], np.int64), np.zeros(n, bool), np.zeros(n, np.int64)
+    )
+    return ids, table
+
+
+@pytest.mark.parametrize("name", ["targets_panoptic_k1", "targets_panoptic_k3", "targets_panoptic_cap6", "targets_semantic"])
+def test_whole_assignment(name: str) -> None:
+    arrays = case(f"maskconver/{name}")
+    semantic = "label" in arrays
+    size = tuple(int(n) for n in arrays["output_size"])
+    if semantic:
+        category, is_thing = arrays["label"].astype(int), np.zeros(int(arrays["num_classes"]), bool)
+        ids = np.where(category == int(arrays["ignore_label"]), 0, category + 1000).astype(np.int32)
+        found = np.unique(category[ids > 0])
+        table = SegmentTable((found + 1000).astype(np.int32), found, np.zeros(len(found), bool), np.zeros(len(found), np.int64))
+    else:
+        category = arrays["category_mask"].astype(int)
+        is_thing = np.arange(201) <= 90
+        ids, table = _table(category, arrays["instance_mask"].astype(int), 91)
+    height, width = ids.shape
+    canvas = np.zeros(size, np.int32)
+    canvas[:height, :width] = ids
+    inside = np.zeros(size, bool)
+    inside[:height, :width] = True
+    config = TargetConfig(
+        islands=int(arrays["max_num_stuff_centers"]),
+        islands_dilation="reference",
+        islands_min_area=1024,
+        max_segments=int(arrays["max_num_instances"]),
+        order="reference",
+        ignore_void=semantic,
+    )
+    targets = assign_targets(canvas, table, is_thing, config, inside)
+    keep, n = targets.keep, int(arrays["num_instances"])
+    assert keep.sum() == n
+    np.testing.assert_array_equal(targets.labels[keep], arrays["classes"][:n])
+    np.testing.assert_array_equal(targets.boxes[keep], arrays["boxes"][:n])
+    stride, iou = int(arrays["stride"]), float(arrays["min_iou"])
+    shape = (size[0] // stride, size[1] // stride)
+    boxes, centers, labels = (torch.from_numpy(v) for v in (targets.boxes, targets.centers, targets.labels))
+    np.testing.assert_array_equal(center_cells(centers, stride, shape)[torch.from_numpy(keep)], arrays["box_indices"][:n])
+    masks = np.stack([targets.regions == r for r in targets.region[keep]], -1)
+    np.testing.assert_array_equal(masks, arrays["masks_valid"][..., :n] > 0)
+    valid = arrays["valid_mask"] > 0 if semantic else arrays["padding_mask"] == 0
+    np.testing.assert_array_equal(targets.valid, valid)
+    heatmap = center_heatmaps(boxes, centers, labels, torch.zeros_like(labels), (1, len(is_thing), *shape), stride, iou)[0]
+    channels = arrays.get("heatmap_channels", np.arange(len(is_thing)))
+    np.testing.assert_allclose(heatmap[torch.from_numpy(channels).long()].permute(1, 2, 0), arrays["heatmap"], atol=1e-6)
+    others = np.setdiff1d(np.arange(len(is_thing)), channels)
+    assert not heatmap[others].any()
