@@ -37,6 +37,10 @@ class Taps:
         everywhere = np.ones(len(low), bool) if inside is None else inside
         return cls(low, np.minimum(low + 1, length - 1), weight, everywhere)
 
+    def __getitem__(self, part: slice) -> Taps:
+        """The taps of a stretch of the output."""
+        return Taps(self.low[part], self.high[part], self.weight[part], self.inside[part])
+
     @classmethod
     def resize(cls, length: int, target: int) -> Taps:
         """Taps that resize an axis from `length` to `target` cells."""
@@ -57,7 +61,7 @@ def resize_bilinear(array: NDArray, size: tuple[int, int]) -> NDArray[np.float32
     """
     for axis, target in enumerate(size):
         if array.shape[axis] != target:
-            array = _lerp(array, Taps.resize(array.shape[axis], target), axis)
+            array = lerp(array, Taps.resize(array.shape[axis], target), axis)
     return array.astype(np.float32, copy=False)
 
 
@@ -81,7 +85,8 @@ def resize_nearest(array: NDArray, size: tuple[int, int]) -> NDArray:
     return array
 
 
-def _lerp(array: NDArray, taps: Taps, axis: int) -> NDArray[np.float32]:
+def lerp(array: NDArray, taps: Taps, axis: int) -> NDArray[np.float32]:
+    """Read one axis of an array at the taps; the axis gets their length."""
     low = np.take(array, taps.low, axis=axis).astype(np.float32, copy=False)
     step = np.take(array, taps.high, axis=axis).astype(np.float32, copy=False)
     step -= low
