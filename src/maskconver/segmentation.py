@@ -219,7 +219,7 @@ class Segmentation:
         Raises:
             OSError: the folder cannot be written.
         """
-        from .data.panoptic_files import write_panoptic_png
+        from .data.panoptic_png import write_panoptic_png
 
         stem = self._stem()
         path = Path(folder) / f"{stem}.json"

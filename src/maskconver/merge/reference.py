@@ -30,8 +30,8 @@ def merge_masks(
     Proposals scored above `object_threshold` compete. Every pixel goes to the one with the largest mask
     probability × score (the first on a tie; there is no pixel threshold). A proposal is kept if it wins more
     pixels than the smallest area, and more than `overlap_threshold` of those where its own mask exceeds 0.5.
-    The pixels of a rejected one become void, never the runner-up's. Every kept thing is a segment; kept stuff of
-    one class is one segment. All comparisons are strict and in float32.
+    The pixels of a rejected one become void, never the runner-up's. Every kept thing is a segment; kept stuff
+    of one class is one segment. All comparisons are strict and in float32.
 
     Args:
         scores: (N,) float32 in any order.
