@@ -44,7 +44,11 @@ class Taps:
     @classmethod
     def resize(cls, length: int, target: int) -> Taps:
         """Taps that resize an axis from `length` to `target` cells."""
-        return cls.at((np.arange(target) + 0.5) * (length / target) - 0.5, length)
+        half = np.float32(
+            0.5
+        )  # float32 as in torch and TensorFlow: the same weights to the last bit or nearly so
+        positions = (np.arange(target, dtype=np.float32) + half) * np.float32(length / target) - half
+        return cls.at(positions, length)
 
 
 def resize_bilinear(array: NDArray, size: tuple[int, int]) -> NDArray[np.float32]:

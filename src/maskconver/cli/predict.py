@@ -158,7 +158,7 @@ def _panoptic_writer(
 ) -> Iterator[Callable[[Segmentation, str], None]]:
     """A function that writes one image's PNG and its row of the JSON; None as folder: it writes nothing.
 
-    The JSON grows on disk and takes its name when the block ends; after Ctrl-C it holds what was done by then.
+    The JSON grows on disk and takes its name when the block ends; after Ctrl-C it holds what was done.
     """
     if folder is None:
         yield lambda result, stem: None
