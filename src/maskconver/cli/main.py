@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         # One rule for options on every command: dashes between words, `--print_config` only where there is a recipe.
         parser = ArgumentParser(prog=f"maskconver {name}", description=module.__doc__ or text, exit_on_error=True)
         module.configure(parser)
+        rest = module.prepare(rest) if hasattr(module, "prepare") else rest
         return int(module.run(parser.parse_args(rest)))
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a wrong argument
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2

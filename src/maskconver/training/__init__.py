@@ -1,0 +1,7 @@
+"""Training with Lightning's Trainer."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__, submod_attrs={"config": ["TrainConfig"], "run": ["train"], "task": ["SegmentationTask"]}
+)

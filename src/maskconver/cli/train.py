@@ -1,0 +1,52 @@
+"""Train or fine-tune a model.
+
+Example: maskconver train --config nuclei --data.data DIR --out runs/nuclei --resume auto
+
+--config takes a YAML recipe or the name of a shipped one; every field of it can be overridden on the command line,
+and --print_config shows the result. `--data DIR` is short for `--data.data DIR`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PARSER: Any = None
+
+
+def configure(parser: Any) -> None:
+    """The fields of the recipe, each an option."""
+    from ..training.config import TrainConfig
+
+    global PARSER
+    PARSER = parser
+    parser.add_argument("--config", action="config", help="YAML recipe, or the name of a shipped one")
+    parser.add_class_arguments(TrainConfig, nested_key=None)
+
+
+def prepare(argv: list[str]) -> list[str]:
+    """Short forms: `--data DIR`, and a shipped recipe by name."""
+    from ..recipes import find_recipe
+
+    argv = ["--data.data" if a == "--data" else a for a in argv]
+    argv = [f"--data.data={a[7:]}" if a.startswith("--data=") else a for a in argv]
+    for i, word in enumerate(argv):
+        if word == "--config" and i + 1 < len(argv):
+            argv[i + 1] = str(find_recipe(argv[i + 1]))
+        elif word.startswith("--config="):
+            argv[i] = f"--config={find_recipe(word[9:])}"
+    return argv
+
+
+def run(args: Any) -> int:
+    """Trains, prints the last figures."""
+    from ..training.config import TrainConfig
+    from ..training.run import train
+
+    recipe = PARSER.dump(args, skip_none=True)
+    values = vars(PARSER.instantiate(args))
+    values.pop("config", None)
+    figures = train(TrainConfig(**values), recipe)
+    for name, value in sorted(figures.items()):
+        if name.startswith("val/"):
+            print(f"{name[4:]:<12} {100 * value:6.2f}")
+    return 0

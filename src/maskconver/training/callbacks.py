@@ -1,0 +1,208 @@
+"""What happens around the steps: averaged weights, model files, pictures, a clean stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .. import _torchvision  # noqa: F401  (before lightning)
+from ..checkpoint import save
+from ..segmentation import Segmentation
+
+import lightning.pytorch as pl  # isort: skip
+
+
+class EMA(pl.Callback):
+    """Exponential moving average of all weights and batch-norm statistics; validation runs on the averages.
+
+    decay(t) = min(decay, (1+t)/(10+t)) at optimiser step t (reference page §8).
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.updates = 0
+        self._own: dict[str, Tensor] | None = None
+
+    @staticmethod
+    def _state(module: pl.LightningModule) -> dict[str, Tensor]:
+        model: nn.Module = module.model  # type: ignore[assignment]
+        return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        state = self._state(pl_module)
+        self.average = {k: self.average.get(k, v).detach().clone().to(v.device) for k, v in state.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.updates:  # in the middle of an accumulated step
+            return
+        self.updates = trainer.global_step
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        state = self._state(pl_module)
+        torch._foreach_lerp_([self.average[k] for k in state], list(state.values()), 1 - decay)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._own = {k: v.clone() for k, v in self._state(pl_module).items()}
+        self._load(pl_module, self.average)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._own is not None
+        self._load(pl_module, self._own)
+        self._own = None
+
+    @classmethod
+    @torch.no_grad()
+    def _load(cls, module: pl.LightningModule, values: dict[str, Tensor]) -> None:
+        for k, v in cls._state(module).items():
+            v.copy_(values[k])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average, "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average, self.updates = state_dict["average"], state_dict["updates"]
+
+
+class ModelFiles(pl.Callback):
+    """Writes `last.safetensors` and, when things (or all) PQ rises, `best.safetensors`, after each validation."""
+
+    def __init__(self, folder: Path, recipe: str) -> None:
+        self.folder, self.recipe, self.best = folder, recipe, -math.inf
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Before EMA.on_validation_end (callback order), so that the averaged weights are the ones written.
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        extra = {"recipe": self.recipe, "step": trainer.global_step, "metrics": _json_safe(metrics)}
+        save(pl_module.model, self.folder / "last.safetensors", extra=extra)  # type: ignore[arg-type]
+        pq = metrics.get("val/pq", math.nan)
+        if pq > self.best:
+            self.best = pq
+            save(pl_module.model, self.folder / "best.safetensors", extra=extra)  # type: ignore[arg-type]
+        with (self.folder / "curve.jsonl").open("a") as file:
+            file.write(json.dumps({"step": trainer.global_step, **_json_safe(metrics)}) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+def _json_safe(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {k: None if math.isnan(v) else round(v, 6) for k, v in metrics.items()}
+
+
+class Checkpoints(pl.Callback):
+    """Writes `last.ckpt`, from which a run goes on exactly, every `every` steps and at the end.
+
+    A Ctrl-C or SIGTERM lets the step end, then saves and stops; a second one stops at once.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every, self.saved, self.stopped = folder, every, -1, False
+        self._before: dict[int, Any] = {}
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.global_step != self.saved:
+            path = self.folder / "last.ckpt"
+            trainer.save_checkpoint(path)
+            self.saved = trainer.global_step
+            module.last_checkpoint = f"{path} (step {trainer.global_step})"  # type: ignore[assignment]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step and trainer.global_step % self.every == 0:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        def stop(number: int, frame: Any) -> None:
+            self.stopped = trainer.should_stop = True
+            for n, handler in self._before.items():
+                signal.signal(n, handler)
+            print("\nstopping after this step, saving last.ckpt …", flush=True)
+
+        try:
+            self._before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: no handlers there
+            self._before = {}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for n, handler in self._before.items():
+            signal.signal(n, handler)
+
+
+class Throughput(pl.Callback):
+    """Logs images a second of the step and of the loader, so that the slower is seen."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.busy, self.waiting, self.steps = batch, 0.0, 0.0, 0
+        self._end = self._start = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._start = time.perf_counter()
+        if self._end:
+            self.waiting += self._start - self._end
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._end = time.perf_counter()
+        self.busy += self._end - self._start
+        self.steps += 1
+        if self.steps % 20 == 0:
+            images = 20 * self.batch
+            pl_module.log("images/s", images / (self.busy + self.waiting), prog_bar=True)
+            pl_module.log("step images/s", images / self.busy)
+            pl_module.log("wait share", self.waiting / (self.busy + self.waiting))
+            self.busy = self.waiting = 0.0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end = 0.0
+
+
+class Pictures(pl.Callback):
+    """Draws the first predictions of each validation beside their ground truth, to `pictures/` and TensorBoard."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder / "pictures", count
+        self._rows: list[np.ndarray] = []
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if batch_idx >= self.count or trainer.sanity_checking or not isinstance(outputs, Segmentation):
+            return
+        sample = batch.sample
+        outputs.image = sample.image
+        table = sample.segments
+        truth = Segmentation.from_ids(
+            sample.ids, outputs.categories, labels=table.labels, segment_ids=table.ids, image=sample.image
+        )
+        pair = [np.asarray(s.draw().convert("RGB")) for s in (outputs, truth)]
+        height, width = 320, max(round(320 * pair[0].shape[1] / pair[0].shape[0]), 1)
+        row = np.concatenate([np.asarray(Image.fromarray(p).resize((width, height))) for p in pair], 1)
+        self._rows.append(row)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._rows or not trainer.is_global_zero:
+            return
+        width = max(r.shape[1] for r in self._rows)
+        sheet = np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in self._rows])
+        self._rows = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet).save(self.folder / f"step_{trainer.global_step:07d}.jpg", quality=88)
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("prediction | truth", sheet, trainer.global_step, dataformats="HWC")

@@ -1,0 +1,97 @@
+"""The recipe: everything a training run depends on, as one dataclass; a YAML file is it written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from ..data.datamodule import DataConfig
+from ..losses.maskconver import LossConfig
+from ..models.maskconver import MaskConverConfig
+from .optim import OptimConfig
+from .schedules import ScheduleConfig
+
+
+def _optional(config: type, name: str, first: list[tuple[str, Any, Any]]) -> type:
+    """A dataclass with the fields of `config`, each optional and None: "as registered"."""
+    hints = get_type_hints(config)
+    fields = list(first)
+    for f in dataclasses.fields(config):
+        kind = hints[f.name]
+        if dataclasses.is_dataclass(kind):
+            nested = _optional(kind, f"{kind.__name__}Override", [])  # type: ignore[arg-type]
+            fields.append((f.name, nested, field(default_factory=nested)))
+        else:
+            fields.append((f.name, kind | None, None))
+    made = dataclasses.make_dataclass(name, fields)
+    made.__module__, made.__doc__ = __name__, config.__doc__
+    return made
+
+
+ModelOverride = _optional(MaskConverConfig, "ModelOverride", [("name", str, "maskconver_mobile_256")])
+ModelOverride.__doc__ = "A registered model's name, and any field of its config that shall differ from the registered one."
+
+
+def overrides(model: Any) -> dict[str, Any]:
+    """The fields that were set, nested ones as dicts, without the name."""
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(model):
+        value = getattr(model, f.name)
+        if dataclasses.is_dataclass(value):
+            value = overrides(value) or None
+        if value is not None and f.name != "name":
+            values[f.name] = value
+    return values
+
+
+@dataclass
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        model: registered name and overrides.
+        data, loss, optim, schedule: see their classes.
+        out: folder of the run (checkpoints, logs, pictures, the resolved recipe).
+        steps: optimiser steps.
+        accumulate: batches a step.
+        precision: `fp32`, `bf16` or `fp16` (mixed).
+        ema: decay of the averaged weights that are evaluated and kept, warmed up as min(ema, (1+t)/(10+t)); 0 for none.
+        seed: of everything random.
+        val_every: steps between validations.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between log lines.
+        pictures: predictions drawn beside ground truth at each validation.
+        init_from: model file or bundled name to start from.
+        init_modules: only these modules of it, e.g. `[backbone, decoder]`.
+        resume: `auto` goes on from the run's last checkpoint if there is one; or a checkpoint's path.
+        overfit: train and evaluate on the first N training images, unvaried.
+        channels_last: memory layout of images and weights; faster on CPUs and tensor cores.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        devices: how many.
+        threads: CPU threads of torch; None leaves them as they are.
+    """
+
+    model: ModelOverride = field(default_factory=ModelOverride)  # type: ignore[valid-type]
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    out: str = "runs/train"
+    steps: int = 2000
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: float = 0.999
+    seed: int = 0
+    val_every: int = 500
+    checkpoint_every: int = 200
+    log_every: int = 20
+    pictures: int = 4
+    init_from: str | None = None
+    init_modules: list[str] | None = None
+    resume: str | None = None
+    overfit: int | None = None
+    channels_last: bool = True
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    threads: int | None = None

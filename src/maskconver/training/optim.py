@@ -1,0 +1,61 @@
+"""Optimisers and which parameters decay (reference page §5, *Total*)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+
+@dataclass
+class OptimConfig:
+    """The optimiser.
+
+    Attributes:
+        name: `sgd` (momentum 0.9, no Nesterov; decay as L2) or `adamw` (decoupled decay).
+        lr: peak learning rate for a batch of `base_batch` images.
+        base_batch: images a step the rate was chosen for.
+        lr_scaling: how the rate follows the real batch: `linear`, `sqrt`, `none`.
+        weight_decay: on kernels and embedding tables; never on biases, norms or depthwise kernels.
+        momentum: of SGD.
+        betas: of AdamW.
+        clip_norm: gradients are scaled down to this norm; None for no clipping.
+    """
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 1e-3
+    base_batch: int = 8
+    lr_scaling: Literal["linear", "sqrt", "none"] = "sqrt"
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = None
+
+
+def scaled_lr(config: OptimConfig, batch: int) -> float:
+    """The peak learning rate for `batch` images a step."""
+    factor = batch / config.base_batch
+    return config.lr * {"linear": factor, "sqrt": math.sqrt(factor), "none": 1.0}[config.lr_scaling]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: convolution kernels except depthwise, dense kernels and embedding tables decay; all else does not."""
+    decay: list[nn.Parameter] = []
+    for module in model.modules():
+        depthwise = isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and not depthwise:
+            decay.append(module.weight)
+    chosen = {id(p) for p in decay}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def create_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> torch.optim.Optimizer:
+    """The configured optimiser over `parameter_groups`."""
+    groups = parameter_groups(model, config.weight_decay)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas)

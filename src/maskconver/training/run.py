@@ -1,0 +1,117 @@
+"""Puts a recipe to work: data, model, trainer, and what is said about them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _torchvision  # noqa: F401  (before lightning)
+from ..checkpoint import init_from
+from ..data.datamodule import SegmentationData
+from ..errors import ConfigError
+from ..models import create_model
+from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
+from .config import TrainConfig, overrides
+from .optim import scaled_lr
+from .task import SegmentationTask
+
+import lightning.pytorch as pl  # isort: skip
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # isort: skip
+
+PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = print) -> dict[str, float]:
+    """Runs a recipe to its end (or to a Ctrl-C) and returns the last validation's figures.
+
+    Args:
+        config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`, `best.safetensors`,
+            `curve.jsonl`, `metrics.csv`, TensorBoard events and `pictures/`.
+        recipe: the resolved recipe as YAML, kept beside the run and inside its model files.
+        say: takes lines for the console.
+
+    Raises:
+        DataError, ConfigError, CheckpointError, NonFiniteLoss: see there.
+        OSError: `config.out` cannot be written.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    pl.seed_everything(config.seed, verbose=False)
+    step_images = config.data.batch_size * config.accumulate * config.devices
+    data = SegmentationData(config.data, _input(config), config.steps * step_images, config.seed, config.overfit)
+    model = create_model(config.model.name, categories=data.categories, **overrides(config.model))  # type: ignore[attr-defined]
+    most = int(data.train.dataset.segment_counts.max() if hasattr(data.train, "dataset") else data.train.segment_counts.max())  # type: ignore[attr-defined]
+    say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
+    if most > model.config.proposals:
+        say(f"note: an image has {most} segments, but the model makes {model.config.proposals} proposals (--model.proposals)")
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    checkpoint = _resume(config, out)
+    if config.init_from and not checkpoint:
+        report = init_from(model, config.init_from, tuple(config.init_modules) if config.init_modules else None)
+        say(f"init from {config.init_from}: {report}")
+    say(
+        f"learning rate {scaled_lr(config.optim, step_images):.3g} "
+        f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {step_images}/{config.optim.base_batch} images a step)"
+    )
+    checkpoints = Checkpoints(out, config.checkpoint_every)
+    callbacks: list[pl.Callback] = [Throughput(config.data.batch_size), Pictures(out, config.pictures), ModelFiles(out, recipe)]
+    if config.ema:
+        callbacks.append(EMA(config.ema))
+    task = SegmentationTask(model, config)
+    if checkpoint:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        data.start = int(state["global_step"]) * step_images
+        task.last_checkpoint = f"{checkpoint} (step {state['global_step']})"
+        say(f"resuming from {task.last_checkpoint}")
+        if int(state["global_step"]) >= config.steps:
+            raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise --steps to go on")
+    trainer = pl.Trainer(
+        accelerator=config.device,
+        devices=config.devices,
+        precision=PRECISION[config.precision],
+        max_steps=config.steps,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.optim.clip_norm,
+        val_check_interval=min(config.val_every, config.steps) * config.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.log_every,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="")],
+        callbacks=[*callbacks, checkpoints],
+        default_root_dir=out,
+        sync_batchnorm=config.devices > 1,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+        warnings.filterwarnings("ignore", message=".*infer the indices fetched.*")
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    if checkpoints.stopped:
+        say(f"stopped at step {trainer.global_step}; go on with --resume auto")
+    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _input(config: TrainConfig) -> Any:
+    from ..models.registry import model_config, override
+
+    return override(model_config(config.model.name), overrides(config.model)).input  # type: ignore[attr-defined]
+
+
+def _resume(config: TrainConfig, out: Path) -> str | None:
+    if config.resume == "auto":
+        path = out / "last.ckpt"
+        return str(path) if path.is_file() else None
+    if config.resume and not Path(config.resume).is_file():
+        raise ConfigError(f'--resume {config.resume}: no such checkpoint; "auto" takes {out / "last.ckpt"}')
+    return config.resume

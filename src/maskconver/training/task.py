@@ -1,0 +1,107 @@
+"""The LightningModule: one training step, one validation step, nothing about files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _torchvision  # noqa: F401  (before lightning)
+from ..data.batch import Batch
+from ..data.datamodule import ValidationItem
+from ..errors import MaskconverError
+from ..losses.maskconver import maskconver_losses
+from ..merge import merge
+from ..metrics import PanopticQuality
+from ..models.maskconver import MaskConver
+from .config import TrainConfig
+from .optim import create_optimizer, scaled_lr
+from .schedules import learning_rate
+
+import lightning.pytorch as pl  # isort: skip
+
+
+class NonFiniteLoss(MaskconverError):
+    """A loss term became NaN or infinite."""
+
+
+class SegmentationTask(pl.LightningModule):
+    """Trains a MaskConver and measures PQ on validation images at their own size.
+
+    Args:
+        model: with categories.
+        config: the run.
+    """
+
+    def __init__(self, model: MaskConver, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        assert model.categories is not None
+        self.pq = PanopticQuality(model.categories)
+        self.last_checkpoint = "none yet"
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        batch = config.data.batch_size * config.accumulate * self.trainer.world_size
+        peak = scaled_lr(config.optim, batch)
+        optimizer = create_optimizer(self.model, config.optim, peak)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, config.steps, peak, config.schedule) / peak
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        images = batch.images
+        if self.config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        terms = maskconver_losses(
+            self.model, self.model(images), batch, self.config.loss, self.config.data.targets.min_iou
+        )
+        total = torch.stack(list(terms.values())).sum()
+        if not math.isfinite(float(total)):
+            self._refuse(terms, batch)
+        self.log_dict({f"train/{k}": v for k, v in terms.items()}, prog_bar=True, batch_size=len(batch))
+        self.log("train/total", total, batch_size=len(batch))
+        return total
+
+    def _refuse(self, terms: dict[str, Tensor], batch: Batch) -> None:
+        bad = ", ".join(f"{k} = {float(v)}" for k, v in terms.items() if not math.isfinite(float(v)))
+        raise NonFiniteLoss(
+            f"step {self.global_step}: the loss is not finite ({bad}) on images {list(batch.image_ids)}; "
+            f"last good checkpoint: {self.last_checkpoint}. A lower --optim.lr or --optim.clip_norm 1 often helps"
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device, non_blocking=True) if isinstance(batch, Batch) else batch
+
+    def on_validation_epoch_start(self) -> None:
+        self.pq.reset()
+
+    def validation_step(self, item: ValidationItem, batch_index: int) -> Any:
+        canvas = torch.from_numpy(item.canvas)[None].to(self.device)
+        if self.config.channels_last:
+            canvas = canvas.contiguous(memory_format=torch.channels_last)
+        proposals = self.model.predict(canvas).numpy()
+        proposals.geometry = (item.geometry,)
+        assert self.model.categories is not None
+        segmentation = merge(proposals, self.model.merge, self.model.categories)[0]
+        self.pq.update(segmentation.ids, segmentation.segments, item.sample.ids, item.sample.segments)
+        return segmentation
+
+    def on_validation_epoch_end(self) -> None:
+        state = torch.from_numpy(np.asarray(self.pq.state, np.float64)).to(self.device if self.device.type == "cpu" else "cpu")
+        if self.trainer.world_size > 1:
+            gathered = self.all_gather(state.to(self.device).float())
+            self.pq.state = gathered.sum(0).double().cpu().numpy()
+        result = self.pq.compute()
+        for name, group in (("pq", result.all), ("pq_things", result.things), ("pq_stuff", result.stuff)):
+            self.log(f"val/{name}", _number(group.pq), prog_bar=True)
+        for name in ("sq", "rq"):
+            self.log(f"val/{name}_things", _number(getattr(result.things, name)))
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
