@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..categories import Categories
 from ..errors import DataError
-from .file_source import FileSource
+from ..idmap import Runs
+from .file_source import FileSource, leads_outside
 from .images import MAX_PIXELS, read_image
 from .layout import find_layout
+from .panoptic_files import PanopticFile, read_panoptic_json, read_panoptic_png
 from .sample import Sample, SegmentTable
+
+
+class DataWarning(UserWarning):
+    """A data set is usable, but not wholly as its owner may think."""
 
 
 class CocoPanoptic(Sequence[Sample]):
@@ -38,7 +45,10 @@ class CocoPanoptic(Sequence[Sample]):
         unannotated: how many images have no annotation.
 
     Raises:
-        DataError: a file or folder is missing, or the JSON is not a sound COCO panoptic file.
+        DataError: a file or folder is missing, the JSON is no sound COCO panoptic file or has no annotation.
+
+    Warns:
+        DataWarning: images without annotation, segments without pixels, PNG ids that are not listed.
     """
 
     def __init__(
@@ -56,31 +66,39 @@ class CocoPanoptic(Sequence[Sample]):
         self.pngs = FileSource(layout.panoptic_pngs)
         self.max_pixels = max_pixels
         self.white_level = white_level
-        self._index()
+        file = read_panoptic_json(self.path)
+        self.categories = file.categories
+        self.image_ids = file.image_ids
+        self._png_names = file.png_names
+        self._segments = file.segments
+        self._offsets = file.offsets
+        self.segment_counts = np.diff(file.offsets)
+        self.file_names = self._join(file)
+        self.unannotated = len(file.images) - len(self)
+        self._warned: set[str] = set()
+        if not len(self):
+            raise DataError(
+                f"{self.path}: no image has an annotation; there is nothing to train on or to evaluate with"
+            )
+        if self.unannotated:
+            text = f"{self.unannotated} of {len(file.images)} images have no annotation and are skipped"
+            warnings.warn(f"{self.path}: {text}", DataWarning, stacklevel=2)
 
-    def _index(self) -> None:
-        import json
-
-        raw = json.loads(self.path.read_text(encoding="utf-8-sig"))
-        self.categories = Categories.from_json(raw["categories"])
-        rows = {row["id"]: row for row in raw["images"]}
-        annotations = raw["annotations"]
-        self.unannotated = len(rows) - len(annotations)
-        self.image_ids = [a["image_id"] for a in annotations]
-        self.file_names = [rows[i]["file_name"] for i in self.image_ids]
-        self._png_names = [a["file_name"] for a in annotations]
-        self._info = [
-            {k: v for k, v in rows[i].items() if k not in ("id", "file_name")} for i in self.image_ids
-        ]
-        self.segment_counts = np.array([len(a["segments_info"]) for a in annotations], np.int64)
-        self._ends = np.cumsum(self.segment_counts)
-        flat = [s for a in annotations for s in a["segments_info"]]
-        self._columns = SegmentTable(
-            np.array([s["id"] for s in flat], np.int32),
-            np.array([self.categories.label(s["category_id"]) for s in flat], np.int64),
-            np.array([s.get("iscrowd", 0) for s in flat], bool),
-            np.array([s.get("area", 0) for s in flat], np.int64),
-        )
+    def _join(self, file: PanopticFile) -> list[str]:
+        """File names in the order of the annotations; keeps the images' rows as text in that order."""
+        place = {image.id: k for k, image in enumerate(file.images)}
+        order = [place.get(image_id, -1) for image_id in self.image_ids]
+        if -1 in order:
+            raise DataError(f'{self.path}: the list "images" is missing or empty; it names the pictures')
+        names = [file.images[k].file_name for k in order]
+        for image_id, name, png in zip(self.image_ids, names, self._png_names):
+            if leads_outside(name) or leads_outside(png):
+                text = f'image {image_id}: file name "{png if leads_outside(png) else name}"'
+                raise DataError(f"{self.path}: {text} is empty or leads out of its folder; put it right")
+        rows = file.image_rows()
+        self._info_text = b"".join(rows[k] for k in order)
+        self._info_ends = np.cumsum([len(rows[k]) for k in order])
+        return names
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -96,7 +114,7 @@ class CocoPanoptic(Sequence[Sample]):
         stays in `ids` without a row in `segments`: what it is remains unknown.
 
         Raises:
-            DataError: PNG missing or unreadable, not of the picture's size, or with none of the listed ids.
+            DataError: PNG missing or unreadable, not of the picture's size, or without any id that is listed.
             ImageError: the picture is missing or damaged.
         """
         if isinstance(index, slice):
@@ -107,15 +125,28 @@ class CocoPanoptic(Sequence[Sample]):
                 f"{self.png_path(index)}: {ids.shape[1]}×{ids.shape[0]}, but the picture "
                 f"{self.image_path(index)} is {image.shape[1]}×{image.shape[0]}; they must be of one size"
             )
-        present = np.isin(listed.ids, present_ids(ids))
+        present = np.unique(Runs.of(ids).ids)
+        here = np.isin(listed.ids, present)
+        strange = np.setdiff1d(present[present > 0], listed.ids)
+        if not here.all():
+            self._warn(
+                "empty", f"image {self.image_ids[index]} lists segments without a pixel; they are skipped"
+            )
+        if len(strange):
+            text = f"{self.png_path(index)}: id {strange[0]} is not in the JSON"
+            if not here.any():
+                hint = reversed_channels_hint(strange, listed.ids)
+                raise DataError(f"{text}, nor is any other of this PNG{hint or '; is it the right file?'}")
+            self._warn("strange", f"{text}; what it is remains unknown")
         return Sample(
-            image,
-            ids,
-            _rows(listed, present),
-            self.image_ids[index],
-            self.file_names[index],
-            self.info(index),
+            image, ids, _rows(listed, here), self.image_ids[index], self.file_names[index], self.info(index)
         )
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Once a kind: `data check` lists them all."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(f"{text} (`maskconver data check` lists all)", DataWarning, stacklevel=3)
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """The picture, H×W×3 uint8 RGB, upright."""
@@ -126,19 +157,19 @@ class CocoPanoptic(Sequence[Sample]):
 
     def ids(self, index: int) -> NDArray[np.int32]:
         """The id map, H×W int32, 0 = void."""
-        pixels = read_image(self.pngs.read(self._png_names[index]), name=self.png_path(index)).astype(
-            np.int32
-        )
-        return pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+        return read_panoptic_png(self.pngs.read(self._png_names[index]), self.png_path(index))
 
     def segments(self, index: int) -> SegmentTable:
         """The segments as the JSON lists them, those without pixels included."""
-        end = int(self._ends[index])
-        return _rows(self._columns, slice(end - int(self.segment_counts[index]), end))
+        index = range(len(self))[index]
+        return _rows(self._segments, slice(int(self._offsets[index]), int(self._offsets[index + 1])))
 
     def info(self, index: int) -> dict[str, Any]:
         """All keys of the image's row but `id` and `file_name` (`width`, `height`, `image_type`, …)."""
-        return self._info[index]
+        index = range(len(self))[index]
+        start = int(self._info_ends[index - 1]) if index else 0
+        row = msgspec.json.decode(self._info_text[start : int(self._info_ends[index])])
+        return {key: value for key, value in row.items() if key not in ("id", "file_name")}
 
     def image_path(self, index: int) -> str:
         """What messages call the picture."""
@@ -174,11 +205,11 @@ def open_dataset(
     )
 
 
-def present_ids(ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The ids that occur in a map of any shape, sorted, 0 included; quicker than sorting every pixel."""
-    flat = ids.reshape(-1)
-    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    return np.unique(np.append(flat[starts], flat[:1]))
+def reversed_channels_hint(strange: NDArray[np.int32], listed: NDArray[np.int32]) -> str:
+    """A half-sentence for messages when unknown ids would be known with R and B exchanged, else ""."""
+    turned = (strange & 0xFF) << 16 | strange & 0xFF00 | strange >> 16
+    fits = len(strange) > 0 and bool(np.isin(turned, listed).all())
+    return "; with reversed channels they would fit: write the PNG as RGB, not BGR" if fits else ""
 
 
 def _rows(table: SegmentTable, which: slice | NDArray[np.bool_]) -> SegmentTable:

@@ -53,7 +53,7 @@ class FileSource:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name (false for names that lead out of the folder)."""
-        if _leads_outside(name):
+        if leads_outside(name):
             return False
         if self.is_zip:
             archive, prefix = self._archive()
@@ -87,7 +87,7 @@ class FileSource:
             return self._open[1], self._open[2]
 
     def _refuse_outside(self, name: str) -> None:
-        if _leads_outside(name):
+        if leads_outside(name):
             raise DataError(f'file name "{name}" leads out of {self.path}; names must stay inside the folder')
 
     def _similar(self, name: str) -> str:
@@ -107,7 +107,8 @@ class FileSource:
         return f"FileSource({os.fspath(self.path)!r})"
 
 
-def _leads_outside(name: str) -> bool:
+def leads_outside(name: str) -> bool:
+    """Whether a file name of an annotation is empty, absolute or climbs out of its folder."""
     return (
         not name
         or "\\" in name

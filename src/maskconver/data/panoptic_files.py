@@ -68,6 +68,10 @@ class PanopticFile:
         """The rows of `images` with all their keys (`image_type`, …); decoded when first asked for."""
         return msgspec.json.decode(self._image_text, type=list[dict[str, Any]]) if self._image_text else []
 
+    def image_rows(self) -> list[msgspec.Raw]:
+        """The rows of `images` as JSON text, for readers that keep text instead of dictionaries."""
+        return msgspec.json.decode(self._image_text, type=list[msgspec.Raw]) if self._image_text else []
+
     @cached_property
     def index_of(self) -> dict[int | str, int]:
         """The annotation's position by image id."""
