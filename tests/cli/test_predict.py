@@ -1,0 +1,182 @@
+"""`maskconver predict`: files in, panoptic files and overlays out, one bad picture never stops the others."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskconver.categories import Categories
+from maskconver.cli.main import main
+from tests.fakes import CATEGORIES, FakeRuntime, picture
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two pictures in `in`, beside which the command runs; its model is `fake`."""
+    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: FakeRuntime())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture(60, 90)).save(tmp_path / "in" / "a.png")
+    Image.fromarray(picture(40, 30)).save(tmp_path / "in" / "b.jpg", quality=95)
+    return tmp_path
+
+
+def read(folder):
+    return json.loads((folder / "panoptic.json").read_text(encoding="utf-8"))
+
+
+def test_a_folder_becomes_a_coco_panoptic_data_set(folder, capsys):
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    content = read(folder / "out")
+    assert [i["file_name"] for i in content["images"]] == ["a.png", "b.jpg"]
+    assert [(i["height"], i["width"]) for i in content["images"]] == [(60, 90), (40, 30)]
+    assert Categories.from_json(content["categories"]) == CATEGORIES
+    for image, row in zip(content["images"], content["annotations"]):
+        assert row["image_id"] == image["id"]
+        ids = np.asarray(Image.open(folder / "out" / "panoptic" / row["file_name"])).astype(int) @ [
+            1,
+            256,
+            65536,
+        ]
+        assert ids.shape == (image["height"], image["width"])
+        numbers, areas = np.unique(ids[ids > 0], return_counts=True)
+        assert dict(zip(numbers.tolist(), areas.tolist())) == {
+            s["id"]: s["area"] for s in row["segments_info"]
+        }
+    out = capsys.readouterr().out
+    assert "2 images, 4 segments (2 cell, 2 ground)" in out and "images/s" in out
+    assert not (folder / "out" / "overlays").exists()
+
+
+def test_results_can_be_read_back_as_a_data_set(folder):
+    import maskconver as mc
+
+    main(["predict", "fake", "in", "--out", "out"])
+    data = mc.data.CocoPanoptic("in", "out/panoptic.json", "out/panoptic")
+    assert len(data) == 2 and (data[0].ids > 0).any()
+
+
+def test_overlays_have_the_size_of_the_pictures(folder):
+    assert main(["predict", "fake", "in/*.png", "--out", "out", "--overlay", "--no-masks"]) == 0
+    assert Image.open(folder / "out" / "overlays" / "a.png").size == (90, 60)
+    assert [p.name for p in (folder / "out").iterdir()] == ["overlays"]
+
+
+def test_the_default_folder_is_predictions_and_earlier_results_are_no_input(folder):
+    assert main(["predict", "fake", ".", "--overlay"]) == 0
+    assert main(["predict", "fake", ".", "--overlay"]) == 0
+    assert len(read(folder / "predictions")["images"]) == 2
+
+
+def test_pictures_with_the_same_name_do_not_overwrite_each_other(folder):
+    (folder / "in" / "more").mkdir()
+    for name in ("a.bmp", "more/a.png"):
+        Image.fromarray(picture()).save(folder / "in" / name)
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    names = [row["file_name"] for row in read(folder / "out")["annotations"]]
+    assert len(set(names)) == 4 and all((folder / "out" / "panoptic" / name).is_file() for name in names)
+
+
+def test_json_figures(folder, capsys):
+    assert main(["predict", "fake", "in", "--out", "out", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["images"] == 2 and figures["segments"] == 4 and figures["failed"] == []
+    assert figures["segments_by_category"] == {"cell": 2, "ground": 2} and figures["images_per_second"] > 0
+
+
+def test_thresholds_on_the_command_line(folder, capsys):
+    assert main(["predict", "fake", "in", "--out", "out", "--score-threshold", "0.85"]) == 0
+    assert "2 segments (2 cell)" in capsys.readouterr().out
+    assert main(["predict", "fake", "in", "--out", "out", "--merge.min_area", "0.3"]) == 0
+    assert "(2 ground)" in capsys.readouterr().out
+
+
+def test_bad_pictures_are_listed_at_the_end_and_the_others_done(folder, capsys):
+    (folder / "in" / "empty.png").write_bytes(b"")
+    data = (folder / "in" / "a.png").read_bytes()
+    (folder / "in" / "cut.png").write_bytes(data[: len(data) // 2])
+    (folder / "in" / "page.png").write_text("<html>", encoding="utf-8")
+    assert main(["predict", "fake", "in", "missing.png", "--out", "out"]) == 1
+    captured = capsys.readouterr()
+    assert "4 of 6 images failed" in captured.err
+    for name in ("in/empty.png: ", "in/cut.png: ", "in/page.png: ", "missing.png: no such file"):
+        assert captured.err.count(name) == 1
+    assert len(read(folder / "out")["annotations"]) == 2
+
+
+def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(folder, monkeypatch, capsys):
+    class Weak(FakeRuntime):
+        def __call__(self, images):
+            if len(self.shapes) == 0:
+                self.shapes.append(images.shape)
+                raise RuntimeError("out of memory\nin a long story")
+            return super().__call__(images)
+
+    weak = Weak()
+    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: weak)
+    assert main(["predict", "fake", "in", "--out", "out"]) == 1
+    assert "in/a.png: out of memory in a long story" in capsys.readouterr().err
+
+
+def test_a_single_bad_picture_is_refused_in_one_line_and_leaves_no_json(folder, capsys):
+    (folder / "bad.png").write_bytes(b"\x89PNG")
+    assert main(["predict", "fake", "bad.png", "--out", "out"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list((folder / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["missing.png", "in/*.webp", "nowhere"])
+def test_inputs_that_do_not_exist_are_refused(folder, capsys, path):
+    assert main(["predict", "fake", path, "--out", "out"]) == 2
+    assert path in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_any_work(folder, capsys, monkeypatch):
+    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: pytest.fail("work was begun"))
+    (folder / "file").write_text("")
+    for out in ("file", "file/below"):
+        assert main(["predict", "fake", "in", "--out", out]) == 2
+        assert f"cannot write to {out}" in capsys.readouterr().err
+
+
+def test_larger_pictures_than_allowed_are_refused(folder, capsys):
+    assert main(["predict", "fake", "in", "--out", "out", "--max-pixels", "2000"]) == 1
+    assert "--max-pixels 5400" in capsys.readouterr().err
+
+
+def test_nothing_to_write_is_refused(folder, capsys):
+    assert main(["predict", "fake", "in", "--no-masks"]) == 2
+    assert "--overlay" in capsys.readouterr().err
+
+
+def test_an_unknown_model_is_refused(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture()).save("a.png")
+    assert main(["predict", "no-such-model", "a.png"]) == 2
+    assert "no-such-model" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_done_in_a_whole_json(folder, monkeypatch):
+    class Stopped(FakeRuntime):
+        def __call__(self, images):
+            if self.shapes:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    stopped = Stopped()
+    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: stopped)
+    assert main(["predict", "fake", "in", "--out", "out"]) == 130
+    assert [row["file_name"] for row in read(folder / "out")["annotations"]] == ["a.png"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(folder, monkeypatch, capsys):
+    def full(path, ids):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("maskconver.cli.predict.write_panoptic_png", full)
+    assert main(["predict", "fake", "in", "--out", "out"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((folder / "out").iterdir()) == []
