@@ -1,0 +1,127 @@
+"""List every defect of a panoptic data set, and the figures one needs before training.
+
+Exit code 0: no defect; 1: defects were found; 2: there is nothing that could be checked.
+
+example: maskconver data check ../shared/data/dsb2018-nuclei --split val
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..data.check import Report, SplitReport, check_dataset, proposals_for
+from ..data.check_json import Defect
+from ..data.images import MAX_PIXELS
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Arguments of `maskconver data check`."""
+    parser.add_argument("data", type=str, nargs="?", help="folder of the data set")
+    parser.add_argument("--split", type=str, help="the split to check; all if left out")
+    parser.add_argument("--images", type=str, help="folder or .zip of the pictures, if it lies elsewhere")
+    parser.add_argument("--panoptic-json", type=str, help="the JSON, if it lies elsewhere")
+    parser.add_argument("--panoptic-pngs", type=str, help="folder or .zip of the PNGs, if it lies elsewhere")
+    parser.add_argument("--max-segments", type=int, help="report images with more segments than this")
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="larger pictures are refused")
+    parser.add_argument(
+        "--headers-only", action="store_true", help="do not decode the pictures; much quicker"
+    )
+    parser.add_argument("--show", type=int, default=0, help="defects listed of each kind; 0 lists all")
+    parser.add_argument("--workers", type=int, default=1, help="processes that open files")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Check and print; returns the exit code."""
+    from .progress import progress_bar
+
+    with ExitStack() as bars:
+
+        def progress(split: str, total: int) -> Callable[[], None]:
+            bars.close()
+            return bars.enter_context(progress_bar(split, total))
+
+        report = check_dataset(
+            args.data,
+            args.split,
+            images=args.images,
+            panoptic_json=args.panoptic_json,
+            panoptic_pngs=args.panoptic_pngs,
+            max_segments=args.max_segments,
+            decode=not args.headers_only,
+            max_pixels=args.max_pixels,
+            workers=args.workers,
+            progress=progress,
+        )
+    if args.json:
+        json.dump(report.to_json(), sys.stdout, ensure_ascii=False, indent=1)
+        print()
+    else:
+        _print(report, args.show)
+    return 1 if report.defects else 0
+
+
+def _print(report: Report, show: int) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for split in report.splits:
+        _print_figures(split, console)
+    for split in report.splits:
+        _print_defects(split.defects, show, console)
+    kinds = Counter(d.kind for d in report.defects)
+    if kinds:
+        text = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        console.print(f"{kinds.total()} defects: {text}", style="bold red")
+    else:
+        console.print("no defects", style="bold green")
+
+
+def _print_figures(split: SplitReport, console) -> None:  # type: ignore[no-untyped-def]
+    from rich.table import Table
+
+    console.print(f"{split.split or 'data set'}: {split.panoptic_json}", style="bold")
+    without = split.images - split.annotated
+    console.print(
+        f"{split.images} images{f' ({without} without annotation are skipped)' if without else ''}, "
+        f"{split.segments} segments{f' ({split.crowds} crowd)' if split.crowds else ''}"
+    )
+    used = [row for row in split.classes if row["segments"]]
+    table = Table("id", "class", "", *("segments", "images", "pixels"), box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for row in sorted(used, key=lambda row: -row["segments"]):
+        kind = "thing" if row["isthing"] else "stuff"
+        numbers = [f"{row[k]:,}" for k in ("segments", "images", "pixels")]
+        table.add_row(str(row["id"]), row["name"], kind, *numbers)
+    console.print(table)
+    if len(used) < len(split.classes):
+        console.print(f"{len(split.classes) - len(used)} of {len(split.classes)} classes are never used")
+    sizes = Table("area in pixels", "things", "stuff", box=None, padding=(0, 2, 0, 0))
+    sizes.columns[1].justify = sizes.columns[2].justify = "right"
+    ends = [low - 1 for low, _, _ in split.size_bins[1:]]
+    for (low, things, stuff), end in zip(split.size_bins, [*ends, None]):
+        sizes.add_row(f"{low}-{end}" if end else f"{low} and more", f"{things:,}", f"{stuff:,}")
+    console.print(sizes)
+    image, most = split.largest
+    if image is not None:
+        console.print(f"most segments: {most} in image {image}; {proposals_for(most)} proposals are enough")
+    console.print()
+
+
+def _print_defects(defects: list[Defect], show: int, console) -> None:  # type: ignore[no-untyped-def]
+    by_kind: defaultdict[str, list[Defect]] = defaultdict(list)
+    for defect in defects:
+        by_kind[defect.kind].append(defect)
+    for kind, rows in by_kind.items():
+        for defect in rows[: show or None]:
+            color = "red" if defect.severity == "error" else "yellow"
+            console.print(f"{defect.severity} {kind}: {defect.file}: {defect.message}", style=color)
+        if show and len(rows) > show:
+            console.print(f"… and {len(rows) - show} more {kind}; --show 0 lists them all")
