@@ -176,11 +176,8 @@ def test_fill_is_the_colour_mixed_with_the_picture():
 def test_borders_stay_on_the_pixels_where_segments_meet():
     seg = small()
     plain, lined = (np.asarray(seg.draw(borders=b, labels=False)).astype(int) for b in (False, True))
-    assert (plain != lined).any(-1).tolist() == [
-        [False, True, True, True],
-        [True] * 4,
-        [False, True, False, True],
-    ]
+    expected = [[False, True, True, False], [True, True, True, False], [False, True, False, True]]
+    assert (plain != lined).any(-1).tolist() == expected  # grass leaves the line to the cats beside it
     assert (plain == lined).all(-1)[IDS == 0].all()
 
 

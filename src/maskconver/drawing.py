@@ -14,7 +14,7 @@ from .errors import ConfigError
 from .idmap import Runs, lookup
 
 if TYPE_CHECKING:
-    from .segmentation import Segmentation
+    from .segmentation import Segment, Segmentation
 
 GOLDEN = 0.618033988749895
 # Names smaller than this cannot be read; names larger than that shout.
@@ -63,7 +63,7 @@ def draw(
     drawn += fill[index]
     canvas = (drawn >> 8).astype(np.uint8)
     if borders and segments:
-        lines = _borders(index, [min(s.bbox[2:]) for s in segments])
+        lines = _borders(index, segments)
         canvas[lines] = _lightened(colors)[index[lines] - 1]
     picture = Image.fromarray(canvas)
     if labels is None:
@@ -105,21 +105,24 @@ def _lightened(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return (colors.astype(np.uint16) * 3 // 5 + 102).astype(np.uint8)
 
 
-def _borders(index: NDArray[np.int32], extents: list[int]) -> NDArray[np.bool_]:
-    """Pixels of segments that touch something else: thicker in large pictures, thin in small segments."""
+def _borders(index: NDArray[np.int32], segments: list[Segment]) -> NDArray[np.bool_]:
+    """Pixels of segments that touch something else; stuff beside a thing leaves the line to the thing.
+
+    Lines are thicker in large pictures, but thin in small segments.
+    """
     thickest = max(round(max(index.shape) / 700), 1)
-    thickness = np.minimum(np.append(0, np.array(extents) // 14 + 1), thickest)[index].astype(np.uint8)
+    extents = np.array([min(s.bbox[2:]) for s in segments])
+    thickness = np.minimum(np.append(0, extents // 14 + 1), thickest).astype(np.uint8)[index]
+    thing = np.array([False, *(s.is_thing for s in segments)])[index]
     lines = np.zeros(index.shape, bool)
     for step in range(1, thickest + 1):
         wide = thickness >= step
         for axis in (0, 1):
-            if index.shape[axis] <= step:
-                continue
-            near = tuple(slice(None, -step) if i == axis else slice(None) for i in (0, 1))
-            far = tuple(slice(step, None) if i == axis else slice(None) for i in (0, 1))
+            near = (slice(None),) * axis + (slice(None, -step),)
+            far = (slice(None),) * axis + (slice(step, None),)
             differ = index[near] != index[far]
-            lines[near] |= differ & wide[near]
-            lines[far] |= differ & wide[far]
+            lines[near] |= differ & wide[near] & (thing[near] | ~thing[far])
+            lines[far] |= differ & wide[far] & (thing[far] | ~thing[near])
     return lines
 
 

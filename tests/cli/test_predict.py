@@ -105,6 +105,17 @@ def test_bad_pictures_are_listed_at_the_end_and_the_others_done(folder, capsys):
     assert len(read(folder / "out")["annotations"]) == 2
 
 
+def test_warnings_about_pictures_are_one_line_each_at_the_end(folder, capsys):
+    Image.fromarray(np.full((9, 9), 1000, np.uint16)).save(folder / "in" / "dark.png")
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        lines[0] == "1 warning:"
+        and lines[1].startswith("  in/dark.png: ")
+        and "--white-level 4095" in lines[1]
+    )
+
+
 def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(folder, monkeypatch, capsys):
     class Weak(FakeRuntime):
         def __call__(self, images):

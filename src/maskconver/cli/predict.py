@@ -12,16 +12,18 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.images import MAX_PIXELS, list_images
+from ..data.images import MAX_PIXELS, ImageWarning, list_images
 from ..data.panoptic_png import write_panoptic_png
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..files import atomic_path
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from ..predictor import Predictor
     from ..segmentation import Segmentation
 
-SHOWN_FAILURES = 20
+SHOWN_ROWS = 20
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -60,14 +62,16 @@ def run(args: Namespace) -> int:
     paths, failures = _inputs(args.paths, out)
     _require_writable(out)
     predictor = _predictor(args)
+    warned: list[str] = []
     counts: Counter[str] = Counter()
     images, seconds = 0, 0.0
     masks = None if args.no_masks else out
-    with _progress(len(paths)) as advance, _panoptic_writer(masks, predictor.categories) as write:
+    with progress_bar("", len(paths)) as advance, _panoptic_writer(masks, predictor.categories) as write:
         for path, stem in zip(paths, _unique_stems(paths)):
             start = time.perf_counter()
             try:
-                result = predictor(path)
+                with _collected_warnings(warned):
+                    result = predictor(path)
             except (MaskconverError, OSError, MemoryError, RuntimeError) as error:
                 failures.append(_failure(path, error))
                 if len(paths) == len(failures) == 1:  # no batch: refused, and nothing is written
@@ -81,7 +85,7 @@ def run(args: Namespace) -> int:
                 counts.update(s.category for s in result.segments)
                 images += 1
             advance()
-    _report(args, out, images, seconds, counts, failures)
+    _report(args, out, images, seconds, counts, warned, failures)
     return 1 if failures else 0
 
 
@@ -186,35 +190,13 @@ def _panoptic_writer(
         raise KeyboardInterrupt
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar with rate and time left on a terminal's error stream; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} images/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, rate=0.0)
-
-        def advance() -> None:
-            bar.advance(task)
-            bar.update(task, rate=bar.tasks[task].speed or 0.0)
-
-        yield advance
-
-
 def _report(
     args: Namespace,
     out: Path,
     images: int,
     seconds: float,
     counts: Counter[str],
+    warned: list[str],
     failures: list[tuple[str, str]],
 ) -> None:
     rate = images / seconds if seconds else 0.0
@@ -225,6 +207,7 @@ def _report(
             "segments_by_category": dict(counts.most_common()),
             "images_per_second": round(rate, 3),
             "out": str(out),
+            "warnings": warned,
             "failed": [{"file": path, "reason": reason} for path, reason in failures],
         }
         print(json.dumps(figures, ensure_ascii=False))
@@ -237,9 +220,24 @@ def _report(
             print(f"panoptic: {out / 'panoptic.json'}")
         if args.overlay:
             print(f"overlays: {out / 'overlays'}")
-    if failures:
-        print(f"{len(failures)} of {images + len(failures)} images failed:", file=sys.stderr)
-        for path, reason in failures[:SHOWN_FAILURES]:
-            print(f"  {path}: {reason}", file=sys.stderr)
-        if len(failures) > SHOWN_FAILURES:
-            print(f"  … and {len(failures) - SHOWN_FAILURES} more", file=sys.stderr)
+    _list(f"{len(warned)} warning{'s' if len(warned) > 1 else ''}:", warned)
+    _list(
+        f"{len(failures)} of {images + len(failures)} images failed:",
+        [f"{path}: {reason}" for path, reason in failures],
+    )
+
+
+def _list(title: str, rows: list[str]) -> None:
+    if not rows:
+        return
+    more = [f"… and {len(rows) - SHOWN_ROWS} more"] if len(rows) > SHOWN_ROWS else []
+    print("\n  ".join([title, *rows[:SHOWN_ROWS], *more]), file=sys.stderr)
+
+
+@contextmanager
+def _collected_warnings(texts: list[str]) -> Iterator[None]:
+    """Adds the texts of the warnings about pictures in the block to a list, to be said at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        yield
+    texts += [str(w.message) for w in caught if issubclass(w.category, ImageWarning)]
