@@ -128,16 +128,15 @@ class CocoPanoptic(Sequence[Sample]):
         present = np.unique(Runs.of(ids).ids)
         here = np.isin(listed.ids, present)
         strange = np.setdiff1d(present[present > 0], listed.ids)
-        if not here.all():
-            self._warn(
-                "empty", f"image {self.image_ids[index]} lists segments without a pixel; they are skipped"
-            )
         if len(strange):
             text = f"{self.png_path(index)}: id {strange[0]} is not in the JSON"
             if not here.any():
                 hint = reversed_channels_hint(strange, listed.ids)
                 raise DataError(f"{text}, nor is any other of this PNG{hint or '; is it the right file?'}")
             self._warn("strange", f"{text}; what it is remains unknown")
+        if not here.all():
+            image_id = self.image_ids[index]
+            self._warn("empty", f"image {image_id} lists segments without a pixel; they are skipped")
         return Sample(
             image, ids, _rows(listed, here), self.image_ids[index], self.file_names[index], self.info(index)
         )

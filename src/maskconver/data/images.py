@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ImageError
 
@@ -75,6 +76,8 @@ def image_size(
     """
     with _opened(source, name or _name_of(source)) as image:
         width, height = image.size
+        if isinstance(image, TiffImageFile):  # some versions of Pillow have turned this size already
+            width, height = image.tag_v2[256], image.tag_v2[257]
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
