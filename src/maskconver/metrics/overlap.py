@@ -1,0 +1,181 @@
+"""The joint histogram of two id maps, from which every metric of this package is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..categories import Categories
+from ..data.sample import SegmentTable
+from ..errors import DataError
+
+Segments = SegmentTable | Sequence[Any] | tuple[ArrayLike, ArrayLike]
+"""The segments of an image as metrics take them: a `SegmentTable`; a sequence of `Segment` (or anything with
+`id` and `label`) or of COCO rows (mappings with `id` and `category_id`); a pair of arrays `(ids, labels)`."""
+
+
+def segment_table(segments: Segments, categories: Categories) -> SegmentTable:
+    """Bring the segments of an image into the one form that metrics work on.
+
+    Args:
+        segments: any of the forms of `Segments`; rows may carry `iscrowd` and `area`.
+        categories: the label set; COCO rows name categories by id.
+
+    Raises:
+        DataError: a category is unknown, or the rows are of another kind.
+    """
+    if isinstance(segments, SegmentTable):
+        return segments
+    if isinstance(segments, tuple) and len(segments) == 2 and isinstance(segments[0], Sequence | np.ndarray):
+        ids, labels = (np.asarray(column, np.int64) for column in segments)
+        return _table(ids, labels, np.zeros(len(ids), bool), np.zeros(len(ids), np.int64))
+    rows: list[tuple[int, int, int, int]] = []
+    segment: Any
+    for segment in segments:
+        try:
+            if isinstance(segment, Mapping):
+                label = categories.label(segment["category_id"])
+                rows.append((segment["id"], label, segment.get("iscrowd", 0), segment.get("area") or 0))
+            else:
+                rows.append((segment.id, segment.label, 0, 0))
+        except (KeyError, AttributeError):
+            raise DataError(
+                f"a segment is a row with id and label, or with id and category_id; got {segment!r:.80}"
+            ) from None
+    columns = np.array(rows, np.int64).reshape(-1, 4)
+    return _table(columns[:, 0], columns[:, 1], columns[:, 2] != 0, columns[:, 3])
+
+
+def _table(
+    ids: NDArray[np.int64], labels: NDArray[np.int64], crowd: NDArray[np.bool_], areas: NDArray[np.int64]
+) -> SegmentTable:
+    if ids.ndim != 1 or ids.shape != labels.shape:
+        raise DataError(
+            f"segment ids and labels are two lists of one length, not {ids.shape} and {labels.shape}"
+        )
+    if len(ids) and ids.max() > np.iinfo(np.int32).max:
+        raise DataError(f"segment id {ids.max()} is too large; ids are below 2³¹")
+    return SegmentTable(ids.astype(np.int32), labels, crowd, areas)
+
+
+@dataclass(slots=True)
+class Overlap:
+    """How many pixels each predicted segment shares with each segment of the ground truth, in one image.
+
+    Attributes:
+        pred: the P predicted segments.
+        gt: the G segments of the ground truth.
+        joint: (G+2, P+1) int64 pixels. Rows: the segments of `gt`, void, ids that `gt` does not list.
+            Columns: the segments of `pred`, void.
+        image: what messages and details call the image.
+    """
+
+    pred: SegmentTable
+    gt: SegmentTable
+    joint: NDArray[np.int64]
+    image: int | str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pred_ids: ArrayLike,
+        pred_segments: Segments,
+        gt_ids: ArrayLike,
+        gt_segments: Segments,
+        categories: Categories,
+        image: int | str | None = None,
+    ) -> Overlap:
+        """Count, after checking that the prediction agrees with itself.
+
+        Args:
+            pred_ids: (H, W) integers, 0 = void.
+            pred_segments: a row for every id of `pred_ids`.
+            gt_ids: (H, W) integers, 0 = void.
+            gt_segments: its rows. Ids of the map that have no row are neither void nor any segment; rows
+                without pixels are segments nobody can find.
+            categories: the label set of both.
+            image: what messages call the image.
+
+        Raises:
+            DataError: the sizes differ; the map of the prediction holds an id without a row, or has no pixel
+                of one; an id stands twice or is not positive; a label does not exist.
+        """
+        pred, gt = segment_table(pred_segments, categories), segment_table(gt_segments, categories)
+        where = "" if image is None else f"image {image}: "
+        pred_map, gt_map = _map(pred_ids, where + "prediction"), _map(gt_ids, where + "ground truth")
+        if pred_map.shape != gt_map.shape:
+            sizes = [f"{m.shape[1]}×{m.shape[0]}" for m in (pred_map, gt_map)]
+            raise DataError(f"{where}the prediction is {sizes[0]} pixels, the ground truth {sizes[1]}")
+        p, g, lengths = _runs(pred_map.ravel(), gt_map.ravel())
+        width, height = len(pred) + 1, len(gt) + 2
+        columns = _positions(p, pred, len(categories), where + "prediction", len(pred), None)
+        rows = _positions(g, gt, len(categories), where + "ground truth", len(gt), len(gt) + 1)
+        # Weights make bincount return floats; counts of pixels are exact in them.
+        joint = np.bincount(rows * width + columns, lengths, height * width).astype(np.int64)
+        overlap = cls(pred, gt, joint.reshape(height, width), image)
+        empty = np.flatnonzero(overlap.joint.sum(axis=0)[:-1] == 0)
+        if len(empty):
+            raise DataError(
+                f"{where}the prediction lists segment {pred.ids[empty[0]]}, which has no pixel in its map"
+            )
+        return overlap
+
+
+def _map(ids: ArrayLike, what: str) -> NDArray[np.integer]:
+    array = np.asarray(ids)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise DataError(f"{what}: an id map is H×W integers, not {array.dtype} of shape {array.shape}")
+    return array
+
+
+def _runs(
+    pred: NDArray[np.integer], gt: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.int64]]:
+    """Both maps cut where either changes: id, id and length of each run, far fewer than pixels."""
+    if not pred.size:
+        return pred, gt, np.zeros(0, np.int64)
+    begins = np.ones(pred.size, bool)
+    np.not_equal(pred[1:], pred[:-1], out=begins[1:])
+    begins[1:] |= gt[1:] != gt[:-1]
+    starts = np.flatnonzero(begins)
+    return pred[starts], gt[starts], np.diff(starts, append=pred.size)
+
+
+def _positions(
+    ids: NDArray[np.integer], table: SegmentTable, classes: int, what: str, void: int, unlisted: int | None
+) -> NDArray[np.int64]:
+    """The row of `table` of each id; `void` for 0, `unlisted` (or an error) for an id that has no row."""
+    order = np.argsort(table.ids)
+    known = table.ids[order]
+    if len(known):
+        if known[0] < 1:
+            raise DataError(f"{what}: segment id {known[0]} is not possible; ids begin at 1, 0 is void")
+        if (known[1:] == known[:-1]).any():
+            twice = known[1:][known[1:] == known[:-1]][0]
+            raise DataError(f"{what}: segment id {twice} is listed twice; ids must be unique in an image")
+        if table.labels.min() < 0 or table.labels.max() >= classes:
+            raise DataError(
+                f"{what}: labels {table.labels.min()}…{table.labels.max()} do not fit 0…{classes - 1}"
+            )
+    place = np.searchsorted(known, ids)
+    found = np.append(known, 0)[place] == ids  # 0 = void, which is found at the end or nowhere
+    positions = np.append(order, void)[place]
+    if not found.all():
+        positions[~found] = void if unlisted is None else unlisted
+        positions[ids == 0] = void
+        stray = ids[~found & (ids != 0)]
+        if unlisted is None and len(stray):
+            raise DataError(
+                f"{what}: the map holds id {stray[0]}, which is not listed{_reversed_hint(stray, known)}"
+            )
+    return positions
+
+
+def _reversed_hint(stray: NDArray[np.integer], known: NDArray[np.int32]) -> str:
+    reversed_ids = (stray & 255) << 16 | stray & 0xFF00 | stray >> 16
+    fits = np.isin(reversed_ids, known).all()
+    return "; read with red and blue exchanged it would be: the PNG was written as BGR" if fits else ""
