@@ -191,3 +191,15 @@ def test_a_full_disk_leaves_nothing_half_written(folder, monkeypatch, capsys):
     assert main(["predict", "fake", "in", "--out", "out"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list((folder / "out").iterdir()) == []
+
+
+def test_the_shared_bad_pictures(folder, shared, capsys):
+    pictures = shared / "golden" / "bad_inputs" / "images"
+    assert main(["predict", "fake", str(pictures), "--out", "out", "--json"]) == 1
+    figures = json.loads(capsys.readouterr().out)
+    refused = {
+        "truncated.jpg", "truncated_header.jpg", "truncated.png", "bad_crc.png", "empty.png", "text.jpg",
+        "html_error_page.png", "zero_width.png", "huge_dimensions.png", "bomb_16k.png",
+    }  # fmt: skip
+    assert {row["file"].removeprefix(f"{pictures}/") for row in figures["failed"]} == refused
+    assert figures["images"] + len(refused) == len(list(pictures.iterdir()))

@@ -13,8 +13,8 @@ from ..errors import ConfigError, MaskconverError
 from ..proposals import Geometry
 from ..resize import Taps
 
-# Masks are resized a band of rows at a time; a band holds about this many float32 values (8 MB).
-BAND_VALUES = 1 << 21
+# Masks are resized a band of rows at a time; a band holds about this many float32 values (1 MB, for the caches).
+BAND_VALUES = 1 << 18
 
 
 def merge_masks(
