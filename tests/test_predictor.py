@@ -137,6 +137,8 @@ def test_thresholds_can_be_overridden_and_the_models_own_stay():
     assert runtime.merge.object_threshold == MergeConfig().object_threshold
     with pytest.raises(ConfigError, match="no setting treshold; the merge has rule"):
         Predictor(runtime, treshold=1)
+    with pytest.raises(ConfigError, match="min_area is a share"):
+        Predictor(runtime, min_area=64)
 
 
 def test_nan_from_the_network_is_an_error_with_a_name():

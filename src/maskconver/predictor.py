@@ -107,6 +107,9 @@ class Predictor:
         known = [f.name for f in fields(MergeConfig)]
         if unknown := set(merge) - set(known):
             raise ConfigError(f"no setting {', '.join(sorted(unknown))}; the merge has {', '.join(known)}")
+        for name in ("object_threshold", "overlap_threshold", "min_area"):
+            if not 0 <= merge.get(name, 0) <= 1:
+                raise ConfigError(f"{name} is a share and lies in 0…1, got {merge[name]}")
         self.runtime = open_runtime(model, device, proposals)
         if self.runtime.categories is None:
             raise ConfigError(
