@@ -13,7 +13,7 @@ from ..errors import ConfigError, MaskconverError
 from ..proposals import Geometry
 from ..resize import Taps
 
-# Masks are resized a band of rows at a time, of about this many float32 values (1 MB: it stays in the caches).
+# Masks are resized a band of rows at a time, of about this many float32 values (1 MB, to stay in the caches).
 BAND_VALUES = 1 << 18
 
 
