@@ -18,7 +18,7 @@ from ..proposals import Geometry
 from ..targets import TargetConfig
 from .batch import Batch
 from .coco_panoptic import CocoPanoptic, open_dataset
-from .sample import Sample
+from .sample import Sample, SegmentTable
 from .transforms.train import AugmentConfig, Example, train_example
 
 import lightning.pytorch as pl  # isort: skip
@@ -114,7 +114,7 @@ class ValidationItem:
 class ValidationDataset(Dataset[ValidationItem]):
     """Images as inference sees them, with their annotation."""
 
-    def __init__(self, dataset: Sequence[Sample], input_config: InputConfig) -> None:
+    def __init__(self, dataset: CocoPanoptic | First, input_config: InputConfig) -> None:
         self.dataset, self.input = dataset, input_config
 
     def __len__(self) -> int:
@@ -122,6 +122,7 @@ class ValidationDataset(Dataset[ValidationItem]):
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
+        sample.segments = self.dataset.segments(index)  # those without a pixel too: they count as missed
         canvas, geometry = prepare(sample.image, self.input)
         return ValidationItem(canvas, geometry, sample)
 
@@ -161,6 +162,15 @@ class First(Sequence[Sample]):
             return [self.dataset[i] for i in range(*index.indices(self.n))]
         return self.dataset[index]
 
+    def segments(self, index: int) -> SegmentTable:
+        """As `CocoPanoptic.segments`."""
+        return self.dataset.segments(index)
+
+    @property
+    def segment_counts(self) -> NDArray[np.int64]:
+        """As `CocoPanoptic.segment_counts`."""
+        return self.dataset.segment_counts[: self.n]
+
 
 class SegmentationData(pl.LightningDataModule):
     """Training and validation loaders of one data set.
@@ -183,8 +193,8 @@ class SegmentationData(pl.LightningDataModule):
         train = open_dataset(config.data, config.train_split)
         self.categories = train.categories
         if overfit:
-            self.train: Sequence[Sample] = First(train, overfit)
-            self.val: Sequence[Sample] = First(train, overfit)
+            self.train: CocoPanoptic | First = First(train, overfit)
+            self.val: CocoPanoptic | First = First(train, overfit)
             config.augment = AugmentConfig.none()
         else:
             val = open_dataset(config.data, config.val_split)

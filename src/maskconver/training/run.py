@@ -47,7 +47,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     step_images = config.data.batch_size * config.accumulate * config.devices
     data = SegmentationData(config.data, _input(config), config.steps * step_images, config.seed, config.overfit)
     model = create_model(config.model.name, categories=data.categories, **overrides(config.model))  # type: ignore[attr-defined]
-    most = int(data.train.dataset.segment_counts.max() if hasattr(data.train, "dataset") else data.train.segment_counts.max())  # type: ignore[attr-defined]
+    most = int(data.train.segment_counts.max())
     say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
     if most > model.config.proposals:
         say(f"note: an image has {most} segments, but the model makes {model.config.proposals} proposals (--model.proposals)")

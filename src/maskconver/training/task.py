@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,14 +60,14 @@ class SegmentationTask(pl.LightningModule):
             self.model, self.model(images), batch, self.config.loss, self.config.data.targets.min_iou
         )
         total = torch.stack(list(terms.values())).sum()
-        if not math.isfinite(float(total)):
+        if not math.isfinite(total.item()):
             self._refuse(terms, batch)
         self.log_dict({f"train/{k}": v for k, v in terms.items()}, prog_bar=True, batch_size=len(batch))
         self.log("train/total", total, batch_size=len(batch))
         return total
 
     def _refuse(self, terms: dict[str, Tensor], batch: Batch) -> None:
-        bad = ", ".join(f"{k} = {float(v)}" for k, v in terms.items() if not math.isfinite(float(v)))
+        bad = ", ".join(f"{k} = {v.item()}" for k, v in terms.items() if not math.isfinite(v.item()))
         raise NonFiniteLoss(
             f"step {self.global_step}: the loss is not finite ({bad}) on images {list(batch.image_ids)}; "
             f"last good checkpoint: {self.last_checkpoint}. A lower --optim.lr or --optim.clip_norm 1 often helps"
@@ -88,20 +87,19 @@ class SegmentationTask(pl.LightningModule):
         proposals.geometry = (item.geometry,)
         assert self.model.categories is not None
         segmentation = merge(proposals, self.model.merge, self.model.categories)[0]
-        self.pq.update(segmentation.ids, segmentation.segments, item.sample.ids, item.sample.segments)
+        sample = item.sample
+        self.pq.update(segmentation.ids, segmentation.segments, sample.ids, sample.segments, image=sample.image_id)
         return segmentation
 
     def on_validation_epoch_end(self) -> None:
-        state = torch.from_numpy(np.asarray(self.pq.state, np.float64)).to(self.device if self.device.type == "cpu" else "cpu")
         if self.trainer.world_size > 1:
-            gathered = self.all_gather(state.to(self.device).float())
-            self.pq.state = gathered.sum(0).double().cpu().numpy()
+            state = torch.from_numpy(self.pq.state).to(self.device)
+            total = self.all_gather(state).sum(0).cpu().numpy()
+            self.pq.reset()
+            self.pq.merge_state(total)
         result = self.pq.compute()
         for name, group in (("pq", result.all), ("pq_things", result.things), ("pq_stuff", result.stuff)):
-            self.log(f"val/{name}", _number(group.pq), prog_bar=True)
+            self.log(f"val/{name}", group.pq, prog_bar=True)
         for name in ("sq", "rq"):
-            self.log(f"val/{name}_things", _number(getattr(result.things, name)))
+            self.log(f"val/{name}_things", getattr(result.things, name))
 
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)

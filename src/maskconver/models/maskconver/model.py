@@ -20,7 +20,8 @@ from .peaks import top_peaks
 
 CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
 POSITION_TERMS = 6  # 1, x, y, x², xy, y²
-POSITION_UNIT = 16.0  # cells; offsets of that size are 1 in the quadratic form
+POSITION_UNIT = 8.0  # cells; offsets of that size are 1 in the quadratic form
+POSITION_START = (1.0, 0.0, 0.0, -4.0, 0.0, -4.0)  # a disc of 4 cells radius, before anything is learned
 
 
 class Maps(NamedTuple):
@@ -90,6 +91,9 @@ class MaskConver(nn.Module):
         self.class_embedding = nn.Embedding(num_classes, dim)
         nn.init.uniform_(self.class_embedding.weight, -0.05, 0.05)
         self.mlp = MLP(dim, dim + (POSITION_TERMS if config.position else 0))
+        if config.position:
+            self.mlp.fc2.weight.data[dim:] = 0
+            self.mlp.fc2.bias.data[dim:] = torch.tensor(POSITION_START)
 
     @property
     def input(self) -> InputConfig:
