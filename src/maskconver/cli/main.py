@@ -23,9 +23,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def _usage() -> str:
-    lines = ["usage: maskconver COMMAND [--help] …", "", "Efficient panoptic and semantic segmentation.", "", "commands:"]
+    lines = [
+        "usage: maskconver COMMAND [--help] …",
+        "",
+        "Efficient panoptic and semantic segmentation.",
+        "",
+        "commands:",
+    ]
     lines += [f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "example: maskconver predict nuclei cells.png --overlay", "`maskconver COMMAND --help` explains each."]
+    lines += [
+        "",
+        "example: maskconver predict nuclei cells.png --overlay",
+        "`maskconver COMMAND --help` explains each.",
+    ]
     return "\n".join(lines)
 
 
@@ -61,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
 
         module = import_module(f".{module_name}", __package__)
         # One rule for options on every command: dashes between words, `--print_config` only where there is a recipe.
-        parser = ArgumentParser(prog=f"maskconver {name}", description=module.__doc__ or text, exit_on_error=True)
+        parser = ArgumentParser(
+            prog=f"maskconver {name}", description=module.__doc__ or text, exit_on_error=True
+        )
         module.configure(parser)
         rest = module.prepare(rest) if hasattr(module, "prepare") else rest
         return int(module.run(parser.parse_args(rest)))
@@ -76,11 +88,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"maskconver: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if debug or error.name not in _EXTRA_OF:
+        package = (error.name or "").partition(".")[0]
+        if debug or package not in _EXTRA_OF:
             raise
-        extra = _EXTRA_OF[error.name]
+        extra = _EXTRA_OF[package]
         print(
-            f'maskconver: error: "{name}" needs {error.name}: pip install "maskconver[{extra}]"', file=sys.stderr
+            f'maskconver: error: "{name}" needs {package}: pip install "maskconver[{extra}]"', file=sys.stderr
         )
         return 2
 

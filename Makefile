@@ -1,0 +1,77 @@
+# What a developer types. `make help` lists it. Everything lives in .venv and demo_out; nothing is installed elsewhere.
+
+VENV ?= .venv
+CORE_VENV ?= .venv-core
+MODEL ?= nuclei
+SHELL := /bin/bash
+# The first Python that is new enough and can make environments; say `make PYTHON=... setup` for another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+CORE_READY := $(CORE_VENV)/ready
+PIP := -m pip --disable-pip-version-check --quiet install
+# Tests of what works without PyTorch; these files may use it only behind pytest.importorskip.
+CORE_TESTS := $(wildcard tests/test_core_without_torch.py tests/test_categories.py tests/test_idmap.py \
+	tests/test_segmentation.py tests/test_preprocess.py tests/test_predictor.py tests/merge tests/metrics tests/cli \
+	tests/data tests/golden/test_merge.py tests/golden/test_preprocess.py tests/golden/test_pq.py)
+
+.PHONY: help setup demo test test-slow test-core golden lint format bench docs clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv with everything for training and developing
+
+# torch goes first, by its pin, so that nothing else pulls in another build of it.
+$(READY): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer with venv found; install one or say PYTHON=..." >&2; exit 2; fi
+	@if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
+	@echo "installing torch, then maskconver with its extras (a few minutes the first time)"
+	@$(BIN)/python $(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: $(READY)  ## segment generated cells with the shipped model; prints where the pictures are
+	@$(BIN)/maskconver data synth demo_out/cells --style cells --count 4 --size 256 320 --seed 7 --split demo --overwrite
+	@$(BIN)/maskconver predict $(MODEL) demo_out/cells/images/demo --out demo_out --overlay
+	@echo "look at: $(CURDIR)/demo_out/overlays/cells_00001.png"
+
+test: $(READY)  ## the tests, without the long ones (at most 12 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+golden: $(READY)  ## the numbers of the reference implementations
+	@$(BIN)/python -m pytest tests/golden
+
+test-core: $(CORE_READY)  ## the core's tests, in an environment without PyTorch
+	@! $(CORE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(CORE_VENV) has torch; remove it" >&2; exit 2; }
+	@$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
+
+# A plain install, not an editable one: this also tests that the package carries all its files.
+$(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/__pycache__/*')
+	@if [ ! -x $(CORE_VENV)/bin/python ]; then $(PYTHON) -m venv $(CORE_VENV); fi
+	@rm -rf build
+	@$(CORE_VENV)/bin/python $(PIP) pytest hypothesis
+	@$(CORE_VENV)/bin/python $(PIP) --upgrade --force-reinstall --no-deps .
+	@$(CORE_VENV)/bin/python $(PIP) .
+	@touch $@
+
+lint: $(READY)  ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(READY)  ## let ruff mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(READY)  ## run every script of benchmarks/
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: $(READY)  ## build the documentation into site/
+	@$(BIN)/python $(PIP) -e '.[docs]'
+	@$(BIN)/mkdocs build --strict
+
+clean:  ## remove the environments and everything built
+	rm -rf $(VENV) $(CORE_VENV) build site demo_out .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,137 @@
+"""The entry point: help, version, exit codes and errors of one line."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+import maskconver
+from maskconver.cli import main as cli
+from maskconver.cli.main import COMMANDS, main
+from maskconver.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Registers a command "try" that raises what it is given, and returns how to call it."""
+
+    def call(error: BaseException | int, *arguments: str) -> int:
+        module = ModuleType("maskconver.cli.try_it", "Try it.")
+
+        def run(args) -> int:
+            if isinstance(error, BaseException):
+                raise error
+            return error
+
+        module.configure = lambda parser: parser.add_argument("--count", type=int, default=1)
+        module.run = run
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(COMMANDS, "try", ("try_it", "try it"))
+        return main(["try", *arguments])
+
+    return call
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command(arguments, capsys) -> None:
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+    assert "example: maskconver" in text
+
+
+def test_version(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"maskconver {maskconver.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["data"], ["data", "nonsense"], ["--nonsense"]])
+def test_unknown_command_is_refused_in_one_line(arguments, capsys) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert " ".join(arguments) in err
+    assert "maskconver --help" in err
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_exit_code_is_the_commands(code, command) -> None:
+    assert command(code) == code
+
+
+def test_wrong_argument_is_refused(command, capsys) -> None:
+    assert command(0, "--count", "many") == 2
+    assert "count" in capsys.readouterr().err
+
+
+def test_unknown_argument_is_refused(command, capsys) -> None:
+    assert command(0, "--nonsense") == 2
+    assert "--nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            DataError("a.json: line 3 is not JSON;\n  write it again"),
+            "a.json: line 3 is not JSON; write it again",
+        ),
+        (ConfigError("no model"), "no model"),
+        (FileNotFoundError(2, "No such file or directory", "x.png"), "No such file or directory: x.png"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("cannot write out.safetensors"), "cannot write out.safetensors"),
+    ],
+)
+def test_errors_are_one_line(error, text, command, capsys) -> None:
+    assert command(error) == 2
+    assert capsys.readouterr().err == f"maskconver: error: {text}\n"
+
+
+@pytest.mark.parametrize("error", [DataError("broken"), FileNotFoundError(2, "gone", "x.png")])
+def test_debug_shows_the_traceback(error, command) -> None:
+    with pytest.raises(type(error)):
+        command(error, "--debug")
+
+
+def test_a_bug_is_not_hidden(command) -> None:
+    with pytest.raises(ZeroDivisionError):
+        command(ZeroDivisionError("a bug"))
+
+
+def test_ctrl_c_ends_without_a_traceback(command, capsys) -> None:
+    assert command(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "\nmaskconver: stopped\n"
+
+
+def test_missing_extra_is_named_in_one_line(command, capsys) -> None:
+    assert command(ModuleNotFoundError("No module named 'lightning'", name="lightning")) == 2
+    assert capsys.readouterr().err == (
+        'maskconver: error: "try" needs lightning: pip install "maskconver[train]"\n'
+    )
+
+
+def test_missing_submodule_of_an_extra_is_named_too(command, capsys) -> None:
+    assert command(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")) == 2
+    assert 'pip install "maskconver[train]"' in capsys.readouterr().err
+
+
+def test_module_of_our_own_that_is_missing_is_a_bug(command) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        command(ModuleNotFoundError("No module named 'maskconver.gone'", name="maskconver.gone"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_gives_an_example(name, capsys) -> None:
+    if COMMANDS[name][0] in ("train", "evaluate"):
+        pytest.importorskip("torch")
+    assert main([*name.split(), "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"maskconver {name}" in text
+    assert "xample: maskconver" in text
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    from importlib.metadata import metadata
+
+    assert set(cli._EXTRA_OF.values()) <= set(metadata("maskconver").get_all("Provides-Extra"))

@@ -1,0 +1,149 @@
+"""The core works where PyTorch and its company are not installed."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+BLOCK = """
+import importlib, sys
+
+BLOCKED = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "scipy", "tensorboard"}
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked by the test)", name=name)
+
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+CORE = [
+    "categories",
+    "segmentation",
+    "proposals",
+    "config",
+    "errors",
+    "files",
+    "idmap",
+    "drawing",
+    "inputs",
+    "resize",
+    "preprocess",
+    "predictor",
+    "merge",
+    "merge.reference",
+    "metrics",
+    "metrics.panoptic_quality",
+    "metrics.mean_iou",
+    "metrics.average_precision",
+    "data",
+    "data.check",
+    "data.coco_panoptic",
+    "data.images",
+    "data.layout",
+    "data.panoptic_files",
+    "data.sample",
+    "data.synth",
+    "cli.main",
+    "cli.data_check",
+    "cli.data_synth",
+    "cli.predict",
+    "cli.pq",
+]
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python in a fresh process in which importing PyTorch and its company fails."""
+    code = BLOCK + textwrap.dedent(code)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_every_core_module_can_be_imported() -> None:
+    done = run(
+        """
+        for name in sys.argv[1:]:
+            try:
+                importlib.import_module(f"maskconver.{name}")
+            except ImportError as error:
+                print(f"maskconver.{name}: {error}")
+        """,
+        *CORE,
+    )
+    assert done.stdout + done.stderr == ""
+
+
+def test_public_names_of_the_core_are_there() -> None:
+    names = "Categories Category MaskconverError PanopticQuality Predictor Proposals Segmentation Segment merge data"
+    done = run(
+        """
+        import maskconver
+        for name in sys.argv[1:]:
+            getattr(maskconver, name)
+        maskconver.data.CocoPanoptic, maskconver.data.check_dataset, maskconver.data.read_image
+        """,
+        *names.split(),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    done = run(
+        """
+        import maskconver
+        heavy = {"numpy", "PIL", "torch", "rich", "jsonargparse", "msgspec", "safetensors", "huggingface_hub"}
+        print(*sorted(heavy & set(sys.modules)))
+        """
+    )
+    assert done.stdout.split() == [], done.stderr
+
+
+@pytest.mark.parametrize("name", ["data.check", "predictor", "metrics.panoptic_quality", "cli.main"])
+def test_core_modules_do_not_load_torch_where_it_is_installed(name: str) -> None:
+    code = f"import sys, maskconver.{name}; print(*({{'torch', 'scipy', 'lightning'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "--version", "predict --help", "pq --help", "data check --help", "data synth --help"],
+)
+def test_command_works(command: str) -> None:
+    done = run("from maskconver.cli.main import main; sys.exit(main(sys.argv[1:]))", *command.split())
+    assert done.returncode == 0, done.stderr
+    assert "maskconver" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["train --data x", "evaluate nuclei --data x", "predict nuclei x.png", "models"]
+)
+def test_command_that_needs_an_extra_names_it_in_one_line(command: str, tmp_path) -> None:
+    from PIL import Image
+
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+    words = [str(tmp_path / w) if w in ("x", "x.png") else w for w in command.split()]
+    done = run("from maskconver.cli.main import main; sys.exit(main(sys.argv[1:]))", *words)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "maskconver[train]"' in done.stderr
+
+
+def test_generated_data_can_be_written_and_checked(tmp_path) -> None:
+    done = run(
+        """
+        from maskconver.cli.main import main
+        folder = sys.argv[1]
+        code = main(["data", "synth", folder, "--style", "cells", "--count", "2", "--size", "48", "64"])
+        sys.exit(code or main(["data", "check", folder]))
+        """,
+        str(tmp_path / "cells"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no defects" in done.stdout
