@@ -168,14 +168,13 @@ def _positions(
         positions[~found] = void if unlisted is None else unlisted
         positions[ids == 0] = void
         stray = ids[~found & (ids != 0)]
-        if unlisted is None and len(stray):
-            raise DataError(
-                f"{what}: the map holds id {stray[0]}, which is not listed{_reversed_hint(stray, known)}"
-            )
+        hint = _reversed_hint(stray, known) if len(stray) else ""
+        if hint or (unlisted is None and len(stray)):
+            raise DataError(f"{what}: the map holds id {stray[0]}, which is not listed{hint}")
     return positions
 
 
 def _reversed_hint(stray: NDArray[np.integer], known: NDArray[np.int32]) -> str:
     reversed_ids = (stray & 255) << 16 | stray & 0xFF00 | stray >> 16
     fits = np.isin(reversed_ids, known).all()
-    return "; read with red and blue exchanged it would be: the PNG was written as BGR" if fits else ""
+    return "; with red and blue exchanged it would be, the PNG was written as BGR" if fits else ""

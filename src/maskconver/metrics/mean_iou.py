@@ -1,0 +1,144 @@
+"""Mean intersection over union of semantic segmentation, from a confusion matrix of pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..categories import VOID_LABEL, Categories
+from ..errors import DataError
+from .overlap import Overlap, Segments
+
+
+@dataclass(frozen=True, slots=True)
+class MeanIoUResult:
+    """Fractions 0…1.
+
+    Attributes:
+        miou: mean over the classes that occur in prediction or ground truth; NaN if none does.
+        pixel_accuracy: share of the labelled pixels that are right; NaN if none is labelled.
+        per_class: IoU by category id, NaN for a class that does not occur.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    per_class: dict[int, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same with null for NaN and category ids as text."""
+        classes = {str(i): None if math.isnan(v) else v for i, v in self.per_class.items()}
+        figures = {"miou": self.miou, "pixel_accuracy": self.pixel_accuracy}
+        return {k: None if math.isnan(v) else v for k, v in figures.items()} | {"per_class": classes}
+
+
+def mean_iou(confusion: NDArray[np.int64], categories: Categories) -> MeanIoUResult:
+    """IoU = TP / (TP + FP + FN) of each class over all pixels of the set, and its mean.
+
+    Args:
+        confusion: (C, C+1) int64 pixels. Rows: true label; columns: predicted label, void last.
+        categories: the C categories.
+    """
+    right = np.diagonal(confusion).astype(float)
+    union = confusion.sum(axis=1) + confusion[:, :-1].sum(axis=0) - right
+    iou = np.full(len(categories), np.nan)
+    np.divide(right, union, out=iou, where=union > 0)
+    total = int(confusion.sum())
+    return MeanIoUResult(
+        float(np.nanmean(iou)) if total else math.nan,
+        float(right.sum() / total) if total else math.nan,
+        {c.id: float(v) for c, v in zip(categories, iou)},
+    )
+
+
+class MeanIoU:
+    """Mean IoU, image by image; what is kept is one confusion matrix.
+
+    Pixels without a label in the ground truth are left out; a prediction without a label there is a miss.
+
+    Args:
+        categories: the label set.
+    """
+
+    def __init__(self, categories: Categories) -> None:
+        self.categories = categories
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._confusion = np.zeros((len(self.categories), len(self.categories) + 1), np.int64)
+
+    def update(self, pred_labels: ArrayLike, gt_labels: ArrayLike, *, image: int | str | None = None) -> None:
+        """Add an image given as label maps.
+
+        Args:
+            pred_labels: (H, W) integers, 0…C-1, -1 = no label.
+            gt_labels: (H, W) integers, 0…C-1, -1 = ignore.
+            image: what messages call the image.
+
+        Raises:
+            DataError: sizes differ or a label is out of range.
+        """
+        pred, gt = np.asarray(pred_labels), np.asarray(gt_labels)
+        where = "" if image is None else f"image {image}: "
+        if pred.shape != gt.shape:
+            raise DataError(f"{where}the prediction has shape {pred.shape}, the ground truth {gt.shape}")
+        classes = len(self.categories)
+        for labels, what in ((pred, "prediction"), (gt, "ground truth")):
+            if labels.dtype.kind not in "iu":
+                raise DataError(f"{where}the labels of the {what} are {labels.dtype}, not integers")
+            if labels.size and not (labels.min() >= VOID_LABEL and labels.max() < classes):
+                raise DataError(
+                    f"{where}the {what} has labels {labels.min()}…{labels.max()}; possible are "
+                    f"{VOID_LABEL}…{classes - 1}"
+                )
+        labelled = gt != VOID_LABEL
+        columns = pred[labelled].astype(np.int64)
+        columns[columns == VOID_LABEL] = classes
+        cells = gt[labelled].astype(np.int64) * (classes + 1) + columns
+        self._confusion += np.bincount(cells, minlength=self._confusion.size).reshape(self._confusion.shape)
+
+    def update_segments(
+        self,
+        pred_ids: ArrayLike,
+        pred_segments: Segments,
+        gt_ids: ArrayLike,
+        gt_segments: Segments,
+        *,
+        image: int | str | None = None,
+    ) -> None:
+        """Add an image given as id maps; arguments and errors as for `PanopticQuality.update`."""
+        self.add(Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, self.categories, image))
+
+    def add(self, overlap: Overlap) -> None:
+        """Add an image whose joint histogram is there already.
+
+        Crowd counts as its class; void and unlisted ids of the ground truth are left out.
+        """
+        rows = overlap.gt.labels
+        columns = np.append(overlap.pred.labels, len(self.categories))
+        np.add.at(self._confusion, (rows[:, None], columns[None, :]), overlap.joint[: len(rows)])
+
+    @property
+    def state(self) -> NDArray[np.int64]:
+        """(C, C+1) int64, the confusion matrix; states of several processes are added up."""
+        return self._confusion.copy()
+
+    def merge_state(self, state: NDArray[np.int64]) -> None:
+        """Add the state of another process or part.
+
+        Raises:
+            DataError: the state is of another label set.
+        """
+        if np.shape(state) != self._confusion.shape:
+            raise DataError(
+                f"a state of shape {np.shape(state)} does not fit {len(self.categories)} categories"
+            )
+        self._confusion += state
+
+    def compute(self) -> MeanIoUResult:
+        """The figures over all images so far."""
+        return mean_iou(self._confusion, self.categories)
