@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .categories import Categories
 from .errors import CheckpointError, MaskconverError
@@ -81,7 +81,9 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     if bundled.is_file():
         return bundled
     names = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
-    raise CheckpointError(f'no model file "{name_or_path}", and no bundled model of that name (bundled: {names})')
+    raise CheckpointError(
+        f'no model file "{name_or_path}", and no bundled model of that name (bundled: {names})'
+    )
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -94,9 +96,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("maskconver")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error}); save the model again") from error
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); save the model again"
+        ) from error
     if text is None:
-        raise CheckpointError(f"{path} holds weights but no maskconver config; it was not saved by maskconver.save")
+        raise CheckpointError(
+            f"{path} holds weights but no maskconver config; it was not saved by maskconver.save"
+        )
     try:
         meta: dict[str, Any] = json.loads(text)
     except ValueError as error:
@@ -132,7 +138,7 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise CheckpointError(
-            f"{path} does not fit its own config: {len(missing)} tensors missing, {len(unexpected)} unexpected"
+            f"{path} does not fit its config: {len(missing)} tensors missing, {len(unexpected)} unexpected"
         )
     return model.to(device).eval()
 
@@ -186,7 +192,9 @@ def init_from(
     if modules:
         known = {name for name, _ in model.named_children()}
         if wrong := set(modules) - known:
-            raise CheckpointError(f"no module {', '.join(sorted(wrong))} to initialise; there are {', '.join(sorted(known))}")
+            raise CheckpointError(
+                f"no module {', '.join(sorted(wrong))} to initialise; there are {', '.join(sorted(known))}"
+            )
     for key, value in own.items():
         if key.endswith("num_batches_tracked"):
             continue
@@ -291,13 +299,13 @@ def _own_layout(canonical: str, value: NDArray[Any]) -> NDArray[Any]:
 def import_model_garden(model: MaskConver, variables: Mapping[str, NDArray[Any]]) -> None:
     """Loads variables of the TensorFlow reference into a single-scale MaskConver.
 
-    The reference's channels are raw category ids with 0 for void. A model with categories takes the rows of its category
-    ids; one made with `num_classes` equal to the file's takes all.
+    The reference's channels are raw category ids with 0 for void. A model with categories takes the rows of
+    its category ids; one made with `num_classes` equal to the file's takes all.
 
     Args:
         model: changed in place.
-        variables: arrays in TensorFlow layout by canonical name or checkpoint key (reference page §10). Block 19 of the
-            backbone, which nothing uses, is ignored.
+        variables: arrays in TensorFlow layout by canonical name or checkpoint key (reference page §10). Block
+            19 of the backbone, which nothing uses, is ignored.
 
     Raises:
         CheckpointError: a variable is missing, unknown or of another shape; the first ones are named.
@@ -316,7 +324,9 @@ def import_model_garden(model: MaskConver, variables: Mapping[str, NDArray[Any]]
         class_shaped = name in ("class_head.out.weight", "class_head.out.bias", "class_embedding.weight")
         if class_shaped and ids is not None and len(array) != model.num_classes:
             if ids.max() >= len(array):
-                raise CheckpointError(f'"{key}" has {len(array)} classes, but the categories go up to id {ids.max()}')
+                raise CheckpointError(
+                    f'"{key}" has {len(array)} classes, but the categories go up to id {ids.max()}'
+                )
             array = array[ids]
         if array.shape != tuple(own[name].shape):
             raise CheckpointError(f'"{key}" has shape {array.shape}, {name} needs {tuple(own[name].shape)}')
@@ -325,8 +335,3 @@ def import_model_garden(model: MaskConver, variables: Mapping[str, NDArray[Any]]
     if missing:
         raise CheckpointError(f"{len(missing)} variables are missing, first {', '.join(missing[:3])}")
     model.load_state_dict(loaded, strict=False)
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Parameters with batch-norm statistics, as the papers count them."""
-    return sum(v.numel() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked"))

@@ -6,14 +6,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over all processes, without gradient; the value itself in a single process.
+def world_size() -> int:
+    """Number of training processes; 1 without distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
-    Losses divide by it so that, after gradients are averaged over processes, the whole batch is normalised as one.
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of a scalar over all processes, without gradient; the value itself in a single process.
+
+    A loss divided by (this sum / `world_size()`) is normalised over the whole batch once gradients are
+    averaged over processes.
     """
     value = value.detach()
-    if dist.is_available() and dist.is_initialized():
+    if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)
-        value /= dist.get_world_size()
     return value

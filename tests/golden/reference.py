@@ -57,7 +57,10 @@ def image(height: int, width: int) -> NDArray[np.float32]:
     """The 'normalised' image of the whole-model cases, 1×H×W×3."""
     yy, xx = np.mgrid[0:height, 0:width].astype(np.float32)
     noise = np.random.default_rng(7).standard_normal((1, height, width, 3)) * 0.3
-    waves = [np.sin(xx / (17 + 4 * c) + c) * np.cos(yy / 23 - c) + 0.6 * np.sin((xx * (c + 1) + yy) / 15 + c) for c in range(3)]
+    waves = [
+        np.sin(xx / (17 + 4 * c) + c) * np.cos(yy / 23 - c) + 0.6 * np.sin((xx * (c + 1) + yy) / 15 + c)
+        for c in range(3)
+    ]
     return (noise + np.stack(waves, -1)[None]).astype(np.float32)
 
 

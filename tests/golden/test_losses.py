@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from maskconver.data.batch import Batch
 from maskconver.losses.focal import center_loss, focal_loss
-from maskconver.losses.masks import joint_dice, mask_sums, pixel_bce
 from maskconver.losses.maskconver import LossConfig, maskconver_losses, nearest
+from maskconver.losses.masks import joint_dice, mask_sums, pixel_bce
 from maskconver.models.maskconver.model import Maps
 
 from .reference import case, nchw
@@ -37,15 +37,15 @@ def test_joint_dice_and_gradient() -> None:
     loss = joint_dice(sums)
     loss.backward()
     np.testing.assert_allclose(loss.detach(), arrays["loss"], atol=1e-6)
-    # Mask 2 stands for one of weight 0: its p are exact zeros, which no sigmoid gives, and the reference lets no gradient
-    # through them. Here a mask of weight 0 is never among the sums.
+    # Mask 2 stands for one of weight 0: its p are exact zeros, which no sigmoid gives, and the reference lets
+    # no gradient through them. Here a mask of weight 0 is never among the sums.
     real = arrays["probabilities"] > 0
     np.testing.assert_allclose(p.grad[torch.from_numpy(real)], arrays["grad"][real], atol=1e-6)
     assert not arrays["grad"][~real].any()
 
 
 class LogitsModel(nn.Module):
-    """Stands for a network whose mask embeddings pick given mask logits: embedding = one-hot of the instance's slot."""
+    """Its mask embeddings pick given mask logits: embedding = one-hot of the instance's slot."""
 
     stride = 8
 
@@ -72,11 +72,16 @@ class TestTotal:
         semantic = "valid_mask" in arrays
         valid = torch.from_numpy(arrays["valid_mask"] > 0 if semantic else arrays["padding_mask"] == 0)
         classes, targets = arrays["classes"], arrays["mask_targets"]
-        b, slots = classes.shape
+        b = len(classes)
         image, slot = (torch.from_numpy(v) for v in np.nonzero(classes >= 0))
         # Overlapping targets cannot share an id map, so each slot's loss is computed on a map of its own.
         counts = torch.bincount(image, minlength=b)
-        center = center_loss(heatmap, nchw(arrays["heatmap_targets"]), nearest(valid, valid.shape[-1] // heatmap.shape[-1]), counts)
+        center = center_loss(
+            heatmap,
+            nchw(arrays["heatmap_targets"]),
+            nearest(valid, valid.shape[-1] // heatmap.shape[-1]),
+            counts,
+        )
         full = nn.functional.interpolate(masks, valid.shape[-2:], mode="bilinear", align_corners=False)
         sums = mask_sums(full[image, slot], nchw(targets)[image, slot] == 1, valid[image])
         bce = pixel_bce(sums)
@@ -104,7 +109,8 @@ class TestTotal:
         n = len(image)
         batch = Batch(
             torch.zeros(2, 3, *targets.shape[1:3]), valid, regions, image,
-            torch.from_numpy(classes[image, slot]), slot + 1, torch.zeros(n, 4), torch.zeros(n, 2), torch.ones(n, dtype=torch.bool),
+            torch.from_numpy(classes[image, slot]), slot + 1, torch.zeros(n, 4), torch.zeros(n, 2),
+            torch.ones(n, dtype=torch.bool),
         )  # fmt: skip
         masks = nchw(arrays["mask_logits"])
         maps = Maps(nchw(arrays["heatmap_logits"]), masks, masks)

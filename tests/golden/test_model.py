@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskconver.checkpoint import _own_layout, _own_name, count_parameters, import_model_garden
+from maskconver.checkpoint import _own_layout, _own_name, import_model_garden
 from maskconver.models import create_model
+from maskconver.models.cost import count_parameters
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.peaks import peak_scores, top_peaks
 
@@ -110,7 +111,9 @@ def test_peaks_and_their_order() -> None:
     np.testing.assert_array_equal(peaks.labels, arrays["classes"])
     np.testing.assert_array_equal(peaks.cells, arrays["indices_yx"])
     np.testing.assert_allclose(peaks.scores, arrays["scores"], atol=1e-6)
-    gathered = nchw(arrays["embedding_map"])[torch.arange(2)[:, None], :, peaks.cells[..., 0], peaks.cells[..., 1]]
+    gathered = nchw(arrays["embedding_map"])[
+        torch.arange(2)[:, None], :, peaks.cells[..., 0], peaks.cells[..., 1]
+    ]
     np.testing.assert_array_equal(gathered, arrays["gathered"])
 
 
@@ -121,7 +124,10 @@ def test_mask_embeddings_at_given_points(mobile: MaskConver) -> None:
         cells = torch.from_numpy(arrays["indices_yx"]).long()
         pooled = maps.embedding_map[0][:, cells[:, 0], cells[:, 1]].T
         out = mobile.mask_embeddings(
-            maps.embedding_map, torch.zeros(4, dtype=torch.long), cells, torch.from_numpy(arrays["classes"]).long()
+            maps.embedding_map,
+            torch.zeros(4, dtype=torch.long),
+            cells,
+            torch.from_numpy(arrays["classes"]).long(),
         )
     torch.testing.assert_close(pooled, torch.from_numpy(arrays["pooled"]), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(out, torch.from_numpy(arrays["mask_embeddings"]), atol=1e-4, rtol=1e-4)
@@ -169,7 +175,12 @@ def test_semantic_variants(name: str) -> None:
     with torch.no_grad():
         decoded = model.decoder(model.backbone(picture)[4])[0]
         maps = model(picture)
-    torch.testing.assert_close(decoded[:: decoded.shape[0] // arrays["decoder"].shape[-1]], nchw(arrays["decoder"]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        decoded[:: decoded.shape[0] // arrays["decoder"].shape[-1]],
+        nchw(arrays["decoder"]),
+        atol=1e-4,
+        rtol=1e-4,
+    )
     torch.testing.assert_close(maps.heatmap_logits[0], nchw(arrays["heatmap_logits"]), atol=1e-4, rtol=1e-4)
     proposals = model.predict(picture, 20)
     np.testing.assert_array_equal(proposals.labels[0], arrays["classes"])

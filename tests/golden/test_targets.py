@@ -24,14 +24,18 @@ def test_gaussians(name: str) -> None:
     iou = float(arrays["min_iou"])
     sides = (boxes[:, 2:] - boxes[:, :2]) / stride
     if "distance" in arrays:
-        np.testing.assert_allclose(gaussian_radius(*sides.unbind(1), iou), arrays["distance"], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            gaussian_radius(*sides.unbind(1), iou), arrays["distance"], rtol=1e-6, atol=1e-6
+        )
         np.testing.assert_allclose(gaussian_sigma(boxes, stride, iou), arrays["sigma"], rtol=1e-6)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     cells = center_cells(centers, stride, size)
     if "centers_yx" in arrays:
         np.testing.assert_array_equal(cells, arrays["centers_yx"])
     labels = torch.from_numpy(arrays["classes"]).long()
-    heatmap = center_heatmaps(boxes, centers, labels, torch.zeros_like(labels), (1, classes, *size), stride, iou)
+    heatmap = center_heatmaps(
+        boxes, centers, labels, torch.zeros_like(labels), (1, classes, *size), stride, iou
+    )
     np.testing.assert_allclose(heatmap[0].permute(1, 2, 0), arrays["heatmap"], atol=1e-6)
     assert (heatmap[0, labels, cells[:, 0], cells[:, 1]] == 1).all()
 
@@ -56,7 +60,7 @@ def _box(mask: np.ndarray) -> list[int]:
 
 
 def _table(category: np.ndarray, instance: np.ndarray, first_stuff: int) -> tuple[np.ndarray, SegmentTable]:
-    """The reference's two maps as an id map and table; a thing category without instance has no segment there."""
+    """The reference's two maps as an id map and table; a thing category without instance has no segment."""
     ids = np.zeros(category.shape, np.int32)
     rows = []
     for i in np.unique(instance[instance > 0]):
@@ -67,12 +71,17 @@ def _table(category: np.ndarray, instance: np.ndarray, first_stuff: int) -> tupl
         rows.append((1000 + int(c), int(c)))
     n = len(rows)
     table = SegmentTable(
-        np.array([r[0] for r in rows], np.int32), np.array([r[1] for r in rows], np.int64), np.zeros(n, bool), np.zeros(n, np.int64)
+        np.array([r[0] for r in rows], np.int32),
+        np.array([r[1] for r in rows], np.int64),
+        np.zeros(n, bool),
+        np.zeros(n, np.int64),
     )
     return ids, table
 
 
-@pytest.mark.parametrize("name", ["targets_panoptic_k1", "targets_panoptic_k3", "targets_panoptic_cap6", "targets_semantic"])
+@pytest.mark.parametrize(
+    "name", ["targets_panoptic_k1", "targets_panoptic_k3", "targets_panoptic_cap6", "targets_semantic"]
+)
 def test_whole_assignment(name: str) -> None:
     arrays = case(f"maskconver/{name}")
     semantic = "label" in arrays
@@ -81,7 +90,9 @@ def test_whole_assignment(name: str) -> None:
         category, is_thing = arrays["label"].astype(int), np.zeros(int(arrays["num_classes"]), bool)
         ids = np.where(category == int(arrays["ignore_label"]), 0, category + 1000).astype(np.int32)
         found = np.unique(category[ids > 0])
-        table = SegmentTable((found + 1000).astype(np.int32), found, np.zeros(len(found), bool), np.zeros(len(found), np.int64))
+        table = SegmentTable(
+            (found + 1000).astype(np.int32), found, np.zeros(len(found), bool), np.zeros(len(found), np.int64)
+        )
     else:
         category = arrays["category_mask"].astype(int)
         is_thing = np.arange(201) <= 90
@@ -107,13 +118,19 @@ def test_whole_assignment(name: str) -> None:
     stride, iou = int(arrays["stride"]), float(arrays["min_iou"])
     shape = (size[0] // stride, size[1] // stride)
     boxes, centers, labels = (torch.from_numpy(v) for v in (targets.boxes, targets.centers, targets.labels))
-    np.testing.assert_array_equal(center_cells(centers, stride, shape)[torch.from_numpy(keep)], arrays["box_indices"][:n])
+    np.testing.assert_array_equal(
+        center_cells(centers, stride, shape)[torch.from_numpy(keep)], arrays["box_indices"][:n]
+    )
     masks = np.stack([targets.regions == r for r in targets.region[keep]], -1)
     np.testing.assert_array_equal(masks, arrays["masks_valid"][..., :n] > 0)
     valid = arrays["valid_mask"] > 0 if semantic else arrays["padding_mask"] == 0
     np.testing.assert_array_equal(targets.valid, valid)
-    heatmap = center_heatmaps(boxes, centers, labels, torch.zeros_like(labels), (1, len(is_thing), *shape), stride, iou)[0]
+    heatmap = center_heatmaps(
+        boxes, centers, labels, torch.zeros_like(labels), (1, len(is_thing), *shape), stride, iou
+    )[0]
     channels = arrays.get("heatmap_channels", np.arange(len(is_thing)))
-    np.testing.assert_allclose(heatmap[torch.from_numpy(channels).long()].permute(1, 2, 0), arrays["heatmap"], atol=1e-6)
+    np.testing.assert_allclose(
+        heatmap[torch.from_numpy(channels).long()].permute(1, 2, 0), arrays["heatmap"], atol=1e-6
+    )
     others = np.setdiff1d(np.arange(len(is_thing)), channels)
     assert not heatmap[others].any()

@@ -40,8 +40,18 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def dropped(self) -> Tensor:
+        """Targets beyond the cap, without a mask loss: a scalar."""
+        return (~self.keep).sum()
+
     def _map(self, function: Any) -> Batch:
-        return Batch(*(function(v) if isinstance(v, Tensor) else v for v in (getattr(self, f.name) for f in fields(self))))
+        return Batch(
+            *(
+                function(v) if isinstance(v, Tensor) else v
+                for v in (getattr(self, f.name) for f in fields(self))
+            )
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same on another device."""

@@ -1,9 +1,10 @@
-"""Loading for training: a stream of examples that depends on the seed and the position only, and validation in order."""
+"""Training as a stream of examples that depends on seed and position only; validation in order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,8 @@ class DataConfig:
 class PositionSampler(Sampler[tuple[int, int]]):
     """An endless shuffled stream of (position, index); the index at a position depends on the seed alone.
 
-    So a run that resumes at position p sees exactly what an unbroken run would, whatever the number of workers.
+    So a run that resumes at position p sees exactly what an unbroken run would, whatever the number of
+    workers.
 
     Args:
         weights: (N,) probability of each image, or None for each once an epoch.
@@ -66,9 +68,22 @@ class PositionSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(
-        self, size: int, length: int, seed: int, weights: NDArray[np.float64] | None = None, rank: int = 0, world: int = 1
+        self,
+        size: int,
+        length: int,
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.size, self.length, self.seed, self.weights, self.rank, self.world = size, length, seed, weights, rank, world
+        self.size, self.length, self.seed, self.weights, self.rank, self.world = (
+            size,
+            length,
+            seed,
+            weights,
+            rank,
+            world,
+        )
         self.start = 0
 
     def __len__(self) -> int:
@@ -90,8 +105,21 @@ class PositionSampler(Sampler[tuple[int, int]]):
 class TrainDataset(Dataset[Example]):
     """Examples by (position, index); the position seeds the variation."""
 
-    def __init__(self, dataset: Sequence[Sample], config: DataConfig, input_config: InputConfig, is_thing: NDArray[np.bool_], seed: int) -> None:
-        self.dataset, self.config, self.input, self.is_thing, self.seed = dataset, config, input_config, is_thing, seed
+    def __init__(
+        self,
+        dataset: Sequence[Sample],
+        config: DataConfig,
+        input_config: InputConfig,
+        is_thing: NDArray[np.bool_],
+        seed: int,
+    ) -> None:
+        self.dataset, self.config, self.input, self.is_thing, self.seed = (
+            dataset,
+            config,
+            input_config,
+            is_thing,
+            seed,
+        )
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -99,7 +127,9 @@ class TrainDataset(Dataset[Example]):
     def __getitem__(self, key: tuple[int, int]) -> Example:  # type: ignore[override]
         position, index = key
         rng = np.random.default_rng((self.seed, 1, position))
-        return train_example(self.dataset[index], self.input, self.config.augment, self.config.targets, self.is_thing, rng)
+        return train_example(
+            self.dataset[index], self.input, self.config.augment, self.config.targets, self.is_thing, rng
+        )
 
 
 @dataclass(slots=True)
@@ -157,7 +187,7 @@ class First(Sequence[Sample]):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self.dataset[i] for i in range(*index.indices(self.n))]
         return self.dataset[index]
@@ -184,7 +214,12 @@ class SegmentationData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, config: DataConfig, input_config: InputConfig, samples: int, seed: int = 0, overfit: int | None = None
+        self,
+        config: DataConfig,
+        input_config: InputConfig,
+        samples: int,
+        seed: int = 0,
+        overfit: int | None = None,
     ) -> None:
         super().__init__()
         if not config.data:
@@ -199,7 +234,9 @@ class SegmentationData(pl.LightningDataModule):
         else:
             val = open_dataset(config.data, config.val_split)
             if val.categories != train.categories:
-                raise DataError(f"{config.data}: the categories of {config.train_split} and {config.val_split} differ")
+                raise DataError(
+                    f"{config.data}: the categories of {config.train_split} and {config.val_split} differ"
+                )
             self.train = train
             self.val = First(val, config.val_images) if config.val_images else val
         if not len(self.train):
@@ -230,7 +267,7 @@ class SegmentationData(pl.LightningDataModule):
             ValidationDataset(self.val, self.input),
             batch_size=None,
             num_workers=min(self.config.workers, 1),
-            collate_fn=_same,
+            collate_fn=_same,  # type: ignore[arg-type]  # without batches it gets the item itself
         )
 
     def _weights(self) -> NDArray[np.float64] | None:

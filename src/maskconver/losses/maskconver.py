@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.batch import Batch
+from ..models.layers import full_precision
 from ..models.maskconver.model import Maps, MaskConver
 from ..targets import center_cells, center_heatmaps
 from .focal import center_loss
@@ -24,7 +25,8 @@ class LossConfig:
         dice_weight: λ of the dice loss.
         bce: `pixel` weighs every pixel alike (reference), `object` every object.
         dice: `per_mask`, `joint` over the whole batch (reference), or `none` (semantic recipes).
-        mask_loss_stride: pixels of the canvas a cell of the mask losses stands for; 1 as the published mobile recipes.
+        mask_loss_stride: pixels of the canvas a cell of the mask losses stands for; 1 as the published mobile
+            recipes.
     """
 
     center_weight: float = 1.0
@@ -55,8 +57,7 @@ def maskconver_losses(
     Returns:
         `center`, `mask` and (unless `none`) `dice`, scalars.
     """
-    device_type = maps.heatmap_logits.device.type
-    with torch.autocast(device_type, enabled=False):
+    with full_precision(maps.heatmap_logits.device.type):
         b, c, h, w = maps.heatmap_logits.shape
         with torch.no_grad():
             targets = center_heatmaps(
@@ -72,7 +73,10 @@ def maskconver_losses(
         cells = center_cells(batch.centers[keep], model.stride, (h, w))
         embeddings = model.mask_embeddings(maps.embedding_map.float(), image, cells, labels)
         basis = model.mask_basis(maps.mask_features.float())
-        regions, valid = nearest(batch.regions, config.mask_loss_stride), nearest(batch.valid, config.mask_loss_stride)
+        regions, valid = (
+            nearest(batch.regions, config.mask_loss_stride),
+            nearest(batch.valid, config.mask_loss_stride),
+        )
         ends = counts.cumsum(0).tolist()
         sums = [
             chunked_mask_sums(embeddings[begin:end], basis[i], region[begin:end], regions[i], valid[i])
@@ -80,7 +84,11 @@ def maskconver_losses(
             if end > begin
         ]
         # Without a single mask the sums are empty but still reach every parameter, as DDP wants.
-        all_sums = torch.cat(sums) if sums else embeddings.new_zeros(0, 5) + embeddings.sum() * 0 + basis.sum() * 0
+        all_sums = (
+            torch.cat(sums) if sums else embeddings.new_zeros(0, 5) + embeddings.sum() * 0 + basis.sum() * 0
+        )
+        # A segment that falls between the cells of the loss's stride has no target; an empty mask it is not.
+        all_sums = all_sums[all_sums[:, 3] > 0]
         terms["mask"] = config.mask_weight * BCE[config.bce](all_sums)
         if config.dice != "none":
             terms["dice"] = config.dice_weight * DICE[config.dice](all_sums)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..distributed import mean_over_processes
+from ..distributed import sum_over_processes, world_size
 
 CHUNK_PIXELS = 1 << 21  # mask pixels a chunk: 8 MB of float32 for each of a handful of intermediates
 
@@ -64,20 +64,24 @@ def chunked_mask_sums(
 
 
 def pixel_bce(sums: Tensor) -> Tensor:
-    """The reference's BCE: summed over all masks and divided by (their valid pixels + 1); every pixel weighs the same."""
-    return sums[:, 0].sum() / (mean_over_processes(sums[:, 4].sum()) + 1)
+    """The reference's BCE: summed over all masks, divided by (their valid pixels + 1)."""
+    pixels = sum_over_processes(sums[:, 4].sum())
+    return sums[:, 0].sum() * world_size() / (pixels + 1)
 
 
 def object_bce(sums: Tensor) -> Tensor:
-    """Mean over masks of their BCE divided by (the target's area + 16 pixels); every object weighs the same (ours).
+    """Mean over masks of their BCE divided by (the target's area + 16 pixels): objects weigh alike (ours).
 
     The 16 keep a sliver at the edge of a crop from outweighing whole objects.
     """
-    return (sums[:, 0] / (sums[:, 3] + 16)).sum() / mean_over_processes(_count(sums)).clamp(min=1)
+    return _mean_over_masks(sums[:, 0] / (sums[:, 3] + 16))
 
 
 def joint_dice(sums: Tensor) -> Tensor:
-    """The reference's adaptive dice over all masks of the replica at once: `1 - D·exp(1-D)`, D = 2I / (U + 1e-7); 0 for none."""
+    """The reference's adaptive dice over all masks of the replica: `1 - D·exp(1-D)`, D = 2I / (U + 1e-7).
+
+    0 where there is no mask.
+    """
     if not len(sums):
         return sums.sum()
     dice = 2 * sums[:, 1].sum() / (sums[:, 2].sum() + sums[:, 3].sum() + 1e-7)
@@ -86,12 +90,13 @@ def joint_dice(sums: Tensor) -> Tensor:
 
 def per_mask_dice(sums: Tensor) -> Tensor:
     """Mean over masks of `1 - (2I + 1) / (U + 1)` (V-Net's dice with DETR's smoothing)."""
-    dice = (2 * sums[:, 1] + 1) / (sums[:, 2] + sums[:, 3] + 1)
-    return (1 - dice).sum() / mean_over_processes(_count(sums)).clamp(min=1)
+    return _mean_over_masks(1 - (2 * sums[:, 1] + 1) / (sums[:, 2] + sums[:, 3] + 1))
 
 
-def _count(sums: Tensor) -> Tensor:
-    return torch.tensor(float(len(sums)), device=sums.device)
+def _mean_over_masks(losses: Tensor) -> Tensor:
+    """The mean over the masks of all processes; 0 where there is none."""
+    count = sum_over_processes(losses.new_tensor(float(len(losses))))
+    return losses.sum() * world_size() / count.clamp(min=1)
 
 
 BCE = {"pixel": pixel_bce, "object": object_bce}

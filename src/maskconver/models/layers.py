@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ class Conv2d(nn.Conv2d):
     Args:
         in_channels, out_channels, kernel: as in `nn.Conv2d`.
         stride, dilation, groups: as in `nn.Conv2d`.
-        padding: `same` pads as TensorFlow does, `max((ceil(n/s)-1)*s + (k-1)*d + 1 - n, 0)` in all with the smaller
-            half first (reference page §2); `symmetric` pads `d*(k-1)/2` on both sides.
+        padding: `same` pads as TensorFlow does, `max((ceil(n/s)-1)*s + (k-1)*d + 1 - n, 0)` in all with the
+            smaller half first (reference page §2); `symmetric` pads `d*(k-1)/2` on both sides.
         bias: whether there is a bias.
     """
 
@@ -36,7 +37,8 @@ class Conv2d(nn.Conv2d):
         padding: Padding = "same",
         bias: bool = False,
     ) -> None:
-        # At stride 1 both paddings are the same; only a stride makes the reference's rule depend on the input size.
+        # At stride 1 both paddings are the same; only a stride makes the reference's rule depend on the input
+        # size.
         self.reach = dilation * (kernel - 1)
         self.dynamic = padding == "same" and stride > 1
         super().__init__(
@@ -61,7 +63,9 @@ class Conv2d(nn.Conv2d):
         return max((-(-n // stride) - 1) * stride + self.reach + 1 - n, 0)
 
 
-def depthwise(channels: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Padding = "same") -> Conv2d:
+def depthwise(
+    channels: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Padding = "same"
+) -> Conv2d:
     """A depthwise convolution, one kernel a channel."""
     return Conv2d(channels, channels, kernel, stride, dilation, groups=channels, padding=padding)
 
@@ -100,9 +104,16 @@ class ConvNorm(nn.Module):
 
 @torch.no_grad()
 def variance_scaling_(weight: Tensor, fan_in: int) -> None:
-    """Keras' default VarianceScaling(1, fan_in, truncated normal): standard deviation sqrt(1 / fan_in) after the cut at 2σ."""
+    """Keras' VarianceScaling(1, fan_in, truncated normal): deviation sqrt(1 / fan_in) after the cut at 2σ."""
     std = math.sqrt(1.0 / fan_in) / 0.87962566103423978
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """Switches autocast off where it is on; leaves no trace in an exported graph where it is not."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def kaiming_fan_in(conv: nn.Conv2d) -> int:

@@ -58,7 +58,9 @@ def override(config: T, values: dict[str, Any]) -> T:
     for key, value in values.items():
         first, _, rest = key.partition(".")
         if first not in names:
-            raise ConfigError(f'{type(config).__name__} has no field "{first}"; it has {", ".join(sorted(names))}')
+            raise ConfigError(
+                f'{type(config).__name__} has no field "{first}"; it has {", ".join(sorted(names))}'
+            )
         current = changes.get(first, getattr(config, first))
         if rest:
             value = override(current, {rest: value})

@@ -5,4 +5,11 @@ from .config import TargetConfig
 from .heatmaps import center_cells, center_heatmaps
 from .islands import stuff_islands
 
-__all__ = ["ImageTargets", "TargetConfig", "assign_targets", "center_cells", "center_heatmaps", "stuff_islands"]
+__all__ = [
+    "ImageTargets",
+    "TargetConfig",
+    "assign_targets",
+    "center_cells",
+    "center_heatmaps",
+    "stuff_islands",
+]

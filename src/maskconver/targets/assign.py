@@ -1,4 +1,4 @@
-"""One image's annotation to its targets: regions, centres and boxes (reference page §4). Runs in the loader's workers."""
+"""One image's annotation to its targets (reference page §4); runs in the loader's workers."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def assign_targets(
 ) -> ImageTargets:
     """Turns an id map and its segment table into targets.
 
-    Crowd segments have no target. Stuff of one class is one region whatever number of segments it has. Segments without
-    a pixel (cut away by a crop) are left out.
+    Crowd segments have no target. Stuff of one class is one region whatever number of segments it has.
+    Segments without a pixel (cut away by a crop) are left out.
 
     Args:
         ids: H×W int32 segment ids on the training canvas, 0 = void.
@@ -73,7 +73,9 @@ def assign_targets(
         if where == "image":
             rows.append((label, region, _box(window), image_center))
         elif things[index] or config.stuff == "global":
-            rows.append((label, region, _box(window), _center(regions[window] == region, window, config.center)))
+            rows.append(
+                (label, region, _box(window), _center(regions[window] == region, window, config.center))
+            )
         else:
             islands = stuff_islands(
                 regions == region, config.islands, config.islands_dilation, config.islands_min_area
@@ -135,7 +137,7 @@ def _extent(inside: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def _drop_rest(regions: NDArray[np.int32], region: int, islands: list[NDArray[np.bool_]]) -> None:
-    """With island masks the first island keeps the class's region; pixels of no chosen island belong to none."""
+    """With island masks the first island keeps the class's region; pixels of no chosen island have none."""
     rest = regions == region
     if islands:
         rest &= ~islands[0]

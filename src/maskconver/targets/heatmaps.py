@@ -1,4 +1,4 @@
-"""Gaussian centre heatmaps (reference page §4, *Gaussian*), for a whole batch at once on the batch's device."""
+"""Gaussian centre heatmaps (reference page §4, *Gaussian*), a whole batch at once on its device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ CHUNK_CELLS = 1 << 24  # heatmap cells held at a time: 64 MB of float32
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_iou: float = 0.7) -> Tensor:
-    """The radius within which a shifted box still overlaps by `min_iou`; roots not divided by 2a, as in CenterNet's code.
+    """The radius within which a shifted box still overlaps by `min_iou`.
+
+    The roots are not divided by 2a, as in CenterNet's code.
 
     Args:
         height, width: box sides in heatmap cells, any shape, float.
@@ -47,7 +49,9 @@ def center_heatmaps(
     stride: int,
     min_iou: float = 0.7,
 ) -> Tensor:
-    """Heatmap targets: per class the largest of its centres' Gaussians, exactly 1 at a centre's cell, never cut off.
+    """Heatmap targets: per class the largest of its centres' Gaussians, exactly 1 at a centre's cell.
+
+    The Gaussians are not cut off at the radius.
 
     Args:
         boxes: (n, 4) float `(ymin, xmin, ymax, xmax)` pixels, inclusive.

@@ -19,9 +19,9 @@ def stuff_islands(
 ) -> list[NDArray[np.bool_]]:
     """The k largest islands of a class mask, largest dilated size first.
 
-    The mask is dilated, its 4-connected components are ordered by dilated size (equal sizes in row-major order of their
-    first pixel), the first k are cut back to the mask, and what is left with fewer than `min_area` pixels is dropped
-    without replacement.
+    The mask is dilated, its 4-connected components are ordered by dilated size (equal sizes in row-major
+    order of their first pixel), the first k are cut back to the mask, and what is left with fewer than
+    `min_area` pixels is dropped without replacement.
 
     Args:
         mask: H×W bool.

@@ -19,6 +19,7 @@ from ..checkpoint import save
 from ..segmentation import Segmentation
 
 import lightning.pytorch as pl  # isort: skip
+from lightning.pytorch.loggers import TensorBoardLogger  # isort: skip
 
 
 class EMA(pl.Callback):
@@ -74,7 +75,9 @@ class EMA(pl.Callback):
 
 
 class ModelFiles(pl.Callback):
-    """Writes `last.safetensors` and, when things (or all) PQ rises, `best.safetensors`, after each validation."""
+    """Writes `last.safetensors` and, when things (or all) PQ rises, `best.safetensors`, after each
+    validation.
+    """
 
     def __init__(self, folder: Path, recipe: str) -> None:
         self.folder, self.recipe, self.best = folder, recipe, -math.inf
@@ -173,14 +176,22 @@ class Throughput(pl.Callback):
 
 
 class Pictures(pl.Callback):
-    """Draws the first predictions of each validation beside their ground truth, to `pictures/` and TensorBoard."""
+    """Draws the first predictions of each validation beside their ground truth, to `pictures/` and
+    TensorBoard.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder / "pictures", count
         self._rows: list[np.ndarray] = []
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
     ) -> None:
         if batch_idx >= self.count or trainer.sanity_checking or not isinstance(outputs, Segmentation):
             return
@@ -203,6 +214,9 @@ class Pictures(pl.Callback):
         self._rows = []
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(self.folder / f"step_{trainer.global_step:07d}.jpg", quality=88)
-        for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("prediction | truth", sheet, trainer.global_step, dataformats="HWC")
+        loggers: list[Any] = trainer.loggers
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    "prediction | truth", sheet, trainer.global_step, dataformats="HWC"
+                )

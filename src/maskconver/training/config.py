@@ -20,7 +20,7 @@ def _optional(config: type, name: str, first: list[tuple[str, Any, Any]]) -> typ
     for f in dataclasses.fields(config):
         kind = hints[f.name]
         if dataclasses.is_dataclass(kind):
-            nested = _optional(kind, f"{kind.__name__}Override", [])  # type: ignore[arg-type]
+            nested = _optional(kind, f"{kind.__name__}Override", [])  # type: ignore[arg-type, union-attr]
             fields.append((f.name, nested, field(default_factory=nested)))
         else:
             fields.append((f.name, kind | None, None))
@@ -30,7 +30,9 @@ def _optional(config: type, name: str, first: list[tuple[str, Any, Any]]) -> typ
 
 
 ModelOverride = _optional(MaskConverConfig, "ModelOverride", [("name", str, "maskconver_mobile_256")])
-ModelOverride.__doc__ = "A registered model's name, and any field of its config that shall differ from the registered one."
+ModelOverride.__doc__ = (
+    "A registered model's name, and any field of its config that shall differ from the registered one."
+)
 
 
 def overrides(model: Any) -> dict[str, Any]:
@@ -56,14 +58,15 @@ class TrainConfig:
         steps: optimiser steps.
         accumulate: batches a step.
         precision: `fp32`, `bf16` or `fp16` (mixed).
-        ema: decay of the averaged weights that are evaluated and kept, warmed up as min(ema, (1+t)/(10+t)); 0 for none.
+        ema: decay of the averaged weights that are evaluated and kept, warmed up as min(ema, (1+t)/(10+t)); 0
+            for none.
         seed: of everything random.
         val_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
         pictures: predictions drawn beside ground truth at each validation.
         init_from: model file or bundled name to start from.
-        init_modules: only these modules of it, e.g. `[backbone, decoder]`.
+        init_modules: only these modules of it, separated by commas: `backbone,decoder`.
         resume: `auto` goes on from the run's last checkpoint if there is one; or a checkpoint's path.
         overfit: train and evaluate on the first N training images, unvaried.
         channels_last: memory layout of images and weights; faster on CPUs and tensor cores.
@@ -88,7 +91,7 @@ class TrainConfig:
     log_every: int = 20
     pictures: int = 4
     init_from: str | None = None
-    init_modules: list[str] | None = None
+    init_modules: str | None = None
     resume: str | None = None
     overfit: int | None = None
     channels_last: bool = True

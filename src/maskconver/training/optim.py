@@ -42,12 +42,14 @@ def scaled_lr(config: OptimConfig, batch: int) -> float:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: convolution kernels except depthwise, dense kernels and embedding tables decay; all else does not."""
+    """Two groups: convolution (not depthwise) and dense kernels and embedding tables decay, all else not."""
     decay: list[nn.Parameter] = []
     for module in model.modules():
-        depthwise = isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
+        depthwise = (
+            isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
+        )
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and not depthwise:
-            decay.append(module.weight)
+            decay.append(module.weight)  # type: ignore[arg-type]
     chosen = {id(p) for p in decay}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -12,7 +12,8 @@ class ScheduleConfig:
     """How the learning rate runs.
 
     Attributes:
-        kind: `cosine` to 0, `poly` to `end` with `power`, or `step`: times `gamma` at each of `milestones`; `constant`.
+        kind: `cosine` to 0, `poly` to `end` with `power`, or `step`: times `gamma` at each of `milestones`;
+            `constant`.
         warmup: steps of linear warm-up from 0.
         end: last learning rate of `poly`.
         power: exponent of `poly`.
@@ -31,7 +32,8 @@ class ScheduleConfig:
 def learning_rate(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
     """The learning rate at a step.
 
-    The warm-up rises to the decay's value at its own end, and the decay runs unshifted from step 0, as in the reference.
+    The warm-up rises to the decay's value at its own end, and the decay runs unshifted from step 0, as in the
+    reference.
 
     Args:
         step: 0…steps.

@@ -64,13 +64,15 @@ class SegmentationTask(pl.LightningModule):
             self._refuse(terms, batch)
         self.log_dict({f"train/{k}": v for k, v in terms.items()}, prog_bar=True, batch_size=len(batch))
         self.log("train/total", total, batch_size=len(batch))
+        self.log("train/dropped", batch.dropped.float(), batch_size=len(batch))
         return total
 
     def _refuse(self, terms: dict[str, Tensor], batch: Batch) -> None:
         bad = ", ".join(f"{k} = {v.item()}" for k, v in terms.items() if not math.isfinite(v.item()))
         raise NonFiniteLoss(
             f"step {self.global_step}: the loss is not finite ({bad}) on images {list(batch.image_ids)}; "
-            f"last good checkpoint: {self.last_checkpoint}. A lower --optim.lr or --optim.clip_norm 1 often helps"
+            f"last good checkpoint: {self.last_checkpoint}. A lower "
+            "--optim.lr or --optim.clip_norm 1 often helps"
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -88,13 +90,17 @@ class SegmentationTask(pl.LightningModule):
         assert self.model.categories is not None
         segmentation = merge(proposals, self.model.merge, self.model.categories)[0]
         sample = item.sample
-        self.pq.update(segmentation.ids, segmentation.segments, sample.ids, sample.segments, image=sample.image_id)
+        self.pq.update(
+            segmentation.ids, segmentation.segments, sample.ids, sample.segments, image=sample.image_id
+        )
         return segmentation
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size > 1:
             state = torch.from_numpy(self.pq.state).to(self.device)
-            total = self.all_gather(state).sum(0).cpu().numpy()
+            gathered = self.all_gather(state)
+            assert isinstance(gathered, Tensor)
+            total = gathered.sum(0).cpu().numpy()
             self.pq.reset()
             self.pq.merge_state(total)
         result = self.pq.compute()
@@ -102,4 +108,3 @@ class SegmentationTask(pl.LightningModule):
             self.log(f"val/{name}", group.pq, prog_bar=True)
         for name in ("sq", "rq"):
             self.log(f"val/{name}_things", getattr(result.things, name))
-

@@ -32,7 +32,9 @@ class ColorConfig:
     noise: float = 0.0
 
 
-def jitter_color(image: NDArray[np.float32], config: ColorConfig, rng: np.random.Generator) -> NDArray[np.float32]:
+def jitter_color(
+    image: NDArray[np.float32], config: ColorConfig, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """An H×W×3 float32 image in 0…1, changed and still in 0…1."""
     from torchvision.transforms.v2 import functional as F
 

@@ -27,7 +27,9 @@ class CropGeometry:
     @property
     def covered(self) -> tuple[int, int]:
         """(height, width) of the canvas that holds image."""
-        return min(self.crop[0], self.scaled[0] - self.offset[0]), min(self.crop[1], self.scaled[1] - self.offset[1])
+        return min(self.crop[0], self.scaled[0] - self.offset[0]), min(
+            self.crop[1], self.scaled[1] - self.offset[1]
+        )
 
 
 def resize_crop_geometry(
@@ -75,7 +77,7 @@ def crop_image(image: NDArray, geometry: CropGeometry) -> NDArray[np.float32]:
 
 
 def crop_map(ids: NDArray[np.int32], geometry: CropGeometry) -> NDArray[np.int32]:
-    """The covered part of the crop of an id map, nearest (half-pixel centres), at exactly the image's place."""
+    """The covered part of the crop of an id map, nearest (half-pixel centres), at the image's very place."""
     index = [
         (2 * np.arange(begin, begin + n) + 1) * ids.shape[axis] // (2 * geometry.scaled[axis])
         for axis, (begin, n) in enumerate(zip(geometry.offset, geometry.covered))

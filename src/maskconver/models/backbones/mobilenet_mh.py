@@ -11,7 +11,7 @@ from ..layers import Conv2d, ConvNorm, Padding, batch_norm, depthwise, kaiming_f
 
 
 class Block(NamedTuple):
-    """One row of the reference's table: kernel, stride, output channels, expansion, dilation, level it ends."""
+    """One row of the reference's table: kernel, stride, channels out, expansion, dilation, level it ends."""
 
     kernel: int
     stride: int
@@ -44,7 +44,7 @@ STEM_CHANNELS, LAST_CHANNELS = 32, 448
 
 
 class InvertedBottleneck(nn.Module):
-    """1×1 expand → depthwise → 1×1 project, each with batch norm, ReLU after the first two; identity where it fits."""
+    """1×1 expand → depthwise → 1×1 project, all with batch norm, two with ReLU; identity if it fits."""
 
     def __init__(self, inp: int, block: Block, padding: Padding, momentum: float) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ... import _torchvision  # noqa: F401  (before timm, which imports torchvision)
@@ -24,11 +26,11 @@ class TimmFeatures(nn.Module):
             name, pretrained=False, features_only=True, in_chans=in_channels, output_stride=output_stride
         )
         # With a dilated network several taps share a stride; the deepest is the level's feature.
-        self.levels = [int(stride).bit_length() - 1 for stride in self.net.feature_info.reduction()]
-        self.channels = dict(zip(self.levels, self.net.feature_info.channels()))
+        info: Any = self.net.feature_info
+        self.levels = [int(stride).bit_length() - 1 for stride in info.reduction()]
+        self.channels: dict[int, int] = dict(zip(self.levels, info.channels()))
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Images B×C×H×W float to {level: B×channels[level]×H/2^level×W/2^level}."""
         features: list[Tensor] = self.net(images)
         return dict(zip(self.levels, features))
-

@@ -10,7 +10,7 @@ from .aspp import ASPP
 
 
 class TopDown(nn.Module):
-    """Adds a projected finer feature to the upsampled coarser one, then mixes with a separable convolution."""
+    """Adds a projected finer feature to the upsampled coarser one and mixes with a separable convolution."""
 
     def __init__(self, low: int, filters: int, momentum: float) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ASPPFPN(nn.Module):
         top = max(channels)
         self.aspp = ASPP(channels[top], filters, momentum=momentum)
         self.levels = [level for level in sorted(channels, reverse=True) if finest <= level < top]
-        self.steps = nn.ModuleDict({str(l): TopDown(channels[l], filters, momentum) for l in self.levels})
+        self.steps = nn.ModuleDict({str(n): TopDown(channels[n], filters, momentum) for n in self.levels})
 
     def forward(self, features: dict[int, Tensor]) -> Tensor:
         """{level: B×C×h×w} to B×filters×h×w at the finest level."""

@@ -3,4 +3,4 @@
 from .config import MaskConverConfig
 from .model import Maps, MaskConver
 
-__all__ = ["MaskConver", "MaskConverConfig", "Maps"]
+__all__ = ["Maps", "MaskConver", "MaskConverConfig"]

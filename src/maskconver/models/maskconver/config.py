@@ -26,9 +26,9 @@ class MaskConverConfig:
         head_kernel: depthwise kernel of the heads (3 as in the paper's counts, 7 in the published files).
         head_depths: separable convolutions of the class, embedding and mask head.
         embedding_dim: channels of embeddings and mask features.
-        position: masks also get a quadratic form in the offset from their centre, predicted with the embedding, so
-            that equal-looking objects side by side are told apart by place (ours, off in published models; the idea of
-            semi-convolutional embeddings, Novotny et al., ECCV 2018).
+        position: masks also get a quadratic form in the offset from their centre, predicted with the
+            embedding, so that equal-looking objects side by side are told apart by place (ours, off in
+            published models; the idea of semi-convolutional embeddings, Novotny et al., ECCV 2018).
         proposals: how many peaks become proposals; may be changed at inference.
         peak_kernel: window in cells in which a peak is the largest.
         input: how an image is brought to the network.

@@ -52,13 +52,14 @@ class Head(nn.Module):
         self.lowlevel = ConvNorm(low_level, low_level_filters, momentum=momentum) if low_level else None
         first = in_channels + low_level_filters if low_level and fusion == "concat" else in_channels
         inputs = [first] + [filters] * (depth - 1)
-        self.dw = nn.ModuleList(depthwise(c, kernel) for c in inputs)
-        self.pw = nn.ModuleList(Conv2d(c, filters, 1) for c in inputs)
+        depthwise_convs = [depthwise(c, kernel) for c in inputs]
+        pointwise_convs = [Conv2d(c, filters, 1) for c in inputs]
+        self.dw, self.pw = nn.ModuleList(depthwise_convs), nn.ModuleList(pointwise_convs)
         self.norm = LayerNorms(inputs, [filters] * depth, momentum)
         self.out = Conv2d(filters if depth else first, out_channels, 1, bias=True)
-        for conv in self.dw:
+        for conv in depthwise_convs:
             nn.init.xavier_uniform_(conv.weight)
-        for conv in [*self.pw, *([self.lowlevel.conv] if self.lowlevel else [])]:
+        for conv in [*pointwise_convs, *([self.lowlevel.conv] if self.lowlevel else [])]:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.trunc_normal_(self.out.weight, std=0.01, a=-0.02, b=0.02)
         assert self.out.bias is not None

@@ -14,6 +14,7 @@ from ...proposals import Proposals
 from ..backbones import create_backbone
 from ..decoders.aspp import ASPP
 from ..decoders.aspp_fpn import ASPPFPN
+from ..layers import full_precision
 from .config import MaskConverConfig
 from .heads import MLP, Head
 from .peaks import top_peaks
@@ -53,10 +54,13 @@ class MaskConver(nn.Module):
     ) -> None:
         super().__init__()
         if categories is not None and len(categories) != num_classes:
-            raise ConfigError(f"{num_classes} classes but {len(categories)} categories; give one or the other")
+            raise ConfigError(
+                f"{num_classes} classes but {len(categories)} categories; give one or the other"
+            )
         if config.decoder == "aspp" and config.fusion == "sum" and config.low_level_filters != config.filters:
             raise ConfigError(
-                f"fusion=sum adds {config.low_level_filters} low-level filters to {config.filters}; make them equal or use concat"
+                f"fusion=sum adds {config.low_level_filters} low-level filters to {config.filters}; "
+                "make them equal or use concat"
             )
         self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
         momentum = config.bn_momentum
@@ -65,7 +69,10 @@ class MaskConver(nn.Module):
         fuse = config.decoder == "aspp"
         if config.decoder == "aspp":
             self.decoder: nn.Module = ASPP(
-                channels[max(channels)], config.filters, pool_window=config.aspp_pool_window, momentum=momentum
+                channels[max(channels)],
+                config.filters,
+                pool_window=config.aspp_pool_window,
+                momentum=momentum,
             )
         else:
             self.decoder = ASPPFPN(channels, config.filters, config.level, momentum)
@@ -117,7 +124,9 @@ class MaskConver(nn.Module):
             decoded, low = self.decoder(features[max(features)]), features[self.config.level]
         else:
             decoded, low = self.decoder(features), None
-        return Maps(self.class_head(decoded, low), self.embedding_head(decoded, low), self.mask_head(decoded, low))
+        return Maps(
+            self.class_head(decoded, low), self.embedding_head(decoded, low), self.mask_head(decoded, low)
+        )
 
     def mask_embeddings(self, embedding_map: Tensor, batch: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
         """Mask embeddings of n centres anywhere in the batch: MLP(centre embedding × class embedding).
@@ -136,7 +145,7 @@ class MaskConver(nn.Module):
         return _at_center(embeddings, cells) if self.config.position else embeddings
 
     def mask_basis(self, mask_features: Tensor) -> Tensor:
-        """B×D×h×w mask features, with `position` followed by the six monomials of (y, x): what embeddings multiply."""
+        """What embeddings multiply: B×D×h×w mask features, with `position` also six monomials of (y, x)."""
         return _with_monomials(mask_features) if self.config.position else mask_features
 
     @torch.no_grad()
@@ -151,15 +160,22 @@ class MaskConver(nn.Module):
         peaks = top_peaks(maps.heatmap_logits, proposals or self.config.proposals, self.config.peak_kernel)
         b, k = peaks.labels.shape
         batch = torch.arange(b, device=images.device).repeat_interleave(k)
-        embeddings = self.mask_embeddings(maps.embedding_map, batch, peaks.cells.flatten(0, 1), peaks.labels.flatten())
-        basis = self.mask_basis(maps.mask_features)
-        mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.view(b, k, -1), basis)
+        # As in training: half precision would lose the small difference of large terms of the quadratic form.
+        with full_precision(images.device.type):
+            embeddings = self.mask_embeddings(
+                maps.embedding_map.float(), batch, peaks.cells.flatten(0, 1), peaks.labels.flatten()
+            )
+            basis = self.mask_basis(maps.mask_features.float())
+            mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.view(b, k, -1), basis)
         return Proposals(peaks.scores, peaks.labels, mask_logits)
 
 
 def _at_center(embeddings: Tensor, cells: Tensor) -> Tensor:
     """Moves the quadratic form in the last six columns from offsets (dy, dx) to absolute coordinates."""
-    e, (c, px, py, pxx, pxy, pyy) = embeddings[:, :-POSITION_TERMS].float(), embeddings[:, -POSITION_TERMS:].float().unbind(1)
+    e, (c, px, py, pxx, pxy, pyy) = (
+        embeddings[:, :-POSITION_TERMS].float(),
+        embeddings[:, -POSITION_TERMS:].float().unbind(1),
+    )
     y, x = (cells.float() / POSITION_UNIT).unbind(1)
     # p(X - x, Y - y) written out in the monomials 1, X, Y, X², XY, Y²
     moved = torch.stack(

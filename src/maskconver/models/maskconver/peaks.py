@@ -43,12 +43,14 @@ def top_peaks(heatmap_logits: Tensor, k: int, kernel: int = 3) -> Peaks:
         k: number of peaks; at most C·H·W of them are returned.
         kernel: window of a peak in cells.
     """
-    b, c, h, w = heatmap_logits.shape
+    b, c, _, w = heatmap_logits.shape
     flat = peak_scores(heatmap_logits, kernel).permute(0, 2, 3, 1).reshape(b, -1)
     n = flat.shape[1]
-    # topk promises nothing about ties. Scores are ≥ 0, so their bits order as they do; with the position below the
-    # bits every key is different and a tie goes to the lower position.
+    # topk promises nothing about ties. Scores are ≥ 0, so their bits order as they do; with the position
+    # below the bits every key is different and a tie goes to the lower position.
     keys = (flat.view(torch.int32).long() << 32) | torch.arange(n - 1, -1, -1, device=flat.device)
     index = (n - 1) - (keys.topk(min(k, n), dim=1).values & 0xFFFFFFFF)
-    cells = torch.stack([index.div(c * w, rounding_mode="floor"), index.div(c, rounding_mode="floor") % w], -1)
+    cells = torch.stack(
+        [index.div(c * w, rounding_mode="floor"), index.div(c, rounding_mode="floor") % w], -1
+    )
     return Peaks(flat.gather(1, index), index % c, cells)
