@@ -14,3 +14,5 @@ from .proposals import Proposals as Proposals
 from .segmentation import Segment as Segment
 from .segmentation import Segmentation as Segmentation
 
+
+__version__: str

@@ -6,11 +6,14 @@ Exit codes: 0 done, 1 done but some inputs failed (or defects were found), 2 ref
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
+from typing import Any
 
 from ..errors import MaskconverError
 
-# command: (module in this package, one line for --help). A module has `configure(parser)` and `run(args) -> int`.
+# command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
+# it takes short forms, `prepare(argv) -> argv`; its docstring is the description.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train or fine-tune a model on your own images"),
     "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
@@ -67,12 +70,17 @@ def main(argv: list[str] | None = None) -> int:
     name, rest = found
     module_name, text = COMMANDS[name]
     try:
-        from jsonargparse import ArgumentParser
+        from argparse import RawDescriptionHelpFormatter
+
+        from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+        class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+            """Keeps the line breaks of the description."""
 
         module = import_module(f".{module_name}", __package__)
-        # One rule for options on every command: dashes between words, `--print_config` only where there is a recipe.
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
         parser = ArgumentParser(
-            prog=f"maskconver {name}", description=module.__doc__ or text, exit_on_error=True
+            prog=f"maskconver {name}", description=module.__doc__ or text, formatter_class=Help
         )
         module.configure(parser)
         rest = module.prepare(rest) if hasattr(module, "prepare") else rest
@@ -98,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-_EXTRA_OF = {m: "train" for m in ("torch", "torchvision", "timm", "lightning", "scipy", "tensorboard")} | {
+_EXTRA_OF = dict.fromkeys(("torch", "torchvision", "timm", "lightning", "scipy", "tensorboard"), "train") | {
     "hotcoco": "ap"
 }
 
@@ -106,7 +114,16 @@ _EXTRA_OF = {m: "train" for m in ("torch", "torchvision", "timm", "lightning", "
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    text = str(error)
+    if "Original Traceback" in text:  # raised in a loader's worker: the last line is what was said there
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Our own warnings in one line on stderr; those of libraries only with `-W` or --debug."""
+    if category.__module__.startswith("maskconver"):
+        print(f"maskconver: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Example: maskconver train --config nuclei --data.data DIR --out runs/nuclei --resume auto
 
---config takes a YAML recipe or the name of a shipped one; every field of it can be overridden on the command line,
-and --print_config shows the result. `--data DIR` is short for `--data.data DIR`.
+--config takes a YAML recipe or the name of a shipped one; every field of it can be overridden on the command
+line, and --print_config shows the result. `--data DIR` is short for `--data.data DIR`. A run stops cleanly on
+Ctrl-C and goes on with --resume auto.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ def configure(parser: Any) -> None:
 
     global PARSER
     PARSER = parser
+    parser.usage = (
+        "maskconver train --config RECIPE --data DIR [--out DIR] [--resume auto] [any field of the recipe]"
+    )
     parser.add_argument("--config", action="config", help="YAML recipe, or the name of a shipped one")
     parser.add_class_arguments(TrainConfig, nested_key=None)
 
@@ -27,14 +31,22 @@ def prepare(argv: list[str]) -> list[str]:
     """Short forms: `--data DIR`, and a shipped recipe by name."""
     from ..recipes import find_recipe
 
-    argv = ["--data.data" if a == "--data" else a for a in argv]
-    argv = [f"--data.data={a[7:]}" if a.startswith("--data=") else a for a in argv]
+    argv = [_option(word) for word in argv]
     for i, word in enumerate(argv):
         if word == "--config" and i + 1 < len(argv):
             argv[i + 1] = str(find_recipe(argv[i + 1]))
         elif word.startswith("--config="):
             argv[i] = f"--config={find_recipe(word[9:])}"
     return argv
+
+
+def _option(word: str) -> str:
+    """`--init-from` is `--init_from`, `--data` is `--data.data`; values stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    name = "--" + name[2:].replace("-", "_")
+    return ("--data.data" if name == "--data" else name) + equals + value
 
 
 def run(args: Any) -> int:

@@ -29,8 +29,8 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     """Runs a recipe to its end (or to a Ctrl-C) and returns the last validation's figures.
 
     Args:
-        config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`, `best.safetensors`,
-            `curve.jsonl`, `metrics.csv`, TensorBoard events and `pictures/`.
+        config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`,
+            `best.safetensors`, `curve.jsonl`, `metrics.csv`, TensorBoard events and `pictures/`.
         recipe: the resolved recipe as YAML, kept beside the run and inside its model files.
         say: takes lines for the console.
 
@@ -45,24 +45,36 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, verbose=False)
     step_images = config.data.batch_size * config.accumulate * config.devices
-    data = SegmentationData(config.data, _input(config), config.steps * step_images, config.seed, config.overfit)
+    data = SegmentationData(
+        config.data, _input(config), config.steps * step_images, config.seed, config.overfit
+    )
     model = create_model(config.model.name, categories=data.categories, **overrides(config.model))  # type: ignore[attr-defined]
     most = int(data.train.segment_counts.max())
     say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
     if most > model.config.proposals:
-        say(f"note: an image has {most} segments, but the model makes {model.config.proposals} proposals (--model.proposals)")
+        say(
+            f"note: an image has {most} segments, but the model makes {model.config.proposals} proposals "
+            "(--model.proposals)"
+        )
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     checkpoint = _resume(config, out)
     if config.init_from and not checkpoint:
-        report = init_from(model, config.init_from, tuple(config.init_modules) if config.init_modules else None)
+        report = init_from(
+            model, config.init_from, tuple(config.init_modules.split(",")) if config.init_modules else None
+        )
         say(f"init from {config.init_from}: {report}")
     say(
         f"learning rate {scaled_lr(config.optim, step_images):.3g} "
-        f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {step_images}/{config.optim.base_batch} images a step)"
+        f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {step_images}/{config.optim.base_batch} "
+        "images a step)"
     )
     checkpoints = Checkpoints(out, config.checkpoint_every)
-    callbacks: list[pl.Callback] = [Throughput(config.data.batch_size), Pictures(out, config.pictures), ModelFiles(out, recipe)]
+    callbacks: list[pl.Callback] = [
+        Throughput(config.data.batch_size),
+        Pictures(out, config.pictures),
+        ModelFiles(out, recipe),
+    ]
     if config.ema:
         callbacks.append(EMA(config.ema))
     task = SegmentationTask(model, config)

@@ -1,0 +1,173 @@
+"""PQ, mIoU and AP of a model on a data set with ground truth.
+
+Example: maskconver evaluate nuclei --data ../shared/data/dsb2018-nuclei --split val --by image_type
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from ..evaluation import Evaluation, Figures
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Adds the arguments of `maskconver evaluate`."""
+    add = parser.add_argument
+    add("model", type=str, help="a bundled name, a .safetensors file, or a run's folder")
+    add("--data", type=str | None, default=None, help="folder of the data set")
+    add("--split", type=str | None, default=None, help="train, val, …; needed where there are several")
+    add("--images", type=str | None, default=None, help="folder or zip of the pictures, instead of --data")
+    add("--panoptic-json", type=str | None, default=None, help="the panoptic JSON, instead of --data")
+    add("--panoptic-pngs", type=str | None, default=None, help="folder or zip of its PNGs")
+    add("--by", type=str | None, default=None, help="also by each value of this key of images[]")
+    add("--per-class", action="store_true", help="also by class")
+    add("--ap", action="store_true", help='also COCO mask AP of things (extra "ap")')
+    add(
+        "--gallery",
+        type=str | None,
+        default=None,
+        help="draw the best and worst predictions into this folder",
+    )
+    add(
+        "--tune",
+        type=str | None,
+        default=None,
+        help="find the best thresholds and save the model with them here",
+    )
+    add("--score-threshold", type=float | None, default=None, help="instead of the model's own")
+    add("--overlap-threshold", type=float | None, default=None, help="instead of the model's own")
+    add(
+        "--min-area",
+        type=float | None,
+        default=None,
+        help="instead of the model's own (share of the longer side squared)",
+    )
+    add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
+    add("--device", type=str | None, default=None, help="cpu, cuda, mps; the best there is by default")
+    add("--json", action="store_true", help="print the figures as JSON (fractions)")
+
+
+def run(args: Namespace) -> int:
+    """Runs `maskconver evaluate`; 0 when every image was evaluated, 1 when some failed."""
+    from ..data.coco_panoptic import open_dataset
+    from ..evaluation import evaluate, tune, write_gallery
+    from ..predictor import Predictor
+
+    dataset = open_dataset(
+        args.data,
+        args.split,
+        images=args.images,
+        panoptic_json=args.panoptic_json,
+        panoptic_pngs=args.panoptic_pngs,
+    )
+    chosen = {
+        "object_threshold": args.score_threshold,
+        "overlap_threshold": args.overlap_threshold,
+        "min_area": args.min_area,
+    }
+    merge = {k: v for k, v in chosen.items() if v is not None}
+    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **merge)
+    if args.tune:
+        with progress_bar("thresholds", len(dataset)) as advance:
+            predictor.merge, grid = tune(predictor, dataset, on_image=advance)
+        _save_tuned(args.model, args.tune, predictor.merge)
+        if not args.json:
+            best = max(grid, key=lambda row: row[2])
+            print(f"best thresholds: score {best[0]}, overlap {best[1]}; saved {args.tune}")
+    start = time.perf_counter()
+    with progress_bar("", len(dataset)) as advance:
+        result = evaluate(predictor, dataset, by=args.by, mask_ap=args.ap, on_image=advance)
+    seconds = time.perf_counter() - start
+    if args.json:
+        print(json.dumps(_json(result, args.by, seconds), ensure_ascii=False))
+    else:
+        _print(result, args, seconds)
+    if args.gallery:
+        paths = write_gallery(Path(args.gallery), predictor, dataset, result.quality)
+        print(f"{len(paths)} pictures: {args.gallery}", file=sys.stderr)
+    for path, reason in result.failures:
+        print(f"failed: {path}: {reason}", file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+def _save_tuned(model: str, path: str, merge: Any) -> None:
+    from ..checkpoint import find, load, read_metadata, save
+
+    loaded = load(model)
+    loaded.config.merge = merge
+    save(loaded, path, extra=read_metadata(find(model))["extra"])
+
+
+def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
+    answer = result.total.to_json()
+    if by:
+        answer["groups"] = {name: figures.to_json() for name, figures in sorted(result.groups.items())}
+    answer["images_per_second"] = round(result.total.images / seconds, 3)
+    answer["failed"] = [{"file": path, "reason": reason} for path, reason in result.failures]
+    return answer
+
+
+def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("", "images", "PQ", "SQ", "RQ", "classes", "mIoU", "AP@0.5", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, figures in [("", result.total), *sorted(result.groups.items())]:
+        _rows(table, name, figures)
+    console.print(table)
+    if args.ap:
+        assert result.total.mask_ap is not None
+        values = result.total.mask_ap.compute().to_json()
+        console.print("mask AP of things: " + ", ".join(f"{k} {_percent(v)}" for k, v in values.items()))
+    if args.per_class:
+        console.print(_classes(result.total))
+    console.print(f"{result.total.images / seconds:.2f} images/s (reading, network, merge and metrics)")
+
+
+def _rows(table: Any, name: str, figures: Figures) -> None:
+    quality, json_figures = figures.pq.compute(), figures.to_json()
+    for kind, group in (("all", quality.all), ("things", quality.things), ("stuff", quality.stuff)):
+        if not group.n:
+            continue
+        extra = ["", ""]
+        if kind == "all":
+            extra = [_percent(json_figures["mIoU"]["miou"]), ""]
+        elif kind == "things":
+            extra = ["", _percent(json_figures["AP50_pooled"]["ap"])]
+        label = f"{name} {kind}".strip()
+        values = [_percent(v) for v in (group.pq, group.sq, group.rq)]
+        table.add_row(label, str(figures.images), *values, str(group.n), *extra)
+
+
+def _classes(figures: Figures) -> Any:
+    from rich.table import Table
+
+    table = Table("class", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    iou = figures.miou.compute().per_class
+    for category_id, q in figures.pq.compute().per_class.items():
+        if q.tp + q.fp + q.fn:
+            name = figures.categories[figures.categories.label(category_id)].name
+            counts = [str(q.tp), str(q.fp), str(q.fn)]
+            table.add_row(
+                name, *(_percent(v) for v in (q.pq, q.sq, q.rq)), *counts, _percent(iou[category_id])
+            )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"
