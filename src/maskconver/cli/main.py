@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         module.configure(parser)
         rest = module.prepare(rest) if hasattr(module, "prepare") else rest
-        return int(module.run(parser.parse_args(rest)))
+        return int(module.run(parser.instantiate(parser.parse_args(rest))))
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a wrong argument
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2
     except KeyboardInterrupt:

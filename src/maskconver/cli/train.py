@@ -1,6 +1,6 @@
 """Train or fine-tune a model.
 
-Example: maskconver train --config nuclei --data.data DIR --out runs/nuclei --resume auto
+Example: maskconver train --config nuclei --data DIR --out runs/nuclei --resume auto
 
 --config takes a YAML recipe or the name of a shipped one; every field of it can be overridden on the command
 line, and --print_config shows the result. `--data DIR` is short for `--data.data DIR`. A run stops cleanly on
@@ -9,21 +9,21 @@ Ctrl-C and goes on with --resume auto.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
-
-PARSER: Any = None
 
 
 def configure(parser: Any) -> None:
     """The fields of the recipe, each an option."""
     from ..training.config import TrainConfig
 
-    global PARSER
-    PARSER = parser
     parser.usage = (
         "maskconver train --config RECIPE --data DIR [--out DIR] [--resume auto] [any field of the recipe]"
     )
     parser.add_argument("--config", action="config", help="YAML recipe, or the name of a shipped one")
+    parser.add_argument(
+        "--resolve", action="store_true", help="same as --print_config: print the resolved recipe and stop"
+    )
     parser.add_class_arguments(TrainConfig, nested_key=None)
 
 
@@ -32,6 +32,7 @@ def prepare(argv: list[str]) -> list[str]:
     from ..recipes import find_recipe
 
     argv = [_option(word) for word in argv]
+    argv = ["--resolve" if word == "--print_config" else word for word in argv]
     for i, word in enumerate(argv):
         if word == "--config" and i + 1 < len(argv):
             argv[i + 1] = str(find_recipe(argv[i + 1]))
@@ -51,13 +52,17 @@ def _option(word: str) -> str:
 
 def run(args: Any) -> int:
     """Trains, prints the last figures."""
-    from ..training.config import TrainConfig
+    from ..training.config import TrainConfig, recipe_yaml
+
+    fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    config = TrainConfig(**{k: v for k, v in vars(args).items() if k in fields})
+    recipe = recipe_yaml(config)
+    if args.resolve:
+        print(recipe, end="")
+        return 0
     from ..training.run import train
 
-    recipe = PARSER.dump(args, skip_none=True)
-    values = vars(PARSER.instantiate(args))
-    values.pop("config", None)
-    figures = train(TrainConfig(**values), recipe)
+    figures = train(config, recipe)
     for name, value in sorted(figures.items()):
         if name.startswith("val/"):
             print(f"{name[4:]:<12} {100 * value:6.2f}")

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from ..data.datamodule import DataConfig
 from ..losses.maskconver import LossConfig
+from ..models import model_config
 from ..models.maskconver import MaskConverConfig
 from .optim import OptimConfig
 from .schedules import ScheduleConfig
@@ -98,3 +99,27 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     threads: int | None = None
+
+
+def recipe_yaml(config: TrainConfig) -> str:
+    """The resolved recipe as YAML: every field with its value, those of the registered model included."""
+    import yaml
+
+    values = dataclasses.asdict(config)
+    registered = dataclasses.asdict(model_config(values["model"]["name"]))
+    _fill(values["model"], registered)
+    return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
+
+
+def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+    for key, default in defaults.items():
+        if isinstance(default, dict):
+            _fill(values[key], default)
+        elif values[key] is None:
+            values[key] = default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
