@@ -1,0 +1,85 @@
+"""Optimiser groups, learning-rate rule, averaged weights, and the stop on a loss that is not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from maskconver.data.datamodule import DataConfig, SegmentationData
+from maskconver.models import create_model
+from maskconver.training.callbacks import EMA
+from maskconver.training.config import TrainConfig
+from maskconver.training.optim import OptimConfig, parameter_groups, scaled_lr
+from maskconver.training.task import NonFiniteLoss, SegmentationTask
+
+
+def test_only_kernels_and_embedding_tables_decay() -> None:
+    model = create_model("maskconver_mobile_256", num_classes=201)
+    decay, rest = (group["params"] for group in parameter_groups(model, 0.1))
+    assert len(decay) == 56 - 1  # the reference's count, less the kernel of block 19, which is not built
+    assert len(decay) + len(rest) == len(list(model.parameters()))
+    assert all(p.ndim > 1 for p in decay)
+    depthwise = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert not {id(p) for p in depthwise} & {id(p) for p in decay}
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("linear", 0.04), ("sqrt", 0.02), ("none", 0.01)])
+def test_learning_rate_follows_the_batch_by_its_rule(rule: str, expected: float) -> None:
+    config = OptimConfig(lr=0.01, base_batch=8, lr_scaling=rule)  # type: ignore[arg-type]
+    assert scaled_lr(config, 32) == pytest.approx(expected)
+
+
+def test_ema_follows_the_warmed_up_decay_and_is_what_validation_sees() -> None:
+    module = SimpleNamespace(model=nn.Linear(1, 1, bias=False))
+    module.model.weight.data.fill_(0.0)
+    trainer = SimpleNamespace(global_step=0)
+    ema = EMA(0.9)
+    ema.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    expected = 0.0
+    for step in range(1, 200):
+        module.model.weight.data.fill_(float(step))
+        trainer.global_step = step
+        ema.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    ema.on_validation_start(trainer, module)  # type: ignore[arg-type]
+    assert module.model.weight.item() == pytest.approx(expected, rel=1e-5)
+    ema.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert module.model.weight.item() == 199
+
+
+def test_a_loss_that_is_not_finite_names_term_images_and_checkpoint(cells: Path) -> None:
+    config = TrainConfig(data=DataConfig(data=str(cells), batch_size=2, workers=0))
+    model = create_model("maskconver_mobile_256", num_classes=2, input={"size": (64, 64)})
+    data = SegmentationData(config.data, model.input, 4)
+    model.categories = data.categories
+    task = SegmentationTask(model, config)
+    task.last_checkpoint = "runs/x/last.ckpt (step 40)"
+    assert model.mask_head.out.bias is not None
+    model.mask_head.out.bias.data.fill_(float("nan"))
+    batch = next(iter(data.train_dataloader()))
+    with pytest.raises(NonFiniteLoss) as error:
+        task.training_step(batch, 0)
+    message = str(error.value)
+    assert "mask = nan" in message
+    assert "center" not in message
+    assert str(list(batch.image_ids)) in message
+    assert "runs/x/last.ckpt (step 40)" in message
+
+
+def test_gradients_reach_every_parameter(cells: Path) -> None:
+    config = TrainConfig(data=DataConfig(data=str(cells), batch_size=2, workers=0))
+    model = create_model("maskconver_mobile_256", num_classes=2, input={"size": (64, 64)})
+    data = SegmentationData(config.data, model.input, 4)
+    model.categories = data.categories
+    task = SegmentationTask(model, config)
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    task.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    task.training_step(next(iter(data.train_dataloader())), 0).backward()
+    missing = [k for k, p in model.named_parameters() if p.grad is None]
+    assert missing == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -1,0 +1,165 @@
+"""A run from the command line: what it writes, how it stops, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskconver import load
+from maskconver.checkpoint import read_metadata, read_tensors
+from maskconver.cli.main import main
+
+from .conftest import tiny
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    mine, other = read_tensors(a), read_tensors(b)
+    return mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine)
+
+
+@pytest.fixture(scope="module")
+def unbroken(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken")
+    assert main(tiny(cells, out)) == 0
+    return out
+
+
+def test_a_run_leaves_models_log_curve_pictures_and_the_recipe(unbroken: Path) -> None:
+    for name in ("last.ckpt", "last.safetensors", "best.safetensors", "recipe.yaml", "metrics.csv"):
+        assert (unbroken / name).stat().st_size > 0, name
+    assert list((unbroken / "pictures").glob("*.jpg"))
+    assert list(unbroken.glob("events.out.tfevents*"))
+    rows = [json.loads(line) for line in (unbroken / "curve.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [6]
+    assert 0 <= rows[0]["val/pq"] <= 1
+    header = (unbroken / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/center", "train/mask", "train/dice", "images/s"} <= set(header.split(",")) | {"images/s"}
+
+
+def test_the_model_file_carries_recipe_categories_and_figures(unbroken: Path) -> None:
+    extra = read_metadata(unbroken / "best.safetensors")["extra"]
+    assert extra["recipe"] == (unbroken / "recipe.yaml").read_text()
+    assert extra["step"] == 6
+    assert "val/pq" in extra["metrics"]
+    model = load(unbroken)
+    assert model.categories is not None
+    assert model.categories.names == ("nucleus", "background")
+
+
+def test_a_recipe_written_by_a_run_starts_the_same_run(cells: Path, unbroken: Path, tmp_path: Path) -> None:
+    assert main(["train", "--config", str(unbroken / "recipe.yaml"), "--out", str(tmp_path)]) == 0
+    assert same_weights(tmp_path / "last.safetensors", unbroken / "last.safetensors")
+
+
+def test_a_resumed_run_ends_with_the_same_weights(cells: Path, unbroken: Path, tmp_path: Path) -> None:
+    _stop_after(cells, tmp_path, 3)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert main(tiny(cells, tmp_path, "--resume=auto")) == 0
+    assert same_weights(tmp_path / "last.safetensors", unbroken / "last.safetensors")
+
+
+def _stop_after(cells: Path, out: Path, steps: int) -> None:
+    """Runs the unbroken run's recipe in this process and stops it as a signal would."""
+    import lightning.pytorch as pl
+
+    from maskconver.training import run as module
+
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+            if trainer.global_step == steps:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    original = module.Throughput
+    module.Throughput = lambda batch: Stop()  # type: ignore[assignment, misc]
+    try:
+        assert main(tiny(cells, out)) == 0
+    finally:
+        module.Throughput = original  # type: ignore[misc]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(cells: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "maskconver.cli"]
+    steps = ("--steps=60", "--val_every=60")
+    assert subprocess.run([*command, *tiny(cells, tmp_path / "whole", *steps)], check=False).returncode == 0
+    process = subprocess.Popen([*command, *tiny(cells, tmp_path / "broken", *steps)])
+    checkpoint = tmp_path / "broken" / "last.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert torch.load(checkpoint, weights_only=True)["global_step"] < 60
+    again = subprocess.run(
+        [*command, *tiny(cells, tmp_path / "broken", *steps, "--resume=auto")], check=False
+    )
+    assert again.returncode == 0
+    assert same_weights(tmp_path / "broken" / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+
+
+@pytest.mark.slow
+def test_two_pictures_are_learned_by_heart(cells: Path, tmp_path: Path) -> None:
+    more = (
+        "--steps=200",
+        "--val_every=200",
+        "--overfit=2",
+        "--loss.mask_loss_stride=2",
+        "--optim.lr=0.003",
+        "--ema=0.9",
+    )
+    assert main(tiny(cells, tmp_path, *more)) == 0
+    row = json.loads((tmp_path / "curve.jsonl").read_text().splitlines()[-1])
+    assert row["val/pq_things"] > 0.5
+
+
+def test_resuming_a_finished_run_says_so(
+    cells: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tiny(cells, unbroken, "--resume=auto")) == 2
+    assert "raise --steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "--data DIR"),
+        (["train", "--data=/no/such/folder"], "/no/such/folder"),
+        (["train", "--config=nothing"], "no recipe"),
+        (["train", "--data={cells}", "--model.name=maskconver_mobil_256"], "did you mean"),
+        (["train", "--data={cells}", "--resume=/no/such.ckpt"], "no such checkpoint"),
+        (["train", "--data={cells}", "--init-from=/no/such.safetensors"], "no model file"),
+        (["train", "--data={cells}", "--data.balance=nothing"], "balance"),
+        (["train", "--data={cells}", "--out=/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    cells: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [a.format(cells=cells) for a in arguments]
+    if not any(w.startswith("--out") for w in words):
+        words.append(f"--out={tmp_path}")
+    assert main([*words, "--device=cpu", "--data.workers=0"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_fine_tuning_takes_the_classes_that_have_the_same_name(
+    cells: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tiny(cells, tmp_path, f"--init-from={unbroken}", "--steps=1", "--val_every=1")) == 0
+    assert "2 of the classes in class_embedding.weight" in capsys.readouterr().out
+
+
+def test_print_config_shows_every_field_with_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config=nuclei", "--print-config", "--model.proposals=20"]) == 0
+    printed = capsys.readouterr().out
+    assert "proposals: 20" in printed
+    assert "backbone: mobilenet_mh" in printed
