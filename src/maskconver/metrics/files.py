@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from ..categories import Categories
 from ..data.file_source import FileSource
 from ..data.layout import find_layout
 from ..data.panoptic_files import PanopticFile, read_panoptic_json, read_panoptic_png
-from ..errors import DataError
+from ..errors import DataError, MaskconverError
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality, PanopticQualityResult
 
@@ -101,12 +103,13 @@ def panoptic_quality_files(
         {image.id: (image.height, image.width) for image in gt.images},
     )
     start = time.perf_counter()
-    advance = progress("evaluating", len(gt)) if progress else lambda: None
     total = _Part.empty(len(gt.categories))
-    for part in _parts(job, min(processes, -(-len(gt) // _CHUNK))):
-        total.add(part)
-        for _ in range(part.images):
-            advance()
+    with _parts(job, min(processes, -(-len(gt) // _CHUNK))) as parts:
+        advance = progress("evaluating", len(gt)) if progress else lambda: None
+        for part in parts:
+            total.add(part)
+            for _ in range(part.images):
+                advance()
     metric = PanopticQuality(gt.categories, details=details)
     metric.merge_state(total.state)
     if metric.details is not None:
@@ -152,7 +155,8 @@ class _Job:
                 )
                 metric.add(overlap)
             except DataError as error:
-                raise DataError(f"{self.pred_pngs.where(self.pred.png_names[j])}: {error}") from None
+                names = self.pred_pngs.where(self.pred.png_names[j]), self.gt_pngs.where(self.gt.png_names[i])
+                raise DataError(f"{names[0]} against {names[1]}: {error}") from None
             part.note(overlap, self.sizes.get(image_id, (0, 0)), gt_ids.shape)
         part.seconds, part.images = time.perf_counter() - start, len(images)
         part.state, part.details = metric.state, metric.details or []
@@ -209,11 +213,12 @@ def _read(source: FileSource, name: str) -> NDArray[np.int32]:
     return read_panoptic_png(source.read(name), source.where(name))
 
 
-def _parts(job: _Job, processes: int) -> Iterator[_Part]:
-    """The parts as they are done, in any order."""
+@contextmanager
+def _parts(job: _Job, processes: int) -> Iterator[Iterator[_Part]]:
+    """The parts as they are done, in any order; the processes are started before the block is entered."""
     chunks = [range(i, min(i + _CHUNK, len(job.gt))) for i in range(0, len(job.gt), _CHUNK)]
     if processes <= 1:
-        yield from (job.evaluate(chunk) for chunk in chunks)
+        yield (job.evaluate(chunk) for chunk in chunks)
         return
     # Forking costs least, but is safe only where nothing else runs in this process.
     alone = threading.active_count() == 1 and "torch" not in sys.modules and sys.platform == "linux"
@@ -221,8 +226,11 @@ def _parts(job: _Job, processes: int) -> Iterator[_Part]:
     with ProcessPoolExecutor(processes, context, _start, (job,)) as pool:
         futures = [pool.submit(_evaluate, chunk) for chunk in chunks]
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            yield (future.result() for future in as_completed(futures))
+        except BrokenProcessPool:
+            raise MaskconverError(
+                f"one of {processes} processes was killed, perhaps for lack of memory; use fewer"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

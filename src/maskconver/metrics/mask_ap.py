@@ -147,7 +147,7 @@ class MaskAveragePrecision:
         if not self._detections:
             return MaskAPResult(0.0, 0.0, 0.0, *self._no_detections())
         evaluation = COCOeval(gt, gt.load_res(self._detections), "segm")
-        evaluation.params.max_dets = [1, 10, self.max_detections]
+        evaluation.params.max_dets = [min(n, self.max_detections) for n in (1, 10, self.max_detections)]
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
