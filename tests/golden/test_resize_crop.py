@@ -62,7 +62,7 @@ def test_images(name: str, arrays: dict[str, NDArray]) -> None:
 
 
 def as_truncated(geometry: CropGeometry, arrays: dict[str, NDArray], name: str) -> CropGeometry:
-    """The reference cuts a float32 product to whole pixels: its maps may be a pixel shorter than its images."""
+    """The reference cuts a float32 product to whole pixels: its maps may be a pixel short of its images."""
     size, _, scale, _ = arrays[f"{name}_info"]
     height, width = (int(n) for n in (size * scale).astype(np.float32))
     return dataclasses.replace(geometry, scaled=(height, width))
