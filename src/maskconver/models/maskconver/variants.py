@@ -11,37 +11,37 @@ def _mobile(size: int, **changes: object) -> MaskConverConfig:
     return MaskConverConfig(input=InputConfig(size=(size, size)), **changes)  # type: ignore[arg-type]
 
 
-@register_model
+@register_model(published="COCO PQ 29.7")
 def maskconver_mobile_256() -> MaskConverConfig:
-    """MobileNet-MH, 256 px: 3.4 M parameters, 1.54 GMACs, published COCO PQ 29.7."""
+    """MobileNet-MH, things and stuff as centre points, 256 px."""
     return _mobile(256)
 
 
-@register_model
+@register_model(published="COCO PQ 33.8")
 def maskconver_mobile_384() -> MaskConverConfig:
-    """MobileNet-MH, 384 px: 3.4 GMACs, published COCO PQ 33.8."""
+    """MobileNet-MH, things and stuff as centre points, 384 px."""
     return _mobile(384)
 
 
-@register_model
+@register_model(published="COCO PQ 37.2")
 def maskconver_mobile_640() -> MaskConverConfig:
-    """MobileNet-MH, 640 px: 9.5 GMACs, published COCO PQ 37.2."""
+    """MobileNet-MH, things and stuff as centre points, 640 px."""
     return _mobile(640)
 
 
-@register_model
+@register_model()
 def maskconver_mnv3l_640() -> MaskConverConfig:
     """MobileNetV3-Large (timm) under the mobile decoder and heads, 640 px."""
     return _mobile(640, backbone="mobilenetv3_large_100")
 
 
-@register_model
+@register_model()
 def maskconver_mnv3s_640() -> MaskConverConfig:
     """MobileNetV3-Small (timm) under the mobile decoder and heads, 640 px."""
     return _mobile(640, backbone="mobilenetv3_small_100")
 
 
-@register_model
+@register_model()
 def maskconver_mobile_dense_512() -> MaskConverConfig:
     """MobileNet-MH with stride-4 heads, position-aware masks and 400 proposals: many small objects (ours)."""
     return MaskConverConfig(

@@ -1,0 +1,87 @@
+"""List the models with input size, parameters, multiply-accumulates and published figures.
+
+Example: maskconver models "maskconver_mobile*"
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Adds the arguments of `maskconver models`."""
+    parser.add_argument("pattern", nargs="?", type=str, default="*", help="shell pattern of names")
+    parser.add_argument("--num-classes", type=int, default=133, help="classes the counts are for")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: Namespace) -> int:
+    """Runs `maskconver models`."""
+    from ..checkpoint import WEIGHTS, read_metadata
+    from ..errors import ConfigError
+    from ..models import list_models
+
+    names = list_models(args.pattern)
+    bundled = [p for p in sorted(WEIGHTS.glob("*.safetensors")) if args.pattern in ("*", p.stem)]
+    if not names and not bundled:
+        raise ConfigError(f'no model matches "{args.pattern}"; known: {", ".join(list_models())}')
+    rows = [_row(name, args.num_classes) for name in names]
+    trained = [
+        {
+            "name": p.stem,
+            "model": (meta := read_metadata(p))["model"],
+            "metrics": meta["extra"].get("metrics", {}),
+        }
+        for p in bundled
+    ]
+    if args.json:
+        print(json.dumps({"models": rows, "bundled": trained}, ensure_ascii=False))
+    else:
+        _print(rows, trained)
+    return 0
+
+
+def _row(name: str, num_classes: int) -> dict[str, Any]:
+    from ..models import create_model
+    from ..models.cost import count_macs, count_parameters
+    from ..models.registry import model_description
+
+    model = create_model(name, num_classes=num_classes)
+    text, published = model_description(name)
+    return {
+        "name": name,
+        "input": list(model.input.size),
+        "parameters": count_parameters(model),
+        "macs": count_macs(model),
+        "macs_as_published": count_macs(model, as_published=True),
+        "proposals": model.config.proposals,
+        "published": published,
+        "description": text,
+    }
+
+
+def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("name", "input", "M parameters", "GMACs", "published", "", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            "×".join(str(n) for n in row["input"]),
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['macs'] / 1e9:.2f}",
+            row["published"] or "–",
+            row["description"],
+        )
+    if rows:
+        console.print(table)
+    for row in trained:
+        pq = row["metrics"].get("val/pq_things")
+        figure = "" if pq is None else f", PQ of things {100 * pq:.1f} on its validation split"
+        console.print(f"bundled with trained weights: {row['name']} ({row['model']}{figure})")
