@@ -1,0 +1,146 @@
+"""What the options of a MaskConver change, and that nothing else changes with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from maskconver.errors import ConfigError
+from maskconver.models import create_model
+from maskconver.models.layers import Conv2d
+from maskconver.models.maskconver import MaskConver
+from maskconver.models.maskconver.model import POSITION_TERMS, POSITION_UNIT
+from maskconver.models.maskconver.peaks import peak_scores, top_peaks
+
+
+def small(**changes: object) -> MaskConver:
+    torch.manual_seed(0)
+    fields = {"filters": 16, "low_level_filters": 16, "embedding_dim": 16, **changes}
+    return create_model("maskconver_mobile_256", num_classes=5, **fields).eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("k", [10, 50, 400, 1000])
+def test_the_number_of_proposals_is_settable_at_inference(image: Tensor, k: int) -> None:
+    model = small()
+    proposals = model.predict(image, k)
+    assert proposals.mask_logits.shape == (1, k, 32, 32)
+    many = model.predict(image, 1000)
+    torch.testing.assert_close(proposals.scores, many.scores[:, :k], rtol=0, atol=0)
+    torch.testing.assert_close(proposals.labels, many.labels[:, :k], rtol=0, atol=0)
+
+
+def test_more_proposals_than_cells_and_classes_are_all_there_is() -> None:
+    assert small().predict(torch.randn(1, 3, 16, 16), 1000).scores.shape == (1, 5 * 2 * 2)
+
+
+def test_seven_by_seven_heads_change_the_six_depthwise_kernels_of_the_heads_only() -> None:
+    shapes = [{k: v.shape for k, v in small(head_kernel=kernel).state_dict().items()} for kernel in (3, 7)]
+    changed = {k for k in shapes[0] if shapes[0][k] != shapes[1][k]}
+    heads = ("class_head", "embedding_head", "mask_head")
+    assert changed == {f"{head}.dw.{i}.weight" for head in heads for i in (0, 1)}
+    assert all(shapes[1][k][-2:] == (7, 7) for k in changed)
+
+
+def test_concatenation_widens_only_what_follows_the_fusion(image: Tensor) -> None:
+    summed, joined = small(), small(fusion="concat", low_level_filters=8)
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (summed, joined)]
+    changed = {k.split(".", 1)[1] for k in shapes[0] if shapes[0][k] != shapes[1][k]}
+    assert changed >= {"lowlevel.conv.weight", "dw.0.weight", "pw.0.weight"}
+    assert all(k.startswith(("lowlevel.", "dw.0.", "pw.0.", "norm.dw.0.")) for k in changed)
+    assert joined.class_head.dw[0].weight.shape[0] == 16 + 8
+    assert joined(image).mask_features.shape == summed(image).mask_features.shape
+
+
+def test_a_sum_of_unequal_widths_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fusion=sum adds 8 low-level filters to 16"):
+        small(low_level_filters=8)
+
+
+def test_padding_changes_what_the_strided_convolutions_see_and_no_weight(image: Tensor) -> None:
+    same, symmetric = small(), small(padding="symmetric")
+    symmetric.load_state_dict(same.state_dict())
+    with torch.no_grad():
+        a, b = same(image).mask_features, symmetric(image).mask_features
+    assert a.shape == b.shape
+    assert (a - b).abs().max() > 0.1 * a.abs().max()
+    # Of even sizes `same` pads right and below only, `symmetric` all around: a pixel apart they agree.
+    conv, other = Conv2d(3, 4, 3, 2), Conv2d(3, 4, 3, 2, padding="symmetric")
+    other.load_state_dict(conv.state_dict())
+    shifted = torch.roll(image, (-1, -1), (2, 3))
+    torch.testing.assert_close(conv(image)[..., 1:-1, 1:-1], other(shifted)[..., 1:-1, 1:-1])
+
+
+@given(
+    n=st.integers(1, 40), kernel=st.sampled_from([1, 3, 5]), stride=st.sampled_from([1, 2]),
+    dilation=st.sampled_from([1, 2]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_both_paddings_keep_one_position_a_stride(n: int, kernel: int, stride: int, dilation: int) -> None:
+    for padding in ("same", "symmetric"):
+        conv = Conv2d(1, 1, kernel, stride, dilation, padding=padding)  # type: ignore[arg-type]
+        assert conv(torch.zeros(1, 1, n, n + 3)).shape[-2:] == (-(-n // stride), -(-(n + 3) // stride))
+
+
+def quadratic_form(terms: Tensor, cell: tuple[int, int], h: int, w: int) -> Tensor:
+    """c + px·dx + py·dy + pxx·dx² + pxy·dx·dy + pyy·dy² of the offsets from a cell, h×w."""
+    dy = (torch.arange(h)[:, None] - cell[0]) / POSITION_UNIT
+    dx = (torch.arange(w)[None, :] - cell[1]) / POSITION_UNIT
+    c, px, py, pxx, pxy, pyy = terms
+    return c + px * dx + py * dy + pxx * dx**2 + pxy * dx * dy + pyy * dy**2
+
+
+def test_position_aware_masks_add_a_quadratic_form_around_the_centre() -> None:
+    model = small(position=True)
+    maps = model(torch.randn(2, 3, 128, 96))
+    batch = torch.tensor([0, 0, 1])
+    cells, labels = torch.tensor([[0, 0], [15, 11], [7, 3]]), torch.tensor([0, 3, 4])
+    embeddings = model.mask_embeddings(maps.embedding_map, batch, cells, labels)
+    basis = model.mask_basis(maps.mask_features)
+    raw = model.mlp(maps.embedding_map[batch, :, cells[:, 0], cells[:, 1]] * model.class_embedding(labels))
+    for i, image in enumerate(batch):
+        looks = torch.einsum("d,dhw->hw", raw[i, :-POSITION_TERMS], maps.mask_features[image])
+        place = quadratic_form(raw[i, -POSITION_TERMS:], tuple(cells[i].tolist()), 16, 12)
+        mask = torch.einsum("d,dhw->hw", embeddings[i], basis[image])
+        torch.testing.assert_close(mask, looks + place, atol=1e-5, rtol=1e-5)
+
+
+def test_position_aware_masks_tell_equal_looking_places_apart() -> None:
+    model = small(position=True)
+    flat = torch.zeros(1, 16, 8, 8)
+    cells = torch.tensor([[1, 1], [6, 6]])
+    embeddings = model.mask_embeddings(flat, torch.zeros(2, dtype=torch.long), cells, torch.tensor([2, 2]))
+    masks = torch.einsum("nd,dhw->nhw", embeddings, model.mask_basis(flat)[0])
+    assert not torch.allclose(masks[0], masks[1])
+    torch.testing.assert_close(masks[0, :3, :3], masks[1, 5:, 5:])  # the same form about its own centre
+
+
+def test_masks_are_made_in_full_precision_under_autocast(image: Tensor) -> None:
+    model = small(position=True)
+    plain = model.predict(image, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.predict(image, 5)
+    assert mixed.mask_logits.dtype == mixed.scores.dtype == torch.float32
+    assert plain.mask_logits.shape == mixed.mask_logits.shape
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_peaks_come_by_score_and_then_by_place_and_class(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-3, 4, (2, 3, 5, 4), generator=generator).float()  # many ties
+    peaks = top_peaks(logits, 30)
+    for b in range(2):
+        flat = peak_scores(logits)[b].permute(1, 2, 0).flatten()
+        order = sorted(range(len(flat)), key=lambda i: (-flat[i].item(), i))[:30]
+        expected = [(i // 12, i // 3 % 4, i % 3) for i in order]
+        found = [(int(y), int(x), int(c)) for (y, x), c in zip(peaks.cells[b], peaks.labels[b])]
+        assert found == expected
+        torch.testing.assert_close(peaks.scores[b], flat[order], rtol=0, atol=0)

@@ -1,0 +1,104 @@
+"""Every registered model, and how models are made by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskconver.categories import Categories
+from maskconver.checkpoint import load, save
+from maskconver.errors import ConfigError
+from maskconver.losses.maskconver import LossConfig, maskconver_losses
+from maskconver.models import create_model, list_models
+from maskconver.training.optim import parameter_groups
+from tests.batches import batch_of, squares
+
+CLASSES = 5
+
+
+@pytest.mark.parametrize("name", list_models())
+class TestEveryModel:
+    def test_maps_and_proposals_have_their_shapes_and_are_finite(self, name: str) -> None:
+        model = create_model(name, num_classes=CLASSES).eval()
+        images = torch.randn(2, 3, 64, 96)
+        with torch.no_grad():
+            maps = model(images)
+        h, w = 64 // model.stride, 96 // model.stride
+        assert maps.heatmap_logits.shape == (2, CLASSES, h, w)
+        assert maps.embedding_map.shape == maps.mask_features.shape == (2, model.config.embedding_dim, h, w)
+        proposals = model.predict(images, 7)
+        assert proposals.scores.shape == proposals.labels.shape == (2, 7)
+        assert proposals.mask_logits.shape == (2, 7, h, w)
+        assert all(m.isfinite().all() for m in (*maps, proposals.scores, proposals.mask_logits))
+        assert (proposals.scores.diff(dim=1) <= 0).all()
+        assert ((proposals.labels >= 0) & (proposals.labels < CLASSES)).all()
+
+    def test_a_training_step_gives_every_parameter_a_finite_gradient(self, name: str) -> None:
+        torch.manual_seed(0)
+        model = create_model(name, num_classes=CLASSES).train()
+        batch = batch_of([squares(), squares()])
+        terms = maskconver_losses(model, model(batch.images), batch, LossConfig())
+        assert set(terms) == {"center", "mask", "dice"}
+        torch.stack(list(terms.values())).sum().backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+
+    def test_a_saved_model_answers_bitwise_the_same(self, name: str, tmp_path: Path) -> None:
+        torch.manual_seed(1)
+        model = create_model(name, num_classes=CLASSES).train()
+        images = torch.randn(2, 3, 64, 64)
+        model(images)  # moves the batch-norm statistics away from their start
+        save(model.eval(), tmp_path / "model.safetensors")
+        loaded = load(tmp_path / "model.safetensors")
+        assert loaded.config == model.config and loaded.name == name and not loaded.training
+        a, b = model.predict(images, 10), loaded.predict(images, 10)
+        np.testing.assert_array_equal(a.scores, b.scores)
+        np.testing.assert_array_equal(a.labels, b.labels)
+        np.testing.assert_array_equal(a.mask_logits, b.mask_logits)
+
+
+def test_names_are_listed_by_pattern() -> None:
+    assert "maskconver_mobile_256" in list_models("maskconver_mobile_*")
+    assert list_models("nothing*") == []
+    assert list_models() == sorted(list_models())
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
+    with pytest.raises(ConfigError, match="maskconver_mobile_256"):
+        create_model("maskconver_mobil_256")
+
+
+def test_an_unknown_field_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"no field .proposal.; .*proposals"):
+        create_model("maskconver_mobile_256", num_classes=2, proposal=3)
+
+
+def test_nested_fields_take_a_dict_or_dotted_names() -> None:
+    one = create_model("maskconver_mobile_256", num_classes=2, merge={"min_area": 0.5})
+    other = create_model("maskconver_mobile_256", num_classes=2, **{"merge.min_area": 0.5})
+    assert one.config == other.config and one.merge.min_area == 0.5
+    assert create_model("maskconver_mobile_256", num_classes=2).merge.min_area != 0.5
+
+
+def test_categories_travel_with_the_model_and_must_fit_the_number_of_classes() -> None:
+    categories = Categories.coco()
+    model = create_model("maskconver_mobile_256", categories=categories)
+    assert model.categories == categories and model.num_classes == 133
+    with pytest.raises(ConfigError, match="7 classes but 133 categories"):
+        create_model("maskconver_mobile_256", categories=categories, num_classes=7)
+
+
+def test_weight_decay_falls_on_the_tensors_of_the_reference() -> None:
+    model = create_model("maskconver_mobile_256", num_classes=201)
+    decayed, rest = parameter_groups(model, 1e-5)
+    # the reference has 56; one belongs to its unused block 19
+    assert len(decayed["params"]) == 55 and decayed["weight_decay"] == 1e-5 and rest["weight_decay"] == 0
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
+    chosen = {id(p) for p in decayed["params"]}
+    names = {k for k, p in model.named_parameters() if id(p) in chosen}
+    assert {"class_embedding.weight", "mlp.fc1.weight", "class_head.out.weight"} <= names
+    assert not any("dw" in k or k.endswith("bias") or "bn" in k or "norm" in k for k in names)
