@@ -60,14 +60,17 @@ def test_exit_code_is_the_commands(code, command) -> None:
     assert command(code) == code
 
 
-def test_wrong_argument_is_refused(command, capsys) -> None:
-    assert command(0, "--count", "many") == 2
-    assert "count" in capsys.readouterr().err
-
-
-def test_unknown_argument_is_refused(command, capsys) -> None:
-    assert command(0, "--nonsense") == 2
-    assert "--nonsense" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--count", "many"], "many"), (["--nonsense"], "--nonsense"), (["surplus"], "surplus")],
+)
+def test_wrong_argument_is_refused_in_one_line(arguments, named, command, capsys) -> None:
+    assert command(0, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert named in err
+    assert "maskconver try --help" in err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from importlib import import_module
 from typing import Any
 
@@ -70,8 +71,6 @@ def main(argv: list[str] | None = None) -> int:
     name, rest = found
     module_name, text = COMMANDS[name]
     try:
-        from argparse import RawDescriptionHelpFormatter
-
         from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
         class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -80,13 +79,21 @@ def main(argv: list[str] | None = None) -> int:
         module = import_module(f".{module_name}", __package__)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         parser = ArgumentParser(
-            prog=f"maskconver {name}", description=module.__doc__ or text, formatter_class=Help
+            prog=f"maskconver {name}",
+            description=module.__doc__ or text,
+            formatter_class=Help,
+            exit_on_error=False,
         )
         module.configure(parser)
         rest = module.prepare(rest) if hasattr(module, "prepare") else rest
         return int(module.run(parser.instantiate(parser.parse_args(rest))))
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after a wrong argument
+    except SystemExit as stop:  # after --help
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2
+    except ArgumentError as error:
+        if debug:
+            raise
+        print(f"maskconver: error: {_one_line(error)}; see maskconver {name} --help", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nmaskconver: stopped", file=sys.stderr)
         return 130
