@@ -15,5 +15,5 @@ SHARED = Path(os.environ.get("MASKCONVER_SHARED", Path(__file__).parents[2] / "s
 def shared() -> Path:
     """The folder with other people's pictures; tests that need it skip where it is absent."""
     if not (SHARED / "data").is_dir():
-        pytest.skip(f"needs the shared data folder (MASKCONVER_SHARED, here {SHARED}), which is not on this machine")
+        pytest.skip(f"needs the shared data folder (MASKCONVER_SHARED, here {SHARED}), which is not here")
     return SHARED

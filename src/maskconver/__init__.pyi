@@ -14,5 +14,4 @@ from .proposals import Proposals as Proposals
 from .segmentation import Segment as Segment
 from .segmentation import Segmentation as Segmentation
 
-
 __version__: str

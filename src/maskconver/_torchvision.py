@@ -1,9 +1,11 @@
 """Lets a CUDA build of torchvision be imported beside a CPU build of torch.
 
-Such a pair is common on CPU-only machines (the registry's torchvision is built for CUDA) and fails at import because two
-operators that torchvision describes were never loaded. Declaring their names is enough for what this package and its
-dependencies (timm, lightning's torchmetrics) use: the transforms, never the compiled operators.
+Such a pair is common on CPU-only machines (the registry's torchvision is built for CUDA) and fails at import
+because two operators that torchvision describes were never loaded. Declaring their names is enough for what
+this package and its dependencies (timm, lightning's torchmetrics) use: transforms, no compiled operators.
 """
+
+from contextlib import suppress
 
 import torch
 
@@ -11,10 +13,8 @@ _DECLARED = []
 for _name in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, _name):
         _library = torch.library.Library("torchvision", "FRAGMENT")
-        try:
+        with suppress(ImportError, RuntimeError):
             import torchvision.extension  # noqa: F401  (loads the operators where they can be loaded)
-        except (ImportError, RuntimeError):
-            pass
         if not hasattr(torch.ops.torchvision, _name):
             _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             _DECLARED.append(_library)  # the declaration lives as long as the library object

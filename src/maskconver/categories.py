@@ -1,4 +1,4 @@
-"""The label set of a data set or model: contiguous labels 0…C-1 and the ids, names and colours behind them."""
+"""The label set of a data set or model: labels 0…C-1 and the ids, names and colours behind them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Category:
 
 
 def made_up_color(index: int) -> tuple[int, int, int]:
-    """A colour for the class at position `index`, always the same, well spread in hue (golden-ratio steps)."""
+    """A colour for the class at position `index`, always the same, spread in hue (golden-ratio steps)."""
     hue = (0.11 + index * 0.618033988749895) % 1.0
     r, g, b = colorsys.hsv_to_rgb(hue, (0.9, 0.6, 0.75)[index % 3], (0.95, 0.8)[index % 2])
     return round(r * 255), round(g * 255), round(b * 255)
@@ -76,7 +76,8 @@ class Categories(Sequence[Category]):
 
     def __repr__(self) -> str:
         names = ", ".join(c.name for c in self._categories[:4]) + (", …" if len(self) > 4 else "")
-        return f"Categories({len(self)}: {int(self.is_thing.sum())} things, {int((~self.is_thing).sum())} stuff; {names})"
+        things = int(self.is_thing.sum())
+        return f"Categories({len(self)}: {things} things, {len(self) - things} stuff; {names})"
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:

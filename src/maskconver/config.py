@@ -1,4 +1,4 @@
-"""Typed configuration that travels inside every model file: how a picture goes in and how masks become an answer."""
+"""Configuration inside every model file: how a picture goes in and how masks become an answer."""
 
 from __future__ import annotations
 

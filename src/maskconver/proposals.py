@@ -1,4 +1,4 @@
-"""`Proposals`: N scored masks an image, whatever network made them; the hinge between networks and everything after."""
+"""`Proposals`: N scored masks an image, from whatever network; the hinge between networks and the rest."""
 
 from __future__ import annotations
 

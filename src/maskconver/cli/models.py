@@ -70,6 +70,9 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
 
     console = Console()
     table = Table("name", "input", "M parameters", "GMACs", "published", "", box=None, pad_edge=False)
+    for column in table.columns:  # one line a model; the description gives way in a narrow terminal
+        column.no_wrap = True
+    table.columns[0].min_width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         table.add_row(
             row["name"],
