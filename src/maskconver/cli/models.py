@@ -69,12 +69,9 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table("name", "input", "M parameters", "GMACs", "published", "", box=None, pad_edge=False)
-    for column in table.columns:  # one line a model; the description gives way in a narrow terminal
-        column.no_wrap = True
-    table.columns[0].min_width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        table.add_row(
+    lines = [("name", "input", "M parameters", "GMACs", "published", "")]
+    lines += [
+        (
             row["name"],
             "×".join(str(n) for n in row["input"]),
             f"{row['parameters'] / 1e6:.2f}",
@@ -82,6 +79,14 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
             row["published"] or "–",
             row["description"],
         )
+        for row in rows
+    ]
+    table = Table(*lines[0], box=None, pad_edge=False)
+    for column, cells in zip(table.columns, zip(*lines)):  # a line a model; the description gives way
+        column.no_wrap = True
+        column.min_width = max(len(cell) for cell in cells) if column is not table.columns[-1] else None
+    for line in lines[1:]:
+        table.add_row(*line)
     if rows:
         console.print(table)
     for row in trained:
