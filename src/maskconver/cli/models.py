@@ -69,7 +69,7 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     console = Console()
-    lines = [("name", "input", "M parameters", "GMACs", "published", "")]
+    lines: list[tuple[str, ...]] = [("name", "input", "M parameters", "GMACs", "published", "")]
     lines += [
         (
             row["name"],
@@ -81,10 +81,10 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
         )
         for row in rows
     ]
+    widths = [max(len(cell) for cell in cells) + 2 for cells in zip(*lines)]
+    if sum(widths) > console.width:  # the names matter more than the descriptions
+        lines = [line[:-1] for line in lines]
     table = Table(*lines[0], box=None, pad_edge=False)
-    for column, cells in zip(table.columns, zip(*lines)):  # a line a model; the description gives way
-        column.no_wrap = True
-        column.min_width = max(len(cell) for cell in cells) if column is not table.columns[-1] else None
     for line in lines[1:]:
         table.add_row(*line)
     if rows:
