@@ -134,6 +134,7 @@ class Checkpoints(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         def stop(number: int, frame: Any) -> None:
             self.stopped = trainer.should_stop = True
+            trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
             for n, handler in self._before.items():
                 signal.signal(n, handler)
             print("\nstopping after this step, saving last.ckpt …", flush=True)
