@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ..data.sample import SegmentTable
 from .config import TargetConfig
-from .islands import stuff_islands
+from .islands import stuff_islands, tight_window
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ def assign_targets(
                 regions == region, config.islands, config.islands_dilation, config.islands_min_area
             )
             for number, island in enumerate(islands):
-                window = ndimage.find_objects(island.astype(np.int8))[0]
+                window = tight_window(island)
                 own = region
                 if config.island_mask == "island" and number:
                     own = int(regions.max()) + 1
@@ -96,7 +96,11 @@ def _regions(
     ids: NDArray[np.int32], segments: SegmentTable, is_thing: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Region map 1…n (things: a segment each; stuff: a class each), first pixel and label of each region."""
-    present, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    # Ids come in runs along the rows: what sorting there is sorts runs, not pixels.
+    flat = ids.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    present, first, inverse = np.unique(flat[starts], return_index=True, return_inverse=True)
+    first = starts[first]
     usable = ~segments.crowd
     table_ids, table_labels = segments.ids[usable], segments.labels[usable]
     sorter = np.argsort(table_ids)
@@ -116,7 +120,8 @@ def _regions(
     np.minimum.at(firsts, region_of, first[known])
     labels = np.zeros(len(keys), np.int64)
     labels[region_of] = label[known]
-    return lookup[inverse.reshape(ids.shape)], firsts, labels
+    regions = np.repeat(lookup[inverse], np.diff(starts, append=flat.size))
+    return regions.reshape(ids.shape), firsts, labels
 
 
 def _box(window: tuple[slice, slice]) -> tuple[float, float, float, float]:
