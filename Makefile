@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 CORE_READY := $(CORE_VENV)/ready
 PIP := -m pip --disable-pip-version-check --quiet install
 # Tests of what works without PyTorch; these files may use it only behind pytest.importorskip.
-CORE_TESTS := $(wildcard tests/test_core_without_torch.py tests/test_categories.py tests/test_idmap.py \
+CORE_TESTS := $(wildcard tests/test_core_without_torch.py tests/test_docs.py tests/test_categories.py tests/test_idmap.py \
 	tests/test_segmentation.py tests/test_preprocess.py tests/test_predictor.py tests/merge tests/metrics tests/cli \
 	tests/data tests/golden/test_merge.py tests/golden/test_preprocess.py tests/golden/test_pq.py)
 
