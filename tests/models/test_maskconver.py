@@ -144,3 +144,11 @@ def test_peaks_come_by_score_and_then_by_place_and_class(seed: int) -> None:
         found = [(int(y), int(x), int(c)) for (y, x), c in zip(peaks.cells[b], peaks.labels[b])]
         assert found == expected
         torch.testing.assert_close(peaks.scores[b], flat[order], rtol=0, atol=0)
+
+
+def test_a_batch_of_one_image_trains() -> None:
+    model = small().train()
+    maps = model(torch.randn(1, 3, 64, 64))
+    torch.stack([m.square().mean() for m in maps]).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model.decoder.pool.conv.weight.grad is not None  # type: ignore[union-attr]

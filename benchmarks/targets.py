@@ -1,0 +1,116 @@
+"""Target building as a share of a CPU training step, and what the loader gives beside what the step takes.
+
+Run: .venv/bin/python benchmarks/targets.py --data DIR
+
+DIR is a COCO panoptic data set. Batches of 8 crops at 256 px go through `maskconver_mobile_256`; islands and
+boxes are found in the loader (`assign_targets`), heatmaps on the device (`center_heatmaps`). Loader and step
+take turns. Times are CPU seconds of one thread, so that what else the machine does hardly matters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+import maskconver.data.transforms.train as train_transforms
+import maskconver.losses.maskconver as losses
+from maskconver.data.coco_panoptic import open_dataset
+from maskconver.data.datamodule import collate
+from maskconver.data.transforms.train import AugmentConfig, train_example
+from maskconver.losses.maskconver import LossConfig, maskconver_losses
+from maskconver.models import create_model
+from maskconver.targets import TargetConfig
+from maskconver.training.optim import OptimConfig, create_optimizer
+
+SECONDS: dict[str, list[float]] = defaultdict(list)
+
+
+def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its CPU time noted under a name."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.process_time()
+        result = function(*args, **kwargs)
+        SECONDS[name].append(time.process_time() - start)
+        return result
+
+    return call
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder of a COCO panoptic data set")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--islands", type=int, default=TargetConfig().islands, help="of a stuff class")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dataset = open_dataset(args.data, args.split)
+    model = create_model("maskconver_mobile_256", categories=dataset.categories).train()
+    optimizer = create_optimizer(model, OptimConfig(), 1e-3)
+    augment, targets = AugmentConfig(scale=(0.5, 1.5)), TargetConfig(islands=args.islands)
+    train_transforms.assign_targets = timed("assign", train_transforms.assign_targets)
+    losses.center_heatmaps = timed("heatmaps", losses.center_heatmaps)
+
+    def load(index: int) -> Any:
+        sample = dataset[index % len(dataset)]
+        is_thing = dataset.categories.is_thing
+        rng = np.random.default_rng(index)
+        return train_example(sample, model.input, augment, targets, is_thing, rng)
+
+    def step(batch: Any) -> None:
+        optimizer.zero_grad()
+        terms = maskconver_losses(model, model(batch.images), batch, LossConfig())
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+
+    load, step = timed("load", load), timed("step", step)
+    segments = []
+    for number in range(args.steps + 1):
+        if number == 1:  # the first round only warms up
+            SECONDS.clear()
+        batch = collate([load(number * args.batch + i) for i in range(args.batch)])
+        segments.append(len(batch.labels) / args.batch)
+        step(batch)
+    per_image = {k: statistics.median(SECONDS[k]) for k in ("assign", "load")}
+    per_step = {k: statistics.median(SECONDS[k]) for k in ("heatmaps", "step")}
+    # Means for the parts, whose cost depends on the picture; a batch meets the mean of its pictures.
+    assign = statistics.mean(SECONDS["assign"]) * args.batch
+    share = (assign + per_step["heatmaps"]) / per_step["step"]
+    print(
+        f"{len(dataset)} images of {args.split}, {statistics.mean(segments):.1f} targets an image, ", end=""
+    )
+    print(f"batch {args.batch}, 256 px, one thread:\n")
+    print("| | CPU ms a batch | share of the step |\n|---|---|---|")
+    print(f"| training step | {per_step['step'] * 1e3:.0f} | 1 |")
+    for name, seconds in (
+        ("islands and boxes (loader)", assign),
+        ("heatmaps (device)", per_step["heatmaps"]),
+    ):
+        print(f"| {name} | {seconds * 1e3:.1f} | {seconds / per_step['step']:.3f} |")
+    print(f"| **targets in all** (bar 0.05) | {(assign + per_step['heatmaps']) * 1e3:.1f} | {share:.3f} |")
+    loader, stepped = 1 / per_image["load"], args.batch / per_step["step"]
+    print(f"\nloader, one process: {loader:.0f} images/s; step: {stepped:.1f} images/s; ", end="")
+    print(f"one worker feeds {loader / stepped:.1f} such steps")
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "numpy", "scipy"))
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, ", end="")
+    print(f"Python {platform.python_version()}, {packages}")
+
+
+if __name__ == "__main__":
+    main()
