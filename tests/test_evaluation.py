@@ -1,0 +1,146 @@
+"""Evaluating a model on a data set: figures, groups, thresholds, gallery."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskconver import Categories, Category, Geometry, Predictor, Proposals
+from maskconver.cli.main import main
+from maskconver.config import InputConfig, MergeConfig
+from maskconver.data import open_dataset
+from maskconver.data.synth import synth_categories, write_dataset
+from maskconver.errors import ConfigError
+from maskconver.evaluation import evaluate, tune, write_gallery
+
+SIZE = 48
+
+
+class Oracle:
+    """A runtime that proposes each image's true segments, found by the image's pixels, and noise of low score."""
+
+    def __init__(self, dataset, noise: float = 0.2) -> None:
+        self.input = InputConfig(size=(SIZE, SIZE))
+        self.merge = MergeConfig(min_area=0.0, object_threshold=0.1)
+        self.categories = dataset.categories
+        self.dataset, self.noise, self.next = dataset, noise, 0
+
+    def __call__(self, images: np.ndarray) -> Proposals:
+        sample = self.dataset[self.next % len(self.dataset)]
+        self.next += 1
+        masks = [sample.ids == i for i in sample.segments.ids]
+        labels = [*sample.segments.labels, 0]
+        masks.append(np.ones((SIZE, SIZE), bool))
+        scores = np.array([0.9] * (len(masks) - 1) + [self.noise], np.float32)
+        logits = np.where(np.stack(masks), 9.0, -9.0).astype(np.float32)
+        return Proposals(scores[None], np.array(labels)[None], logits[None])
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("data")
+    path = write_dataset(folder, style="cells", count=3, size=(SIZE, SIZE), seed=0, split="val")
+    content = json.loads(path.read_text())
+    for i, image in enumerate(content["images"]):
+        image["kind"] = "odd" if i % 2 else "even"
+    path.write_text(json.dumps(content))
+    return open_dataset(folder, "val")
+
+
+def test_a_model_that_knows_the_answer_scores_one(dataset) -> None:
+    result = evaluate(Predictor(Oracle(dataset)), dataset, by="kind")
+    figures = result.total.to_json()
+    assert figures["Things"]["pq"] == pytest.approx(1.0)
+    assert figures["mIoU"]["miou"] == pytest.approx(1.0)
+    assert figures["AP50_pooled"]["ap"] == pytest.approx(1.0)
+    assert {name: f.images for name, f in result.groups.items()} == {"even": 2, "odd": 1}
+    assert result.failures == []
+
+
+def test_groups_add_up_to_the_whole(dataset) -> None:
+    result = evaluate(Predictor(Oracle(dataset, noise=0.95)), dataset, by="kind")
+    parts = sum(f.pq.state for f in result.groups.values())
+    np.testing.assert_allclose(parts, result.total.pq.state)
+
+
+def test_tuning_finds_the_threshold_that_drops_the_noise(dataset) -> None:
+    oracle = Oracle(dataset, noise=0.45)
+    predictor = Predictor(oracle, object_threshold=0.05)
+    config, grid = tune(predictor, dataset, (0.3, 0.6), (0.5, 0.7))
+    assert config.object_threshold in (0.3, 0.6)
+    assert max(v for *_, v in grid) == pytest.approx(1.0)
+    assert config.min_area == oracle.merge.min_area
+
+
+def test_an_unknown_group_key_is_refused(dataset) -> None:
+    with pytest.raises(ConfigError, match="nothing"):
+        evaluate(Predictor(Oracle(dataset)), dataset, by="nothing")
+
+
+def test_categories_that_differ_name_fine_tuning_as_the_way_out(dataset) -> None:
+    oracle = Oracle(dataset)
+    oracle.categories = Categories([Category(1, "cat", True, (0, 0, 0))])
+    with pytest.raises(ConfigError, match="--init-from"):
+        evaluate(Predictor(oracle), dataset)
+
+
+def test_colours_may_differ(dataset) -> None:
+    oracle = Oracle(dataset)
+    oracle.categories = Categories(
+        [Category(c.id, c.name, c.is_thing, (1, 2, 3)) for c in dataset.categories]
+    )
+    assert evaluate(Predictor(oracle), dataset).total.images == 3
+
+
+def test_a_picture_that_cannot_be_read_is_listed_and_the_others_count(tmp_path: Path) -> None:
+    write_dataset(tmp_path, style="cells", count=3, size=(SIZE, SIZE), seed=0, split="val")
+    data = open_dataset(tmp_path, "val")
+    Path(data.image_path(1)).write_bytes(b"not a picture")
+    result = evaluate(Predictor(_Constant(data.categories)), data)
+    assert result.total.images == 2
+    assert [Path(f).name for f, _ in result.failures] == [data.file_names[1]]
+
+
+class _Constant:
+    """Everything is background."""
+
+    def __init__(self, categories: Categories) -> None:
+        self.input, self.merge, self.categories = InputConfig(size=(32, 32)), MergeConfig(), categories
+
+    def __call__(self, images: np.ndarray) -> Proposals:
+        ones = np.ones((1, 1, 8, 8), np.float32)
+        return Proposals(
+            np.ones((1, 1), np.float32), np.array([[1]]), ones, None, (Geometry((32, 32), (32, 32)),)
+        )
+
+
+def test_gallery_holds_the_best_and_the_worst(dataset, tmp_path: Path) -> None:
+    predictor = Predictor(_Constant(synth_categories("cells")))
+    paths = write_gallery(tmp_path / "g", predictor, dataset, [(0, 0.9), (1, 0.1), (2, 0.5)], count=1)
+    assert [p.name[:11] for p in paths] == ["best_01_090", "worst_01_01"]
+    assert all(p.stat().st_size > 0 for p in paths)
+
+
+def test_evaluate_from_the_command_line_prints_and_tunes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    from maskconver import load, save
+    from maskconver.models import create_model
+
+    write_dataset(tmp_path / "d", style="cells", count=2, size=(SIZE, SIZE), seed=0, split="val")
+    model = create_model(
+        "maskconver_mobile_dense_512", categories=synth_categories("cells"), filters=16, embedding_dim=8,
+        input={"size": (SIZE, SIZE)}, proposals=10, merge={"object_threshold": 0.0},
+    )  # fmt: skip
+    save(model, tmp_path / "m.safetensors")
+    words = ["evaluate", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "d"), "--split", "val"]
+    assert main([*words, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) >= {"All", "Things", "Stuff", "per_class", "mIoU", "AP50_pooled", "images_per_second"}
+    assert main([*words, "--per-class", "--tune", str(tmp_path / "tuned.safetensors")]) == 0
+    assert "best thresholds" in capsys.readouterr().out
+    assert load(tmp_path / "tuned.safetensors").merge.overlap_threshold in (0.3, 0.5, 0.6, 0.7, 0.8)
