@@ -116,7 +116,7 @@ def test_init_from_matches_classes_by_name_and_reports_what_it_took(tmp_path: Pa
     torch.testing.assert_close(target.class_embedding.weight[1], fresh)
     torch.testing.assert_close(target.class_head.out.weight[0], source.class_head.out.weight[2])
     torch.testing.assert_close(target.backbone.block0.conv.weight, source.backbone.block0.conv.weight)
-    assert report.by_category == {k: 2 for k in report.by_category}
+    assert report.by_category == dict.fromkeys(report.by_category, 2)
     assert len(report.by_category) == 3
     assert report.fresh == []
 

@@ -20,7 +20,7 @@ SIZE = 48
 
 
 class Oracle:
-    """A runtime that proposes each image's true segments, found by the image's pixels, and noise of low score."""
+    """A runtime that proposes the true segments of one image after the other, and noise of another score."""
 
     def __init__(self, dataset, noise: float = 0.2) -> None:
         self.input = InputConfig(size=(SIZE, SIZE))

@@ -22,7 +22,8 @@ def tiny(data: Path, out: Path, *more: str) -> list[str]:
     """Arguments of `maskconver train` for a run of seconds."""
     return [
         "train", f"--data={data}", f"--out={out}", "--model.name=maskconver_mobile_dense_512",
-        "--model.input.size=[64,64]", "--model.filters=16", "--model.embedding_dim=16", "--model.proposals=20",
+        "--model.input.size=[64,64]",
+        "--model.filters=16", "--model.embedding_dim=16", "--model.proposals=20",
         "--data.batch_size=2", "--data.workers=0", "--steps=6", "--val_every=6", "--checkpoint_every=2",
         "--schedule.warmup=2", "--log_every=1", "--threads=1", "--device=cpu", *more,
     ]  # fmt: skip
