@@ -188,9 +188,8 @@ class First(Sequence[Sample]):
         return self.n
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self.dataset[i] for i in range(*index.indices(self.n))]
-        return self.dataset[index]
+        chosen = range(self.n)[index]  # raises IndexError beyond n, which ends an iteration
+        return [self.dataset[i] for i in chosen] if isinstance(index, slice) else self.dataset[chosen]
 
     def segments(self, index: int) -> SegmentTable:
         """As `CocoPanoptic.segments`."""
