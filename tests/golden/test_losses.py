@@ -79,7 +79,7 @@ class TestTotal:
         center = center_loss(
             heatmap,
             nchw(arrays["heatmap_targets"]),
-            nearest(valid, valid.shape[-1] // heatmap.shape[-1]),
+            nearest(valid, valid.shape[-1] // heatmap.shape[-1])[:, None],
             counts,
         )
         full = nn.functional.interpolate(masks, valid.shape[-2:], mode="bilinear", align_corners=False)

@@ -114,6 +114,20 @@ def test_void_and_crowd_pixels_have_no_gradient(model: MaskConver, config: LossC
     assert not maps.mask_features.grad[..., 5:].any() and maps.mask_features.grad[..., :4].any()
 
 
+def test_a_centre_in_a_hole_of_void_is_learnt_but_not_the_void_around_it(model: MaskConver) -> None:
+    ring = ids(0)
+    ring[8:56, 8:56] = 1
+    ring[16:48, 16:48] = 0
+    batch = batch_of([(ring, table((1, 2)))])
+    maps = some_maps(model, batch)
+    maskconver_losses(model, maps, batch, LossConfig())["center"].backward()
+    gradient = maps.heatmap_logits.grad
+    assert gradient is not None and gradient[0, 2, 3, 3] < 0
+    hole = gradient[0, :, 2:6, 2:6].clone()
+    hole[2, 1, 1] = 0
+    assert not hole.any()
+
+
 def test_targets_beyond_the_cap_have_no_mask_loss_but_a_centre(model: MaskConver) -> None:
     annotation = ANNOTATIONS["only things"]
     capped, whole = batch_of([annotation], TargetConfig(max_segments=1)), batch_of([annotation])

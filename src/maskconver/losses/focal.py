@@ -26,8 +26,8 @@ def center_loss(logits: Tensor, targets: Tensor, valid: Tensor, counts: Tensor) 
 
     Args:
         logits, targets: B×C×h×w.
-        valid: B×h×w bool.
+        valid: bool, broadcasts to B×C×h×w.
         counts: (B,) number of instances of each image.
     """
-    per_image = (focal_loss(logits, targets) * valid[:, None]).sum((1, 2, 3))
+    per_image = (focal_loss(logits, targets) * valid).sum((1, 2, 3))
     return (per_image / (counts + 1)).mean()

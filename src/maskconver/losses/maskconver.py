@@ -66,10 +66,9 @@ def maskconver_losses(
         keep = batch.keep
         image, labels, region = batch.batch[keep], batch.labels[keep], batch.region[keep]
         counts = torch.bincount(image, minlength=b)
-        terms = {
-            "center": config.center_weight
-            * center_loss(maps.heatmap_logits, targets, nearest(batch.valid, model.stride), counts)
-        }
+        # A centre counts even where its cell is void, as in the hole of a ring or at the edge of the padding.
+        counted = nearest(batch.valid, model.stride)[:, None] | (targets == 1)
+        terms = {"center": config.center_weight * center_loss(maps.heatmap_logits, targets, counted, counts)}
         cells = center_cells(batch.centers[keep], model.stride, (h, w))
         embeddings = model.mask_embeddings(maps.embedding_map.float(), image, cells, labels)
         basis = model.mask_basis(maps.mask_features.float())
