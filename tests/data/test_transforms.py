@@ -77,6 +77,7 @@ def test_picture_and_regions_move_together(seed: int) -> None:
         for dx in range(-3, 4):
             same &= np.roll(thing, (dy, dx), (0, 1)) == thing
             same &= np.roll(regions > 0, (dy, dx), (0, 1)) == (regions > 0)
+    same[:3] = same[-3:] = same[:, :3] = same[:, -3:] = False  # their neighbourhood was cut off
     red = image[0] * 255
     np.testing.assert_allclose(red[same & thing], 20, atol=0.01)
     assert (red[same & (regions > 0) & ~thing] > 39.9).all()
