@@ -25,7 +25,7 @@ help:  ## this list
 setup: $(READY)  ## make .venv with everything for training and developing
 
 # torch goes first, by its pin, so that nothing else pulls in another build of it.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt Makefile
 	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer with venv found; install one or say PYTHON=..." >&2; exit 2; fi
 	@if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "installing torch, then maskconver with its extras (a few minutes the first time)"
