@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -62,26 +60,25 @@ def ids_of(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
     return r + 256 * g + 65536 * b
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 4]), st.sampled_from([2, 4, 256]))
-def test_every_row_filter_is_undone(seed: int, channels: int, colours: int) -> None:
+@pytest.fixture(params=["pyspng", "Pillow"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test that asks for it runs with the optional decoder and without."""
+    if request.param == "pyspng":
+        pytest.importorskip("pyspng")
+    else:
+        monkeypatch.setattr(panoptic_png, "_spng", None)
+    return request.param
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("seed", range(12))
+def test_every_row_filter_is_undone(decoder: str, seed: int, channels: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 9, 2)
-    palette = rng.integers(0, 256, (colours, channels))
-    image = palette[rng.integers(0, colours, (height, width))].astype(np.uint8)
-    with_average = rng.random() < 0.2
-    filters = rng.choice([0, 1, 2, 3, 4] if with_average else [0, 1, 2, 4], height).tolist()
-    data = filtered_png(image, filters)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), image)
+    palette = rng.integers(0, 256, (int(rng.choice([2, 4, 256])), channels))
+    image = palette[rng.integers(0, len(palette), (height, width))].astype(np.uint8)
+    data = filtered_png(image, rng.integers(0, 5, height).tolist())
     np.testing.assert_array_equal(read_panoptic_png(data), ids_of(image))
-
-
-def test_the_standard_library_decodes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    data = png_bytes(rng.integers(0, 256, (20, 30, 3), np.uint8))
-    before = read_panoptic_png(data)
-    monkeypatch.setattr(panoptic_png, "_zlib", zlib)
-    np.testing.assert_array_equal(read_panoptic_png(data), before)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint32])
@@ -108,7 +105,7 @@ def test_maps_that_do_not_fit_are_not_written(ids: NDArray, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_palette_and_alpha_are_resolved() -> None:
+def test_palette_and_alpha_are_resolved(decoder: str) -> None:
     colours = np.zeros((6, 5, 3), np.uint8)
     colours[2:, 1:], colours[4:] = (3, 7, 1), (200, 0, 9)
     alpha = np.concatenate([colours, np.full((6, 5, 1), 128, np.uint8)], -1)
@@ -119,7 +116,7 @@ def test_palette_and_alpha_are_resolved() -> None:
         np.testing.assert_array_equal(read_panoptic_png(data), ids_of(colours))
 
 
-def test_pictures_that_are_no_panoptic_pngs_are_refused() -> None:
+def test_pictures_that_are_no_panoptic_pngs_are_refused(decoder: str) -> None:
     colours = np.random.default_rng(2).integers(0, 255, (30, 30, 3), np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(colours).save(jpeg, "JPEG")
@@ -140,18 +137,8 @@ def test_pictures_that_are_no_panoptic_pngs_are_refused() -> None:
         "100000×100000 pixels": bytes(huge),
     }
     for message, data in faults.items():
-        with pytest.raises(
-            DataError, match=f"here.png.*{message}" if message != "16 bits" else "here.png.*grey|16 bits"
-        ):
+        with pytest.raises(DataError, match=rf"here\.png.*{message}"):
             read_panoptic_png(data, "here.png")
-
-
-def test_a_png_with_too_few_rows_is_refused() -> None:
-    data = bytearray(filtered_png(np.zeros((4, 4, 3), np.uint8), [0, 0, 0, 0]))
-    data[20:24] = struct.pack(">I", 9)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    with pytest.raises(DataError, match="ends after 4 of 9 rows"):
-        read_panoptic_png(bytes(data))
 
 
 def test_the_json_becomes_columns(tmp_path: Path) -> None:

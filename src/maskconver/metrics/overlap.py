@@ -157,20 +157,19 @@ def _positions(
         if (known[1:] == known[:-1]).any():
             twice = known[1:][known[1:] == known[:-1]][0]
             raise DataError(f"{what}: segment id {twice} is listed twice; ids must be unique in an image")
-        if table.labels.min() < 0 or table.labels.max() >= classes:
-            raise DataError(
-                f"{what}: labels {table.labels.min()}…{table.labels.max()} do not fit 0…{classes - 1}"
-            )
-    place = np.searchsorted(known, ids)
-    found = np.append(known, 0)[place] == ids  # 0 = void, which is found at the end or nowhere
-    positions = np.append(order, void)[place]
-    if not found.all():
-        positions[~found] = void if unlisted is None else unlisted
-        positions[ids == 0] = void
-        stray = ids[~found & (ids != 0)]
-        hint = _reversed_hint(stray, known) if len(stray) else ""
-        if hint or (unlisted is None and len(stray)):
+        low, high = int(table.labels.min()), int(table.labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(f"{what}: labels {low}…{high} do not fit 0…{classes - 1}")
+    known, order = np.concatenate(([0], known)), np.concatenate(([void], order))
+    place = np.minimum(np.searchsorted(known, ids), len(order) - 1)
+    positions = order[place]
+    strange = known[place] != ids
+    if strange.any():
+        stray = ids[strange]
+        hint = _reversed_hint(stray, known)
+        if hint or unlisted is None:
             raise DataError(f"{what}: the map holds id {stray[0]}, which is not listed{hint}")
+        positions[strange] = unlisted
     return positions
 
 

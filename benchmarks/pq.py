@@ -1,0 +1,244 @@
+"""Panoptic quality: our time a pair beside torchmetrics (decoded arrays) and hotcoco (from PNG files).
+
+Run: .venv/bin/python benchmarks/pq.py [--data FOLDER]    FOLDER holds panoptic_val.json and panoptic/val
+
+Without --data the ground truth is generated: 480×640, 11 segments of smooth outline, random 24-bit ids.
+Predictions are the ground truth shifted by a few pixels under new ids, written by Pillow. Competitors are
+measured in turn, in the same run; the median counts. Where other programs share the
+machine, processor time is the fairer figure. Needs torchmetrics and hotcoco, and pyspng for the faster decoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskconver.categories import Categories
+from maskconver.data.panoptic_files import PanopticFile, read_panoptic_json, read_panoptic_png
+from maskconver.metrics.files import panoptic_quality_files
+from maskconver.metrics.panoptic_quality import PanopticQuality
+
+ROUNDS = 5
+Pair = tuple[NDArray[np.int32], Any, NDArray[np.int32], Any]
+
+HOTCOCO = """
+import contextlib, io, sys, time
+from hotcoco.panoptic import pq_compute
+wall, cpu = time.perf_counter(), time.process_time()
+with contextlib.redirect_stdout(io.StringIO()):
+    result = pq_compute(sys.argv[1], sys.argv[2])
+print(time.perf_counter() - wall, time.process_time() - cpu, result["All"]["pq"])
+"""
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of its ended children."""
+    return sum(os.times()[:4])
+
+
+def save(path: Path, ids: NDArray[np.int64]) -> None:
+    """An RGB PNG as Pillow writes it by default."""
+    Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)).save(path)
+
+
+def generate(folder: Path, images: int, rng: np.random.Generator) -> Path:
+    """Ground truth of 480×640 pictures: one background and ten ellipses each."""
+    categories = Categories.coco()
+    y, x = np.mgrid[:480, :640]
+    (folder / "gt").mkdir()
+    rows = []
+    for i in range(images):
+        segment_ids = rng.choice((1 << 24) - 1, 11, replace=False) + 1
+        ids = np.full((480, 640), segment_ids[0])
+        for segment in segment_ids[1:]:
+            cy, cx, ry, rx = rng.uniform((0, 0, 30, 30), (480, 640, 120, 160))
+            wobble = 0.15 * np.sin(np.arctan2(y - cy, x - cx) * rng.integers(2, 7) + rng.uniform(0, 6))
+            ids[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1 + wobble] = segment
+        ids[:4] = 0
+        save(folder / "gt" / f"{i}.png", ids)
+        labels = rng.integers(0, len(categories), 11)
+        segments = [
+            {
+                "id": int(s),
+                "category_id": categories[int(label)].id,
+                "area": int((ids == s).sum()),
+                "iscrowd": 0,
+            }
+            for s, label in zip(segment_ids, labels)
+        ]
+        rows.append(
+            {"image_id": i, "file_name": f"{i}.png", "segments_info": [s for s in segments if s["area"]]}
+        )
+    pictures = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(images)]
+    path = folder / "gt.json"
+    path.write_text(json.dumps({"images": pictures, "annotations": rows, "categories": categories.to_json()}))
+    return path
+
+
+def predict(folder: Path, gt: PanopticFile, gt_pngs: Path) -> tuple[list[Pair], dict[str, Any]]:
+    """Shift every map, give it new ids, write it; returns the pairs as arrays and the prediction's JSON."""
+    (folder / "pred").mkdir()
+    pairs: list[Pair] = []
+    rows = []
+    for i, name in enumerate(gt.png_names):
+        gt_ids, table = read_panoptic_png(gt_pngs / name), gt.table(i)
+        shifted = np.roll(gt_ids, (3, 5), (0, 1)).astype(np.int64) * 7919 % (1 << 24)
+        new = table.ids.astype(np.int64) * 7919 % (1 << 24)
+        kept = np.isin(new, shifted)
+        save(folder / "pred" / f"{i}.png", shifted)
+        segments = [
+            {"id": int(s), "category_id": gt.categories[int(label)].id}
+            for s, label in zip(new[kept], table.labels[kept])
+        ]
+        rows.append({"image_id": gt.image_ids[i], "file_name": f"{i}.png", "segments_info": segments})
+        pairs.append((shifted.astype(np.int32), (new[kept], table.labels[kept]), gt_ids, table))
+    return pairs, {"annotations": rows, "categories": gt.categories.to_json()}
+
+
+def repeat(data: dict[str, Any], times: int) -> dict[str, Any]:
+    """The same pictures again under other image ids, so that a run takes long enough to be timed."""
+    answer = dict(data)
+    for key, name in (("images", "id"), ("annotations", "image_id")):
+        if key in data:
+            answer[key] = [row | {name: row[name] * times + k} for k in range(times) for row in data[key]]
+    return answer
+
+
+def arrays(pairs: list[Pair], categories: Categories) -> None:
+    """Prints ours beside torchmetrics."""
+    import maskconver._torchvision  # noqa: F401, I001  (before torchmetrics, which imports torchvision)
+    import torch
+    from torchmetrics.detection import PanopticQuality as TorchMetrics
+
+    def decoded(ids: NDArray[np.int32], rows: Any) -> torch.Tensor:
+        segment_ids, labels = (rows.ids, rows.labels) if hasattr(rows, "ids") else rows
+        lookup = np.zeros(1 << 24, np.int64)
+        lookup[segment_ids] = categories.ids[labels]
+        return torch.from_numpy(np.stack([lookup[ids], ids], -1)[None])
+
+    few = [(decoded(p, rows), decoded(g, table)) for p, rows, g, table in pairs[:3]]
+    torch.set_num_threads(1)  # processor time is compared
+    things = {int(i) for i in categories.ids[categories.is_thing]}
+    stuff = {int(i) for i in categories.ids[~categories.is_thing]}
+    ours, theirs = [], []
+    for _ in range(3):
+        metric = PanopticQuality(categories)
+        start = time.process_time()
+        for pair in pairs:
+            metric.update(*pair)
+        ours.append((time.process_time() - start) / len(pairs))
+        other = TorchMetrics(things, stuff, allow_unknown_preds_category=True)
+        start = time.process_time()
+        for pred, gt in few:
+            other.update(pred, gt)
+        theirs.append((time.process_time() - start) / len(few))
+    a, b = statistics.median(ours), statistics.median(theirs)
+    print("| decoded arrays | processor ms a pair | ratio |\n|---|---|---|")
+    print(f"| maskconver | {1e3 * a:.2f} | 1 |\n| torchmetrics (3 pairs) | {1e3 * b:.0f} | {b / a:.0f} |\n")
+
+
+def files(gt: Path, pred: Path, images: int) -> None:
+    """Prints ours beside hotcoco, JSON reading and starting of processes included."""
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    values = set()
+    for _ in range(ROUNDS):
+        for workers in (1, 2):
+            wall, cpu = time.perf_counter(), cpu_seconds()
+            result = panoptic_quality_files(gt, pred, processes=workers)
+            row = time.perf_counter() - wall, cpu_seconds() - cpu, result.decoding
+            rows.setdefault(f"maskconver, {workers} process(es)", []).append(row)
+            command = [sys.executable, "-c", HOTCOCO, str(gt), str(pred)]
+            environment = os.environ | {"RAYON_NUM_THREADS": str(workers)}
+            answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            *seconds, quality = (float(v) for v in answer.stdout.split())
+            rows.setdefault(f"hotcoco, {workers} thread(s)", []).append((seconds[0], seconds[1], 0.0))
+            values |= {round(result.quality.all.pq, 9), round(quality, 9)}
+    medians = {name: [statistics.median(v) for v in zip(*taken)] for name, taken in rows.items()}
+    base = medians["hotcoco, 2 thread(s)"]
+    print(f"| {images} pairs from PNG files | ms a pair | ratio | processor ms a pair | ratio | decoding |")
+    print("|---|---|---|---|---|---|")
+    for name, (wall, cpu, decoding) in medians.items():
+        times = [f"{1e3 * v / images:.2f} | {v / b:.2f}" for v, b in zip((wall, cpu), base)]
+        print(f"| {name} | {' | '.join(times)} | {f'{decoding:.0%}' if decoding else ''} |")
+    print(f"\nRatios are to hotcoco with 2 threads. PQ of all of them: {', '.join(map(str, values))}")
+
+
+def decoders(folder: Path) -> None:
+    """Prints our decoder beside Pillow."""
+    contents = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
+    import io
+
+    def pillow(data: bytes) -> NDArray[np.uint32]:
+        colours = np.asarray(Image.open(io.BytesIO(data)), np.uint32)
+        return colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16
+
+    rows: dict[str, list[float]] = {"read_panoptic_png": [], "Pillow": []}
+    for _ in range(ROUNDS):
+        for name, decode in (("read_panoptic_png", read_panoptic_png), ("Pillow", pillow)):
+            start = time.process_time()
+            for data in contents:
+                decode(data)
+            rows[name].append((time.process_time() - start) / len(contents))
+    base = statistics.median(rows["Pillow"])
+    print("\n| decoding a ground truth PNG to ids | processor ms | to Pillow |\n|---|---|---|")
+    for name, seconds in rows.items():
+        print(
+            f"| {name} | {1e3 * statistics.median(seconds):.2f} | {statistics.median(seconds) / base:.2f} |"
+        )
+
+
+def main() -> None:
+    """Prints the tables of docs/benchmarks.md about PQ."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="a data set with panoptic_val.json and panoptic/val")
+    parser.add_argument("--pairs", type=int, default=1000, help="pairs of a run from files")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = (
+            args.data / "panoptic_val.json" if args.data else generate(folder, 40, np.random.default_rng(0))
+        )
+        pngs = args.data / "panoptic" / "val" if args.data else folder / "gt"
+        gt = read_panoptic_json(source)
+        pairs, prediction = predict(folder, gt, pngs)
+        segments = len(gt.segments.ids) / len(gt)
+        size = statistics.mean(pair[0].size for pair in pairs)
+        print(f"{len(pairs)} maps, {segments:.1f} segments and {size:.0f} pixels on average\n")
+        times = max(1, round(args.pairs / len(gt)))
+        (folder / "pred.json").write_text(json.dumps(repeat(prediction, times)))
+        (folder / "gt_many.json").write_text(json.dumps(repeat(json.loads(source.read_text()), times)))
+        (folder / "gt_many").symlink_to(pngs.resolve(), target_is_directory=True)
+        files(folder / "gt_many.json", folder / "pred.json", times * len(gt))
+        decoders(pngs)
+        print()
+        arrays(pairs, gt.categories)
+    packages = []
+    for package in ("maskconver", "numpy", "pillow", "pyspng", "hotcoco", "torchmetrics", "torch"):
+        try:
+            packages.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            packages.append(f"{package} absent")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = f"{platform.machine()} {platform.system()}, {cores} cores"
+    print(f"Python {platform.python_version()}, {machine}; {', '.join(packages)}")
+    print(f"Command: python {' '.join(sys.argv)}")
+
+
+if __name__ == "__main__":
+    main()
