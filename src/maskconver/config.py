@@ -43,6 +43,11 @@ class MergeConfig:
         overlap_threshold: a proposal survives if it wins more than this share of its own mask.
         min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
             longer side (256 / 640² is the published 256 px on the 640 px canvas).
+        pixel_threshold: a pixel belongs to its winner only if that mask's probability exceeds this; 0, as
+            published, gives every pixel to somebody, also where no mask says so.
+        nms_iou: first of all, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
+            one of higher score and the same label by more than this IoU; 1, as published, drops none. Two peaks
+            on one object otherwise share its pixels, and both may fail the overlap test.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form.
     """
 
@@ -51,4 +56,6 @@ class MergeConfig:
     object_threshold: float = 0.01
     overlap_threshold: float = 0.7
     min_area: float = field(default=256 / 640**2)
+    pixel_threshold: float = 0.0
+    nms_iou: float = 1.0
     hard_sigmoid: bool = False

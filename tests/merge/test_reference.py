@@ -248,3 +248,44 @@ def test_torch_proposals_give_the_same_answer():
 def test_a_rule_that_does_not_exist_is_refused():
     with pytest.raises(ConfigError, match="kmax"):
         merge(batch(), MergeConfig(rule="kmax"), CATEGORIES)
+
+
+def test_a_pixel_that_no_mask_claims_goes_to_the_winner_as_published_or_stays_void():
+    mask = np.full((1, 4, 4), -3.0)
+    mask[0, :2, :2] = 3.0
+    ids, _ = run([0.9], [0], mask)
+    assert (ids == 1).all()
+    config = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0, pixel_threshold=0.5)
+    ids, first = run([0.9], [0], mask, config)
+    np.testing.assert_array_equal(ids, mask[0] > 0)
+    np.testing.assert_array_equal(first, [0])
+
+
+def test_two_peaks_on_one_object_are_one_object_with_nms():
+    left, right = np.full((4, 8), 2.0), np.full((4, 8), 2.0)
+    left[:, 4:], right[:, :4] = 1.0, 1.0  # alike masks, each the surer on its half
+    strict = {"object_threshold": 0.0, "overlap_threshold": 0.7, "min_area": 0.0}
+    ids, _ = run([0.8, 0.8], [0, 0], [left, right], MergeConfig(**strict))
+    assert (ids == 0).all()  # both keep half of what they claim
+    ids, _ = run([0.8, 0.8], [0, 0], [left, right], MergeConfig(**strict, nms_iou=0.5))
+    assert (ids == 1).all()
+
+
+def test_nms_leaves_another_class_and_neighbours_alone():
+    whole = np.full((4, 8), 2.0)
+    half, other = whole.copy(), whole.copy()
+    half[:, 4:], other[:, :4] = -2.0, -2.0
+    config = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0, nms_iou=0.5)
+    _, first = run([0.9, 0.8], [0, 0], [half, other], config)
+    assert len(first) == 2
+    _, first = run([0.8, 0.9], [0, 2], [half * 3, whole], config)
+    assert len(first) == 2
+
+
+def test_a_mask_dropped_by_nms_drops_no_other():
+    x = np.arange(8)
+    spans = ((0, 4), (1, 6), (3, 8))
+    masks = [np.where((x >= s) & (x < e), 2.0, -2.0)[None].repeat(2, 0) for s, e in spans]
+    config = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0, nms_iou=0.35)
+    _, first = run([0.9, 0.8, 0.7], [0, 0, 0], masks, config)
+    np.testing.assert_array_equal(np.sort(first), [0, 2])

@@ -28,10 +28,11 @@ def merge_masks(
     """One label a pixel from the N proposals of one image.
 
     Proposals scored above `object_threshold` compete. Every pixel goes to the one with the largest mask
-    probability × score (the first on a tie; there is no pixel threshold). A proposal is kept if it wins more
+    probability × score (the first on a tie). A proposal is kept if it wins more
     pixels than the smallest area, and more than `overlap_threshold` of those where its own mask exceeds 0.5.
     The pixels of a rejected one become void, never the runner-up's. Every kept thing is a segment; kept stuff
-    of one class is one segment. All comparisons are strict and in float32.
+    of one class is one segment. All comparisons are strict and in float32. `pixel_threshold` and `nms_iou`
+    are ours and off by default; see `MergeConfig`.
 
     Args:
         scores: (N,) float32 in any order.
@@ -54,6 +55,8 @@ def merge_masks(
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     if not len(candidates):
         return np.zeros((len(rows), len(columns)), np.int32), candidates
+    if config.nms_iou < 1:
+        candidates = candidates[_distinct(mask_logits[candidates], labels[candidates], config.nms_iou)]
     scores, labels = scores[candidates], labels[candidates]
 
     winner = np.empty((len(rows), len(columns)), np.int32)
@@ -65,14 +68,30 @@ def merge_masks(
         own_area += (masks > 0.5).reshape(-1, len(candidates)).sum(0, dtype=np.int32)
         masks *= scores
         winner[part] = masks.argmax(-1)
+        if config.pixel_threshold:
+            best = masks.max(-1)
+            winner[part][best <= np.float32(config.pixel_threshold) * scores[winner[part]]] = len(candidates)
 
-    visible = np.bincount(winner.ravel(), minlength=len(candidates))
+    visible = np.bincount(winner.ravel(), minlength=len(candidates) + 1)[:-1]
     # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
     smallest = round(config.min_area * max(winner.shape) ** 2, 6)
     overlap = np.float32(config.overlap_threshold) * own_area.astype(np.float32)
     kept = (visible > smallest) & (own_area > 0) & (visible.astype(np.float32) > overlap) & (labels >= 0)
     number, first = _segments(labels, kept, is_thing)
-    return number[winner], candidates[first]
+    return np.append(number, np.int32(0))[winner], candidates[first]
+
+
+def _distinct(mask_logits: NDArray[np.float32], labels: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
+    """Which of the masks, best first, overlap no better kept one of their label by more than `iou` (greedy)."""
+    masks = (mask_logits > 0).reshape(len(labels), -1).astype(np.float32)
+    shared = masks @ masks.T
+    areas = np.diagonal(shared)
+    union = areas[:, None] + areas - shared
+    clash = (shared > np.float32(iou) * union) & (labels[:, None] == labels)
+    kept = np.ones(len(labels), bool)
+    for i in range(1, len(labels)):  # whether one is kept depends on which better ones were
+        kept[i] = not (clash[i, :i] & kept[:i]).any()
+    return np.flatnonzero(kept)
 
 
 def output_taps(
