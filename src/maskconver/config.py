@@ -45,8 +45,8 @@ class MergeConfig:
             longer side (256 / 640² is the published 256 px on the 640 px canvas).
         pixel_threshold: a pixel belongs to its winner only if that mask's probability exceeds this; 0, as
             published, gives every pixel to somebody, also where no mask says so.
-        nms_iou: first of all, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
-            one of higher score and the same label by more than this IoU; 1, as published, drops none. Two peaks
+        nms_iou: first, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
+            a better one of the same label by more than this IoU; 1, as published, drops none. Two peaks
             on one object otherwise share its pixels, and both may fail the overlap test.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form.
     """

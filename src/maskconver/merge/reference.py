@@ -82,7 +82,7 @@ def merge_masks(
 
 
 def _distinct(mask_logits: NDArray[np.float32], labels: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
-    """Which of the masks, best first, overlap no better kept one of their label by more than `iou` (greedy)."""
+    """Which of the masks, best first, overlap no better kept one of their label above `iou`; greedy."""
     masks = (mask_logits > 0).reshape(len(labels), -1).astype(np.float32)
     shared = masks @ masks.T
     areas = np.diagonal(shared)
