@@ -1,10 +1,11 @@
 """Target building as a share of a CPU training step, and what the loader gives beside what the step takes.
 
-Run: .venv/bin/python benchmarks/targets.py --data DIR
+Run: .venv/bin/python benchmarks/targets.py [--data DIR]
 
-DIR is a COCO panoptic data set. Batches of 8 crops at 256 px go through `maskconver_mobile_256`; islands and
-boxes are found in the loader (`assign_targets`), heatmaps on the device (`center_heatmaps`). Loader and step
-take turns. Times are CPU seconds of one thread, so that what else the machine does hardly matters.
+DIR is a COCO panoptic data set; without it, scenes are generated. Batches of 8 crops at 256 px go through
+`maskconver_mobile_256`; islands and boxes are found in the loader (`assign_targets`), heatmaps on the device
+(`center_heatmaps`). Loader and step take turns. Times are CPU seconds of one thread, so that what else the
+machine does hardly matters.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -26,6 +28,7 @@ import maskconver.data.transforms.train as train_transforms
 import maskconver.losses.maskconver as losses
 from maskconver.data.coco_panoptic import open_dataset
 from maskconver.data.datamodule import collate
+from maskconver.data.synth import write_dataset
 from maskconver.data.transforms.train import AugmentConfig, train_example
 from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.models import create_model
@@ -52,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="folder of a COCO panoptic data set")
+    parser.add_argument("--data", help="folder of a COCO panoptic data set; generated scenes without it")
     parser.add_argument("--split", default="train")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
@@ -60,7 +63,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    dataset = open_dataset(args.data, args.split)
+    folder = tempfile.TemporaryDirectory()
+    if args.data is None:
+        write_dataset(folder.name, "scenes", 40, (480, 640), split=args.split)
+    dataset = open_dataset(args.data or folder.name, args.split)
     model = create_model("maskconver_mobile_256", categories=dataset.categories).train()
     optimizer = create_optimizer(model, OptimConfig(), 1e-3)
     augment, targets = AugmentConfig(scale=(0.5, 1.5)), TargetConfig(islands=args.islands)
