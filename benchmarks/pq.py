@@ -5,7 +5,7 @@ Run: .venv/bin/python benchmarks/pq.py [--data FOLDER]    FOLDER holds panoptic_
 Without --data the ground truth is generated: 480×640, 11 segments of smooth outline, random 24-bit ids.
 Predictions are the ground truth shifted by a few pixels under new ids, written by Pillow. Competitors are
 measured in turn, in the same run; the median counts. Where other programs share the machine, processor time
-is the fairer figure. Needs torchmetrics and hotcoco, and pyspng for the faster decoder.
+is the fairer figure. Needs torchmetrics and hotcoco, and kornia-rs for the faster decoder.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def main() -> None:
         print()
         arrays(pairs, gt.categories)
     packages = []
-    for package in ("maskconver", "numpy", "pillow", "pyspng", "hotcoco", "torchmetrics", "torch"):
+    for package in ("maskconver", "numpy", "pillow", "kornia-rs", "hotcoco", "torchmetrics", "torch"):
         try:
             packages.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -60,13 +60,13 @@ def ids_of(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
     return r + 256 * g + 65536 * b
 
 
-@pytest.fixture(params=["pyspng", "Pillow"])
+@pytest.fixture(params=["kornia_rs", "Pillow"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test that asks for it runs with the optional decoder and without."""
-    if request.param == "pyspng":
-        pytest.importorskip("pyspng")
+    if request.param == "kornia_rs":
+        pytest.importorskip("kornia_rs")
     else:
-        monkeypatch.setattr(panoptic_png, "_spng", None)
+        monkeypatch.setattr(panoptic_png, "_rust", None)
     return request.param
 
 
