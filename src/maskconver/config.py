@@ -48,6 +48,8 @@ class MergeConfig:
         nms_iou: first, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
             a better one of the same label by more than this IoU; 1, as published, drops none. Two peaks
             on one object otherwise share its pixels, and both may fail the overlap test.
+        reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
+            `pixel_threshold` applies again); false as published.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form.
     """
 
@@ -58,4 +60,5 @@ class MergeConfig:
     min_area: float = field(default=256 / 640**2)
     pixel_threshold: float = 0.0
     nms_iou: float = 1.0
+    reassign: bool = False
     hard_sigmoid: bool = False

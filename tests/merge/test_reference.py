@@ -289,3 +289,15 @@ def test_a_mask_dropped_by_nms_drops_no_other():
     config = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0, nms_iou=0.35)
     _, first = run([0.9, 0.8, 0.7], [0, 0, 0], masks, config)
     np.testing.assert_array_equal(np.sort(first), [0, 2])
+
+
+def test_pixels_of_a_rejected_proposal_become_void_as_published_or_go_to_the_best_kept_one():
+    whole = np.full((2, 8), 1.0)
+    intruder = np.full((2, 8), 0.5)
+    intruder[:, :2] = 4.0  # claims everything, wins a quarter
+    strict = {"object_threshold": 0.0, "overlap_threshold": 0.5, "min_area": 0.0}
+    ids, _ = run([0.8, 0.8], [0, 0], [whole, intruder], MergeConfig(**strict))
+    np.testing.assert_array_equal(ids[0], [0, 0, 1, 1, 1, 1, 1, 1])
+    ids, first = run([0.8, 0.8], [0, 0], [whole, intruder], MergeConfig(**strict, reassign=True))
+    assert (ids == 1).all()
+    np.testing.assert_array_equal(first, [0])

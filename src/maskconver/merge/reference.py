@@ -57,28 +57,45 @@ def merge_masks(
         return np.zeros((len(rows), len(columns)), np.int32), candidates
     if config.nms_iou < 1:
         candidates = candidates[_distinct(mask_logits[candidates], labels[candidates], config.nms_iou)]
-    scores, labels = scores[candidates], labels[candidates]
-
-    winner = np.empty((len(rows), len(columns)), np.int32)
-    own_area = np.zeros(len(candidates), np.int64)
-    band = max(BAND_VALUES // (len(columns) * len(candidates)), 1)
-    for top in range(0, len(rows), band):  # bands bound the memory: N×H×W at full size never exists
-        part = slice(top, top + band)
-        masks = _probabilities(_read(mask_logits, candidates, rows, part, columns), config.hard_sigmoid)
-        own_area += (masks > 0.5).reshape(-1, len(candidates)).sum(0, dtype=np.int32)
-        masks *= scores
-        winner[part] = masks.argmax(-1)
-        if config.pixel_threshold:
-            best = masks.max(-1)
-            winner[part][best <= np.float32(config.pixel_threshold) * scores[winner[part]]] = len(candidates)
-
+    winner, own_area = _compete(candidates, scores, mask_logits, taps, config)
     visible = np.bincount(winner.ravel(), minlength=len(candidates) + 1)[:-1]
     # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
     smallest = round(config.min_area * max(winner.shape) ** 2, 6)
     overlap = np.float32(config.overlap_threshold) * own_area.astype(np.float32)
-    kept = (visible > smallest) & (own_area > 0) & (visible.astype(np.float32) > overlap) & (labels >= 0)
-    number, first = _segments(labels, kept, is_thing)
+    kept = (visible > smallest) & (own_area > 0) & (visible.astype(np.float32) > overlap)
+    kept &= labels[candidates] >= 0
+    if config.reassign and kept.any() and not kept.all():
+        candidates = candidates[kept]
+        winner, _ = _compete(candidates, scores, mask_logits, taps, config)
+        kept = np.ones(len(candidates), bool)
+    number, first = _segments(labels[candidates], kept, is_thing)
     return np.append(number, np.int32(0))[winner], candidates[first]
+
+
+def _compete(
+    candidates: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    mask_logits: NDArray[np.float32],
+    taps: tuple[Taps, Taps],
+    config: MergeConfig,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Who of n candidates wins each pixel, H×W int32 in 0…n, n for nobody; and (n,) pixels above 0.5."""
+    rows, columns = taps
+    n, weights = len(candidates), scores[candidates]
+    winner = np.empty((len(rows), len(columns)), np.int32)
+    own_area = np.zeros(n, np.int64)
+    band = max(BAND_VALUES // (len(columns) * n), 1)
+    for top in range(0, len(rows), band):  # bands bound the memory: N×H×W at full size never exists
+        part = slice(top, top + band)
+        masks = _probabilities(_read(mask_logits, candidates, rows, part, columns), config.hard_sigmoid)
+        own_area += (masks > 0.5).reshape(-1, n).sum(0, dtype=np.int32)
+        masks *= weights
+        best = masks.argmax(-1)
+        if config.pixel_threshold:
+            nobody = masks.max(-1) <= np.float32(config.pixel_threshold) * weights[best]
+            best[nobody] = n
+        winner[part] = best
+    return winner, own_area
 
 
 def _distinct(mask_logits: NDArray[np.float32], labels: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
