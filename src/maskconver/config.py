@@ -43,8 +43,8 @@ class MergeConfig:
         overlap_threshold: a proposal survives if it wins more than this share of its own mask.
         min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
             longer side (256 / 640² is the published 256 px on the 640 px canvas).
-        pixel_threshold: a pixel belongs to its winner only if that mask's probability exceeds this; 0, as
-            published, gives every pixel to somebody, also where no mask says so.
+        pixel_threshold: a mask claims only pixels where its probability exceeds this; 0, as published, gives
+            every pixel to somebody, also where no mask says so.
         nms_iou: first, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
             a better one of the same label by more than this IoU; 1, as published, drops none. Two peaks
             on one object otherwise share its pixels, and both may fail the overlap test.

@@ -113,6 +113,7 @@ def test_two_pictures_are_learned_by_heart(cells: Path, tmp_path: Path) -> None:
         "--loss.mask_loss_stride=2",
         "--optim.lr=0.003",
         "--ema=0.9",
+        "--model.bn_momentum=0.1",
     )
     assert main(tiny(cells, tmp_path, *more)) == 0
     row = json.loads((tmp_path / "curve.jsonl").read_text().splitlines()[-1])

@@ -89,11 +89,12 @@ def _compete(
         part = slice(top, top + band)
         masks = _probabilities(_read(mask_logits, candidates, rows, part, columns), config.hard_sigmoid)
         own_area += (masks > 0.5).reshape(-1, n).sum(0, dtype=np.int32)
+        if config.pixel_threshold:
+            masks[masks <= np.float32(config.pixel_threshold)] = 0
         masks *= weights
         best = masks.argmax(-1)
         if config.pixel_threshold:
-            nobody = masks.max(-1) <= np.float32(config.pixel_threshold) * weights[best]
-            best[nobody] = n
+            best[masks.max(-1) == 0] = n
         winner[part] = best
     return winner, own_area
 

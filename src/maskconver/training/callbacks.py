@@ -120,7 +120,7 @@ class Checkpoints(pl.Callback):
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step != self.saved:
             path = self.folder / "last.ckpt"
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
             self.saved = trainer.global_step
             module.last_checkpoint = f"{path} (step {trainer.global_step})"  # type: ignore[assignment]
 
