@@ -102,3 +102,16 @@ def test_weight_decay_falls_on_the_tensors_of_the_reference() -> None:
     names = {k for k, p in model.named_parameters() if id(p) in chosen}
     assert {"class_embedding.weight", "mlp.fc1.weight", "class_head.out.weight"} <= names
     assert not any("dw" in k or k.endswith("bias") or "bn" in k or "norm" in k for k in names)
+
+
+def test_timm_backbones_follow_padding_and_momentum() -> None:
+    model = create_model("maskconver_mnv3s_640", num_classes=2, bn_momentum=0.05)
+    norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {m.momentum for m in norms} == {0.05}
+    symmetric = create_model("maskconver_mnv3s_640", num_classes=2, padding="symmetric")
+    symmetric.load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        same, other = model.eval().backbone(image), symmetric.eval().backbone(image)
+    assert all(same[level].shape == other[level].shape for level in same)
+    assert not torch.allclose(same[1], other[1])

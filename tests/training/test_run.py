@@ -16,6 +16,7 @@ import torch
 from maskconver import load
 from maskconver.checkpoint import read_metadata, read_tensors
 from maskconver.cli.main import main
+from maskconver.data.synth import write_dataset
 
 from .conftest import tiny
 
@@ -118,6 +119,25 @@ def test_two_pictures_are_learned_by_heart(cells: Path, tmp_path: Path) -> None:
     assert main(tiny(cells, tmp_path, *more)) == 0
     row = json.loads((tmp_path / "curve.jsonl").read_text().splitlines()[-1])
     assert row["val/pq_things"] > 0.5
+
+
+def test_resuming_on_other_categories_names_init_from(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        write_dataset(tmp_path / "scenes", style="scenes", count=2, size=(64, 64), seed=0, split=split)
+    arguments = tiny(tmp_path / "scenes", tmp_path / "out", f"--resume={unbroken / 'last.ckpt'}")
+    assert main(arguments) == 2
+    assert "other categories" in (message := capsys.readouterr().err)
+    assert "--init-from" in message
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
+    assert main(tiny(cells, tmp_path, "--resume=auto")) == 2
+    assert "damaged or not a checkpoint" in capsys.readouterr().err
 
 
 def test_resuming_a_finished_run_says_so(

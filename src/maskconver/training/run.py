@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from .. import _torchvision  # noqa: F401  (before lightning)
 from ..checkpoint import init_from
 from ..data.datamodule import SegmentationData
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..models import create_model
 from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
 from .config import TrainConfig, overrides
@@ -80,12 +81,10 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         callbacks.append(EMA(config.ema))
     task = SegmentationTask(model, config)
     if checkpoint:
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        data.start = int(state["global_step"]) * step_images
-        task.last_checkpoint = f"{checkpoint} (step {state['global_step']})"
+        step = _check_resumable(checkpoint, data.categories.to_json(), config)
+        data.start = step * step_images
+        task.last_checkpoint = f"{checkpoint} (step {step})"
         say(f"resuming from {task.last_checkpoint}")
-        if int(state["global_step"]) >= config.steps:
-            raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise --steps to go on")
     trainer = pl.Trainer(
         accelerator=config.device,
         devices=config.devices,
@@ -124,6 +123,26 @@ def _input(config: TrainConfig) -> Any:
     from ..models.registry import model_config, override
 
     return override(model_config(config.model.name), overrides(config.model)).input  # type: ignore[attr-defined]
+
+
+def _check_resumable(checkpoint: str, categories: list[dict[str, Any]], config: TrainConfig) -> int:
+    """The step of a checkpoint that this run can go on from."""
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        step = int(state["global_step"])
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{checkpoint} is damaged or not a checkpoint of a run ({str(error).splitlines()[0]}); "
+            "start from a model file instead: --init-from"
+        ) from error
+    if state.get("categories") != categories:
+        raise CheckpointError(
+            f"{checkpoint} was trained on other categories than {config.data.data} has; "
+            "start a new run from its model instead: --init-from RUN --out NEW_RUN"
+        )
+    if step >= config.steps:
+        raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise --steps to go on")
+    return step
 
 
 def _resume(config: TrainConfig, out: Path) -> str | None:

@@ -78,6 +78,10 @@ class SegmentationTask(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device, non_blocking=True) if isinstance(batch, Batch) else batch
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert self.model.categories is not None
+        checkpoint["categories"] = self.model.categories.to_json()
+
     def on_validation_epoch_start(self) -> None:
         self.pq.reset()
 

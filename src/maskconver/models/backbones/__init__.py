@@ -24,5 +24,5 @@ def create_backbone(name: str, in_channels: int, padding: Padding, momentum: flo
     if name == "mobilenet_mh":
         return MobileNetMH(in_channels, padding, momentum)
     if name in TIMM_BACKBONES:
-        return TimmFeatures(name, in_channels)
+        return TimmFeatures(name, in_channels, padding=padding, momentum=momentum)
     raise ConfigError(f'no backbone "{name}"; known: mobilenet_mh, {", ".join(TIMM_BACKBONES)}')

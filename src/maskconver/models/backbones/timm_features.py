@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ... import _torchvision  # noqa: F401  (before timm, which imports torchvision)
+from ..layers import Padding
 
 
 class TimmFeatures(nn.Module):
@@ -16,14 +17,29 @@ class TimmFeatures(nn.Module):
         name: timm's model name, e.g. `mobilenetv3_large_100`.
         in_channels: channels of the image.
         output_stride: 16 or 32; below 32 the last stages are dilated instead of strided.
+        padding: `same` pads as TensorFlow does, `symmetric` as timm's networks do by themselves.
+        momentum: of the batch norms, in PyTorch's sense.
     """
 
-    def __init__(self, name: str, in_channels: int = 3, output_stride: int = 16) -> None:
+    def __init__(
+        self,
+        name: str,
+        in_channels: int = 3,
+        output_stride: int = 16,
+        padding: Padding = "same",
+        momentum: float = 0.01,
+    ) -> None:
         super().__init__()
         import timm
 
         self.net = timm.create_model(
-            name, pretrained=False, features_only=True, in_chans=in_channels, output_stride=output_stride
+            name,
+            pretrained=False,
+            features_only=True,
+            in_chans=in_channels,
+            output_stride=output_stride,
+            pad_type="same" if padding == "same" else "",
+            bn_momentum=momentum,
         )
         # With a dilated network several taps share a stride; the deepest is the level's feature.
         info: Any = self.net.feature_info
