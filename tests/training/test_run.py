@@ -184,3 +184,13 @@ def test_print_config_shows_every_field_with_its_value(capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert "proposals: 20" in printed
     assert "backbone: mobilenet_mh" in printed
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_one_speaks(cells: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "maskconver.cli", *tiny(cells, tmp_path, "--devices=2", "--steps=2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("learning rate") == 1
+    assert done.stdout.count("pq_things   ") == 1
+    assert json.loads((tmp_path / "curve.jsonl").read_text())["step"] == 2

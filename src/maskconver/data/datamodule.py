@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from .. import _torchvision  # noqa: F401  (before lightning)
 from ..config import InputConfig
@@ -244,8 +244,7 @@ class SegmentationData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Batches from position `start` on."""
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
+        rank, world = self._process()
         sampler = PositionSampler(len(self.train), self.samples, self.seed, self._weights(), rank, world)
         sampler.start = self.start
         dataset = TrainDataset(self.train, self.config, self.input, self.categories.is_thing, self.seed)
@@ -261,13 +260,17 @@ class SegmentationData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[ValidationItem]:
-        """One image a batch, in order."""
+        """One image a batch, in order; each process takes its share."""
+        rank, world = self._process()
         return DataLoader(
-            ValidationDataset(self.val, self.input),
+            Subset(ValidationDataset(self.val, self.input), range(rank, len(self.val), world)),
             batch_size=None,
             num_workers=min(self.config.workers, 1),
             collate_fn=_same,  # type: ignore[arg-type]  # without batches it gets the item itself
         )
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _weights(self) -> NDArray[np.float64] | None:
         key = self.config.balance

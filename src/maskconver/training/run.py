@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Callable
@@ -34,12 +35,14 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`,
             `best.safetensors`, `curve.jsonl`, `metrics.csv`, TensorBoard events and `pictures/`.
         recipe: the resolved recipe as YAML, kept beside the run and inside its model files.
-        say: takes lines for the console.
+        say: takes lines for the console; of several processes only the first speaks and returns figures.
 
     Raises:
         DataError, ConfigError, CheckpointError, NonFiniteLoss: see there.
         OSError: `config.out` cannot be written.
     """
+    if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the same run
+        say = _silent
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
@@ -102,7 +105,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="")],
         callbacks=[*callbacks, checkpoints],
         default_root_dir=out,
-        sync_batchnorm=config.devices > 1,
+        sync_batchnorm=config.devices > 1 and config.device != "cpu" and torch.cuda.is_available(),
     )
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)  # hardware lists and advertising
@@ -116,7 +119,11 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if checkpoints.stopped:
         say(f"stopped at step {trainer.global_step}; go on with --resume auto")
-    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+    return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""
 
 
 def _input(config: TrainConfig) -> Any:
