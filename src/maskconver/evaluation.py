@@ -202,8 +202,8 @@ def write_gallery(
 def tune(
     predictor: Predictor,
     dataset: CocoPanoptic,
-    object_thresholds: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
-    overlap_thresholds: tuple[float, ...] = (0.3, 0.5, 0.6, 0.7, 0.8),
+    object_thresholds: tuple[float, ...] = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5),
+    overlap_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7),
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[MergeConfig, list[tuple[float, float, float]]]:
     """The thresholds with the highest PQ of things (of everything where there are no things).

@@ -53,5 +53,7 @@ def maskconver_mobile_dense_512() -> MaskConverConfig:
         position=True,
         proposals=400,
         input=InputConfig(size=(512, 512)),
-        merge=MergeConfig(min_area=0.0, object_threshold=0.3, pixel_threshold=0.5, nms_iou=0.5),
+        merge=MergeConfig(
+            min_area=0.0, object_threshold=0.3, pixel_threshold=0.5, nms_iou=0.5, reassign=True
+        ),
     )
