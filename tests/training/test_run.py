@@ -45,6 +45,15 @@ def test_a_run_leaves_models_log_curve_pictures_and_the_recipe(unbroken: Path) -
     assert {"train/center", "train/mask", "train/dice", "images/s"} <= set(header.split(",")) | {"images/s"}
 
 
+def test_the_end_of_a_run_is_validated_whatever_the_interval(
+    cells: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    assert main(tiny(cells, tmp_path, "--val_every=4")) == 0
+    rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 6]
+    assert same_weights(tmp_path / "last.safetensors", unbroken / "last.safetensors")
+
+
 def test_the_model_file_carries_recipe_categories_and_figures(unbroken: Path) -> None:
     extra = read_metadata(unbroken / "best.safetensors")["extra"]
     assert extra["recipe"] == (unbroken / "recipe.yaml").read_text()

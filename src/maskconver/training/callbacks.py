@@ -80,10 +80,11 @@ class ModelFiles(pl.Callback):
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
-        self.folder, self.recipe, self.best = folder, recipe, -math.inf
+        self.folder, self.recipe, self.best, self.validated = folder, recipe, -math.inf, -1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Before EMA.on_validation_end (callback order), so that the averaged weights are the ones written.
+        self.validated = trainer.global_step
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}

@@ -78,7 +78,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     callbacks: list[pl.Callback] = [
         Throughput(config.data.batch_size),
         Pictures(out, config.pictures),
-        ModelFiles(out, recipe),
+        files := ModelFiles(out, recipe),
     ]
     if config.ema:
         callbacks.append(EMA(config.ema))
@@ -117,6 +117,8 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
         warnings.filterwarnings("ignore", message=".*infer the indices fetched.*")
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        if not checkpoints.stopped and files.validated != trainer.global_step:
+            trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
     if checkpoints.stopped:
         say(f"stopped at step {trainer.global_step}; go on with --resume auto")
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
