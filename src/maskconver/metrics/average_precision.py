@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..categories import Categories
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
+from .counts import Counts
 from .overlap import Overlap, Segments
 from .panoptic_quality import match_segments
 
@@ -56,8 +57,8 @@ def pooled_average_precision(counts: ArrayLike, categories: Categories) -> Poole
     return PooledAPResult(tp / (tp + fp + fn) if tp + fp + fn else math.nan, tp, fp, fn, per_class)
 
 
-class PooledAveragePrecision:
-    """Average precision of things at one IoU, image by image; what is kept are three counts a class.
+class PooledAveragePrecision(Counts):
+    """Average precision of things at one IoU, image by image; the state is tp, fp, fn of each label.
 
     Segments are matched as for PQ, with the COCO rules for void and crowd (see `match_segments`).
 
@@ -72,13 +73,8 @@ class PooledAveragePrecision:
     def __init__(self, categories: Categories, threshold: float = 0.5) -> None:
         if not 0.5 <= threshold < 1:
             raise ConfigError(f"the IoU threshold {threshold} is not in 0.5…1, where matches are unique")
-        self.categories = categories
+        super().__init__(categories, columns=3)
         self.threshold = threshold
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._counts = np.zeros((len(self.categories), 3), np.int64)
 
     def update(
         self,
@@ -102,23 +98,6 @@ class PooledAveragePrecision:
         )
         for column, labels in enumerate(found):
             self._counts[:, column] += np.bincount(labels, minlength=len(self.categories))
-
-    @property
-    def state(self) -> NDArray[np.int64]:
-        """(C, 3) int64: tp, fp, fn of each label; states of several processes are added up."""
-        return self._counts.copy()
-
-    def merge_state(self, state: NDArray[np.int64]) -> None:
-        """Add the state of another process or part.
-
-        Raises:
-            DataError: the state is of another label set.
-        """
-        if np.shape(state) != self._counts.shape:
-            raise DataError(
-                f"a state of shape {np.shape(state)} does not fit {len(self.categories)} categories"
-            )
-        self._counts += state
 
     def compute(self) -> PooledAPResult:
         """The figures over all images so far."""

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..categories import VOID_LABEL, Categories
 from ..errors import DataError
+from .counts import Counts
 from .overlap import Overlap, Segments
 
 
@@ -54,8 +55,8 @@ def mean_iou(confusion: NDArray[np.int64], categories: Categories) -> MeanIoURes
     )
 
 
-class MeanIoU:
-    """Mean IoU, image by image; what is kept is one confusion matrix.
+class MeanIoU(Counts):
+    """Mean IoU, image by image; the state is one confusion matrix, (C, C+1).
 
     Pixels without a label in the ground truth are left out; a prediction without a label there is a miss.
 
@@ -64,12 +65,7 @@ class MeanIoU:
     """
 
     def __init__(self, categories: Categories) -> None:
-        self.categories = categories
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._confusion = np.zeros((len(self.categories), len(self.categories) + 1), np.int64)
+        super().__init__(categories, columns=len(categories) + 1)
 
     def update(self, pred_labels: ArrayLike, gt_labels: ArrayLike, *, image: int | str | None = None) -> None:
         """Add an image given as label maps.
@@ -99,7 +95,7 @@ class MeanIoU:
         columns = pred[labelled].astype(np.int64)
         columns[columns == VOID_LABEL] = classes
         cells = gt[labelled].astype(np.int64) * (classes + 1) + columns
-        self._confusion += np.bincount(cells, minlength=self._confusion.size).reshape(self._confusion.shape)
+        self._counts += np.bincount(cells, minlength=self._counts.size).reshape(self._counts.shape)
 
     def update_segments(
         self,
@@ -120,25 +116,8 @@ class MeanIoU:
         """
         rows = overlap.gt.labels
         columns = np.append(overlap.pred.labels, len(self.categories))
-        np.add.at(self._confusion, (rows[:, None], columns[None, :]), overlap.joint[: len(rows)])
-
-    @property
-    def state(self) -> NDArray[np.int64]:
-        """(C, C+1) int64, the confusion matrix; states of several processes are added up."""
-        return self._confusion.copy()
-
-    def merge_state(self, state: NDArray[np.int64]) -> None:
-        """Add the state of another process or part.
-
-        Raises:
-            DataError: the state is of another label set.
-        """
-        if np.shape(state) != self._confusion.shape:
-            raise DataError(
-                f"a state of shape {np.shape(state)} does not fit {len(self.categories)} categories"
-            )
-        self._confusion += state
+        np.add.at(self._counts, (rows[:, None], columns[None, :]), overlap.joint[: len(rows)])
 
     def compute(self) -> MeanIoUResult:
         """The figures over all images so far."""
-        return mean_iou(self._confusion, self.categories)
+        return mean_iou(self._counts, self.categories)

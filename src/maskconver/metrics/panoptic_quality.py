@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..categories import Categories
 from ..errors import DataError
+from .counts import Counts
 from .overlap import Overlap, Segments
 
 
@@ -160,8 +161,8 @@ def panoptic_quality(counts: NDArray[np.float64], categories: Categories) -> Pan
     return PanopticQualityResult(mean(occurs), mean(occurs & things), mean(occurs & ~things), per_class)
 
 
-class PanopticQuality:
-    """Panoptic quality, image by image; what is kept are four numbers a class.
+class PanopticQuality(Counts):
+    """Panoptic quality, image by image; the state is tp, fp, fn and ΣIoU of each label, (C, 4) float64.
 
     Example:
         >>> import numpy as np
@@ -178,13 +179,12 @@ class PanopticQuality:
     """
 
     def __init__(self, categories: Categories, *, details: bool = False) -> None:
-        self.categories = categories
+        super().__init__(categories, columns=4, dtype=np.float64)
         self.details: list[dict[str, Any]] | None = [] if details else None
-        self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._counts = np.zeros((len(self.categories), 4))
+        super().reset()
         if self.details is not None:
             self.details = []
 
@@ -227,23 +227,6 @@ class PanopticQuality:
             self._counts[:, column] += np.bincount(labels, weights, classes)
         if self.details is not None:
             self.details.append(_details(overlap, matches, self.categories))
-
-    @property
-    def state(self) -> NDArray[np.float64]:
-        """(C, 4) float64: tp, fp, fn, ΣIoU of each label; states of several processes are added up."""
-        return self._counts.copy()
-
-    def merge_state(self, state: NDArray[np.float64]) -> None:
-        """Add the state of another process or part.
-
-        Raises:
-            DataError: the state is of another label set.
-        """
-        if np.shape(state) != self._counts.shape:
-            raise DataError(
-                f"a state of shape {np.shape(state)} does not fit {len(self.categories)} categories"
-            )
-        self._counts += state
 
     def compute(self) -> PanopticQualityResult:
         """The figures over all images so far."""
