@@ -57,6 +57,22 @@ def test_results_can_be_read_back_as_a_data_set(folder):
     assert len(data) == 2 and (data[0].ids > 0).any()
 
 
+def test_image_ids_are_taken_from_the_ground_truth_by_name(folder, capsys):
+    main(["predict", "fake", "in", "--out", "truth"])
+    truth = read(folder / "truth")
+    for image, row in zip(truth["images"], truth["annotations"]):
+        image["id"] = row["image_id"] = image["id"] + 70
+    (folder / "truth" / "panoptic.json").write_text(json.dumps(truth))
+    assert main(["predict", "fake", "in", "--out", "out", "--ids-from", "truth/panoptic.json"]) == 0
+    assert [row["image_id"] for row in read(folder / "out")["annotations"]] == [71, 72]
+    capsys.readouterr()
+    assert main(["pq", "truth/panoptic.json", "out/panoptic.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["All"]["pq"] == 1
+    (folder / "in" / "b.jpg").rename(folder / "in" / "c.jpg")
+    assert main(["predict", "fake", "in", "--out", "out2", "--ids-from", "truth/panoptic.json"]) == 2
+    assert "no image c.jpg" in capsys.readouterr().err
+
+
 def test_overlays_have_the_size_of_the_pictures(folder):
     assert main(["predict", "fake", "in/*.png", "--out", "out", "--overlay", "--no-masks"]) == 0
     assert Image.open(folder / "out" / "overlays" / "a.png").size == (90, 60)

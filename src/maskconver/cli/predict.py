@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.images import MAX_PIXELS, ImageWarning, list_images
+from ..data.panoptic_files import read_panoptic_json
 from ..data.panoptic_png import write_panoptic_png
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..files import atomic_path
@@ -43,6 +44,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
     add("--no-masks", action="store_true", help="write no panoptic files, only overlays")
+    add("--ids-from", type=str | None, default=None, help="COCO JSON whose image ids are taken, by file name")
     add("--json", action="store_true", help="print the figures as JSON")
     add("--device", type=str | None, default=None, help="cpu, cuda, mps; the best there is by default")
     add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
@@ -60,13 +62,17 @@ def run(args: Namespace) -> int:
         raise ConfigError("--no-masks without --overlay leaves nothing to write; add --overlay")
     out = Path(args.out)
     paths, failures = _inputs(args.paths, out)
+    image_ids = _image_ids(args.ids_from, paths)
     _require_writable(out)
     predictor = _predictor(args)
     warned: list[str] = []
     counts: Counter[str] = Counter()
     images, seconds = 0, 0.0
     masks = None if args.no_masks else out
-    with progress_bar("", len(paths)) as advance, _panoptic_writer(masks, predictor.categories) as write:
+    with (
+        progress_bar("", len(paths)) as advance,
+        _panoptic_writer(masks, predictor.categories, image_ids) as write,
+    ):
         for path, stem in zip(paths, _unique_stems(paths)):
             start = time.perf_counter()
             try:
@@ -126,6 +132,23 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
     return sorted(found), missing
 
 
+def _image_ids(source: str | None, paths: list[Path]) -> dict[str, int | str]:
+    """Image ids by file name, so that `maskconver pq` pairs the results with that file's ground truth.
+
+    Raises:
+        ConfigError: an image is not in the file, or two of its images share a name.
+    """
+    if source is None:
+        return {}
+    rows = read_panoptic_json(source).images
+    ids = {Path(row.file_name).name: row.id for row in rows}
+    if len(ids) < len(rows):
+        raise ConfigError(f"{source}: several images have the same file name, ids cannot be taken from it")
+    if unknown := [path.name for path in paths if path.name not in ids]:
+        raise ConfigError(f"{source} has no image {unknown[0]} ({len(unknown)} are missing in all)")
+    return ids
+
+
 def _failure(path: str | Path, error: Exception) -> tuple[str, str]:
     reason = " ".join(str(error).split()) or type(error).__name__
     return str(path), reason.removeprefix(f"{path}: ")
@@ -158,7 +181,7 @@ def _unique_stems(paths: list[Path]) -> list[str]:
 
 @contextmanager
 def _panoptic_writer(
-    folder: Path | None, categories: Categories
+    folder: Path | None, categories: Categories, image_ids: dict[str, int | str]
 ) -> Iterator[Callable[[Segmentation, str], None]]:
     """A function that writes one image's PNG and its row of the JSON; None as folder: it writes nothing.
 
@@ -174,7 +197,7 @@ def _panoptic_writer(
         def write(result: Segmentation, stem: str) -> None:
             write_panoptic_png(folder / "panoptic" / f"{stem}.png", result.ids)
             height, width = result.ids.shape
-            number = len(images) + 1
+            number = image_ids.get(Path(result.file_name).name, len(images) + 1)
             row = json.dumps(result.to_coco(number, f"{stem}.png"), ensure_ascii=False)
             file.write((",\n" if images else "") + row)
             images.append({"id": number, "file_name": result.file_name, "height": height, "width": width})
