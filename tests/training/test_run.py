@@ -17,6 +17,7 @@ from maskconver import load
 from maskconver.checkpoint import read_metadata, read_tensors
 from maskconver.cli.main import main
 from maskconver.data.synth import write_dataset
+from maskconver.recipes import FOLDER
 
 from .conftest import tiny
 
@@ -186,6 +187,12 @@ def test_fine_tuning_takes_the_classes_that_have_the_same_name(
 ) -> None:
     assert main(tiny(cells, tmp_path, f"--init-from={unbroken}", "--steps=1", "--val_every=1")) == 0
     assert "2 of the classes in class_embedding.weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", sorted(p.stem for p in FOLDER.glob("*.yaml")))
+def test_every_shipped_recipe_is_sound(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", f"--config={recipe}", "--print-config"]) == 0
+    assert "backbone: mobilenet_mh" in capsys.readouterr().out
 
 
 def test_print_config_shows_every_field_with_its_value(capsys: pytest.CaptureFixture[str]) -> None:

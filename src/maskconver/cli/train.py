@@ -1,6 +1,6 @@
 """Train or fine-tune a model.
 
-Example: maskconver train --config nuclei --data DIR --out runs/nuclei --resume auto
+Example: maskconver train --config start --data my_data --out runs/mine --resume auto
 
 --config takes a YAML recipe or the name of a shipped one; every field of it can be overridden on the command
 line, and --print_config shows the result. `--data DIR` is short for `--data.data DIR`. A run stops cleanly on
