@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskconver.config import InputConfig
-from maskconver.preprocess import fitted_size, prepare, resize_bilinear, resize_nearest, stretch
+from maskconver.preprocess import (
+    fitted_size,
+    normalize,
+    prepare,
+    resize_bilinear,
+    resize_nearest,
+    stretch,
+)
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -119,3 +126,40 @@ def test_a_flat_picture_is_not_stretched(value):
     np.testing.assert_allclose(
         stretch(np.full((5, 5, 3), value, np.uint8), (0.5, 99.8)), value / 255, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("stretching", ["none", "percentile"])
+@pytest.mark.parametrize("size", [(7, 9), (16, 90), (60, 8), (60, 90), (33, 90), (61, 60), (130, 200)])
+def test_the_canvas_is_the_stretched_resized_and_normalised_picture(size, stretching):
+    image = noise(60, 90, 3) // 2 + np.uint8(40)
+    config = InputConfig(size=size, stretch=stretching)
+    values = stretch(image, config.percentiles) if stretching == "percentile" else image / np.float32(255)
+    expected = normalize(resize_bilinear(values, fitted_size((60, 90), size)), config, unit=True)
+    canvas, _ = prepare(image, config)
+    h, w = expected.shape[:2]
+    np.testing.assert_allclose(canvas[:, :h, :w], expected.transpose(2, 0, 1), atol=2e-6)
+    assert not canvas[:, h:].any() and not canvas[:, :, w:].any()
+
+
+def test_pictures_that_do_not_lie_contiguous_in_memory_are_fine():
+    image = noise(60, 91, 3)
+    for view in (image[::2], image[:, ::-1], image.transpose(1, 0, 2), image[..., ::-1]):
+        np.testing.assert_array_equal(
+            prepare(view, InputConfig(size=(24, 24)))[0], prepare(view.copy(), InputConfig(size=(24, 24)))[0]
+        )
+
+
+@pytest.mark.parametrize("step", [2, 4, 8])
+@pytest.mark.parametrize("size", [(160, 240), (157, 243), (153, 233)])
+def test_a_reduced_picture_lies_where_the_whole_one_does(size, step):
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    image = np.stack([y, x, y], -1).astype(np.uint8)
+    ends = [[np.arange(0, n, step), n] for n in size]
+    centres = [np.array([(a + min(a + step, n)) / 2 for a in starts]) for starts, n in ends]
+    reduced = np.stack([*np.meshgrid(*centres, indexing="ij"), np.zeros([len(c) for c in centres])], -1)
+    config = InputConfig(size=(18, 18), **PLAIN)
+    expected, geometry = prepare(image, config)
+    canvas, of_reduced = prepare(reduced.astype(np.uint8), config, whole=size)
+    assert of_reduced == geometry
+    inner = (slice(2), slice(1, 10), slice(1, 16))
+    np.testing.assert_allclose(canvas[inner] * 255, expected[inner] * 255, atol=1.01)

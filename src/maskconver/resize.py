@@ -42,12 +42,17 @@ class Taps:
         return Taps(self.low[part], self.high[part], self.weight[part], self.inside[part])
 
     @classmethod
-    def resize(cls, length: int, target: int) -> Taps:
-        """Taps that resize an axis from `length` to `target` cells."""
-        half = np.float32(
-            0.5
-        )  # float32 as in torch and TensorFlow: the same weights to the last bit or nearly so
-        positions = (np.arange(target, dtype=np.float32) + half) * np.float32(length / target) - half
+    def resize(cls, length: int, target: int, span: float | None = None) -> Taps:
+        """Taps that resize an axis from `length` to `target` cells.
+
+        Args:
+            length: cells of the source.
+            target: cells of the result, which cover the source's first `span` cells.
+            span: all of them if left out; less where the last cell is only partly inside the picture.
+        """
+        # float32 as in torch and TensorFlow: the same weights to the last bit or nearly so
+        half, step = np.float32(0.5), np.float32((span or length) / target)
+        positions = (np.arange(target, dtype=np.float32) + half) * step - half
         return cls.at(positions, length)
 
 
