@@ -26,7 +26,7 @@ import torch
 
 import maskconver.data.transforms.train as train_transforms
 import maskconver.losses.maskconver as losses
-from maskconver.data.coco_panoptic import open_dataset
+from maskconver.data.dataset import open_dataset
 from maskconver.data.datamodule import collate
 from maskconver.data.synth import write_dataset
 from maskconver.data.transforms.train import AugmentConfig, train_example

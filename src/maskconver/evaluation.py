@@ -14,7 +14,7 @@ from PIL import Image
 
 from .categories import Categories
 from .config import MergeConfig
-from .data.coco_panoptic import CocoPanoptic
+from .data.dataset import PanopticDataset
 from .errors import ConfigError, DataError, MaskconverError
 from .merge import merge
 from .metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_average_precision
@@ -91,7 +91,7 @@ def require_same_categories(model: Categories, data: Categories) -> None:
 
 def evaluate(
     predictor: Predictor,
-    dataset: CocoPanoptic,
+    dataset: PanopticDataset,
     *,
     by: str | None = None,
     mask_ap: bool = False,
@@ -139,7 +139,7 @@ def evaluate(
     return result
 
 
-def _overlap(segmentation: Segmentation, dataset: CocoPanoptic, index: int) -> Overlap:
+def _overlap(segmentation: Segmentation, dataset: PanopticDataset, index: int) -> Overlap:
     return Overlap.of(
         segmentation.ids,
         segmentation.segments,
@@ -168,7 +168,7 @@ def _quality(overlap: Overlap, categories: Categories) -> float:
 def write_gallery(
     folder: Path,
     predictor: Predictor,
-    dataset: CocoPanoptic,
+    dataset: PanopticDataset,
     quality: list[tuple[int, float]],
     count: int = 8,
 ) -> list[Path]:
@@ -201,7 +201,7 @@ def write_gallery(
 
 def tune(
     predictor: Predictor,
-    dataset: CocoPanoptic,
+    dataset: PanopticDataset,
     object_thresholds: tuple[float, ...] = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5),
     overlap_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7),
     on_image: Callable[[], None] = lambda: None,
@@ -234,7 +234,9 @@ def tune(
     return tuned, [(*g, v) for g, v in zip(grid, values)]
 
 
-def _proposals(predictor: Predictor, dataset: CocoPanoptic, least: float) -> Iterator[tuple[int, Proposals]]:
+def _proposals(
+    predictor: Predictor, dataset: PanopticDataset, least: float
+) -> Iterator[tuple[int, Proposals]]:
     for index in range(len(dataset)):
         canvas, geometry = prepare(dataset.image(index), predictor.runtime.input)
         found = predictor.runtime(canvas[None])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from maskconver.data import CocoPanoptic, open_dataset
-from maskconver.data.coco_panoptic import DataWarning
+from maskconver.data.dataset import DataWarning
 from maskconver.data.file_source import FileSource
 from maskconver.data.layout import find_splits
 from maskconver.errors import DataError, ImageError

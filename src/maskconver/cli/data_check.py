@@ -1,4 +1,4 @@
-"""List every defect of a panoptic data set, and the figures one needs before training.
+"""List every defect of a data set, and the figures one needs before training.
 
 Exit code 0: no defect; 1: defects were found; 2: there is nothing that could be checked.
 
@@ -27,6 +27,8 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--images", type=str, help="folder or .zip of the pictures, if it lies elsewhere")
     parser.add_argument("--panoptic-json", type=str, help="the JSON, if it lies elsewhere")
     parser.add_argument("--panoptic-pngs", type=str, help="folder or .zip of the PNGs, if it lies elsewhere")
+    parser.add_argument("--labels", type=str, help="folder or .zip of label PNGs, if it lies elsewhere")
+    parser.add_argument("--classes", type=str, help="the file that names their classes, if it lies elsewhere")
     parser.add_argument("--max-segments", type=int, help="report images with more segments than this")
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="larger pictures are refused")
     parser.add_argument(
@@ -53,6 +55,8 @@ def run(args: Namespace) -> int:
             images=args.images,
             panoptic_json=args.panoptic_json,
             panoptic_pngs=args.panoptic_pngs,
+            labels=args.labels,
+            classes=args.classes,
             max_segments=args.max_segments,
             decode=not args.headers_only,
             max_pixels=args.max_pixels,

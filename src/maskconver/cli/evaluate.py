@@ -29,6 +29,8 @@ def configure(parser: ArgumentParser) -> None:
     add("--images", type=str | None, default=None, help="folder or zip of the pictures, instead of --data")
     add("--panoptic-json", type=str | None, default=None, help="the panoptic JSON, instead of --data")
     add("--panoptic-pngs", type=str | None, default=None, help="folder or zip of its PNGs")
+    add("--labels", type=str | None, default=None, help="folder or zip of label PNGs, instead of --data")
+    add("--classes", type=str | None, default=None, help="the file that names their classes")
     add("--by", type=str | None, default=None, help="also by each value of this key of images[]")
     add("--per-class", action="store_true", help="also by class")
     add("--ap", action="store_true", help='also COCO mask AP of things (extra "ap")')
@@ -59,7 +61,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver evaluate`; 0 when every image was evaluated, 1 when some failed."""
-    from ..data.coco_panoptic import open_dataset
+    from ..data.dataset import open_dataset
     from ..evaluation import evaluate, tune, write_gallery
     from ..predictor import Predictor
 
@@ -69,6 +71,8 @@ def run(args: Namespace) -> int:
         images=args.images,
         panoptic_json=args.panoptic_json,
         panoptic_pngs=args.panoptic_pngs,
+        labels=args.labels,
+        classes=args.classes,
     )
     chosen = {
         "object_threshold": args.score_threshold,

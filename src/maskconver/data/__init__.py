@@ -6,7 +6,9 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
         "sample": ["Sample", "SegmentTable"],
-        "coco_panoptic": ["CocoPanoptic", "open_dataset"],
+        "dataset": ["PanopticDataset", "open_dataset"],
+        "coco_panoptic": ["CocoPanoptic"],
+        "label_folder": ["LabelFolder"],
         "images": ["read_image"],
         "check": ["check_dataset"],
         "synth": ["synthesize"],

@@ -1,120 +1,36 @@
-"""`check_dataset`: every defect of a panoptic data set, and the figures one needs before training."""
+"""`check_dataset`: every defect of a data set, and the figures one needs before training."""
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import DataError
-from .check_image import ImageChecker, ImageFinding
-from .check_json import Defect, LooseFile, Row, load_loosely
+from .check_image import ImageChecker
+from .check_json import Defect, LooseFile, load_loosely
+from .check_labels import check_labels
+from .check_report import Report, SplitReport, mapped, proposals_for, tally
 from .coco_panoptic import CocoPanoptic
+from .dataset import PanopticDataset
 from .file_source import FileSource
 from .images import MAX_PIXELS, SUFFIXES
-from .layout import Layout, find_layout, find_splits
+from .label_folder import LabelFolder
+from .layout import LabelLayout, Layout, find_layout, find_panoptic, find_splits, has_json
 
-SIZE_BINS = (1, 16, 64, 256, 1024, 4096, 16384, 65536)
-"""Lower limits of the size bins, pixels."""
-PROPOSALS = (10, 20, 50, 100, 150, 200, 256, 400, 600, 800, 1000)
-
-
-@dataclass(slots=True)
-class SplitReport:
-    """What was found in one split.
-
-    Attributes:
-        split: its name; "" for a lone `panoptic.json`.
-        panoptic_json: its file.
-        images: how many the file lists.
-        annotated: how many of them have an annotation.
-        segments: all listed segments; `crowds` of them are crowd.
-        crowds: segments marked as crowd.
-        classes: a row for every category: id, name, isthing, segments, images, pixels.
-        size_bins: (lower limit, things, stuff) segments by area.
-        segments_per_image: count of proposals that each annotated image asks for, by image id.
-        defects: all of them.
-    """
-
-    split: str
-    panoptic_json: str
-    images: int = 0
-    annotated: int = 0
-    segments: int = 0
-    crowds: int = 0
-    classes: list[Row] = field(default_factory=list)
-    size_bins: list[tuple[int, int, int]] = field(default_factory=list)
-    segments_per_image: dict[int | str, int] = field(default_factory=dict)
-    defects: list[Defect] = field(default_factory=list)
-
-    @property
-    def largest(self) -> tuple[int | str | None, int]:
-        """(image id, segments) of the image with the most segments; crowd left out, each stuff class once."""
-        counts = self.segments_per_image
-        return max(counts.items(), key=lambda item: item[1]) if counts else (None, 0)
-
-    def to_json(self) -> Row:
-        """The figures and defects as plain JSON values."""
-        image, most = self.largest
-        counts = np.array([*self.segments_per_image.values()] or [0])
-        return {
-            "split": self.split,
-            "panoptic_json": self.panoptic_json,
-            "images": self.images,
-            "unannotated": self.images - self.annotated,
-            "segments": self.segments,
-            "crowds": self.crowds,
-            "classes": self.classes,
-            "size_bins": [dict(zip(("from_area", "things", "stuff"), row)) for row in self.size_bins],
-            "most_segments": {"image_id": image, "segments": most},
-            "segments_p99": float(np.percentile(counts, 99)),
-            "proposals": proposals_for(most),
-            "defects": [d.to_json() for d in self.defects],
-        }
-
-
-@dataclass(slots=True)
-class Report:
-    """What was found in a data set, split by split."""
-
-    splits: list[SplitReport]
-
-    @property
-    def defects(self) -> list[Defect]:
-        """Those of all splits, in order."""
-        return [d for s in self.splits for d in s.defects]
-
-    def to_json(self) -> Row:
-        """The whole report as plain JSON values."""
-        kinds = Counter(d.kind for d in self.defects)
-        return {
-            "ok": not self.defects,
-            "defects": kinds.total(),
-            "defects_by_kind": dict(kinds.most_common()),
-            "splits": [s.to_json() for s in self.splits],
-        }
-
-
-def proposals_for(segments: int) -> int:
-    """The usual number of proposals that is enough for an image with so many segments (at most 1000)."""
-    return next((n for n in PROPOSALS if n >= segments), PROPOSALS[-1])
+__all__ = ["Report", "SplitReport", "check_dataset", "proposals_for"]
 
 
 def check_dataset(
-    data: str | os.PathLike[str] | CocoPanoptic | None,
+    data: str | os.PathLike[str] | PanopticDataset | None,
     split: str | None = None,
     *,
     images: str | os.PathLike[str] | None = None,
     panoptic_json: str | os.PathLike[str] | None = None,
     panoptic_pngs: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
     max_segments: int | None = None,
     decode: bool = True,
     max_pixels: int = MAX_PIXELS,
@@ -126,7 +42,7 @@ def check_dataset(
     Args:
         data: its folder, or a data set that is open; None when the paths are given.
         split: the one to check; all there are if left out.
-        images, panoptic_json, panoptic_pngs: as in `open_dataset`.
+        images, panoptic_json, panoptic_pngs, labels, classes: as in `open_dataset`.
         max_segments: images with more segments than this are reported; None for no limit.
         decode: decode the pictures whole, which finds damaged ones; false reads their headers.
         max_pixels: as in `read_image`.
@@ -136,7 +52,16 @@ def check_dataset(
     Raises:
         DataError: there is nothing to check: no data set, or a JSON that is none.
     """
-    layouts = _layouts(data, split, images, panoptic_json, panoptic_pngs)
+    paths = {
+        "images": images,
+        "panoptic_json": panoptic_json,
+        "panoptic_pngs": panoptic_pngs,
+        "labels": labels,
+        "classes": classes,
+    }
+    every = _layouts(data, split, paths)
+    layouts = [layout for layout in every if isinstance(layout, Layout)]
+    folders = [layout for layout in every if isinstance(layout, LabelLayout)]
     loose = [load_loosely(layout.panoptic_json) for layout in layouts]
     _compare_categories(layouts, loose)
     shared = _folders_of_others(data, layouts)
@@ -148,27 +73,30 @@ def check_dataset(
         advance = progress(layout.split, len(file.annotations)) if progress else None
         reports.append(_check_split(layout, file, checker, max_segments, workers, advance))
         _report_extra(layouts, loose, len(reports) - 1, checker, shared, reports[-1])
+    for folder in folders:
+        reports.append(check_labels(folder, decode, max_pixels, workers, progress))
     return Report(reports)
 
 
 def _layouts(
-    data: str | os.PathLike[str] | CocoPanoptic | None,
-    split: str | None,
-    images: Any,
-    panoptic_json: Any,
-    pngs: Any,
-) -> list[Layout]:
+    data: str | os.PathLike[str] | PanopticDataset | None, split: str | None, paths: dict[str, Any]
+) -> list[Layout | LabelLayout]:
     if isinstance(data, CocoPanoptic):
         return [
             find_layout(None, images=data.images.path, panoptic_json=data.path, panoptic_pngs=data.pngs.path)
         ]
-    paths = {"images": images, "panoptic_json": panoptic_json, "panoptic_pngs": pngs}
+    if isinstance(data, LabelFolder):
+        return [find_layout(None, images=data.images.path, labels=data.labels.path, classes=data.path)]
+    assert not isinstance(data, PanopticDataset)
     if data is None or split is not None or any(paths.values()):
         return [find_layout(data, split, **paths)]
     splits = find_splits(data)
     if not splits:
         find_layout(data)  # raises and says what was looked for
-    return [find_layout(data, s or None) if s else find_layout(data, "") for s in splits]
+    found = [find_layout(data, s or None) if s else find_layout(data, "") for s in splits]
+    # Where a label folder has panoptic files beside it, both are checked.
+    both = [s for s, layout in zip(splits, found) if isinstance(layout, LabelLayout) and has_json(data, s)]
+    return [*(find_panoptic(data, s) for s in both), *found]
 
 
 def _compare_categories(layouts: list[Layout], files: list[LooseFile]) -> None:
@@ -203,66 +131,21 @@ def _check_split(
 ) -> SplitReport:
     report = SplitReport(layout.split, str(file.path), len(file.images), len(file.annotations))
     report.defects += file.defects
-    segments, in_images, pixels = Counter[int](), Counter[int](), Counter[int]()
-    bins = np.zeros((2, len(SIZE_BINS)), np.int64)
     pairs = [(file.images[a["image_id"]], a) for a in file.annotations]
-    with _mapped(checker, pairs, workers) as findings:
-        for (image, _), found in zip(pairs, findings):
-            report.defects += found.defects
-            things = {c for c in {s[0] for s in found.segments} if file.categories.get(c, {}).get("isthing")}
-            for category, area, crowd in found.segments:
-                segments[category] += 1
-                pixels[category] += area
-                report.crowds += crowd
-                if area:
-                    bins[0 if category in things else 1, bisect_right(SIZE_BINS, area) - 1] += 1
-            in_images.update({s[0] for s in found.segments})
-            stuff = {s[0] for s in found.segments} - things
-            asked = sum(s[0] in things and not s[2] for s in found.segments) + len(stuff)
-            report.segments_per_image[image["id"]] = asked
-            if max_segments is not None and asked > max_segments:
-                text = f"image {image['id']} has {asked} segments, more than {max_segments}"
-                report.defects.append(
-                    Defect("too-many-segments", str(file.path), text, "warning", image["id"])
-                )
-            if advance:
-                advance()
-    report.segments = segments.total()
-    report.size_bins = [(low, int(t), int(s)) for low, t, s in zip(SIZE_BINS, *bins)]
-    report.classes = [
-        {
-            "id": number,
-            "name": str(row.get("name", number)),
-            "isthing": int(bool(row.get("isthing"))),
-            "segments": segments[number],
-            "images": in_images[number],
-            "pixels": pixels[number],
-        }
-        for number, row in file.categories.items()
-    ]
+    with mapped(checker, pairs, workers) as findings:
+        found = ((image["id"], finding) for (image, _), finding in zip(pairs, findings))
+        tally(report, file.categories, found, max_segments, advance)
     return report
-
-
-@contextmanager
-def _mapped(
-    checker: ImageChecker, pairs: list[tuple[Row, Row]], workers: int
-) -> Iterator[Iterator[ImageFinding]]:
-    """The findings in order, from this process or from several."""
-    if workers <= 1 or len(pairs) < 2:
-        yield map(checker, pairs)
-    else:
-        with get_context("spawn").Pool(workers) as pool:
-            yield pool.imap(checker, pairs, chunksize=max(1, min(32, len(pairs) // (4 * workers))))
 
 
 def _folders_of_others(data: Any, layouts: list[Layout]) -> set[Path]:
     """Folders that splits use which are not checked now; what is extra there cannot be told."""
-    if data is None or isinstance(data, CocoPanoptic):
+    if data is None or isinstance(data, PanopticDataset):
         return set()
     found: set[Path] = set()
     for split in find_splits(data):
         try:
-            other = find_layout(data, split)
+            other = find_panoptic(data, split)
         except DataError:
             continue
         if other.panoptic_json not in {layout.panoptic_json for layout in layouts}:

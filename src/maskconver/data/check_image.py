@@ -48,7 +48,9 @@ class ImageChecker:
         """Check the files of one image, given its row of `images` and of `annotations`."""
         image, annotation = rows
         found = ImageFinding()
-        size = self._picture(image, found)
+        size = check_picture(
+            self.images, image["file_name"], image["id"], found, self.decode, self.max_pixels
+        )
         ids = self._png(annotation, found, image["id"])
         listed = _listed(annotation["segments_info"])
         if ids is None:
@@ -66,28 +68,6 @@ class ImageChecker:
             found.defects.append(Defect("size-differs-json", self.json_path, text, "warning", image["id"]))
         self._segments(ids, listed, where, image["id"], found)
         return found
-
-    def _picture(self, image: Row, found: ImageFinding) -> tuple[int, ...] | None:
-        """Height and width of the picture, or None and a defect."""
-        where = self.images.where(image["file_name"])
-        try:
-            if not self.images.exists(image["file_name"]):
-                self.images.read(image["file_name"])  # raises with the reason
-            data = self.images.read(image["file_name"])
-            if not self.decode:
-                return image_size(data, name=where)
-            with warnings.catch_warnings(record=True) as notes:
-                warnings.simplefilter("always", ImageWarning)
-                size = read_image(data, max_pixels=self.max_pixels, name=where).shape[:2]
-            for note in notes:
-                text = str(note.message).removeprefix(f"{where}: ")
-                found.defects.append(Defect("odd-picture", where, text, "warning", image["id"]))
-            return size
-        except MaskconverError as error:
-            kind = "broken-picture" if self.images.exists(image["file_name"]) else "missing-picture"
-            text = str(error).removeprefix(f"{where}: ")
-            found.defects.append(Defect(kind, where, text, "error", image["id"]))
-            return None
 
     def _png(self, annotation: Row, found: ImageFinding, image_id: int | str) -> NDArray[np.int32] | None:
         """The id map, or None and a defect."""
@@ -140,6 +120,31 @@ class ImageChecker:
                 note("wrong-area", f"area is {shown}, the PNG has {area} pixels")
             if (stated := row.get("bbox")) is not None and (fault := _box_fault(stated, box)):
                 note("wrong-bbox", fault)
+
+
+def check_picture(
+    source: FileSource, name: str, image_id: int | str, found: ImageFinding, decode: bool, max_pixels: int
+) -> tuple[int, ...] | None:
+    """Height and width of a picture, or None; what is wrong with it is added to `found`."""
+    where = source.where(name)
+    try:
+        if not source.exists(name):
+            source.read(name)  # raises with the reason
+        data = source.read(name)
+        if not decode:
+            return image_size(data, name=where)
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", ImageWarning)
+            size = read_image(data, max_pixels=max_pixels, name=where).shape[:2]
+        for note in notes:
+            text = str(note.message).removeprefix(f"{where}: ")
+            found.defects.append(Defect("odd-picture", where, text, "warning", image_id))
+        return size
+    except MaskconverError as error:
+        kind = "broken-picture" if source.exists(name) else "missing-picture"
+        text = str(error).removeprefix(f"{where}: ")
+        found.defects.append(Defect(kind, where, text, "error", image_id))
+        return None
 
 
 def _listed(rows: list[Any]) -> dict[int, Row]:

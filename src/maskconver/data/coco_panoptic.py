@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,18 +13,15 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..idmap import Runs
+from .dataset import DataWarning, PanopticDataset
 from .file_source import FileSource, leads_outside
-from .images import MAX_PIXELS, read_image
-from .layout import find_layout
+from .images import MAX_PIXELS
+from .layout import find_panoptic
 from .panoptic_files import PanopticFile, read_panoptic_json, read_panoptic_png
 from .sample import Sample, SegmentTable
 
 
-class DataWarning(UserWarning):
-    """A data set is usable, but not wholly as its owner may think."""
-
-
-class CocoPanoptic(Sequence[Sample]):
+class CocoPanoptic(PanopticDataset):
     """Images with COCO panoptic annotation, in the order of the file's `annotations`.
 
     The JSON is read once into flat columns; pictures and PNGs are read when a sample is asked for. Instances
@@ -60,7 +56,7 @@ class CocoPanoptic(Sequence[Sample]):
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
     ) -> None:
-        layout = find_layout(None, images=images, panoptic_json=panoptic_json, panoptic_pngs=panoptic_pngs)
+        layout = find_panoptic(None, images=images, panoptic_json=panoptic_json, panoptic_pngs=panoptic_pngs)
         self.path = Path(panoptic_json)
         self.images = FileSource(layout.images)
         self.pngs = FileSource(layout.panoptic_pngs)
@@ -100,14 +96,7 @@ class CocoPanoptic(Sequence[Sample]):
         self._info_ends = np.cumsum([len(rows[k]) for k in order])
         return names
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def sample(self, index: int) -> Sample:
         """One image with its annotation.
 
         Listed segments without a pixel are dropped from the table. An id of the PNG that the JSON lacks
@@ -117,8 +106,6 @@ class CocoPanoptic(Sequence[Sample]):
             DataError: PNG missing or unreadable, not of the picture's size, or without any id that is listed.
             ImageError: the picture is missing or damaged.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
         image, ids, listed = self.image(index), self.ids(index), self.segments(index)
         if image.shape[:2] != ids.shape:
             raise DataError(
@@ -147,13 +134,6 @@ class CocoPanoptic(Sequence[Sample]):
             self._warned.add(kind)
             warnings.warn(f"{text} (`maskconver data check` lists all)", DataWarning, stacklevel=3)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture, H×W×3 uint8 RGB, upright."""
-        name = self.file_names[index]
-        where = self.images.where(name)
-        data = self.images.read(name)
-        return read_image(data, max_pixels=self.max_pixels, white_level=self.white_level, name=where)
-
     def ids(self, index: int) -> NDArray[np.int32]:
         """The id map, H×W int32, 0 = void."""
         return read_panoptic_png(self.pngs.read(self._png_names[index]), self.png_path(index))
@@ -170,38 +150,9 @@ class CocoPanoptic(Sequence[Sample]):
         row = msgspec.json.decode(self._info_text[start : int(self._info_ends[index])])
         return {key: value for key, value in row.items() if key not in ("id", "file_name")}
 
-    def image_path(self, index: int) -> str:
-        """What messages call the picture."""
-        return self.images.where(self.file_names[index])
-
     def png_path(self, index: int) -> str:
         """What messages call the PNG."""
         return self.pngs.where(self._png_names[index])
-
-
-def open_dataset(
-    data: str | os.PathLike[str] | None,
-    split: str | None = None,
-    *,
-    images: str | os.PathLike[str] | None = None,
-    panoptic_json: str | os.PathLike[str] | None = None,
-    panoptic_pngs: str | os.PathLike[str] | None = None,
-    max_pixels: int = MAX_PIXELS,
-    white_level: float | None = None,
-) -> CocoPanoptic:
-    """Open a split of a data set by its folder; see `find_layout` for the layouts that are recognised.
-
-    Raises:
-        DataError: what was looked for and not found, or what is wrong with the JSON.
-    """
-    layout = find_layout(data, split, images=images, panoptic_json=panoptic_json, panoptic_pngs=panoptic_pngs)
-    return CocoPanoptic(
-        layout.images,
-        layout.panoptic_json,
-        layout.panoptic_pngs,
-        max_pixels=max_pixels,
-        white_level=white_level,
-    )
 
 
 def reversed_channels_hint(strange: NDArray[np.int32], listed: NDArray[np.int32]) -> str:

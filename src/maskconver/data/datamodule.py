@@ -18,7 +18,7 @@ from ..preprocess import prepare
 from ..proposals import Geometry
 from ..targets import TargetConfig
 from .batch import Batch
-from .coco_panoptic import CocoPanoptic, open_dataset
+from .dataset import PanopticDataset, open_dataset
 from .sample import Sample, SegmentTable
 from .transforms.train import AugmentConfig, Example, train_example
 
@@ -144,7 +144,7 @@ class ValidationItem:
 class ValidationDataset(Dataset[ValidationItem]):
     """Images as inference sees them, with their annotation."""
 
-    def __init__(self, dataset: CocoPanoptic | First, input_config: InputConfig) -> None:
+    def __init__(self, dataset: PanopticDataset | First, input_config: InputConfig) -> None:
         self.dataset, self.input = dataset, input_config
 
     def __len__(self) -> int:
@@ -181,7 +181,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 class First(Sequence[Sample]):
     """The first n of a data set."""
 
-    def __init__(self, dataset: CocoPanoptic, n: int) -> None:
+    def __init__(self, dataset: PanopticDataset, n: int) -> None:
         self.dataset, self.n = dataset, min(n, len(dataset))
 
     def __len__(self) -> int:
@@ -192,12 +192,12 @@ class First(Sequence[Sample]):
         return [self.dataset[i] for i in chosen] if isinstance(index, slice) else self.dataset[chosen]
 
     def segments(self, index: int) -> SegmentTable:
-        """As `CocoPanoptic.segments`."""
+        """As `PanopticDataset.segments`."""
         return self.dataset.segments(index)
 
     @property
     def segment_counts(self) -> NDArray[np.int64]:
-        """As `CocoPanoptic.segment_counts`."""
+        """As `PanopticDataset.segment_counts`."""
         return self.dataset.segment_counts[: self.n]
 
 
@@ -227,8 +227,8 @@ class SegmentationData(pl.LightningDataModule):
         train = open_dataset(config.data, config.train_split)
         self.categories = train.categories
         if overfit:
-            self.train: CocoPanoptic | First = First(train, overfit)
-            self.val: CocoPanoptic | First = First(train, overfit)
+            self.train: PanopticDataset | First = First(train, overfit)
+            self.val: PanopticDataset | First = First(train, overfit)
             config.augment = AugmentConfig.none()
         else:
             val = open_dataset(config.data, config.val_split)
@@ -276,7 +276,6 @@ class SegmentationData(pl.LightningDataModule):
         key = self.config.balance
         if key is None or isinstance(self.train, First):
             return None
-        assert isinstance(self.train, CocoPanoptic)
         values = [str(self.train.info(i).get(key)) for i in range(len(self.train))]
         if set(values) == {"None"}:
             raise DataError(f'no image of {self.config.data} has the key "{key}" that balance names')

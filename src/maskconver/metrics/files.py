@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..categories import Categories
 from ..data.file_source import FileSource
-from ..data.layout import find_layout
+from ..data.layout import find_panoptic
 from ..data.panoptic_files import PanopticFile, read_panoptic_json, read_panoptic_png
 from ..errors import DataError, MaskconverError
 from .overlap import Overlap
@@ -252,7 +252,7 @@ def _evaluate(images: range) -> _Part:
 def _png_source(json_path: PathLike, folder: PathLike | None, option: str) -> FileSource:
     if folder is None:
         try:
-            layout = find_layout(None, images=Path(json_path).parent, panoptic_json=json_path)
+            layout = find_panoptic(None, images=Path(json_path).parent, panoptic_json=json_path)
         except DataError as error:
             raise DataError(str(error).replace("--panoptic-pngs", option)) from None
         folder = layout.panoptic_pngs

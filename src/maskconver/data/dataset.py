@@ -1,0 +1,142 @@
+"""`PanopticDataset`: what every reader offers, whatever the format on disk; and the way to open one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..categories import Categories
+from .file_source import FileSource
+from .images import MAX_PIXELS, read_image
+from .layout import LabelLayout, find_layout
+from .sample import Sample, SegmentTable
+
+
+class DataWarning(UserWarning):
+    """A data set is usable, but not wholly as its owner may think."""
+
+
+class PanopticDataset(Sequence[Sample]):
+    """Images with annotation as a sequence of `Sample`; files are read when a sample is asked for.
+
+    Instances can be pickled to loader workers.
+
+    Attributes:
+        path: the file that describes the data set, for messages.
+        images: where the pictures are.
+        categories: the label set.
+        image_ids: the ids in order; int or str.
+        file_names: the pictures' names in order.
+        segment_counts: (N,) int64, segments an image has at most, as far as is known without opening it.
+        unannotated: how many images have no annotation and are left out.
+        max_pixels, white_level: as in `read_image`.
+    """
+
+    path: Path
+    images: FileSource
+    categories: Categories
+    image_ids: list[int] | list[str] | list[int | str]
+    file_names: list[str]
+    segment_counts: NDArray[np.int64]
+    unannotated: int = 0
+    max_pixels: int = MAX_PIXELS
+    white_level: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """One image with its annotation; a slice gives a list.
+
+        Raises:
+            DataError: the annotation is missing, unreadable or does not fit the picture.
+            ImageError: the picture is missing or damaged.
+        """
+        if isinstance(index, slice):
+            return [self.sample(i) for i in range(*index.indices(len(self)))]
+        return self.sample(index)
+
+    def sample(self, index: int) -> Sample:
+        """One image with its annotation; segments without a pixel are left out of the table."""
+        raise NotImplementedError
+
+    def ids(self, index: int) -> NDArray[np.int32]:
+        """The id map, H×W int32, 0 = void."""
+        raise NotImplementedError
+
+    def segments(self, index: int) -> SegmentTable:
+        """The segments as the annotation lists them, those without pixels included."""
+        raise NotImplementedError
+
+    def info(self, index: int) -> dict[str, Any]:
+        """What else is known about an image (`width`, `height`, …)."""
+        raise NotImplementedError
+
+    def png_path(self, index: int) -> str:
+        """What messages call the annotation's PNG."""
+        raise NotImplementedError
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture, H×W×3 uint8 RGB, upright."""
+        name = self.file_names[index]
+        where = self.images.where(name)
+        data = self.images.read(name)
+        return read_image(data, max_pixels=self.max_pixels, white_level=self.white_level, name=where)
+
+    def image_path(self, index: int) -> str:
+        """What messages call the picture."""
+        return self.images.where(self.file_names[index])
+
+
+def open_dataset(
+    data: str | os.PathLike[str] | None,
+    split: str | None = None,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    panoptic_json: str | os.PathLike[str] | None = None,
+    panoptic_pngs: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    white_level: float | None = None,
+) -> PanopticDataset:
+    """Open a split of a data set by its folder; see `find_layout` for the layouts that are recognised.
+
+    Returns:
+        A `CocoPanoptic` or a `LabelFolder`.
+
+    Raises:
+        DataError: what was looked for and not found, or what is wrong with the annotation.
+    """
+    from .coco_panoptic import CocoPanoptic
+    from .label_folder import LabelFolder
+
+    layout = find_layout(
+        data,
+        split,
+        images=images,
+        panoptic_json=panoptic_json,
+        panoptic_pngs=panoptic_pngs,
+        labels=labels,
+        classes=classes,
+    )
+    if isinstance(layout, LabelLayout):
+        return LabelFolder(
+            layout.images, layout.labels, layout.classes, max_pixels=max_pixels, white_level=white_level
+        )
+    return CocoPanoptic(
+        layout.images,
+        layout.panoptic_json,
+        layout.panoptic_pngs,
+        max_pixels=max_pixels,
+        white_level=white_level,
+    )

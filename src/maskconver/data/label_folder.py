@@ -1,0 +1,155 @@
+"""`LabelFolder`: pictures beside PNGs whose values are classes, as a sequence of `Sample`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from .dataset import DataWarning, PanopticDataset
+from .file_source import FileSource
+from .images import MAX_PIXELS, SUFFIXES, image_size
+from .label_png import LabelClasses, read_classes, read_label_png
+from .sample import Sample, SegmentTable
+
+# What Cityscapes appends to the name of a picture and to that of its labels.
+ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds")
+
+
+class LabelFolder(PanopticDataset):
+    """Images with one label PNG each: semantic segmentation as all-stuff panoptic data.
+
+    A class is one segment of an image; its id in the id map and its category id are both value + 1, so that
+    0 stays void. A picture and its labels have the same name but for the ending; pictures without labels are
+    left out and counted.
+
+    Args:
+        images: folder or .zip of the pictures.
+        labels: folder or .zip of the label PNGs (8 or 16 bits, one channel or palette; value = class).
+        classes: `classes.json` or `classes.txt`, see `read_classes`.
+        max_pixels, white_level: as in `read_image`.
+
+    Raises:
+        DataError: a file or folder is missing, the classes make no sense, no picture has labels.
+
+    Warns:
+        DataWarning: pictures without labels, labels without a picture.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        labels: str | os.PathLike[str],
+        classes: str | os.PathLike[str],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        white_level: float | None = None,
+    ) -> None:
+        self.path = Path(classes)
+        self.images, self.labels = FileSource(images), FileSource(labels)
+        self.max_pixels, self.white_level = max_pixels, white_level
+        self.classes: LabelClasses = read_classes(classes)
+        self.categories = self.classes.categories
+        pairs, alone, extra = pair_files(self.images, self.labels)
+        if not pairs:
+            raise DataError(
+                f"{self.labels.path}: no label PNG has the name of a picture in {self.images.path}"
+            )
+        self.image_ids, self.file_names, self._label_names = (list(column) for column in zip(*pairs))
+        self.segment_counts = np.full(len(pairs), len(self.categories), np.int64)
+        self.unannotated = len(alone)
+        for names, source, what in (
+            (alone, self.images, "pictures have no label PNG and are skipped"),
+            (extra, self.labels, "label PNGs have no picture and are not used"),
+        ):
+            if names:
+                text = f"{len(names)} {what}, e.g. {names[0]} (`maskconver data check` lists all)"
+                warnings.warn(f"{source.path}: {text}", DataWarning, stacklevel=2)
+        self._last: tuple[int, NDArray[np.int32]] | None = None
+
+    def sample(self, index: int) -> Sample:
+        """One image with its annotation.
+
+        Raises:
+            DataError: labels missing, unreadable, with a value that is no class, or of another size.
+            ImageError: the picture is missing or damaged.
+        """
+        image, ids = self.image(index), self.ids(index)
+        if image.shape[:2] != ids.shape:
+            raise DataError(
+                f"{self.png_path(index)}: {ids.shape[1]}×{ids.shape[0]}, but the picture "
+                f"{self.image_path(index)} is {image.shape[1]}×{image.shape[0]}; they must be of one size"
+            )
+        info = {"width": image.shape[1], "height": image.shape[0]}
+        table = segment_table(ids, self.categories.ids)
+        return Sample(image, ids, table, self.image_ids[index], self.file_names[index], info)
+
+    def ids(self, index: int) -> NDArray[np.int32]:
+        """The id map, H×W int32: value + 1, void (the value to ignore) 0."""
+        index = range(len(self))[index]
+        if self._last is None or self._last[0] != index:  # ids and segments of one image are asked in a row
+            name = self._label_names[index]
+            self._last = index, read_label_png(self.labels.read(name), self.classes, self.labels.where(name))
+        return self._last[1]
+
+    def segments(self, index: int) -> SegmentTable:
+        """The classes that have a pixel, in label order."""
+        return segment_table(self.ids(index), self.categories.ids)
+
+    def info(self, index: int) -> dict[str, Any]:
+        """`width` and `height` of the picture in pixels, from its header."""
+        name = self.file_names[index]
+        height, width = image_size(self.images.read(name), name=self.images.where(name))
+        return {"width": width, "height": height}
+
+    def png_path(self, index: int) -> str:
+        """What messages call the label PNG."""
+        return self.labels.where(self._label_names[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+
+def segment_table(ids: NDArray[np.int32], category_ids: NDArray[np.int64]) -> SegmentTable:
+    """One row for every class of an id map (id = category id) that has a pixel, in label order."""
+    areas = np.bincount(ids.ravel(), minlength=int(category_ids.max()) + 1)[category_ids]
+    labels = np.flatnonzero(areas)
+    crowd = np.zeros(len(labels), bool)
+    return SegmentTable(category_ids[labels].astype(np.int32), labels, crowd, areas[labels])
+
+
+def pair_files(
+    images: FileSource, labels: FileSource
+) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
+    """Pictures and label PNGs by their common name.
+
+    Returns:
+        (id, picture, label PNG) of each pair, sorted; pictures without labels; label PNGs without a picture.
+
+    Raises:
+        DataError: two files have one name.
+    """
+    pictures = _by_stem(images, SUFFIXES)
+    pngs = _by_stem(labels, frozenset({".png"}))
+    pairs = [(stem, pictures[stem], pngs[stem]) for stem in sorted(pictures.keys() & pngs.keys())]
+    alone = [pictures[stem] for stem in sorted(pictures.keys() - pngs.keys())]
+    return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - pictures.keys())]
+
+
+def _by_stem(source: FileSource, suffixes: frozenset[str]) -> dict[str, str]:
+    names = [n for n in source.names() if PurePosixPath(n).suffix.lower() in suffixes]
+    marked = [n for n in names if PurePosixPath(n).stem.endswith(ENDINGS)]
+    found: dict[str, str] = {}
+    for name in marked or names:  # where names have such an ending, the files without are something else
+        stem = str(PurePosixPath(name).with_suffix(""))
+        for ending in ENDINGS:
+            stem = stem.removesuffix(ending)
+        if stem in found:
+            raise DataError(f"{source.where(name)} and {found[stem]} both belong to {stem}; keep one of them")
+        found[stem] = name
+    return found
