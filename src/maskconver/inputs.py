@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .data.images import MAX_PIXELS, ImageWarning, read_image
+from .data.image_warning import warn_about
+from .data.images import MAX_PIXELS, read_image
 from .errors import ImageError
 
 
@@ -95,11 +95,10 @@ def _to_8_bit(values: NDArray, white_level: float | None) -> NDArray[np.uint8]:
     elif white is None and values.dtype == np.uint16:
         white = 65535.0
         if 0 < high <= 4095:
-            warnings.warn(
+            warn_about(
                 f"16-bit picture with no value above {high:.0f}, so it looks black; if it holds "
                 f"{8 if high <= 255 else 12} bits, say white_level={255 if high <= 255 else 4095}",
-                ImageWarning,
-                stacklevel=4,
+                4,
             )
     elif white is None:
         white = 255.0

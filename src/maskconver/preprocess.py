@@ -79,6 +79,8 @@ def _fill(
     left, right = ((3 * at + np.arange(3)[:, None]).ravel() for at in (columns.low, columns.high))
     weight = np.tile(columns.weight, 3)
     lines = image.reshape(height, 3 * width)
+    same_rows = h == height and not rows.weight.any()
+    same_columns = w == width and not columns.weight.any()
 
     def values(part: NDArray[np.uint8]) -> NDArray[np.float32]:
         result = part.astype(np.float32)
@@ -97,10 +99,10 @@ def _fill(
             first = _lerp(values(above.take(left, 1)), values(below.take(left, 1)), share)
             second = _lerp(values(above.take(right, 1)), values(below.take(right, 1)), share)
         else:
-            both = values(above) if h == height else _lerp(values(above), values(below), share)
+            both = values(above) if same_rows else _lerp(values(above), values(below), share)
             first = both.take(left, 1)
-            second = first if w == width else both.take(right, 1)
-        line = first if w == width else _lerp(first, second, weight)
+            second = first if same_columns else both.take(right, 1)
+        line = first if same_columns else _lerp(first, second, weight)
         target = out[:, part]
         np.multiply(line.reshape(-1, 3, w).transpose(1, 0, 2), factor, out=target)
         target += summand

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskconver.data.images import ImageWarning, image_size, list_images, read_image
+from maskconver.data.image_warning import kept_warnings
+from maskconver.data.images import ImageWarning, image_size, read_image, read_reduced
+from maskconver.data.listing import list_images
 from maskconver.errors import ImageError
 
 RNG = np.random.default_rng(0)
@@ -259,3 +262,69 @@ def test_nothing_found_is_an_error_that_names_what_was_given(tree: Path, given: 
     with pytest.raises(ImageError) as error:
         list_images(tree / given)
     assert given in str(error.value)
+
+
+# Reduced
+
+
+def jpeg(height: int, width: int, turn: int = 1) -> tuple[bytes, np.ndarray]:
+    """A smooth picture, and how it looks upright."""
+    y, x = np.mgrid[:height, :width]
+    image = Image.fromarray(np.stack([y * 255 // height, x * 255 // width, 0 * x + 90], -1).astype(np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = turn
+    data = encoded(image, "JPEG", quality=95, exif=exif)
+    return data, read_image(data)
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6])
+@pytest.mark.parametrize(
+    ("least", "step"), [((300, 400), 1), ((151, 201), 1), ((150, 200), 2), ((75, 90), 4), ((1, 1), 8)]
+)
+def test_a_jpeg_is_reduced_as_far_as_it_stays_large_enough(least, step, turn) -> None:
+    data, whole = jpeg(300, 400, turn)
+    sizes = []
+
+    def wanted(size: tuple[int, int]) -> tuple[int, int]:
+        sizes.append(size)
+        return least if turn < 5 else least[::-1]
+
+    pixels, size = read_reduced(data, wanted)
+    assert sizes == [size] == [whole.shape[:2]]
+    assert pixels.shape[:2] == tuple(-(-n // step) for n in size)
+    middle = whole[step // 2 :: step, step // 2 :: step].astype(int)
+    h, w = middle.shape[:2]
+    assert abs(pixels[:h, :w] - middle).max() <= 8
+
+
+def test_other_formats_are_read_whole() -> None:
+    pixels, size = read_reduced(encoded(Image.fromarray(PICTURE), "PNG"), lambda size: (1, 1))
+    np.testing.assert_array_equal(pixels, PICTURE)
+    assert size == PICTURE.shape[:2]
+
+
+def test_larger_jpegs_than_allowed_are_refused_before_they_are_reduced() -> None:
+    with pytest.raises(ImageError, match="max-pixels 120000"):
+        read_reduced(jpeg(300, 400)[0], lambda size: (1, 1), max_pixels=100_000)
+
+
+# Warnings and threads
+
+
+def test_kept_warnings_are_those_of_the_thread_alone() -> None:
+    dark = encoded(Image.fromarray(np.full((9, 9), 1000, np.uint16)), "PNG")
+    given: list[warnings.WarningMessage] = []
+
+    def elsewhere() -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read_image(dark, name="there")
+        given.extend(caught)
+
+    with kept_warnings() as texts:
+        read_image(dark, name="here")
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    assert len(texts) == 1 and texts[0].startswith("here: ")
+    assert [str(w.message).split(":")[0] for w in given] == ["there"]

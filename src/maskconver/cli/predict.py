@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.images import MAX_PIXELS, ImageWarning, list_images
+from ..data.images import MAX_PIXELS, ImageWarning
+from ..data.listing import list_images
 from ..data.panoptic_files import read_panoptic_json
 from ..data.panoptic_png import write_panoptic_png
 from ..errors import ConfigError, ImageError, MaskconverError

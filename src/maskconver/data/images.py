@@ -1,13 +1,11 @@
-"""Reading pictures of any usual kind as H×W×3 uint8, and finding them in folders and globs."""
+"""Reading pictures of any usual kind as H×W×3 uint8."""
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import threading
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,21 +13,21 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ImageError
+from .image_warning import ImageWarning as ImageWarning
+from .image_warning import warn_about
 
 MAX_PIXELS = 179_000_000
+BAND_PIXELS = 1 << 16
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"GIF8")
 _EXIF_ORIENTATION = 0x0112
 _pillow_limit = threading.Lock()
-
-
-class ImageWarning(UserWarning):
-    """A picture was read, but perhaps not as its owner expects; the text says what can be done."""
 
 
 def read_image(
@@ -66,6 +64,46 @@ def read_image(
         return _decode(image, white_level, name)
 
 
+def read_reduced(
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+    least: Callable[[tuple[int, int]], tuple[int, int]],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    white_level: float | None = None,
+    name: str | None = None,
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Read a picture; a JPEG at a half, a quarter or an eighth of its size where that is large enough.
+
+    The JPEG decoder then calculates only that many pixels, each the mean of those it stands for (the last row
+    and column of fewer). All other files are read as `read_image` reads them.
+
+    Args:
+        source, max_pixels, white_level, name: as for `read_image`.
+        least: from the picture's (height, width) to the (height, width) it must keep.
+
+    Returns:
+        h×w×3 uint8, and the picture's own (height, width).
+
+    Raises, warns:
+        As `read_image`.
+    """
+    name = name or _name_of(source)
+    with _opened(source, name) as image:
+        _check_size(image.size, max_pixels, name)
+        if not isinstance(image, JpegImageFile):
+            pixels = _decode(image, white_level, name)
+            return pixels, (pixels.shape[0], pixels.shape[1])
+        width, height = image.size  # before it is turned upright
+        if _orientation(image) >= 5:
+            own = width, height
+            image.draft(None, least(own))
+        else:
+            own = height, width
+            kept_height, kept_width = least(own)
+            image.draft(None, (kept_width, kept_height))
+        return _decode(image, white_level, name), own
+
+
 def image_size(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None
 ) -> tuple[int, int]:
@@ -79,63 +117,6 @@ def image_size(
         if isinstance(image, TiffImageFile):  # some versions of Pillow have turned this size already
             width, height = image.tag_v2[256], image.tag_v2[257]
         return (width, height) if _orientation(image) >= 5 else (height, width)
-
-
-def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """All pictures that files, folders (searched to the bottom) and globs name.
-
-    A file named outright is taken whatever its ending; in folders and globs the ending decides. Hidden files
-    and folders are passed over.
-
-    Returns:
-        Sorted paths, each once.
-
-    Raises:
-        ImageError: a path does not exist, a glob matches nothing, or a folder holds no picture.
-    """
-    if isinstance(paths, str | os.PathLike):
-        paths = [paths]
-    found: set[Path] = set()
-    for path in paths:
-        text = os.fspath(path)
-        if Path(text).is_file():
-            found.add(Path(text))
-            continue
-        if Path(text).is_dir():
-            here = set(_pictures_below(Path(text)))
-            if not here:
-                raise ImageError(f"{text}: no picture in this folder (looked for {_endings()})")
-        elif glob.has_magic(text):
-            here = set(_matches(text))
-            if not here:
-                raise ImageError(f"{text}: no picture matches; mind the quotes and the folder it starts from")
-        else:
-            raise ImageError(f"{text}: no such file or folder")
-        found |= here
-    if not found:
-        raise ImageError("no picture given; name files, folders or globs")
-    return sorted(found)
-
-
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(root, name)
-
-
-def _matches(pattern: str) -> Iterator[Path]:
-    wanted = SUFFIXES | {Path(pattern).suffix.lower()} - {""}
-    for match in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207 (Path.glob has no rooted patterns)
-        if match.is_dir():
-            yield from _pictures_below(match)
-        elif match.suffix.lower() in wanted:
-            yield match
-
-
-def _endings() -> str:
-    return ", ".join(sorted(SUFFIXES))
 
 
 def _name_of(source: Any) -> str:
@@ -219,17 +200,15 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
 
 def _decode(image: ImageFile.ImageFile, white_level: float | None, name: str) -> NDArray[np.uint8]:
     if image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False):
-        warnings.warn(f"{name}: has several frames; only the first is read", ImageWarning, stacklevel=3)
+        warn_about(f"{name}: has several frames; only the first is read", 3)
     if (
         white_level is not None
         and image.tile
         and ";16" in str(image.tile[0][3])
         and len(image.getbands()) > 1
     ):
-        warnings.warn(
-            f"{name}: 16-bit colour is scaled by its full range; --white-level {white_level:g} is for grey",
-            ImageWarning,
-            stacklevel=3,
+        warn_about(
+            f"{name}: 16-bit colour is scaled by its full range; --white-level {white_level:g} is for grey", 3
         )
     image.load()
     turn = _orientation(image)  # after load(): Pillow turns some TIFFs itself and then clears the entry
@@ -237,14 +216,27 @@ def _decode(image: ImageFile.ImageFile, white_level: float | None, name: str) ->
         pixels = _to_8_bit(np.asarray(image), white_level, name, image.mode)
     else:
         image.info.pop("transparency", None)  # Pillow would warn that the alpha of a palette gets lost
-        if image.mode in ("1", "L", "LA", "La"):
-            pixels = np.asarray(image.convert("L"))
-        else:
-            pixels = np.asarray((image.convert("RGBA") if image.mode == "PA" else image).convert("RGB"))
+        pixels = _rgb(image)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     pixels = _upright(pixels, turn)
     return np.require(pixels, np.uint8, ["C", "W", "O"])
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """H×W×3 of a loaded picture, a band of rows at a time: `np.asarray(image)` holds it twice more."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(BAND_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        if band.mode in ("1", "L", "LA", "La"):
+            pixels[top : top + rows] = np.asarray(band.convert("L"))[..., None]
+        else:
+            pixels[top : top + rows] = np.asarray(
+                (band.convert("RGBA") if band.mode == "PA" else band).convert("RGB")
+            )
+    return pixels
 
 
 def _to_8_bit(values: NDArray[Any], white_level: float | None, name: str, mode: str) -> NDArray[np.uint8]:
@@ -263,11 +255,10 @@ def _to_8_bit(values: NDArray[Any], white_level: float | None, name: str, mode: 
             )
         if mode != "F" and 0 < top <= 4095:
             likely = 255 if top <= 255 else 4095
-            warnings.warn(
+            warn_about(
                 f"{name}: 16-bit picture with no value above {top:.0f}, so it looks black; "
                 f"if it holds {'8' if likely == 255 else '12'} bits, read it with --white-level {likely}",
-                ImageWarning,
-                stacklevel=4,
+                4,
             )
     elif not white_level > 0:
         raise ImageError(f"white level {white_level:g} must be above 0")
