@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskconver import Categories, Category, Geometry, Predictor, Proposals
 from maskconver.cli.main import main
@@ -144,3 +145,58 @@ def test_evaluate_from_the_command_line_prints_and_tunes(
     assert main([*words, "--per-class", "--tune", str(tmp_path / "tuned.safetensors")]) == 0
     assert "best thresholds" in capsys.readouterr().out
     assert load(tmp_path / "tuned.safetensors").merge.overlap_threshold in (0.3, 0.5, 0.6, 0.7, 0.8)
+
+
+class TestSemantic:
+    """Where every class is stuff, mIoU is the figure."""
+
+    @pytest.fixture(scope="class")
+    def labelled(self, tmp_path_factory: pytest.TempPathFactory):
+        folder = tmp_path_factory.mktemp("labels")
+        for kind in ("images", "labels"):
+            (folder / kind / "val").mkdir(parents=True)
+        for number in range(2):
+            labels = np.zeros((SIZE, SIZE), np.uint8)
+            labels[SIZE // 2 :] = 1 + number
+            labels[:, -3:] = 255
+            image = np.full((SIZE, SIZE, 3), 90, np.uint8)
+            Image.fromarray(image).save(folder / "images" / "val" / f"{number}.png")
+            Image.fromarray(labels).save(folder / "labels" / "val" / f"{number}.png")
+        (folder / "classes.txt").write_text("sky\nroad\ngrass\ncar\n")
+        return open_dataset(folder, "val")
+
+    def test_a_model_that_knows_the_answer_has_an_miou_of_one(self, labelled) -> None:
+        total = evaluate(Predictor(Oracle(labelled)), labelled).total
+        assert total.headline == ("mIoU", 1.0)
+        assert total.miou.compute().per_class[1] == 1.0 and np.isnan(total.miou.compute().per_class[4])
+
+    def test_pixels_to_ignore_do_not_count_and_wrong_ones_do(self, labelled) -> None:
+        oracle = Oracle(labelled, noise=0.95)  # everything is sky, more surely than anything else
+        name, value = evaluate(Predictor(oracle), labelled).total.headline
+        assert (name, value) == ("mIoU", pytest.approx(0.5 / 3))
+
+    def test_tuning_maximises_it(self, labelled) -> None:
+        config, grid = tune(Predictor(Oracle(labelled, noise=0.05)), labelled)
+        assert len(grid) == 21 and max(v for *_, v in grid) == 1.0
+        assert config.object_threshold < 0.9
+
+    def test_the_command_prints_it_first(
+        self, labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pytest.importorskip("torch")
+        from maskconver import save
+        from maskconver.models import create_model
+
+        model = create_model(
+            "maskconver_mobile_dense_512", categories=labelled.categories, filters=16, embedding_dim=8,
+            input={"size": (SIZE, SIZE)}, proposals=10, merge={"object_threshold": 0.0},
+        )  # fmt: skip
+        save(model, tmp_path / "m.safetensors")
+        words = ["evaluate", str(tmp_path / "m.safetensors"), "--split", "val"]
+        words += ["--data", str(labelled.path.parent)]
+        assert main([*words, "--per-class"]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+        assert lines[0][:4] == ["images", "mIoU", "pixel", "accuracy"]
+        assert lines[1][:2] == ["all", "2"] and lines[2][:2] == ["class", "IoU"]
+        assert main([*words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["headline"]["name"] == "mIoU"

@@ -25,6 +25,10 @@ from .preprocess import prepare
 from .proposals import Proposals
 from .segmentation import Segmentation
 
+# What `tune` tries: scores, then shares of its own mask a proposal must win.
+TRIED_THINGS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5), (0.3, 0.5, 0.7)
+TRIED_SEMANTIC = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0.0, 0.3, 0.5)
+
 
 @dataclass
 class Figures:
@@ -44,6 +48,14 @@ class Figures:
         self.images += 1
         self.pq.add(overlap)
         self.miou.add(overlap)
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """(name, fraction): PQ of things, or of everything where no thing occurs; mIoU of semantic data."""
+        if not self.categories.is_thing.any():
+            return "mIoU", self.miou.compute().miou
+        quality = self.pq.compute()
+        return ("PQ of things", quality.things.pq) if quality.things.n else ("PQ", quality.all.pq)
 
     def to_json(self) -> dict[str, Any]:
         """`All`, `Things`, `Stuff`, `per_class` of PQ; `mIoU`; `AP50_pooled`; `AP` where it was asked for."""
@@ -202,33 +214,35 @@ def write_gallery(
 def tune(
     predictor: Predictor,
     dataset: PanopticDataset,
-    object_thresholds: tuple[float, ...] = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5),
-    overlap_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7),
+    object_thresholds: tuple[float, ...] | None = None,
+    overlap_thresholds: tuple[float, ...] | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[MergeConfig, list[tuple[float, float, float]]]:
-    """The thresholds with the highest PQ of things (of everything where there are no things).
+    """The thresholds with the best `Figures.headline`: PQ of things, or mIoU of semantic models.
 
     The network runs once an image; only the merge is repeated.
 
     Args:
         predictor, dataset: as for `evaluate`.
-        object_thresholds, overlap_thresholds: the values that are tried, in all combinations.
+        object_thresholds, overlap_thresholds: the values that are tried, in all combinations; None tries what
+            suits things or, where there are none, semantic segmentation.
         on_image: called after each image.
 
     Returns:
-        The best merge config, and (object threshold, overlap threshold, PQ) of every combination.
+        The best merge config, and (object threshold, overlap threshold, figure) of every combination.
     """
     require_same_categories(predictor.categories, dataset.categories)
-    grid = list(product(object_thresholds, overlap_thresholds))
-    metrics = [PanopticQuality(dataset.categories) for _ in grid]
-    for index, proposals in _proposals(predictor, dataset, min(object_thresholds)):
+    usual = TRIED_THINGS if dataset.categories.is_thing.any() else TRIED_SEMANTIC
+    scores, overlaps = object_thresholds or usual[0], overlap_thresholds or usual[1]
+    grid = list(product(scores, overlaps))
+    metrics = [Figures(dataset.categories) for _ in grid]
+    for index, proposals in _proposals(predictor, dataset, min(scores)):
         for metric, (score, overlap) in zip(metrics, grid):
             config = replace(predictor.merge, object_threshold=score, overlap_threshold=overlap)
             segmentation = merge(proposals, config, dataset.categories)[0]
             metric.add(_overlap(segmentation, dataset, index))
         on_image()
-    results = [m.compute() for m in metrics]
-    values = [r.things.pq if r.things.n else r.all.pq for r in results]
+    values = [m.headline[1] for m in metrics]
     best = grid[int(np.nanargmax(values))]
     tuned = replace(predictor.merge, object_threshold=best[0], overlap_threshold=best[1])
     return tuned, [(*g, v) for g, v in zip(grid, values)]

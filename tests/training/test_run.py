@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maskconver import load
 from maskconver.checkpoint import read_metadata, read_tensors
@@ -210,3 +212,19 @@ def test_two_processes_train_together_and_one_speaks(cells: Path, tmp_path: Path
     assert done.stdout.count("learning rate") == 1
     assert done.stdout.count("pq_things   ") == 1
     assert json.loads((tmp_path / "curve.jsonl").read_text())["step"] == 2
+
+
+def test_a_semantic_run_keeps_the_model_of_the_best_miou(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        labels = np.zeros((64, 64), np.uint8)
+        labels[32:], labels[:, 60:] = 1, 255
+        for kind, picture in (("images", np.repeat(labels[..., None] * 90, 3, 2)), ("labels", labels)):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+            Image.fromarray(picture).save(tmp_path / "data" / kind / split / "a.png")
+    (tmp_path / "data" / "classes.txt").write_text("sky\nroad\n")
+    out = tmp_path / "out"
+    assert main(tiny(tmp_path / "data", out, "--steps=2", "--val_every=1", "--data.batch_size=1")) == 0
+    rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    extra = read_metadata(out / "best.safetensors")["extra"]
+    best = max(row["val/miou"] for row in rows)
+    assert extra["metrics"]["val/miou"] == best and rows[0]["val/pq_things"] is None

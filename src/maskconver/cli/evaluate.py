@@ -114,6 +114,8 @@ def _save_tuned(model: str, path: str, merge: Any) -> None:
 
 def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
     answer = result.total.to_json()
+    name, value = result.total.headline
+    answer["headline"] = {"name": name, "value": None if math.isnan(value) else value}
     if by:
         answer["groups"] = {name: figures.to_json() for name, figures in sorted(result.groups.items())}
     answer["images_per_second"] = round(result.total.images / seconds, 3)
@@ -123,14 +125,10 @@ def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
 
 def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    table = Table("", "images", "PQ", "SQ", "RQ", "classes", "mIoU", "AP@0.5", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, figures in [("", result.total), *sorted(result.groups.items())]:
-        _rows(table, name, figures)
+    groups = [("", result.total), *sorted(result.groups.items())]
+    table = _semantic(groups) if result.total.headline[0] == "mIoU" else _panoptic(groups)
     console.print(table)
     if args.ap:
         assert result.total.mask_ap is not None
@@ -139,6 +137,33 @@ def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
     if args.per_class:
         console.print(_classes(result.total))
     console.print(f"{result.total.images / seconds:.2f} images/s (reading, network, merge and metrics)")
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _semantic(groups: list[tuple[str, Figures]]) -> Any:
+    table = _table("", "images", "mIoU", "pixel accuracy", "classes", "PQ", "SQ", "RQ")
+    for name, figures in groups:
+        miou, quality = figures.miou.compute(), figures.pq.compute().all
+        occur = sum(not math.isnan(v) for v in miou.per_class.values())
+        figure = [_percent(v) for v in (miou.miou, miou.pixel_accuracy)]
+        more = [_percent(v) for v in (quality.pq, quality.sq, quality.rq)]
+        table.add_row(name or "all", str(figures.images), *figure, str(occur), *more)
+    return table
+
+
+def _panoptic(groups: list[tuple[str, Figures]]) -> Any:
+    table = _table("", "images", "PQ", "SQ", "RQ", "classes", "mIoU", "AP@0.5")
+    for name, figures in groups:
+        _rows(table, name, figures)
+    return table
 
 
 def _rows(table: Any, name: str, figures: Figures) -> None:
@@ -157,19 +182,13 @@ def _rows(table: Any, name: str, figures: Figures) -> None:
 
 
 def _classes(figures: Figures) -> Any:
-    from rich.table import Table
-
-    table = Table("class", "PQ", "SQ", "RQ", "TP", "FP", "FN", "IoU", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = _table("class", "IoU", "PQ", "SQ", "RQ", "TP", "FP", "FN")
     iou = figures.miou.compute().per_class
     for category_id, q in figures.pq.compute().per_class.items():
         if q.tp + q.fp + q.fn:
             name = figures.categories[figures.categories.label(category_id)].name
-            counts = [str(q.tp), str(q.fp), str(q.fn)]
-            table.add_row(
-                name, *(_percent(v) for v in (q.pq, q.sq, q.rq)), *counts, _percent(iou[category_id])
-            )
+            values = [_percent(v) for v in (iou[category_id], q.pq, q.sq, q.rq)]
+            table.add_row(name, *values, str(q.tp), str(q.fp), str(q.fn))
     return table
 
 

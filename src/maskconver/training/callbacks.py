@@ -75,7 +75,7 @@ class EMA(pl.Callback):
 
 
 class ModelFiles(pl.Callback):
-    """Writes `last.safetensors` and, when things (or all) PQ rises, `best.safetensors`, after each
+    """Writes `last.safetensors` and, when PQ (of semantic models mIoU) rises, `best.safetensors`, after each
     validation.
     """
 
@@ -90,9 +90,9 @@ class ModelFiles(pl.Callback):
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         extra = {"recipe": self.recipe, "step": trainer.global_step, "metrics": _json_safe(metrics)}
         save(pl_module.model, self.folder / "last.safetensors", extra=extra)  # type: ignore[arg-type]
-        pq = metrics.get("val/pq", math.nan)
-        if pq > self.best:
-            self.best = pq
+        value = metrics.get(f"val/{getattr(pl_module, 'headline', 'pq')}", math.nan)
+        if value > self.best:
+            self.best = value
             save(pl_module.model, self.folder / "best.safetensors", extra=extra)  # type: ignore[arg-type]
         with (self.folder / "curve.jsonl").open("a") as file:
             file.write(json.dumps({"step": trainer.global_step, **_json_safe(metrics)}) + "\n")

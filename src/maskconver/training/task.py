@@ -14,7 +14,8 @@ from ..data.datamodule import ValidationItem
 from ..errors import MaskconverError
 from ..losses.maskconver import maskconver_losses
 from ..merge import merge
-from ..metrics import PanopticQuality
+from ..metrics import MeanIoU, PanopticQuality
+from ..metrics.overlap import Overlap
 from ..models.maskconver import MaskConver
 from .config import TrainConfig
 from .optim import create_optimizer, scaled_lr
@@ -28,7 +29,7 @@ class NonFiniteLoss(MaskconverError):
 
 
 class SegmentationTask(pl.LightningModule):
-    """Trains a MaskConver and measures PQ on validation images at their own size.
+    """Trains a MaskConver and measures PQ and mIoU on validation images at their own size.
 
     Args:
         model: with categories.
@@ -39,7 +40,8 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         self.model, self.config = model, config
         assert model.categories is not None
-        self.pq = PanopticQuality(model.categories)
+        self.pq, self.miou = PanopticQuality(model.categories), MeanIoU(model.categories)
+        self.headline = "pq" if model.categories.is_thing.any() else "miou"
         self.last_checkpoint = "none yet"
 
     def configure_optimizers(self) -> Any:
@@ -84,6 +86,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.pq.reset()
+        self.miou.reset()
 
     def validation_step(self, item: ValidationItem, batch_index: int) -> Any:
         canvas = torch.from_numpy(item.canvas)[None].to(self.device)
@@ -94,21 +97,28 @@ class SegmentationTask(pl.LightningModule):
         assert self.model.categories is not None
         segmentation = merge(proposals, self.model.merge, self.model.categories)[0]
         sample = item.sample
-        self.pq.update(
-            segmentation.ids, segmentation.segments, sample.ids, sample.segments, image=sample.image_id
+        overlap = Overlap.of(
+            segmentation.ids,
+            segmentation.segments,
+            sample.ids,
+            sample.segments,
+            self.model.categories,
+            sample.image_id,
         )
+        self.pq.add(overlap)
+        self.miou.add(overlap)
         return segmentation
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size > 1:
-            state = torch.from_numpy(self.pq.state).to(self.device)
-            gathered = self.all_gather(state)
-            assert isinstance(gathered, Tensor)
-            total = gathered.sum(0).cpu().numpy()
-            self.pq.reset()
-            self.pq.merge_state(total)
+            for metric in (self.pq, self.miou):
+                gathered = self.all_gather(torch.from_numpy(metric.state).to(self.device))
+                assert isinstance(gathered, Tensor)
+                metric.reset()
+                metric.merge_state(gathered.sum(0).cpu().numpy())
         result = self.pq.compute()
         for name, group in (("pq", result.all), ("pq_things", result.things), ("pq_stuff", result.stuff)):
             self.log(f"val/{name}", group.pq, prog_bar=True)
         for name in ("sq", "rq"):
             self.log(f"val/{name}_things", getattr(result.things, name))
+        self.log("val/miou", self.miou.compute().miou, prog_bar=True)
