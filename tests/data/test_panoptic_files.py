@@ -81,7 +81,7 @@ def test_every_row_filter_is_undone(decoder: str, seed: int, channels: int) -> N
     np.testing.assert_array_equal(read_panoptic_png(data), ids_of(image))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.uint32])
 def test_what_was_written_is_read_and_other_programs_agree(dtype: type, tmp_path: Path) -> None:
     ids = (
         np.random.default_rng(1).integers(0, min(np.iinfo(dtype).max, (1 << 24) - 1), (17, 23)).astype(dtype)
@@ -94,6 +94,13 @@ def test_what_was_written_is_read_and_other_programs_agree(dtype: type, tmp_path
     np.testing.assert_array_equal(read, ids)
     np.testing.assert_array_equal(ids_of(np.asarray(Image.open(path))), ids)
     assert [p.name for p in path.parent.iterdir()] == ["map.png"]
+
+
+def test_maps_larger_than_the_band_that_is_written_at_a_time(tmp_path: Path) -> None:
+    for shape in ((3, 40_000), (700, 131)):
+        ids = np.random.default_rng(1).integers(0, 1 << 24, shape)
+        write_panoptic_png(tmp_path / "map.png", ids)
+        np.testing.assert_array_equal(ids_of(np.asarray(Image.open(tmp_path / "map.png"))), ids)
 
 
 @pytest.mark.parametrize(

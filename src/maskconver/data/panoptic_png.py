@@ -29,6 +29,7 @@ except (ImportError, AttributeError):  # optional
     _rust = None
 
 MAX_PIXELS = 179_000_000  # as for pictures: twice the size at which Pillow warns, where it refuses
+BAND_PIXELS = 1 << 15  # a map is written a band of rows of about this many pixels at a time
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _GREY_ALPHA = 0, 2, 4  # colour types
 _NOT_PANOPTIC = "a panoptic PNG has three colour channels of 8 bits (id = R + 256·G + 65536·B)"
@@ -82,19 +83,33 @@ def write_panoptic_png(path: str | os.PathLike[str], ids: NDArray[Any]) -> None:
     if int(ids.min()) < 0 or int(ids.max()) >= 1 << 24:
         raise DataError(f"{path}: ids {ids.min()}…{ids.max()} do not fit a panoptic PNG (0…{(1 << 24) - 1})")
     height, width = ids.shape
-    ids = ids.astype(np.int32, copy=False)
-    # No row filter: flat areas compress as well without, and are then written and read fastest.
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)
-    for channel in range(3):
-        rows[:, 1 + channel :: 3] = ids >> 8 * channel & 255
     header = struct.pack(">IIBBBBB", width, height, 8, _RGB, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 4)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", _compressed(ids)), (b"IEND", b""))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(_SIGNATURE)
         for kind, body in chunks:
             file.write(
                 struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
             )
+
+
+def _compressed(ids: NDArray[Any]) -> bytes:
+    """The pixel data of a PNG, made a band of rows at a time, so that a large map needs little memory.
+
+    No row filter: flat areas compress as well without, and are then written and read fastest.
+    """
+    height, width = ids.shape
+    band = max(BAND_PIXELS // width, 1)
+    rows = np.zeros((band, 1 + 3 * width), np.uint8)
+    stream = zlib.compressobj(4)
+    parts = []
+    for top in range(0, height, band):
+        part = ids[top : top + band].astype(np.int32, copy=False)
+        here = rows[: len(part)]
+        for channel in range(3):
+            here[:, 1 + channel :: 3] = part >> 8 * channel & 255
+        parts.append(stream.compress(here))
+    return b"".join([*parts, stream.flush()])
 
 
 def _header(data: bytes, name: str, rust: bool) -> tuple[int, int, int, int]:
