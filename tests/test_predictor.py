@@ -1,5 +1,8 @@
 """A picture in, a Segmentation of its own size out."""
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -220,3 +223,129 @@ def test_a_saved_model_gives_the_answer_of_the_model_itself(tmp_path):
     answer = Predictor(tmp_path / "model.safetensors", device="cpu", **options)(picture(100, 120))
     assert answer.ids.shape == (100, 120)
     np.testing.assert_array_equal(answer.ids, expected.ids)
+
+
+def test_a_stream_gives_every_item_with_the_answer_of_a_call_in_order(tmp_path):
+    paths = []
+    for number in range(5):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(picture(40 + number, 60)).save(paths[-1])
+    predictor = Predictor(FakeRuntime(), batch_size=2)
+    streamed = list(predictor.stream(iter(paths)))
+    assert [path for path, _ in streamed] == paths
+    for (path, answer), expected in zip(streamed, predictor(paths)):
+        np.testing.assert_array_equal(answer.ids, expected.ids)
+        np.testing.assert_array_equal(answer.image, expected.image)
+        assert answer.file_name == path.name and answer.segments == expected.segments
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_in_a_stream_an_error_takes_the_place_of_one_answer(batch_size):
+    images = [picture(), "no/such.png", picture(30, 20), None, picture(20, 20)]
+    answers = [answer for _, answer in Predictor(FakeRuntime(), batch_size=batch_size).stream(images)]
+    assert [type(a).__name__ for a in answers] == [
+        "Segmentation",
+        "ImageError",
+        "Segmentation",
+        "ImageError",
+        "Segmentation",
+    ]
+    assert str(answers[1]) == "no/such.png: no such file"
+    assert [a.ids.shape for a in answers[::2]] == [(60, 90), (30, 20), (20, 20)]
+
+
+def test_a_network_that_fails_on_a_batch_runs_its_pictures_one_by_one():
+    class Small(FakeRuntime):
+        def __call__(self, images):
+            if len(images) > 1 or images.mean() > 0.9:
+                raise RuntimeError("out of\nmemory")
+            return super().__call__(images)
+
+    images = [picture(64, 64), np.full((64, 64, 3), 255, np.uint8), picture(64, 64)]
+    answers = [answer for _, answer in Predictor(Small(), batch_size=3).stream(images)]
+    assert isinstance(answers[1], MaskconverError) and str(answers[1]) == "out of memory"
+    assert isinstance(answers[1].__cause__, RuntimeError)
+    assert [len(answers[i]) for i in (0, 2)] == [2, 2]
+
+
+def test_mistakes_in_the_program_are_not_taken_for_bad_pictures():
+    def wrong(number):
+        raise TypeError("a mistake")
+
+    with pytest.raises(TypeError, match="a mistake"):
+        list(Predictor(FakeRuntime()).stream([1], read=wrong))
+
+
+def test_a_stream_opens_its_items_with_the_function_given_in_another_thread():
+    seen = []
+
+    def read(number):
+        seen.append((number, threading.current_thread() is threading.main_thread()))
+        return picture(20 + number, 30)
+
+    sizes = [(n, a.ids.shape) for n, a in Predictor(FakeRuntime()).stream(range(3), read=read)]
+    assert sizes == [(n, (20 + n, 30)) for n in range(3)]
+    assert sorted(seen) == [(n, False) for n in range(3)]
+
+
+def test_a_stream_reads_no_further_ahead_than_asked():
+    read = []
+
+    def reading(number):
+        read.append(number)
+        return picture()
+
+    stream = Predictor(FakeRuntime()).stream(range(100), read=reading, ahead=3)
+    for number, _ in stream:
+        assert max(read) <= number + 3
+        if number == 5:
+            break
+    stream.close()
+    assert max(read) <= 8
+
+
+def test_pictures_that_are_not_wanted_are_left_out_of_the_answers():
+    answers = [a for _, a in Predictor(FakeRuntime()).stream([picture(), picture()], keep_images=False)]
+    assert [a.image for a in answers] == [None, None] and answers[0].ids.shape == (60, 90)
+
+
+def test_warnings_of_a_stream_are_given_in_the_callers_thread_before_their_picture():
+    dark = np.full((4, 5), 1000, np.uint16)
+    stream = Predictor(FakeRuntime()).stream([picture(), dark])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(stream)
+    with pytest.warns(ImageWarning, match="white_level=4095") as given:
+        next(stream)
+    assert given[0].filename == __file__
+
+
+def test_a_stream_says_how_long_each_stage_took():
+    seconds: dict[str, float] = {}
+    list(Predictor(FakeRuntime()).stream([picture(), "no/such.png", picture()], seconds=seconds))
+    assert set(seconds) == {"decode", "prepare", "network", "merge", "waiting"}
+    assert all(value > 0 for value in seconds.values())
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_a_reduced_jpeg_has_an_answer_of_its_own_size_and_no_picture(tmp_path, turn):
+    path = tmp_path / "large.jpg"
+    image = Image.fromarray(picture(400, 600))
+    exif = image.getexif()
+    exif[0x0112] = turn
+    image.save(path, quality=95, exif=exif)
+    whole = Predictor(FakeRuntime())(path)
+    runtime = FakeRuntime()
+    reduced = Predictor(runtime, draft_jpeg=True)(path)
+    assert reduced.ids.shape == whole.ids.shape == ((400, 600) if turn == 1 else (600, 400))
+    assert reduced.image is None and reduced.file_name == "large.jpg"
+    assert (reduced.ids == whole.ids).mean() > 0.97
+
+
+def test_jpegs_that_the_canvas_needs_whole_are_read_whole(tmp_path):
+    path = tmp_path / "small.jpg"
+    Image.fromarray(picture(100, 100)).save(path)
+    expected = Predictor(FakeRuntime(size=(64, 64)))(path)
+    answer = Predictor(FakeRuntime(size=(64, 64)), draft_jpeg=True)(path)
+    np.testing.assert_array_equal(answer.ids, expected.ids)
+    np.testing.assert_array_equal(answer.image, expected.image)

@@ -3,72 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol, overload
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .categories import Categories
-from .config import InputConfig, MergeConfig
-from .data.images import MAX_PIXELS
-from .errors import ConfigError, MissingExtraError
+from .config import MergeConfig
+from .data.image_warning import ImageWarning, kept_warnings
+from .data.images import MAX_PIXELS, read_reduced
+from .errors import ConfigError, ImageError, MaskconverError
 from .inputs import as_image
 from .merge import merge
-from .preprocess import prepare
-from .proposals import Geometry, Proposals
+from .pipeline import look_ahead, timed
+from .preprocess import prepare, scaled_size
+from .proposals import Geometry
+from .runtime import Runtime as Runtime
+from .runtime import open_runtime
 from .segmentation import Segmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
 
-
-class Runtime(Protocol):
-    """What runs a network: PyTorch here, one class an exported format elsewhere.
-
-    Attributes:
-        input: how images are brought to the network.
-        merge: the thresholds the model was made with.
-        categories: its label set.
-    """
-
-    input: InputConfig
-    merge: MergeConfig
-    categories: Categories
-
-    def __call__(self, images: NDArray[np.float32]) -> Proposals:
-        """Canvases B×3×h×w float32 to their proposals, without geometry."""
-        ...
+Item = TypeVar("Item")
 
 
-def open_runtime(model: Any, device: str | None = None, proposals: int | None = None) -> Runtime:
-    """The runtime for a model; the one place where it is chosen.
+@dataclass(slots=True)
+class _Ready:
+    """A picture on the canvas; `picture` is None where it is not wanted or was only read reduced."""
 
-    Args:
-        model: a bundled name, a model file or a run's folder; a loaded `nn.Module`; or a runtime.
-        device: for PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if left out.
-        proposals: masks an image to ask for; the model's own number if left out.
+    canvas: NDArray[np.float32]
+    geometry: Geometry
+    picture: NDArray[np.uint8] | None
+    name: str
 
-    Raises:
-        CheckpointError: no such model, or a file that cannot be loaded.
-        MissingExtraError: PyTorch is not installed.
-    """
-    if isinstance(model, str | os.PathLike):
-        try:
-            from . import checkpoint
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(f'running "{os.fspath(model)}"', "train") from error
-        return TorchRuntime(checkpoint.load(model), device or _best_device(), proposals)
-    if hasattr(model, "state_dict"):  # an nn.Module, without importing torch
-        return TorchRuntime(model, device, proposals)
-    if callable(model) and hasattr(model, "categories"):
-        return model
-    raise ConfigError(f"cannot run a {type(model).__name__}; give a model's name, file or module")
+
+_Read = tuple[
+    _Ready | MaskconverError, list[str], dict[str, float]
+]  # with warnings and seconds of the stages
 
 
 class Predictor:
@@ -86,6 +65,9 @@ class Predictor:
         batch_size: how many images of a list run together, where their canvases have one size.
         max_pixels: larger files are refused.
         white_level: the value shown as white in pictures of more than 8 bits, e.g. 4095.
+        draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the canvas needs no
+            more. The answer has the size of the file all the same, but differs a little, and its `image` is
+            None for such files. See docs/decisions/draft-jpeg.md.
         merge: fields of `MergeConfig` to override, e.g. `object_threshold=0.3`.
 
     Raises:
@@ -102,6 +84,7 @@ class Predictor:
         batch_size: int = 1,
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
+        draft_jpeg: bool = False,
         **merge: Any,
     ) -> None:
         known = [f.name for f in fields(MergeConfig)]
@@ -119,6 +102,7 @@ class Predictor:
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
         self.white_level = white_level
+        self.draft_jpeg = draft_jpeg
 
     @property
     def categories(self) -> Categories:
@@ -146,80 +130,139 @@ class Predictor:
             MaskconverError: the network returned NaN or infinite values.
         """
         if not isinstance(images, list | tuple):
-            return self._segment([images])[0]
+            return self._segment([self._read(images)])[0]
         results: list[Segmentation] = []
         for start in range(0, len(images), self.batch_size):
-            results += self._segment(images[start : start + self.batch_size])
+            results += self._segment([self._read(i) for i in images[start : start + self.batch_size]])
         return results
 
-    def _segment(self, images: Sequence[Any]) -> list[Segmentation]:
-        pictures = [as_image(i, max_pixels=self.max_pixels, white_level=self.white_level) for i in images]
-        prepared = [prepare(picture, self.runtime.input) for picture, _ in pictures]
+    def stream(
+        self,
+        images: Iterable[Item],
+        *,
+        read: Callable[[Item], Any] | None = None,
+        keep_images: bool = True,
+        ahead: int = 2,
+        threads: int = 2,
+        seconds: dict[str, float] | None = None,
+    ) -> Generator[tuple[Item, Segmentation | MaskconverError], None, None]:
+        """Segment pictures one after the other, the next ones being read meanwhile.
+
+        ```python
+        for path, answer in predictor.stream(maskconver.data.list_images("plates")):
+            print(path, answer if isinstance(answer, Exception) else len(answer))
+        ```
+
+        Args:
+            images: what `Predictor` takes, of any number; or anything that `read` understands.
+            read: opens one of them, in a background thread, e.g. `dataset.image` for the numbers of a data
+                set. Must give what `Predictor` takes.
+            keep_images: false leaves the picture out of the answers. It is then let go before the network
+                runs, so that no more than `threads` pictures are in memory at a time.
+            ahead: how many pictures are read ahead; at least `batch_size` of the predictor.
+            threads: how many read at a time.
+            seconds: gets the time of each stage added: `decode` and `prepare` (resizing and normalising) in
+                their threads; `waiting` for them, `network` and `merge` in the caller's.
+
+        Yields:
+            Each of `images` and its segmentation, in order; or the error that kept it from being segmented,
+            after which the others follow.
+
+        Warns:
+            ImageWarning: in the caller's thread, before the picture it is about.
+        """
+        times = {} if seconds is None else seconds
+
+        def work(item: Item) -> _Read:
+            spent: dict[str, float] = {}
+            with kept_warnings() as texts:
+                try:
+                    return self._read(item, read, keep_images, spent), texts, spent
+                except (MaskconverError, OSError, MemoryError) as error:
+                    return _named(error), texts, spent
+
+        steps = look_ahead(work, images, max(ahead, self.batch_size), max(threads, 1))
+        with closing(steps) as coming:
+            while begun := list(islice(coming, self.batch_size)):
+                yield from self._finish(begun, times)
+
+    def _finish(
+        self, begun: list[tuple[Item, Future[_Read]]], times: dict[str, float]
+    ) -> Iterator[tuple[Item, Segmentation | MaskconverError]]:
+        """One batch of the stream; a function of its own so that nothing of it outlives it."""
+        items = [item for item, _ in begun]
+        with timed(times, "waiting"):
+            done = [future.result() for _, future in begun]
+        begun.clear()  # a future keeps its picture
+        for _, _, spent in done:
+            for stage, value in spent.items():
+                times[stage] = times.get(stage, 0.0) + value
+        answers = iter(self._answers([r for r, _, _ in done if isinstance(r, _Ready)], times))
+        for item, (result, texts, _) in zip(items, done):
+            for text in texts:
+                warnings.warn(text, ImageWarning, stacklevel=3)
+            yield item, result if isinstance(result, MaskconverError) else next(answers)
+
+    def _read(
+        self,
+        image: Any,
+        read: Callable[[Any], Any] | None = None,
+        keep: bool = True,
+        seconds: dict[str, float] | None = None,
+    ) -> _Ready:
+        times = {} if seconds is None else seconds
+        whole: tuple[int, int] | None = None
+        with timed(times, "decode"):
+            image = read(image) if read else image
+            if self.draft_jpeg and isinstance(image, str | os.PathLike):
+                picture, whole = read_reduced(
+                    image,
+                    lambda size: scaled_size(size, self.runtime.input),
+                    max_pixels=self.max_pixels,
+                    white_level=self.white_level,
+                )
+                name = Path(image).name
+            else:
+                picture, name = as_image(image, max_pixels=self.max_pixels, white_level=self.white_level)
+        with timed(times, "prepare"):
+            canvas, geometry = prepare(picture, self.runtime.input, whole=whole)
+        keep = keep and picture.shape[:2] == geometry.image_size
+        return _Ready(canvas, geometry, picture if keep else None, name)
+
+    def _answers(
+        self, ready: Sequence[_Ready], seconds: dict[str, float]
+    ) -> list[Segmentation | MaskconverError]:
+        """As `_segment`, but what cannot be segmented is an error among the answers."""
+        try:
+            return [*self._segment(ready, seconds)]
+        except (MaskconverError, OSError, MemoryError, RuntimeError) as error:
+            if len(ready) == 1:
+                return [_named(error)]
+        return [answer for one in ready for answer in self._answers([one], seconds)]
+
+    def _segment(
+        self, ready: Sequence[_Ready], seconds: dict[str, float] | None = None
+    ) -> list[Segmentation]:
+        """Runs neighbours of one canvas size together."""
+        times = {} if seconds is None else seconds
         results: list[Segmentation] = []
-        for _, group in groupby(prepared, key=lambda item: item[1].canvas_size):
-            canvases, geometry = zip(*group)
-            results += self._run(np.stack(canvases), geometry)
-        for result, (picture, name) in zip(results, pictures):
-            result.image, result.file_name = picture, name
+        for _, group in groupby(ready, key=lambda one: one.geometry.canvas_size):
+            together = list(group)
+            with timed(times, "network"):
+                proposals = self.runtime(np.stack([one.canvas for one in together]))
+            with timed(times, "merge"):
+                proposals = replace(proposals, geometry=tuple(one.geometry for one in together))
+                results += merge(proposals, self.merge, self.categories)
+        for result, one in zip(results, ready):
+            result.image, result.file_name = one.picture, one.name
         return results
 
-    def _run(self, canvases: NDArray[np.float32], geometry: tuple[Geometry, ...]) -> list[Segmentation]:
-        proposals = replace(self.runtime(canvases), geometry=geometry)
-        return merge(proposals, self.merge, self.categories)
 
-
-class TorchRuntime:
-    """A PyTorch module with `.input`, `.merge`, `.categories` and `.predict(images) -> Proposals`."""
-
-    def __init__(self, model: Any, device: str | None = None, proposals: int | None = None) -> None:
-        import torch
-
-        if device is not None:
-            try:
-                model = model.to(torch.device(device))
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ConfigError(f'device "{device}" cannot be used: {reason}') from error
-        self.model = model
-        self.input: InputConfig = model.input
-        self.merge: MergeConfig = model.merge
-        self.categories: Categories = model.categories
-        self.options = {} if proposals is None else {"proposals": proposals}
-
-    def __repr__(self) -> str:
-        return f"{getattr(self.model, 'name', '') or type(self.model).__name__} on {self.device}"
-
-    @property
-    def device(self) -> Any:
-        """Where the weights are."""
-        import torch
-
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
-
-    def __call__(self, images: NDArray[np.float32]) -> Proposals:
-        import torch
-
-        with torch.inference_mode(), _evaluating(self.model):
-            proposals: Proposals = self.model.predict(
-                torch.from_numpy(images).to(self.device), **self.options
-            )
-        return proposals
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while: a model in training is handed back in training."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _named(error: Exception) -> MaskconverError:
+    """The error as one of ours, in one line."""
+    if isinstance(error, MaskconverError):
+        return error
+    text = " ".join(str(error).split()) or type(error).__name__
+    named = ImageError(text) if isinstance(error, OSError) else MaskconverError(text)
+    named.__cause__ = error
+    return named

@@ -1,6 +1,7 @@
 """`maskconver predict`: files in, panoptic files and overlays out, one bad picture never stops the others."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -203,7 +204,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder, monkeypatch, capsys):
     def full(path, ids):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("maskconver.cli.predict.write_panoptic_png", full)
+    monkeypatch.setattr("maskconver.data.panoptic_writer.write_panoptic_png", full)
     assert main(["predict", "fake", "in", "--out", "out"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list((folder / "out").iterdir()) == []
@@ -219,3 +220,79 @@ def test_the_shared_bad_pictures(folder, shared, capsys):
     }  # fmt: skip
     assert {row["file"].removeprefix(f"{pictures}/") for row in figures["failed"]} == refused
     assert figures["images"] + len(refused) == len(list(pictures.iterdir()))
+
+
+def test_where_the_time_went_is_said_by_stage(folder, capsys):
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    out = capsys.readouterr().out
+    for stage in ("network", "merge", "waiting", "in other threads decode", "prepare", "write"):
+        assert f"{stage} " in out.split("images/s from reading to writing")[1]
+    assert main(["predict", "fake", "in", "--out", "out", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures["seconds"]) == {
+        *("total", "decode", "prepare", "network", "merge", "write", "waiting"),
+    }
+    assert set(figures["overlapped"]) == {"decode", "prepare", "write"}
+    assert figures["images_per_second"] == pytest.approx(2 / figures["seconds"]["total"], rel=0.05)
+
+
+def test_many_pictures_keep_their_order_however_many_threads_read(folder):
+    for number in range(20):
+        Image.fromarray(picture(20 + number, 30)).save(folder / "in" / f"n{number:02d}.png")
+    for threads in (1, 4):
+        assert main(["predict", "fake", "in", "--out", "out", "--threads", str(threads)]) == 0
+        names = [i["file_name"] for i in read(folder / "out")["images"]]
+        assert names == ["a.png", "b.jpg", *(f"n{n:02d}.png" for n in range(20))]
+    assert main(["predict", "fake", "in", "--threads", "0"]) == 2
+
+
+def test_reduced_jpegs_keep_their_size_and_are_not_drawn_on(folder, capsys):
+    Image.fromarray(picture(400, 600)).save(folder / "in" / "large.jpg")
+    assert main(["predict", "fake", "in", "--out", "out", "--draft-jpeg"]) == 0
+    sizes = {i["file_name"]: (i["height"], i["width"]) for i in read(folder / "out")["images"]}
+    assert sizes == {"a.png": (60, 90), "b.jpg": (40, 30), "large.jpg": (400, 600)}
+    capsys.readouterr()
+    assert main(["predict", "fake", "in", "--out", "out", "--draft-jpeg", "--overlay"]) == 2
+    assert "leave one out" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_a_picture_is_written_finishes_that_one(folder, monkeypatch):
+    from maskconver.data import panoptic_writer
+
+    interrupted = threading.Event()
+    write = panoptic_writer.write_panoptic_png
+
+    def slow(path, ids):
+        assert interrupted.wait(10)
+        write(path, ids)
+
+    class Stopped(FakeRuntime):
+        def __call__(self, images):
+            if self.shapes:
+                interrupted.set()
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    stopped = Stopped()
+    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: stopped)
+    monkeypatch.setattr("maskconver.data.panoptic_writer.write_panoptic_png", slow)
+    assert main(["predict", "fake", "in", "--out", "out"]) == 130
+    assert [row["file_name"] for row in read(folder / "out")["annotations"]] == ["a.png"]
+    assert [p.name for p in (folder / "out" / "panoptic").iterdir()] == ["a.png"]
+
+
+def test_a_disk_that_fills_up_later_ends_the_run_in_one_line_without_a_json(folder, monkeypatch, capsys):
+    from maskconver.data import panoptic_writer
+
+    write = panoptic_writer.write_panoptic_png
+
+    def full(path, ids):
+        if path.stem == "b":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, ids)
+
+    monkeypatch.setattr("maskconver.data.panoptic_writer.write_panoptic_png", full)
+    assert main(["predict", "fake", "in", "--out", "out"]) == 2
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and err.count("\n") == 1
+    assert [p.name for p in (folder / "out").iterdir()] == ["panoptic"]

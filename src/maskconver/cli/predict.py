@@ -15,16 +15,18 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data.images import MAX_PIXELS, ImageWarning
 from ..data.listing import list_images
 from ..data.panoptic_files import read_panoptic_json
-from ..data.panoptic_png import write_panoptic_png
+from ..data.panoptic_writer import panoptic_writer
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..files import atomic_path
+from ..pipeline import behind, timed
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from ..segmentation import Segmentation
 
 SHOWN_ROWS = 20
+# The stages that follow one another, and those that run beside them in threads of their own.
+IN_TURN = ("network", "merge", "waiting")
+OVERLAPPED = ("decode", "prepare", "write")
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -54,6 +59,8 @@ def configure(parser: ArgumentParser) -> None:
     add("--merge.min_area", type=float | None, default=None, help="smallest area, of the longer side squared")
     add("--merge.hard_sigmoid", type=bool | None, default=None, help="the papers' on-device sigmoid")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images")
+    add("--draft-jpeg", action="store_true", help="read large JPEGs reduced: faster, answers differ a little")
+    add("--threads", type=int, default=2, help="how many images are read at a time")
     add("--white-level", type=float | None, default=None, help="value of white in 16-bit images, e.g. 4095")
 
 
@@ -61,39 +68,73 @@ def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
     if args.no_masks and not args.overlay:
         raise ConfigError("--no-masks without --overlay leaves nothing to write; add --overlay")
+    if args.draft_jpeg and args.overlay:
+        raise ConfigError(
+            "--overlay draws on the whole picture, --draft-jpeg does not read it; leave one out"
+        )
+    if args.threads < 1:
+        raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     out = Path(args.out)
     paths, failures = _inputs(args.paths, out)
     image_ids = _image_ids(args.ids_from, paths)
     _require_writable(out)
     predictor = _predictor(args)
-    warned: list[str] = []
-    counts: Counter[str] = Counter()
-    images, seconds = 0, 0.0
-    masks = None if args.no_masks else out
+    done = Done()
+    start = time.perf_counter()
+    stream = predictor.stream(paths, keep_images=args.overlay, threads=args.threads, seconds=done.seconds)
     with (
+        _warnings_in(done.warned),
         progress_bar("", len(paths)) as advance,
-        _panoptic_writer(masks, predictor.categories, image_ids) as write,
+        _results(args, out, predictor.categories, image_ids, done.seconds) as write,
+        closing(stream) as answers,
     ):
-        for path, stem in zip(paths, _unique_stems(paths)):
-            start = time.perf_counter()
-            try:
-                with _collected_warnings(warned):
-                    result = predictor(path)
-            except (MaskconverError, OSError, MemoryError, RuntimeError) as error:
-                failures.append(_failure(path, error))
+        for (path, answer), stem in zip(answers, _unique_stems(paths)):
+            if isinstance(answer, MaskconverError):
+                failures.append(_failure(path, answer))
                 if len(paths) == len(failures) == 1:  # no batch: refused, and nothing is written
-                    raise MaskconverError(": ".join(failures[0])) from error
+                    raise MaskconverError(": ".join(failures[0])) from answer
             else:
-                seconds += time.perf_counter() - start
-                write(result, stem)
+                with timed(done.seconds, "waiting"):
+                    write(answer, stem)
+                done.images += 1
+                done.segments.update(s.category for s in answer.segments)
+            advance()
+    done.seconds["total"] = time.perf_counter() - start
+    _report(args, out, done, failures)
+    return 1 if failures else 0
+
+
+@dataclass
+class Done:
+    """What the run did: images, segments by category, warnings, and the seconds of each stage."""
+
+    images: int = 0
+    segments: Counter[str] = field(default_factory=Counter)
+    warned: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@contextmanager
+def _results(
+    args: Namespace,
+    out: Path,
+    categories: Categories,
+    image_ids: dict[str, int | str],
+    seconds: dict[str, float],
+) -> Iterator[Callable[[Segmentation, str], None]]:
+    """A function that has an image's files written in the background; all are written when the block ends."""
+    with ExitStack() as stack:
+        masks = None if args.no_masks else stack.enter_context(panoptic_writer(out, categories, image_ids))
+
+        def write(result: Segmentation, stem: str) -> None:
+            with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
+                if masks:
+                    masks(result, stem)
                 if args.overlay:
                     with atomic_path(out / "overlays" / f"{stem}.png") as temporary:
                         result.draw().save(temporary, "PNG", compress_level=3)
-                counts.update(s.category for s in result.segments)
-                images += 1
-            advance()
-    _report(args, out, images, seconds, counts, warned, failures)
-    return 1 if failures else 0
+
+        yield stack.enter_context(behind(write))
 
 
 def _predictor(args: Namespace) -> Predictor:
@@ -108,6 +149,7 @@ def _predictor(args: Namespace) -> Predictor:
         proposals=args.proposals,
         max_pixels=args.max_pixels,
         white_level=args.white_level,
+        draft_jpeg=args.draft_jpeg,
         **merge,
     )
 
@@ -180,75 +222,46 @@ def _unique_stems(paths: list[Path]) -> list[str]:
     return names
 
 
-@contextmanager
-def _panoptic_writer(
-    folder: Path | None, categories: Categories, image_ids: dict[str, int | str]
-) -> Iterator[Callable[[Segmentation, str], None]]:
-    """A function that writes one image's PNG and its row of the JSON; None as folder: it writes nothing.
-
-    The JSON grows on disk and takes its name when the block ends; after Ctrl-C it holds what was done.
-    """
-    if folder is None:
-        yield lambda result, stem: None
-        return
-    images: list[dict[str, Any]] = []
-    stopped = False
-    with atomic_path(folder / "panoptic.json") as temporary, temporary.open("w", encoding="utf-8") as file:
-
-        def write(result: Segmentation, stem: str) -> None:
-            write_panoptic_png(folder / "panoptic" / f"{stem}.png", result.ids)
-            height, width = result.ids.shape
-            number = image_ids.get(Path(result.file_name).name, len(images) + 1)
-            row = json.dumps(result.to_coco(number, f"{stem}.png"), ensure_ascii=False)
-            file.write((",\n" if images else "") + row)
-            images.append({"id": number, "file_name": result.file_name, "height": height, "width": width})
-
-        file.write('{"annotations": [\n')
-        try:
-            yield write
-        except KeyboardInterrupt:
-            stopped = True
-        tail = {"images": images, "categories": categories.to_json()}
-        file.write("\n],\n" + json.dumps(tail, ensure_ascii=False)[1:] + "\n")
-    if stopped:
-        raise KeyboardInterrupt
-
-
-def _report(
-    args: Namespace,
-    out: Path,
-    images: int,
-    seconds: float,
-    counts: Counter[str],
-    warned: list[str],
-    failures: list[tuple[str, str]],
-) -> None:
-    rate = images / seconds if seconds else 0.0
+def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, str]]) -> None:
+    rate = done.images / done.seconds["total"]
     if args.json:
         figures = {
-            "images": images,
-            "segments": counts.total(),
-            "segments_by_category": dict(counts.most_common()),
+            "images": done.images,
+            "segments": done.segments.total(),
+            "segments_by_category": dict(done.segments.most_common()),
             "images_per_second": round(rate, 3),
+            "seconds": {stage: round(value, 4) for stage, value in done.seconds.items()},
+            "overlapped": list(OVERLAPPED),
             "out": str(out),
-            "warnings": warned,
+            "warnings": done.warned,
             "failed": [{"file": path, "reason": reason} for path, reason in failures],
         }
         print(json.dumps(figures, ensure_ascii=False))
     else:
-        common = ", ".join(f"{n} {name}" for name, n in counts.most_common(5))
-        more = ", …" if len(counts) > 5 else ""
-        print(f"{images} images, {counts.total()} segments{f' ({common}{more})' if common else ''}")
-        print(f"{rate:.2f} images/s (reading, network and merge)")
+        common = ", ".join(f"{n} {name}" for name, n in done.segments.most_common(5))
+        more = ", …" if len(done.segments) > 5 else ""
+        print(
+            f"{done.images} images, {done.segments.total()} segments{f' ({common}{more})' if common else ''}"
+        )
+        print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
         if not args.no_masks:
             print(f"panoptic: {out / 'panoptic.json'}")
         if args.overlay:
             print(f"overlays: {out / 'overlays'}")
-    _list(f"{len(warned)} warning{'s' if len(warned) > 1 else ''}:", warned)
+    _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(
-        f"{len(failures)} of {images + len(failures)} images failed:",
+        f"{len(failures)} of {done.images + len(failures)} images failed:",
         [f"{path}: {reason}" for path, reason in failures],
     )
+
+
+def _shares(seconds: dict[str, float]) -> str:
+    """`1.5 s: network 60 %, …; meanwhile in other threads decode 12 %, …`, in shares of the whole time."""
+
+    def listed(stages: tuple[str, ...]) -> str:
+        return ", ".join(f"{s} {100 * seconds.get(s, 0.0) / seconds['total']:.0f} %" for s in stages)
+
+    return f"{seconds['total']:.1f} s: {listed(IN_TURN)}; meanwhile in other threads {listed(OVERLAPPED)}"
 
 
 def _list(title: str, rows: list[str]) -> None:
@@ -259,9 +272,9 @@ def _list(title: str, rows: list[str]) -> None:
 
 
 @contextmanager
-def _collected_warnings(texts: list[str]) -> Iterator[None]:
+def _warnings_in(texts: list[str]) -> Iterator[None]:
     """Adds the texts of the warnings about pictures in the block to a list, to be said at the end."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
+        warnings.simplefilter("always")
         yield
     texts += [str(w.message) for w in caught if issubclass(w.category, ImageWarning)]

@@ -1,0 +1,121 @@
+"""What runs a network: PyTorch here, one class an exported format elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .categories import Categories
+from .config import InputConfig, MergeConfig
+from .errors import ConfigError, MissingExtraError
+from .proposals import Proposals
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Runtime(Protocol):
+    """What runs a network: PyTorch here, one class an exported format elsewhere.
+
+    Attributes:
+        input: how images are brought to the network.
+        merge: the thresholds the model was made with.
+        categories: its label set.
+    """
+
+    input: InputConfig
+    merge: MergeConfig
+    categories: Categories
+
+    def __call__(self, images: NDArray[np.float32]) -> Proposals:
+        """Canvases B×3×h×w float32 to their proposals, without geometry."""
+        ...
+
+
+def open_runtime(model: Any, device: str | None = None, proposals: int | None = None) -> Runtime:
+    """The runtime for a model; the one place where it is chosen.
+
+    Args:
+        model: a bundled name, a model file or a run's folder; a loaded `nn.Module`; or a runtime.
+        device: for PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if left out.
+        proposals: masks an image to ask for; the model's own number if left out.
+
+    Raises:
+        CheckpointError: no such model, or a file that cannot be loaded.
+        MissingExtraError: PyTorch is not installed.
+    """
+    if isinstance(model, str | os.PathLike):
+        try:
+            from . import checkpoint
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(f'running "{os.fspath(model)}"', "train") from error
+        return TorchRuntime(checkpoint.load(model), device or _best_device(), proposals)
+    if hasattr(model, "state_dict"):  # an nn.Module, without importing torch
+        return TorchRuntime(model, device, proposals)
+    if callable(model) and hasattr(model, "categories"):
+        return model
+    raise ConfigError(f"cannot run a {type(model).__name__}; give a model's name, file or module")
+
+
+class TorchRuntime:
+    """A PyTorch module with `.input`, `.merge`, `.categories` and `.predict(images) -> Proposals`."""
+
+    def __init__(self, model: Any, device: str | None = None, proposals: int | None = None) -> None:
+        import torch
+
+        if device is not None:
+            try:
+                model = model.to(torch.device(device))
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f'device "{device}" cannot be used: {reason}') from error
+        self.model = model
+        self.input: InputConfig = model.input
+        self.merge: MergeConfig = model.merge
+        self.categories: Categories = model.categories
+        self.options = {} if proposals is None else {"proposals": proposals}
+
+    def __repr__(self) -> str:
+        return f"{getattr(self.model, 'name', '') or type(self.model).__name__} on {self.device}"
+
+    @property
+    def device(self) -> Any:
+        """Where the weights are."""
+        import torch
+
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def __call__(self, images: NDArray[np.float32]) -> Proposals:
+        import torch
+
+        with torch.inference_mode(), _evaluating(self.model):
+            proposals: Proposals = self.model.predict(
+                torch.from_numpy(images).to(self.device), **self.options
+            )
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the merge waits for it anyway; so each gets its own time
+        return proposals
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: a model in training is handed back in training."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
