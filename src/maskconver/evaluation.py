@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -131,24 +132,34 @@ def evaluate(
     most = int(dataset.segment_counts.max())
     total = Figures(categories, mask_ap=MaskAveragePrecision(categories, max(100, most)) if mask_ap else None)
     result = Evaluation(total, {}, [], [])
-    for index in range(len(dataset)):
-        try:
-            segmentation = predictor(dataset.image(index))
-            overlap = _overlap(segmentation, dataset, index)
-        except (MaskconverError, OSError) as error:
-            result.failures.append((dataset.image_path(index), " ".join(str(error).split())))
-            continue
-        total.add(overlap)
-        if total.mask_ap is not None:
-            scores = [s.score for s in segmentation.segments]
-            gt = dataset.segments(index)
-            total.mask_ap.update(segmentation.ids, segmentation.segments, scores, dataset.ids(index), gt)
-        if by:
-            group = str(dataset.info(index).get(by))
-            result.groups.setdefault(group, Figures(categories)).add(overlap)
-        result.quality.append((index, _quality(overlap, categories)))
-        on_image()
+    stream = predictor.stream(range(len(dataset)), read=dataset.image, keep_images=False)
+    with closing(stream) as answers:
+        for index, answer in answers:
+            try:
+                if isinstance(answer, MaskconverError):
+                    raise answer
+                _count(result, answer, dataset, index, by)
+            except (MaskconverError, OSError) as error:
+                result.failures.append((dataset.image_path(index), " ".join(str(error).split())))
+            on_image()
     return result
+
+
+def _count(
+    result: Evaluation, segmentation: Segmentation, dataset: PanopticDataset, index: int, by: str | None
+) -> None:
+    overlap = _overlap(segmentation, dataset, index)
+    result.total.add(overlap)
+    if result.total.mask_ap is not None:
+        scores = [s.score for s in segmentation.segments]
+        truth = dataset.segments(index)
+        result.total.mask_ap.update(
+            segmentation.ids, segmentation.segments, scores, dataset.ids(index), truth
+        )
+    if by:
+        group = str(dataset.info(index).get(by))
+        result.groups.setdefault(group, Figures(dataset.categories)).add(overlap)
+    result.quality.append((index, _quality(overlap, dataset.categories)))
 
 
 def _overlap(segmentation: Segmentation, dataset: PanopticDataset, index: int) -> Overlap:
