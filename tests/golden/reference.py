@@ -48,9 +48,33 @@ def weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return value.astype(np.float32)
 
 
-def variable_rows() -> list[dict]:
-    """Names and shapes of the mobile model's variables."""
-    return json.loads((CASES / "maskconver" / "variables_mobile.json").read_text())
+def multiscale_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The value of a variable by the formula of cases/multiscale/README.md."""
+    g = np.random.default_rng(zlib.crc32(name.encode()))
+    leaf = name.rsplit(".", 1)[1]
+    if leaf in ("gamma", "layer_scale"):
+        value = 1 + 0.1 * g.standard_normal(shape)
+    elif leaf in ("beta", "bias", "moving_mean"):
+        value = 0.1 * g.standard_normal(shape)
+    elif leaf == "moving_variance":
+        value = 0.5 + g.random(shape)
+    elif leaf == "embeddings":
+        value = g.standard_normal(shape)
+    elif leaf == "depthwise_kernel":
+        value = g.standard_normal(shape) * np.sqrt(2 / (shape[0] * shape[1]))
+    else:
+        value = g.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
+    return value.astype(np.float32)
+
+
+def multiscale_input(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """`I(NAME, SHAPE)` of the same page, in the reference's layout."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+
+
+def variable_rows(model: str = "mobile") -> list[dict]:
+    """Names and shapes of a model's variables: `mobile` or `r50_unet`."""
+    return json.loads((CASES / "maskconver" / f"variables_{model}.json").read_text())
 
 
 def image(height: int, width: int) -> NDArray[np.float32]:

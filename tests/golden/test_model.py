@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskconver.checkpoint import _own_layout, _own_name, import_model_garden
+from maskconver.model_garden import _own_layout, _own_name, import_model_garden
 from maskconver.models import create_model
 from maskconver.models.cost import count_parameters
 from maskconver.models.maskconver import MaskConver

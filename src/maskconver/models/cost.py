@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .decoders.aspp import Atrous
-from .maskconver import MaskConver
+from .registry import Model
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
@@ -21,7 +21,7 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
 
 
 def count_macs(
-    model: MaskConver,
+    model: Model,
     size: tuple[int, int] | None = None,
     proposals: int | None = None,
     *,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Padding = Literal["same", "symmetric"]
-BN_EPS = 1e-3
+Activation = Literal["relu", "swish", "gelu"]
+BN_EPS, LN_EPS = 1e-3, 1e-6
+
+gelu_tanh = partial(F.gelu, approximate="tanh")
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu}
+
+
+def activation_function(name: Activation, *, tanh: bool = False) -> Callable[[Tensor], Tensor]:
+    """An activation by name. With `tanh`, GELU is its tanh approximation (multi-scale page §1.2)."""
+    return gelu_tanh if tanh and name == "gelu" else _ACTIVATIONS[name]
 
 
 class Conv2d(nn.Conv2d):
@@ -64,15 +74,56 @@ class Conv2d(nn.Conv2d):
 
 
 def depthwise(
-    channels: int, kernel: int, stride: int = 1, dilation: int = 1, padding: Padding = "same"
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: Padding = "same",
+    bias: bool = False,
 ) -> Conv2d:
     """A depthwise convolution, one kernel a channel."""
-    return Conv2d(channels, channels, kernel, stride, dilation, groups=channels, padding=padding)
+    return Conv2d(channels, channels, kernel, stride, dilation, groups=channels, padding=padding, bias=bias)
 
 
 def batch_norm(channels: int, momentum: float = 0.01) -> nn.BatchNorm2d:
     """Batch norm with the reference's epsilon; `momentum` in PyTorch's sense (1 − Keras momentum)."""
     return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=momentum)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of B×C×H×W, each position by itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=LN_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: training drops a sample's branch with probability `rate` and scales the others up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        keep = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(1 - self.rate)
+        return x * (keep / (1 - self.rate))
+
+
+def upsample2(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Nearest, twice the size; cut to the size of `like`, whose sides may be odd."""
+    x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return x if like is None else x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """B×C×H×W with zeros right and below, so that both sides are multiples."""
+    bottom, right = (-n % multiple for n in images.shape[-2:])
+    return F.pad(images, (0, right, 0, bottom)) if bottom or right else images
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -83,7 +134,7 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm and (by default) ReLU; parts named as in the reference's variables."""
+    """Convolution, batch norm and ReLU (or another, or nothing); named as in the reference's variables."""
 
     def __init__(
         self,
@@ -93,13 +144,32 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         padding: Padding = "same",
         momentum: float = 0.01,
+        dilation: int = 1,
+        activation: Activation | None = "relu",
     ) -> None:
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel, stride, padding=padding)
+        self.conv = Conv2d(in_channels, out_channels, kernel, stride, dilation, padding=padding)
         self.bn = batch_norm(out_channels, momentum)
+        self.activation = activation_function(activation) if activation else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
+        x = self.bn(self.conv(x))
+        return x if self.activation is None else self.activation(x)
+
+
+class SeparableConv2d(nn.Module):
+    """Depthwise without bias, then 1×1 with bias; nothing between (Keras' `SeparableConv2D`)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.dw = depthwise(in_channels, kernel, stride)
+        self.pw = Conv2d(in_channels, out_channels, 1, bias=True)
+        for conv in (self.dw, self.pw):
+            nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(self.pw.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pw(self.dw(x))
 
 
 @torch.no_grad()

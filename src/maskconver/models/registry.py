@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any, TypeVar
 
 from ..categories import Categories
 from ..errors import ConfigError
-from .maskconver import MaskConver, MaskConverConfig
+from .maskconver import MaskConver, MaskConverConfig, MultiScaleConfig, MultiScaleMaskConver
 
-ConfigFunction = Callable[[], MaskConverConfig]
+Config = MaskConverConfig | MultiScaleConfig
+Model = MaskConver | MultiScaleMaskConver
+ConfigFunction = Callable[[], Config]
 T = TypeVar("T")
+# The kinds of models by the name they have in model files: config and network.
+KINDS: dict[str, tuple[Any, Any]] = {
+    "maskconver": (MaskConverConfig, MaskConver),
+    "maskconver_multiscale": (MultiScaleConfig, MultiScaleMaskConver),
+}
 _REGISTRY: dict[str, ConfigFunction] = {}
 _PUBLISHED: dict[str, str] = {}
 
@@ -38,7 +46,27 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in _REGISTRY if fnmatch(name, pattern))
 
 
-def model_config(name: str) -> MaskConverConfig:
+def kind_of(config: Config) -> str:
+    """The name of a config's kind of model."""
+    return next(kind for kind, (config_type, _) in KINDS.items() if type(config) is config_type)
+
+
+def build_model(
+    config: Config, num_classes: int, categories: Categories | None = None, name: str = ""
+) -> Model:
+    """The network of a config, with random weights."""
+    model: Model = KINDS[kind_of(config)][1](config, num_classes, categories, name)
+    return model
+
+
+def is_class_shaped(parameter: str) -> bool:
+    """Whether the first dimension of a parameter of that name counts classes."""
+    return (
+        re.fullmatch(r"class_head\.(\d+\.)?out\.(weight|bias)|class_embedding\.weight", parameter) is not None
+    )
+
+
+def model_config(name: str) -> Config:
     """A fresh config of a registered model.
 
     Raises:
@@ -72,8 +100,10 @@ def override(config: T, values: dict[str, Any]) -> T:
     for key, value in values.items():
         first, _, rest = key.partition(".")
         if first not in names:
+            near = difflib.get_close_matches(first, names, n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ConfigError(
-                f'{type(config).__name__} has no field "{first}"; it has {", ".join(sorted(names))}'
+                f'{type(config).__name__} has no field "{first}"; {hint}It has {", ".join(sorted(names))}'
             )
         current = changes.get(first, getattr(config, first))
         if rest:
@@ -88,7 +118,7 @@ def override(config: T, values: dict[str, Any]) -> T:
 
 def create_model(
     name: str, *, categories: Categories | None = None, num_classes: int | None = None, **overrides: Any
-) -> MaskConver:
+) -> Model:
     """A model with random weights by its registered name.
 
     Args:
@@ -103,4 +133,4 @@ def create_model(
     config = override(model_config(name), overrides)
     if categories is None and num_classes is None:
         categories = Categories.coco()
-    return MaskConver(config, num_classes or len(categories or ()), categories, name)
+    return build_model(config, num_classes or len(categories or ()), categories, name)

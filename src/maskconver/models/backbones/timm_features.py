@@ -19,6 +19,7 @@ class TimmFeatures(nn.Module):
         output_stride: 16 or 32; below 32 the last stages are dilated instead of strided.
         padding: `same` pads as TensorFlow does, `symmetric` as timm's networks do by themselves.
         momentum: of the batch norms, in PyTorch's sense.
+        drop_path: stochastic depth of the last block.
     """
 
     def __init__(
@@ -28,18 +29,24 @@ class TimmFeatures(nn.Module):
         output_stride: int = 16,
         padding: Padding = "same",
         momentum: float = 0.01,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         import timm
 
+        # A ConvNeXt has no batch norms, and its strides equal its kernels: nothing to pad.
+        own: dict[str, Any] = {}
+        if "convnext" not in name:
+            own = {"bn_momentum": momentum, "pad_type": "same" if padding == "same" else ""}
+        self.name = name
         self.net = timm.create_model(
             name,
             pretrained=False,
             features_only=True,
             in_chans=in_channels,
             output_stride=output_stride,
-            pad_type="same" if padding == "same" else "",
-            bn_momentum=momentum,
+            drop_path_rate=drop_path,
+            **own,
         )
         # With a dilated network several taps share a stride; the deepest is the level's feature.
         info: Any = self.net.feature_info

@@ -1,4 +1,4 @@
-"""Depthwise atrous spatial pyramid pooling (reference page §3)."""
+"""Atrous spatial pyramid pooling (mobile page §3; with full convolutions, multi-scale page §6.2)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import Conv2d, ConvNorm, depthwise, kaiming_fan_in, resize, variance_scaling_
+from ..layers import (
+    Activation,
+    Conv2d,
+    ConvNorm,
+    activation_function,
+    depthwise,
+    kaiming_fan_in,
+    resize,
+    variance_scaling_,
+)
 
 
 class Atrous(nn.Module):
     """Dilated depthwise 3×3, then 1×1, batch norm, ReLU; nothing between the two convolutions."""
 
-    def __init__(self, inp: int, out: int, rate: int, momentum: float) -> None:
+    def __init__(self, inp: int, out: int, rate: int, momentum: float, activation: Activation) -> None:
         super().__init__()
         self.dw = depthwise(inp, 3, dilation=rate)
-        self.pw = ConvNorm(inp, out, momentum=momentum)
+        self.pw = ConvNorm(inp, out, momentum=momentum, activation=activation)
         nn.init.xavier_uniform_(self.dw.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,6 +40,8 @@ class ASPP(nn.Module):
         rates: dilations of the three atrous branches.
         pool_window: (height, width) in cells of an average pool with that stride; None pools globally.
         momentum: of the batch norms.
+        separable: the atrous branches are depthwise and 1×1; otherwise full 3×3 convolutions.
+        activation: after every batch norm.
     """
 
     def __init__(
@@ -40,12 +51,21 @@ class ASPP(nn.Module):
         rates: tuple[int, ...] = (6, 12, 18),
         pool_window: tuple[int, int] | None = None,
         momentum: float = 0.01,
+        separable: bool = True,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.branch0 = ConvNorm(in_channels, filters, momentum=momentum)
-        self.atrous = nn.ModuleList(Atrous(in_channels, filters, rate, momentum) for rate in rates)
-        self.pool = ConvNorm(in_channels, filters, momentum=momentum)
-        self.project = ConvNorm(filters * (len(rates) + 2), filters, momentum=momentum)
+
+        def atrous(rate: int) -> nn.Module:
+            if separable:
+                return Atrous(in_channels, filters, rate, momentum, activation)
+            return ConvNorm(in_channels, filters, 3, 1, "same", momentum, rate, activation)
+
+        self.branch0 = ConvNorm(in_channels, filters, momentum=momentum, activation=activation)
+        self.atrous = nn.ModuleList(atrous(rate) for rate in rates)
+        self.pool = ConvNorm(in_channels, filters, momentum=momentum, activation=activation)
+        self.project = ConvNorm(filters * (len(rates) + 2), filters, momentum=momentum, activation=activation)
+        self.activation = activation_function(activation)
         self.pool_window = pool_window
         for module in self.modules():
             if isinstance(module, Conv2d) and module.groups == 1:
@@ -69,5 +89,5 @@ class ASPP(nn.Module):
             normed = F.batch_norm(
                 self.pool.conv(mean), bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps
             )
-            return F.relu(normed)
+            return self.activation(normed)
         return self.pool(mean)

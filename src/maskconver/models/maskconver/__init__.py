@@ -1,6 +1,14 @@
 """The MaskConver family."""
 
-from .config import MaskConverConfig
+from .config import MaskConverConfig, MultiScaleConfig
 from .model import Maps, MaskConver
+from .multiscale import MultiScaleMaskConver, PyramidMaps
 
-__all__ = ["Maps", "MaskConver", "MaskConverConfig"]
+__all__ = [
+    "Maps",
+    "MaskConver",
+    "MaskConverConfig",
+    "MultiScaleConfig",
+    "MultiScaleMaskConver",
+    "PyramidMaps",
+]

@@ -1,4 +1,4 @@
-"""Everything that makes one MaskConver model differ from another."""
+"""Everything that makes one MaskConver model differ from another: one config a kind of model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...config import InputConfig, MergeConfig
+from ..layers import Activation, Padding
+
+ClassEmbedding = Literal["none", "multiply", "add"]
+LEVEL_RANGES_640 = ((0.0, 64.0), (40.0, 128.0), (80.0, 256.0), (160.0, 512.0), (320.0, 1e7))
+LEVEL_RANGES_1280 = ((0.0, 100.0), (100.0, 200.0), (200.0, 400.0), (400.0, 800.0), (800.0, 1.25e7))
 
 
 @dataclass
@@ -13,18 +18,23 @@ class MaskConverConfig:
     """Architecture of a single-scale MaskConver (reference page §2–3).
 
     Attributes:
-        backbone: `mobilenet_mh`, or a timm name (`mobilenetv3_large_100`, `mobilenetv3_small_100`).
+        backbone: `mobilenet_mh`, `spinenet49`, `spinenet49plus` (reconstructions), or a timm name, see
+            `backbones.TIMM_BACKBONES`.
         in_channels: channels of the image.
         padding: `same` as the reference, `symmetric` as PyTorch networks do; weights are not interchangeable.
         bn_momentum: of all batch norms, PyTorch's sense.
         decoder: `aspp` as published; `aspp_fpn` adds a top-down path to `level` (heads then fuse nothing).
         filters: channels of decoder and heads.
+        aspp_rates: dilations of the ASPP.
         aspp_pool_window: (height, width) in cells of the ASPP's pooling branch; None pools globally.
         level: log2 of the stride of heatmap, embeddings and masks (3: stride 8).
-        fusion: how the heads take in the backbone's feature of `level`: `sum` or `concat`.
+        fusion: how the heads take in the backbone's feature of `level`: `sum`, `concat` or `none`.
         low_level_filters: channels that feature is projected to; must equal `filters` for `sum`.
-        head_kernel: depthwise kernel of the heads (3 as in the paper's counts, 7 in the published files).
-        head_depths: separable convolutions of the class, embedding and mask head.
+        separable: ASPP and heads of separable convolutions; otherwise full ones, and a 3×3 output.
+        activation: of ASPP and heads (and of the SpineNets).
+        head_kernel: kernel of the heads (3 as in the paper's counts, 7 in the published files).
+        head_depths: convolutions of the class, embedding and mask head.
+        class_embedding: how a centre embedding learns its class: `multiply` (mobile), `add`, `none`.
         embedding_dim: channels of embeddings and mask features.
         position: masks also get a quadratic form in the offset from their centre, predicted with the
             embedding, so that equal-looking objects side by side are told apart by place (ours, off in
@@ -37,19 +47,98 @@ class MaskConverConfig:
 
     backbone: str = "mobilenet_mh"
     in_channels: int = 3
-    padding: Literal["same", "symmetric"] = "same"
+    padding: Padding = "same"
     bn_momentum: float = 0.01
     decoder: Literal["aspp", "aspp_fpn"] = "aspp"
     filters: int = 256
+    aspp_rates: tuple[int, ...] = (6, 12, 18)
     aspp_pool_window: tuple[int, int] | None = None
     level: int = 3
-    fusion: Literal["sum", "concat"] = "sum"
+    fusion: Literal["sum", "concat", "none"] = "sum"
     low_level_filters: int = 256
+    separable: bool = True
+    activation: Activation = "relu"
     head_kernel: int = 3
     head_depths: tuple[int, int, int] = (2, 2, 2)
+    class_embedding: ClassEmbedding = "multiply"
     embedding_dim: int = 256
     position: bool = False
     proposals: int = 50
+    peak_kernel: int = 3
+    input: InputConfig = field(default_factory=InputConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+
+
+@dataclass
+class MultiScaleConfig:
+    """Architecture of a multi-scale MaskConver (multi-scale page §1 and §6.1); defaults are R50-UNet's.
+
+    Attributes:
+        backbone: `resnet50`, or a timm name, see `backbones.TIMM_BACKBONES`.
+        in_channels: channels of the image.
+        padding: `same` as the reference, `symmetric` for weights of torchvision and timm.
+        bn_momentum: of all batch norms, PyTorch's sense.
+        frozen_bn: the backbone's batch norms stay as they are, statistics and weights; for a backbone that
+            starts from trained weights, as in the published R50-UNet recipe.
+        activation: everywhere; `gelu` is exact but in heads and SE, where it is the tanh approximation.
+        backbone_activation: of `resnet50`; `relu` for weights of torchvision.
+        drop_path: largest rate of stochastic depth in backbone and UNet, rising from stage to stage.
+        decoder: `convnext_unet` refines levels 5, 4, 3 before the FPN; `fpn` is the FPN alone; `bifpn` stands
+            in its place; `aspp` widens the view of the coarsest level before the FPN.
+        unet_dim, unet_depths, unet_kernel: channels, blocks of levels 5, 4, 3, and depthwise kernel of the
+            ConvNeXt-UNet.
+        bifpn_repeats: how often the BiFPN's paths are run.
+        filters: channels of pyramid and heads.
+        fusion: of the FPN's top-down path: `concat` or `sum`.
+        separable: FPN and heads of separable convolutions; otherwise full ones.
+        decoder_kernel: of the FPN's output convolutions.
+        decoder_norm: of the pyramid's levels: `layer` or `batch`.
+        head_kernel: of the heads' convolutions.
+        head_depths: convolutions of the class, embedding and mask head.
+        shared_heads: one class and one embedding head for all levels, with norms of each level's own;
+            otherwise every level has its own heads.
+        mask_fusion: how the pyramid becomes the mask head's input at stride 4: `sum` of resized levels, or
+            `panoptic_fpn` with convolutions on the way.
+        class_embedding: how a centre embedding learns its class: `add`, `multiply`, `none`.
+        embedding_dim: channels of embeddings and mask features.
+        mlp_hidden: hidden channels of the mask embedding's MLP.
+        levels: of the pyramid, log2 of the strides, finest first.
+        level_ranges: smallest and largest half diagonal in pixels of the input, both inclusive, of the
+            segments each level answers for; overlapping ranges put a segment on two levels.
+        proposals: how many peaks become proposals; may be changed at inference.
+        peak_kernel: window in cells in which a peak is the largest.
+        input: how an image is brought to the network.
+        merge: how proposals become an answer.
+    """
+
+    backbone: str = "resnet50"
+    in_channels: int = 3
+    padding: Padding = "same"
+    bn_momentum: float = 0.01
+    frozen_bn: bool = False
+    activation: Activation = "gelu"
+    backbone_activation: Activation = "gelu"
+    drop_path: float = 0.1
+    decoder: Literal["convnext_unet", "fpn", "bifpn", "aspp"] = "convnext_unet"
+    unet_dim: int = 384
+    unet_depths: tuple[int, int, int] = (18, 1, 1)
+    unet_kernel: int = 7
+    bifpn_repeats: int = 3
+    filters: int = 256
+    fusion: Literal["sum", "concat"] = "concat"
+    separable: bool = True
+    decoder_kernel: int = 7
+    decoder_norm: Literal["layer", "batch"] = "layer"
+    head_kernel: int = 7
+    head_depths: tuple[int, int, int] = (4, 4, 4)
+    shared_heads: bool = True
+    mask_fusion: Literal["sum", "panoptic_fpn"] = "sum"
+    class_embedding: ClassEmbedding = "add"
+    embedding_dim: int = 256
+    mlp_hidden: int = 1024
+    levels: tuple[int, ...] = (3, 4, 5, 6, 7)
+    level_ranges: tuple[tuple[float, float], ...] = LEVEL_RANGES_640
+    proposals: int = 256
     peak_kernel: int = 3
     input: InputConfig = field(default_factory=InputConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)

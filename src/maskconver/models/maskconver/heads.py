@@ -1,36 +1,103 @@
-"""The prediction heads and the embedding MLP (reference page §3)."""
+"""The prediction heads and the embedding MLP (mobile page §3, multi-scale page §1.4–1.5)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import Conv2d, ConvNorm, batch_norm, depthwise, resize
-
-
-class LayerNorms(nn.Module):
-    """The batch norms of a head, named as in the reference: `dw.i` and `pw.i`."""
-
-    def __init__(self, depthwise_channels: list[int], pointwise_channels: list[int], momentum: float) -> None:
-        super().__init__()
-        self.dw = nn.ModuleList(batch_norm(c, momentum) for c in depthwise_channels)
-        self.pw = nn.ModuleList(batch_norm(c, momentum) for c in pointwise_channels)
+from ..layers import (
+    LN_EPS,
+    Activation,
+    Conv2d,
+    ConvNorm,
+    LayerNorm2d,
+    activation_function,
+    batch_norm,
+    depthwise,
+    resize,
+)
+from .config import ClassEmbedding
 
 
 class Head(nn.Module):
-    """Low-level fusion, separable convolutions, 1×1 output without activation.
+    """Convolutions, each with norm and activation, and a last one without; at stride 2^level of its input.
+
+    Args:
+        in_channels: channels of the input.
+        filters: channels of the convolutions.
+        out_channels: channels of the output.
+        depth: number of (separable) convolutions.
+        kernel: of the depthwise or full convolutions.
+        separable: depthwise and 1×1, each with norm and activation, and a 1×1 output; otherwise full
+            convolutions and a 3×3 output.
+        norm: makes a norm for so many channels.
+        activation: after each norm.
+        levels: the convolutions are shared by these levels, the norms are not; empty for a head of one level.
+        bias: initial bias of the output.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        out_channels: int,
+        depth: int,
+        kernel: int,
+        *,
+        separable: bool = True,
+        norm: Callable[[int], nn.Module] = LayerNorm2d,
+        activation: Activation = "gelu",
+        levels: Sequence[int] = (),
+        bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.activation = activation_function(activation, tanh=True)
+        inputs = ([in_channels] + [filters] * depth)[:depth]
+        outputs = {"dw": inputs, "pw": [filters] * depth} if separable else {"conv": [filters] * depth}
+        if separable:
+            self.dw = nn.ModuleList(depthwise(c, kernel) for c in inputs)
+            self.pw = nn.ModuleList(Conv2d(c, filters, 1) for c in inputs)
+        else:
+            self.conv = nn.ModuleList(Conv2d(c, filters, kernel) for c in inputs)
+        self.kinds, self.depth = tuple(outputs), depth
+
+        def norms() -> nn.ModuleDict:
+            return nn.ModuleDict({k: nn.ModuleList(norm(c) for c in v) for k, v in outputs.items()})
+
+        self.norm = nn.ModuleDict({str(n): norms() for n in levels}) if levels else norms()
+        last = filters if depth else in_channels
+        self.out = Conv2d(last, out_channels, 1 if separable else 3, bias=True)
+        for name in self.kinds:
+            for conv in getattr(self, name):
+                if name == "dw":
+                    nn.init.xavier_uniform_(conv.weight)  # type: ignore[arg-type]
+                else:
+                    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # type: ignore[arg-type]
+        nn.init.trunc_normal_(self.out.weight, std=0.01, a=-0.02, b=0.02)
+        assert self.out.bias is not None
+        nn.init.constant_(self.out.bias, bias)
+
+    def forward(self, x: Tensor, level: int | None = None) -> Tensor:
+        """B×in×h×w, of a level where there are several, to B×out×h×w."""
+        norms = self.norm if level is None else self.norm[str(level)]
+        for i in range(self.depth):
+            for kind in self.kinds:
+                x = self.activation(norms[kind][i](getattr(self, kind)[i](x)))  # type: ignore[index]
+        return self.out(x)
+
+
+class FusingHead(Head):
+    """A head that first takes in the backbone's feature of its level (mobile page §3, steps 1–3).
 
     Args:
         in_channels: channels of the decoder's output.
         low_level: channels of the backbone feature to fuse, or None to fuse nothing.
-        filters: channels of the separable convolutions.
-        out_channels: channels of the output.
-        depth: number of separable convolutions.
-        kernel: their depthwise kernel.
+        filters, out_channels, depth, kernel, separable, activation, bias: see `Head`.
         fusion: `sum` or `concat`.
         low_level_filters: channels the backbone feature is projected to.
-        bias: initial bias of the output.
         momentum: of the batch norms.
     """
 
@@ -46,52 +113,117 @@ class Head(nn.Module):
         low_level_filters: int = 256,
         bias: float = 0.0,
         momentum: float = 0.01,
+        separable: bool = True,
+        activation: Activation = "relu",
+    ) -> None:
+        first = in_channels + low_level_filters if low_level and fusion == "concat" else in_channels
+        super().__init__(
+            first,
+            filters,
+            out_channels,
+            depth,
+            kernel,
+            separable=separable,
+            norm=lambda channels: batch_norm(channels, momentum),
+            activation=activation,
+            bias=bias,
+        )
+        self.fusion = fusion
+        self.lowlevel: ConvNorm | None = None
+        if low_level:
+            self.lowlevel = ConvNorm(low_level, low_level_filters, momentum=momentum, activation=activation)
+            nn.init.kaiming_normal_(self.lowlevel.conv.weight, nonlinearity="relu")
+
+    def forward(self, decoded: Tensor, low_level: Tensor | None) -> Tensor:  # type: ignore[override]
+        """B×in×h×w (and B×low×H×W to fuse) to B×out×H×W."""
+        if self.lowlevel is None:
+            return super().forward(decoded)
+        assert low_level is not None
+        fine = self.lowlevel(low_level)
+        x = resize(decoded, fine.shape[-2:])
+        return super().forward(x + fine if self.fusion == "sum" else torch.cat([x, fine], 1))
+
+
+class SumFusion(nn.Module):
+    """All levels resized bilinearly to one stride and added; nothing to learn (`pyramid_fusion`)."""
+
+    def forward(self, pyramid: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Maps B×C×h×w of any sizes to B×C×`size`."""
+        first, *others = (resize(x, size) for x in pyramid)
+        for x in others:
+            first = first + x
+        return first
+
+
+class PanopticFPNFusion(nn.Module):
+    """Each level by steps of 3×3, GroupNorm, activation, nearest ×2 to one stride; then added (§6.1 there).
+
+    Args:
+        channels: of every level.
+        levels: of the pyramid.
+        filters: channels out.
+        target: level of the output.
+        activation: after each norm.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        levels: Sequence[int],
+        filters: int = 256,
+        target: int = 2,
+        activation: Activation = "swish",
     ) -> None:
         super().__init__()
-        self.fusion = fusion
-        self.lowlevel = ConvNorm(low_level, low_level_filters, momentum=momentum) if low_level else None
-        first = in_channels + low_level_filters if low_level and fusion == "concat" else in_channels
-        inputs = [first] + [filters] * (depth - 1)
-        depthwise_convs = [depthwise(c, kernel) for c in inputs]
-        pointwise_convs = [Conv2d(c, filters, 1) for c in inputs]
-        self.dw, self.pw = nn.ModuleList(depthwise_convs), nn.ModuleList(pointwise_convs)
-        self.norm = LayerNorms(inputs, [filters] * depth, momentum)
-        self.out = Conv2d(filters if depth else first, out_channels, 1, bias=True)
-        for conv in depthwise_convs:
-            nn.init.xavier_uniform_(conv.weight)
-        for conv in [*pointwise_convs, *([self.lowlevel.conv] if self.lowlevel else [])]:
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        nn.init.trunc_normal_(self.out.weight, std=0.01, a=-0.02, b=0.02)
-        assert self.out.bias is not None
-        nn.init.constant_(self.out.bias, bias)
+        self.levels, self.activation = tuple(levels), activation_function(activation)
 
-    def forward(self, decoded: Tensor, low_level: Tensor | None) -> Tensor:
-        """B×in×h×w (and B×low×H×W to fuse) to B×out×H×W."""
-        x = decoded
-        if self.lowlevel is not None:
-            assert low_level is not None
-            fine = self.lowlevel(low_level)
-            x = resize(x, fine.shape[-2:])
-            x = x + fine if self.fusion == "sum" else torch.cat([x, fine], 1)
-        for dw, dw_norm, pw, pw_norm in zip(self.dw, self.norm.dw, self.pw, self.norm.pw):
-            x = F.relu(dw_norm(dw(x)))
-            x = F.relu(pw_norm(pw(x)))
-        out: Tensor = self.out(x)
-        return out
+        def step(inp: int) -> nn.ModuleDict:
+            conv, norm = Conv2d(inp, filters, 3, bias=True), nn.GroupNorm(min(32, filters), filters, eps=1e-3)
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            return nn.ModuleDict({"conv": conv, "gn": norm})
+
+        def steps(level: int) -> nn.ModuleList:
+            return nn.ModuleList(step(filters if i else channels) for i in range(max(level - target, 1)))
+
+        self.steps = nn.ModuleDict({str(level): steps(level) for level in levels})
+
+    def forward(self, pyramid: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Maps B×C×h×w by level to B×filters×`size`."""
+        total: Tensor | None = None
+        for level, x in zip(self.levels, pyramid):
+            for step in self.steps[str(level)]:  # type: ignore[attr-defined]
+                x = self.activation(step["gn"](step["conv"](x)))
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = x[..., : size[0], : size[1]]
+            total = x if total is None else total + x
+        assert total is not None
+        return total
 
 
 class MLP(nn.Module):
-    """Dense, LayerNorm, ReLU, dense: the mask embedding from a centre embedding × class embedding."""
+    """Dense, LayerNorm, activation, dense: the mask embedding from a centre embedding and its class's."""
 
-    def __init__(self, dim: int, out: int) -> None:
+    def __init__(
+        self, dim: int, out: int, hidden: int | None = None, activation: Activation = "relu"
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, dim)
-        self.ln = nn.LayerNorm(dim, eps=1e-6)
-        self.fc2 = nn.Linear(dim, out)
+        hidden = hidden or dim
+        self.fc1 = nn.Linear(dim, hidden)
+        self.ln = nn.LayerNorm(hidden, eps=LN_EPS)
+        self.fc2 = nn.Linear(hidden, out)
+        self.activation = activation_function(activation)
         for layer in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, dim) to (…, out)."""
-        return self.fc2(F.relu(self.ln(self.fc1(x))))
+        return self.fc2(self.activation(self.ln(self.fc1(x))))
+
+
+def with_class(embeddings: Tensor, class_embeddings: Tensor | None, how: ClassEmbedding) -> Tensor:
+    """Centre embeddings (…, D) told their class: × (mobile page §3), + (multi-scale page §1.5) or nothing."""
+    if how == "none" or class_embeddings is None:
+        return embeddings
+    return embeddings * class_embeddings if how == "multiply" else embeddings + class_embeddings

@@ -16,13 +16,19 @@ from ..decoders.aspp import ASPP
 from ..decoders.aspp_fpn import ASPPFPN
 from ..layers import full_precision
 from .config import MaskConverConfig
-from .heads import MLP, Head
+from .heads import MLP, FusingHead, with_class
 from .peaks import top_peaks
 
 CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
 POSITION_TERMS = 6  # 1, x, y, x², xy, y²
 POSITION_UNIT = 8.0  # cells; offsets of that size are 1 in the quadratic form
 POSITION_START = (1.0, 0.0, 0.0, -4.0, 0.0, -4.0)  # a disc of 4 cells radius, before anything is learned
+
+
+def check_classes(num_classes: int, categories: Categories | None) -> None:
+    """Refuses categories that are not as many as the classes."""
+    if categories is not None and len(categories) != num_classes:
+        raise ConfigError(f"{num_classes} classes but {len(categories)} categories; give one or the other")
 
 
 class Maps(NamedTuple):
@@ -53,10 +59,7 @@ class MaskConver(nn.Module):
         self, config: MaskConverConfig, num_classes: int, categories: Categories | None = None, name: str = ""
     ) -> None:
         super().__init__()
-        if categories is not None and len(categories) != num_classes:
-            raise ConfigError(
-                f"{num_classes} classes but {len(categories)} categories; give one or the other"
-            )
+        check_classes(num_classes, categories)
         if config.decoder == "aspp" and config.fusion == "sum" and config.low_level_filters != config.filters:
             raise ConfigError(
                 f"fusion=sum adds {config.low_level_filters} low-level filters to {config.filters}; "
@@ -64,21 +67,26 @@ class MaskConver(nn.Module):
             )
         self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
         momentum = config.bn_momentum
-        self.backbone = create_backbone(config.backbone, config.in_channels, config.padding, momentum)
+        self.backbone = create_backbone(
+            config.backbone, config.in_channels, config.padding, momentum, activation=config.activation
+        )
         channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
-        fuse = config.decoder == "aspp"
+        fuse = config.decoder == "aspp" and config.fusion != "none"
         if config.decoder == "aspp":
             self.decoder: nn.Module = ASPP(
                 channels[max(channels)],
                 config.filters,
-                pool_window=config.aspp_pool_window,
-                momentum=momentum,
+                config.aspp_rates,
+                config.aspp_pool_window,
+                momentum,
+                config.separable,
+                config.activation,
             )
         else:
             self.decoder = ASPPFPN(channels, config.filters, config.level, momentum)
 
-        def head(out: int, depth: int, bias: float = 0.0) -> Head:
-            return Head(
+        def head(out: int, depth: int, bias: float = 0.0) -> FusingHead:
+            return FusingHead(
                 config.filters,
                 channels[config.level] if fuse else None,
                 config.filters,
@@ -89,15 +97,18 @@ class MaskConver(nn.Module):
                 config.low_level_filters,
                 bias,
                 momentum,
+                config.separable,
+                config.activation,
             )
 
         dim = config.embedding_dim
         self.class_head = head(num_classes, config.head_depths[0], CENTER_BIAS)
         self.embedding_head = head(dim, config.head_depths[1])
         self.mask_head = head(dim, config.head_depths[2])
-        self.class_embedding = nn.Embedding(num_classes, dim)
-        nn.init.uniform_(self.class_embedding.weight, -0.05, 0.05)
-        self.mlp = MLP(dim, dim + (POSITION_TERMS if config.position else 0))
+        self.class_embedding = nn.Embedding(num_classes, dim) if config.class_embedding != "none" else None
+        if self.class_embedding is not None:
+            nn.init.uniform_(self.class_embedding.weight, -0.05, 0.05)
+        self.mlp = MLP(dim, dim + (POSITION_TERMS if config.position else 0), activation=config.activation)
         if config.position:
             self.mlp.fc2.weight.data[dim:] = 0
             self.mlp.fc2.bias.data[dim:] = torch.tensor(POSITION_START)
@@ -117,6 +128,15 @@ class MaskConver(nn.Module):
         """Pixels of the canvas a cell of the maps stands for."""
         return 1 << self.config.level
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """log2 of the strides of the heatmaps: one."""
+        return (self.config.level,)
+
+    @property
+    def level_ranges(self) -> None:
+        """The one level answers for every segment."""
+
     def forward(self, images: Tensor) -> Maps:
         """Normalised images B×3×H×W float to the three maps."""
         features = self.backbone(images)
@@ -129,7 +149,7 @@ class MaskConver(nn.Module):
         )
 
     def mask_embeddings(self, embedding_map: Tensor, batch: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
-        """Mask embeddings of n centres anywhere in the batch: MLP(centre embedding × class embedding).
+        """Mask embeddings of n centres anywhere in the batch: MLP(centre embedding × class embedding), §3.
 
         Args:
             embedding_map: B×D×h×w.
@@ -141,7 +161,8 @@ class MaskConver(nn.Module):
             n×D float, or n×(D+6) with `position`: the last six are the quadratic form in absolute cells.
         """
         pooled = embedding_map[batch, :, cells[:, 0], cells[:, 1]]
-        embeddings = self.mlp(pooled * self.class_embedding(labels))
+        table = None if self.class_embedding is None else self.class_embedding(labels)
+        embeddings = self.mlp(with_class(pooled, table, self.config.class_embedding))
         return _at_center(embeddings, cells) if self.config.position else embeddings
 
     def mask_basis(self, mask_features: Tensor) -> Tensor:

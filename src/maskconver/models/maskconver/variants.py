@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...config import InputConfig, MergeConfig
 from ..registry import register_model
-from .config import MaskConverConfig
+from .config import LEVEL_RANGES_1280, MaskConverConfig, MultiScaleConfig
 
 
 def _mobile(size: int, **changes: object) -> MaskConverConfig:
@@ -57,3 +57,66 @@ def maskconver_mobile_dense_512() -> MaskConverConfig:
             min_area=0.0, object_threshold=0.3, pixel_threshold=0.5, nms_iou=0.5, reassign=True
         ),
     )
+
+
+def _multiscale(size: int, **changes: object) -> MultiScaleConfig:
+    merge = MergeConfig(object_threshold=0.2, overlap_threshold=0.75, min_area=16 / 640**2)
+    return MultiScaleConfig(**{"input": InputConfig(size=(size, size)), "merge": merge, **changes})  # type: ignore[arg-type]
+
+
+@register_model()
+def maskconver_r50_640() -> MultiScaleConfig:
+    """ResNet-50, ConvNeXt-UNet, centres on five levels, 640 px."""
+    return _multiscale(640)
+
+
+@register_model(published="COCO PQ 53.6")
+def maskconver_r50_1280() -> MultiScaleConfig:
+    """ResNet-50, ConvNeXt-UNet, centres on five levels, 1280 px."""
+    return _multiscale(1280, level_ranges=LEVEL_RANGES_1280)
+
+
+@register_model()
+def maskconver_r50_fpn_640() -> MultiScaleConfig:
+    """ResNet-50, FPN, full 3×3 convolutions, centres on five levels, 640 px."""
+    return _multiscale(
+        640,
+        activation="swish",
+        backbone_activation="swish",
+        drop_path=0.0,
+        decoder="fpn",
+        fusion="sum",
+        separable=False,
+        decoder_kernel=3,
+        decoder_norm="batch",
+        head_kernel=3,
+        head_depths=(2, 2, 2),
+        mask_fusion="panoptic_fpn",
+        proposals=100,
+        merge=MergeConfig(object_threshold=0.01, overlap_threshold=0.7, min_area=4 / 640**2),
+    )
+
+
+def _spinenet(backbone: str) -> MaskConverConfig:
+    return _mobile(
+        640,
+        backbone=backbone,
+        aspp_rates=(12, 24, 36),
+        fusion="none",
+        separable=False,
+        activation="swish",
+        proposals=100,
+        merge=MergeConfig(object_threshold=0.2, overlap_threshold=0.5, min_area=0.0),
+    )
+
+
+@register_model(published="COCO PQ 45.9")
+def maskconver_spinenet49_640() -> MaskConverConfig:
+    """SpineNet-Seg 49 (a reconstruction of its size), one level, 640 px."""
+    return _spinenet("spinenet49")
+
+
+@register_model(published="COCO PQ 47.0")
+def maskconver_spinenet49plus_640() -> MaskConverConfig:
+    """SpineNet-Seg 49+ (a reconstruction of its size), one level, 640 px."""
+    return _spinenet("spinenet49plus")
