@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskconver.data.batch import Batch
-from maskconver.losses.focal import center_loss, focal_loss
+from maskconver.losses.focal import center_sums, focal_loss
 from maskconver.losses.maskconver import LossConfig, maskconver_losses, nearest
 from maskconver.losses.masks import joint_dice, mask_sums, pixel_bce
 from maskconver.models.maskconver.model import Maps
@@ -47,7 +47,7 @@ def test_joint_dice_and_gradient() -> None:
 class LogitsModel(nn.Module):
     """Its mask embeddings pick given mask logits: embedding = one-hot of the instance's slot."""
 
-    stride = 8
+    levels, level_ranges = (3,), None
 
     def __init__(self, slots: int) -> None:
         super().__init__()
@@ -76,12 +76,12 @@ class TestTotal:
         image, slot = (torch.from_numpy(v) for v in np.nonzero(classes >= 0))
         # Overlapping targets cannot share an id map, so each slot's loss is computed on a map of its own.
         counts = torch.bincount(image, minlength=b)
-        center = center_loss(
+        center = center_sums(
             heatmap,
             nchw(arrays["heatmap_targets"]),
             nearest(valid, valid.shape[-1] // heatmap.shape[-1])[:, None],
-            counts,
         )
+        center = (center / (counts + 1)).mean()
         full = nn.functional.interpolate(masks, valid.shape[-2:], mode="bilinear", align_corners=False)
         sums = mask_sums(full[image, slot], nchw(targets)[image, slot] == 1, valid[image])
         bce = pixel_bce(sums)

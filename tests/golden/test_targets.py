@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from maskconver.data.sample import SegmentTable
-from maskconver.targets import TargetConfig, assign_targets, center_cells, center_heatmaps, stuff_islands
+from maskconver.losses.maskconver import nearest
+from maskconver.targets import (
+    TargetConfig,
+    assign_levels,
+    assign_targets,
+    center_cells,
+    center_heatmaps,
+    stuff_islands,
+)
 from maskconver.targets.heatmaps import gaussian_radius, gaussian_sigma
 
 from .reference import case
@@ -134,3 +142,56 @@ def test_whole_assignment(name: str) -> None:
     )
     others = np.setdiff1d(np.arange(len(is_thing)), channels)
     assert not heatmap[others].any()
+
+
+# Ranges of the multi-scale cases; they overlap, so that some segments lie on two levels.
+RANGES = ((0.0, 12.0), (7.0, 24.0), (20.0, 40.0), (40.0, 70.0), (60.0, 1e7))
+
+
+@pytest.mark.parametrize("mask_level", [0, 1])
+def test_whole_assignment_to_a_pyramid(mask_level: int) -> None:
+    arrays = case(f"multiscale/targets_m{mask_level}")
+    unit = 1 << mask_level  # the reference computes everything in pixels of the masks
+    category = arrays["category_resized"].astype(int)
+    ids, table = _table(category, arrays["instance_resized"].astype(int), 6)
+    is_thing = (np.arange(11) >= 1) & (np.arange(11) <= 5)
+    inside = category >= 0
+    np.testing.assert_array_equal(inside, arrays["padding_mask"] == 0)
+    config = TargetConfig(center="mask", stuff="global", max_segments=100, ignore_void=False)
+    targets = assign_targets(ids, table, is_thing, config, inside)
+    np.testing.assert_array_equal(targets.valid, inside)
+    boxes, centers = (torch.from_numpy(v) * unit for v in (targets.boxes, targets.centers))
+    labels = torch.from_numpy(targets.labels)
+    rows, level = assign_levels(boxes, torch.zeros_like(labels), RANGES)
+    n = int(arrays["num_instances"])
+    assert len(rows) == n == (arrays["classes"] >= 0).sum()  # the cap of 24 is not reached
+    np.testing.assert_array_equal(labels[rows], arrays["classes"][:n])
+    np.testing.assert_array_equal(boxes[rows] / unit, arrays["boxes"][:n])
+    masks = np.stack([targets.regions == r for r in targets.region[rows]], -1)
+    np.testing.assert_array_equal(masks, arrays["masks"][..., :n] == 1)
+    # Of stuff the reference truncates the mean of the coordinates; the cells are the same.
+    things = is_thing[labels[rows].numpy()]
+    found, expected = (centers[rows] / unit).numpy(), arrays["centers"]
+    np.testing.assert_allclose(found[things], expected[things], atol=1e-4)
+    np.testing.assert_array_equal(np.floor(found[~things]), expected[~things])
+    heatmaps, positions, start = [], torch.zeros_like(rows), 0
+    for index, exponent in enumerate((3, 4, 5, 6, 7)):
+        side, stride = 128 >> exponent, 1 << exponent
+        here = level == index
+        own = rows[here]
+        batch = torch.zeros_like(own)
+        shape = (1, 11, side, side)
+        heatmap = center_heatmaps(boxes[own], centers[own], labels[own], batch, shape, stride)
+        heatmaps.append(heatmap[0].flatten(1).T)
+        cells = center_cells(centers[own], stride, (side, side))
+        positions[here] = start + cells[:, 0] * side + cells[:, 1]
+        start += side * side
+    np.testing.assert_array_equal(positions, arrays["box_indices"][:n])
+    np.testing.assert_allclose(torch.cat(heatmaps), arrays["heatmaps"], atol=1e-6)
+
+
+def test_masks_of_half_the_size_are_read_as_the_reference_reads_them() -> None:
+    full, half = case("multiscale/targets_m0"), case("multiscale/targets_m1")
+    for name in ("category_resized", "instance_resized"):
+        reduced = nearest(torch.from_numpy(full[name].astype(np.int32))[None], 2)[0]
+        np.testing.assert_array_equal(reduced, half[name])

@@ -21,13 +21,11 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.where(targets == 1, positive, negative)
 
 
-def center_loss(logits: Tensor, targets: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
-    """Mean over images of the focal loss summed over valid cells and classes, divided by (instances + 1).
+def center_sums(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """(B,) focal loss of each image, summed over valid cells and classes.
 
     Args:
         logits, targets: B×C×h×w.
         valid: bool, broadcasts to B×C×h×w.
-        counts: (B,) number of instances of each image.
     """
-    per_image = (focal_loss(logits, targets) * valid).sum((1, 2, 3))
-    return (per_image / (counts + 1)).mean()
+    return (focal_loss(logits, targets) * valid).sum((1, 2, 3))

@@ -1,18 +1,21 @@
-"""The weighted sum MaskConver is trained with (reference page §5, *Total*)."""
+"""The weighted sum MaskConver is trained with (mobile page §5, *Total*; multi-scale page §3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..data.batch import Batch
+from ..distributed import sum_over_processes, world_size
 from ..models.layers import full_precision
-from ..models.maskconver.model import Maps, MaskConver
-from ..targets import center_cells, center_heatmaps
-from .focal import center_loss
-from .masks import BCE, DICE, BCEName, DiceName, chunked_mask_sums
+from ..models.maskconver import Maps, PyramidMaps
+from ..models.registry import Model
+from ..targets import assign_levels, center_cells, center_heatmaps
+from .focal import center_sums
+from .masks import BCE, DICE, BCEName, DiceName, chunked_mask_sums, entry_bce, image_dice
 
 
 @dataclass
@@ -23,32 +26,68 @@ class LossConfig:
         center_weight: λ of the centre loss.
         mask_weight: λ of the mask BCE.
         dice_weight: λ of the dice loss.
-        bce: `pixel` weighs every pixel alike (reference), `object` every object.
-        dice: `per_mask`, `joint` over the whole batch (reference), or `none` (semantic recipes).
+        normalizer: the centre loss (and the BCE by `entry`) of an image is divided by the masks of that
+            `image` + 1 (mobile), or by their mean over the `batch` of all processes + 1 (multi-scale).
+        bce: `pixel` weighs every pixel alike (mobile reference), `object` every object, `entry` every mask
+            with its share of the canvas (multi-scale reference).
+        dice: `per_mask`, `joint` over the whole batch (mobile reference), joint over each `image`
+            (multi-scale), or `none` (semantic recipes).
         mask_loss_stride: pixels of the canvas a cell of the mask losses stands for; 1 as the published mobile
-            recipes.
+            recipes, 2 as the multi-scale ones.
+        centers: where the embedding of a mask is read in training: at the `truth`, or at the `predicted`
+            centre, the cell within the mask where the network is surest of its class.
     """
 
     center_weight: float = 1.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
+    normalizer: Literal["image", "batch"] = "image"
     bce: BCEName = "pixel"
     dice: DiceName = "per_mask"
     mask_loss_stride: int = 4
+    centers: Literal["truth", "predicted"] = "truth"
 
 
-def nearest(maps: Tensor, stride: int) -> Tensor:
-    """Every `stride`-th value of B×H×W maps from the middle of its cell: index floor((i + 0.5)·stride)."""
-    return maps[:, stride // 2 :: stride, stride // 2 :: stride]
+def nearest(maps: Tensor, stride: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Every `stride`-th value of B×H×W maps from the middle of its cell: index floor((i + 0.5)·stride).
+
+    Args:
+        maps: B×H×W.
+        stride: pixels a cell.
+        size: (h, w) cells of the result where strides do not divide the sides: a cell whose middle lies
+            beyond the edge reads the last pixel, one that lies beyond it whole is 0.
+    """
+    if size is None:
+        return maps[:, stride // 2 :: stride, stride // 2 :: stride]
+    for dim, n in ((1, size[0]), (2, size[1])):
+        cells, last = torch.arange(n, device=maps.device) * stride, maps.shape[dim] - 1
+        inside = (cells <= last).view(-1, 1) if dim == 1 else cells <= last
+        maps = maps.index_select(dim, (cells + stride // 2).clamp(max=last)) * inside
+    return maps
+
+
+def predicted_cells(logits: Tensor, image: Tensor, labels: Tensor, inside: Tensor, cells: Tensor) -> Tensor:
+    """The cell of each mask where the heatmap of its class is highest.
+
+    Args:
+        logits: B×C×h×w.
+        image, labels: (n,) int64.
+        inside: n×h×w bool, the cells of each mask.
+        cells: (n, 2) int64, the answer for masks without any cell.
+    """
+    width = logits.shape[-1]
+    best = logits[image, labels].masked_fill(~inside, -torch.inf).flatten(1).argmax(1)
+    found = torch.stack([best.div(width, rounding_mode="floor"), best % width], 1)
+    return torch.where(inside.flatten(1).any(1)[:, None], found, cells)
 
 
 def maskconver_losses(
-    model: MaskConver, maps: Maps, batch: Batch, config: LossConfig, min_iou: float = 0.7
+    model: Model, maps: Maps | PyramidMaps, batch: Batch, config: LossConfig, min_iou: float = 0.7
 ) -> dict[str, Tensor]:
     """The loss terms, each weighted already; their sum is what training minimises. Computed in float32.
 
     Args:
-        model: whose embeddings and MLP are used.
+        model: whose levels, embeddings and MLP are used.
         maps: `model(batch.images)`.
         batch: images of B×3×H×W with H and W multiples of `model.stride` and `mask_loss_stride`.
         config: weights and kinds.
@@ -57,38 +96,89 @@ def maskconver_losses(
     Returns:
         `center`, `mask` and (unless `none`) `dice`, scalars.
     """
-    with full_precision(maps.heatmap_logits.device.type):
-        b, c, h, w = maps.heatmap_logits.shape
-        with torch.no_grad():
-            targets = center_heatmaps(
-                batch.boxes, batch.centers, batch.labels, batch.batch, (b, c, h, w), model.stride, min_iou
-            )
-        keep = batch.keep
-        image, labels, region = batch.batch[keep], batch.labels[keep], batch.region[keep]
-        counts = torch.bincount(image, minlength=b)
-        # A centre counts even where its cell is void, as in the hole of a ring or at the edge of the padding.
-        counted = nearest(batch.valid, model.stride)[:, None] | (targets == 1)
-        terms = {"center": config.center_weight * center_loss(maps.heatmap_logits, targets, counted, counts)}
-        cells = center_cells(batch.centers[keep], model.stride, (h, w))
-        embeddings = model.mask_embeddings(maps.embedding_map.float(), image, cells, labels)
+    heatmaps = maps.heatmap_logits if isinstance(maps, PyramidMaps) else (maps.heatmap_logits,)
+    with full_precision(heatmaps[0].device.type):
+        rows, level = assign_levels(batch.boxes, batch.batch, model.level_ranges)
+        center, cells = _centers(heatmaps, model.levels, batch, rows, level, config.centers, min_iou)
+        keep = batch.keep[rows]
+        rows, cells = rows[keep], cells[keep] if isinstance(maps, PyramidMaps) else cells[keep, 1:]
+        image = batch.batch[rows]
+        counts = torch.bincount(image, minlength=len(batch))
+        normalizers = (counts if config.normalizer == "image" else _global_mean(counts)) + 1
+        terms = {"center": config.center_weight * (center / normalizers).mean()}
+
+        embeddings = model.mask_embeddings(_float(maps.embedding_map), image, cells, batch.labels[rows])  # type: ignore[arg-type]
+        regions = nearest(batch.regions, config.mask_loss_stride)
+        valid = nearest(batch.valid, config.mask_loss_stride)
         basis = model.mask_basis(maps.mask_features.float())
-        regions, valid = (
-            nearest(batch.regions, config.mask_loss_stride),
-            nearest(batch.valid, config.mask_loss_stride),
-        )
-        ends = counts.cumsum(0).tolist()
-        sums = [
-            chunked_mask_sums(embeddings[begin:end], basis[i], region[begin:end], regions[i], valid[i])
-            for i, (begin, end) in enumerate(zip([0, *ends], ends))
-            if end > begin
-        ]
-        # Without a single mask the sums are empty but still reach every parameter, as DDP wants.
-        all_sums = (
-            torch.cat(sums) if sums else embeddings.new_zeros(0, 5) + embeddings.sum() * 0 + basis.sum() * 0
-        )
+        sums = _mask_sums(embeddings, basis, batch.region[rows], counts, regions, valid)
         # A segment that falls between the cells of the loss's stride has no target; an empty mask it is not.
-        all_sums = all_sums[all_sums[:, 3] > 0]
-        terms["mask"] = config.mask_weight * BCE[config.bce](all_sums)
-        if config.dice != "none":
-            terms["dice"] = config.dice_weight * DICE[config.dice](all_sums)
+        seen = sums[:, 3] > 0
+        sums, image = sums[seen], image[seen]
+        if config.bce == "entry":
+            mask = entry_bce(sums, image, normalizers.float(), regions[0].numel())
+        else:
+            mask = BCE[config.bce](sums)
+        terms["mask"] = config.mask_weight * mask
+        if config.dice == "image":
+            terms["dice"] = config.dice_weight * image_dice(sums, image, len(batch))
+        elif config.dice != "none":
+            terms["dice"] = config.dice_weight * DICE[config.dice](sums)
     return terms
+
+
+def _centers(
+    heatmaps: tuple[Tensor, ...],
+    levels: tuple[int, ...],
+    batch: Batch,
+    rows: Tensor,
+    level: Tensor,
+    where: str,
+    min_iou: float,
+) -> tuple[Tensor, Tensor]:
+    """(B,) focal sums over all levels, and (m, 3) the cell (index of the level, y, x) of each of `rows`."""
+    cells = rows.new_zeros(len(rows), 3)
+    total = torch.zeros(len(batch), device=rows.device)
+    for index, (logits, exponent) in enumerate(zip(heatmaps, levels)):
+        stride, (b, c, h, w) = 1 << exponent, logits.shape
+        here = (level == index).nonzero()[:, 0]
+        own = rows[here]
+        boxes, centers, labels, image = (
+            v[own] for v in (batch.boxes, batch.centers, batch.labels, batch.batch)
+        )
+        yx = center_cells(centers, stride, (h, w))
+        with torch.no_grad():
+            targets = center_heatmaps(boxes, centers, labels, image, (b, c, h, w), stride, min_iou)
+            if where == "predicted":
+                inside = nearest(batch.regions, stride, (h, w))[image] == batch.region[own][:, None, None]
+                yx = predicted_cells(logits, image, labels, inside, yx)
+        cells[here] = torch.cat([torch.full_like(yx[:, :1], index), yx], 1)
+        # A centre counts even where its cell is void, as in the hole of a ring or at the padding's edge.
+        counted = nearest(batch.valid, stride, (h, w))[:, None] | (targets == 1)
+        total = total + center_sums(logits, targets, counted)
+    return total, cells
+
+
+def _mask_sums(
+    embeddings: Tensor, basis: Tensor, region: Tensor, counts: Tensor, regions: Tensor, valid: Tensor
+) -> Tensor:
+    """(n, 5) `mask_sums` of all masks of the batch, `counts` of them in each image."""
+    ends = counts.cumsum(0).tolist()
+    sums = [
+        chunked_mask_sums(embeddings[begin:end], basis[i], region[begin:end], regions[i], valid[i])
+        for i, (begin, end) in enumerate(zip([0, *ends], ends))
+        if end > begin
+    ]
+    if sums:
+        return torch.cat(sums)
+    # Without a single mask the sums are empty but still reach every parameter, as DDP wants.
+    return embeddings.new_zeros(0, 5) + embeddings.sum() * 0 + basis.sum() * 0
+
+
+def _global_mean(counts: Tensor) -> Tensor:
+    """(B,) the mean of all processes' counts, for every image."""
+    return (sum_over_processes(counts.float().sum()) / (len(counts) * world_size())).expand(len(counts))
+
+
+def _float(maps: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    return maps.float() if isinstance(maps, Tensor) else tuple(m.float() for m in maps)

@@ -93,6 +93,25 @@ def per_mask_dice(sums: Tensor) -> Tensor:
     return _mean_over_masks(1 - (2 * sums[:, 1] + 1) / (sums[:, 2] + sums[:, 3] + 1))
 
 
+def entry_bce(sums: Tensor, image: Tensor, normalizers: Tensor, pixels: int) -> Tensor:
+    """The multi-scale reference's BCE (its page §3): a mean over all pixels of the grid, a sum over the masks
+    of an image divided by its normaliser, a mean over images.
+
+    Args:
+        sums: (n, 5), see `mask_sums`.
+        image: (n,) int64.
+        normalizers: (B,).
+        pixels: of the grid, padding included.
+    """
+    per_image = normalizers.new_zeros(len(normalizers)).index_add(0, image, sums[:, 0] / pixels)
+    return (per_image / normalizers).mean()
+
+
+def image_dice(sums: Tensor, image: Tensor, images: int) -> Tensor:
+    """Mean over images of one joint dice over the masks of each (multi-scale page §3, *Build*)."""
+    return torch.stack([joint_dice(sums[image == i]) for i in range(images)]).mean()
+
+
 def _mean_over_masks(losses: Tensor) -> Tensor:
     """The mean over the masks of all processes; 0 where there is none."""
     count = sum_over_processes(losses.new_tensor(float(len(losses))))
@@ -101,5 +120,5 @@ def _mean_over_masks(losses: Tensor) -> Tensor:
 
 BCE = {"pixel": pixel_bce, "object": object_bce}
 DICE = {"joint": joint_dice, "per_mask": per_mask_dice}
-BCEName = Literal["pixel", "object"]
-DiceName = Literal["joint", "per_mask", "none"]
+BCEName = Literal["pixel", "object", "entry"]
+DiceName = Literal["joint", "per_mask", "image", "none"]

@@ -12,10 +12,10 @@ class ScheduleConfig:
     """How the learning rate runs.
 
     Attributes:
-        kind: `cosine` to 0, `poly` to `end` with `power`, or `step`: times `gamma` at each of `milestones`;
-            `constant`.
-        warmup: steps of linear warm-up from 0.
-        end: last learning rate of `poly`.
+        kind: `cosine` or `poly` to `end`, `step`: times `gamma` after each of `milestones`, or `constant`.
+        warmup: steps of linear warm-up from `warmup_start`.
+        warmup_start: learning rate at step 0.
+        end: last learning rate of `cosine` and `poly`.
         power: exponent of `poly`.
         milestones: steps, for `step`.
         gamma: factor, for `step`.
@@ -23,6 +23,7 @@ class ScheduleConfig:
 
     kind: Literal["cosine", "poly", "step", "constant"] = "cosine"
     warmup: int = 500
+    warmup_start: float = 0.0
     end: float = 0.0
     power: float = 0.9
     milestones: tuple[int, ...] = ()
@@ -42,16 +43,17 @@ def learning_rate(step: int, steps: int, peak: float, config: ScheduleConfig) ->
         config: kind and warm-up.
     """
     if step < config.warmup:
-        return step / config.warmup * _decay(config.warmup, steps, peak, config)
+        target = _decay(config.warmup, steps, peak, config)
+        return config.warmup_start + step / config.warmup * (target - config.warmup_start)
     return _decay(step, steps, peak, config)
 
 
 def _decay(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
     progress = min(step / max(steps, 1), 1.0)
     if config.kind == "cosine":
-        return peak * (1 + math.cos(math.pi * progress)) / 2
+        return config.end + (peak - config.end) * (1 + math.cos(math.pi * progress)) / 2
     if config.kind == "poly":
         return (peak - config.end) * (1 - progress) ** config.power + config.end
     if config.kind == "step":
-        return peak * config.gamma ** sum(step >= m for m in config.milestones)
+        return peak * config.gamma ** sum(step > m for m in config.milestones)
     return peak

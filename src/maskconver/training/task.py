@@ -16,7 +16,7 @@ from ..losses.maskconver import maskconver_losses
 from ..merge import merge
 from ..metrics import MeanIoU, PanopticQuality
 from ..metrics.overlap import Overlap
-from ..models.maskconver import MaskConver
+from ..models.registry import Model
 from .config import TrainConfig
 from .optim import create_optimizer, scaled_lr
 from .schedules import learning_rate
@@ -29,14 +29,14 @@ class NonFiniteLoss(MaskconverError):
 
 
 class SegmentationTask(pl.LightningModule):
-    """Trains a MaskConver and measures PQ and mIoU on validation images at their own size.
+    """Trains a MaskConver of any kind and measures PQ and mIoU on validation images at their own size.
 
     Args:
         model: with categories.
         config: the run.
     """
 
-    def __init__(self, model: MaskConver, config: TrainConfig) -> None:
+    def __init__(self, model: Model, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
         assert model.categories is not None
