@@ -127,8 +127,11 @@ class TrainDataset(Dataset[Example]):
     def __getitem__(self, key: tuple[int, int]) -> Example:  # type: ignore[override]
         position, index = key
         rng = np.random.default_rng((self.seed, 1, position))
+        augment, partner = self.config.augment, None
+        if augment.copy_paste.probability and rng.random() < augment.copy_paste.probability:
+            partner = self.dataset[int(rng.integers(len(self.dataset)))]
         return train_example(
-            self.dataset[index], self.input, self.config.augment, self.config.targets, self.is_thing, rng
+            self.dataset[index], self.input, augment, self.config.targets, self.is_thing, rng, partner
         )
 
 

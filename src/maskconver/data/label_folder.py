@@ -92,10 +92,12 @@ class LabelFolder(PanopticDataset):
     def ids(self, index: int) -> NDArray[np.int32]:
         """The id map, H×W int32: value + 1, void (the value to ignore) 0."""
         index = range(len(self))[index]
-        if self._last is None or self._last[0] != index:  # ids and segments of one image are asked in a row
+        last = self._last
+        if last is None or last[0] != index:  # ids and segments of one image are asked in a row
             name = self._label_names[index]
-            self._last = index, read_label_png(self.labels.read(name), self.classes, self.labels.where(name))
-        return self._last[1]
+            last = index, read_label_png(self.labels.read(name), self.classes, self.labels.where(name))
+            self._last = last
+        return last[1]
 
     def segments(self, index: int) -> SegmentTable:
         """The classes that have a pixel, in label order."""
