@@ -120,3 +120,38 @@ def maskconver_spinenet49_640() -> MaskConverConfig:
 def maskconver_spinenet49plus_640() -> MaskConverConfig:
     """SpineNet-Seg 49+ (a reconstruction of its size), one level, 640 px."""
     return _spinenet("spinenet49plus")
+
+
+@register_model()
+def maskconver_seg_mobile_coco() -> MaskConverConfig:
+    """Semantic MobileNet-MH at stride 8, 640 px: the pre-training of the mobile panoptic models."""
+    return _mobile(640, bn_momentum=0.003, proposals=100)
+
+
+@register_model(published="VOC mIoU 76.4")
+def maskconver_seg_mobile_voc() -> MaskConverConfig:
+    """Semantic MobileNet-MH at stride 16, 512 px."""
+    return _mobile(
+        512,
+        bn_momentum=0.003,
+        level=4,
+        head_depths=(2, 1, 1),
+        proposals=100,
+        merge=MergeConfig(object_threshold=0.1, overlap_threshold=0.0, min_area=256 / 512**2),
+    )
+
+
+@register_model(published="Cityscapes mIoU 75.54")
+def maskconver_seg_mobile_cityscapes() -> MaskConverConfig:
+    """Semantic MobileNet-MH at stride 16 with half the channels, 1024×2048 px."""
+    return MaskConverConfig(
+        filters=128,
+        embedding_dim=128,
+        aspp_pool_window=(32, 64),  # 512×1024 px of the input
+        level=4,
+        fusion="concat",
+        low_level_filters=48,
+        proposals=100,
+        input=InputConfig(size=(1024, 2048)),
+        merge=MergeConfig(object_threshold=0.01, overlap_threshold=0.0, min_area=256 / 2048**2),
+    )
