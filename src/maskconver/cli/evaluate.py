@@ -62,6 +62,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs `maskconver evaluate`; 0 when every image was evaluated, 1 when some failed."""
     from ..data.dataset import open_dataset
+    from ..data.semantic import as_model_sees
     from ..evaluation import evaluate, tune, write_gallery
     from ..predictor import Predictor
 
@@ -81,6 +82,7 @@ def run(args: Namespace) -> int:
     }
     merge = {k: v for k, v in chosen.items() if v is not None}
     predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **merge)
+    dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
         with progress_bar("thresholds", len(dataset)) as advance:
             predictor.merge, grid = tune(predictor, dataset, on_image=advance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ..targets import TargetConfig
 from .batch import Batch
 from .dataset import PanopticDataset, open_dataset
 from .sample import Sample, SegmentTable
+from .semantic import SemanticView
 from .transforms.train import AugmentConfig, Example, train_example
 
 import lightning.pytorch as pl  # isort: skip
@@ -34,6 +35,8 @@ class DataConfig:
         train_split, val_split: names of the splits in it.
         batch_size: images a step on one device.
         workers: loader processes; 0 loads in the training process.
+        semantic: forget the instances: `all` classes as stuff, or `things` and one background; see
+            `SemanticView`. Data that are semantic already need no switch.
         val_images: validate on the first so many images only; None for all.
         balance: a key of `images[]` (e.g. `image_type`) whose values are drawn more evenly than they occur.
         balance_power: 1 draws every value equally often, 0 as it occurs.
@@ -44,6 +47,7 @@ class DataConfig:
     data: str = ""
     train_split: str = "train"
     val_split: str = "val"
+    semantic: Literal["off", "all", "things"] = "off"
     batch_size: int = 8
     workers: int = 1
     val_images: int | None = None
@@ -227,14 +231,14 @@ class SegmentationData(pl.LightningDataModule):
         if not config.data:
             raise DataError("no data set given: --data DIR")
         self.config, self.input, self.samples, self.seed = config, input_config, samples, seed
-        train = open_dataset(config.data, config.train_split)
+        train = _open(config, config.train_split)
         self.categories = train.categories
         if overfit:
             self.train: PanopticDataset | First = First(train, overfit)
             self.val: PanopticDataset | First = First(train, overfit)
             config.augment = AugmentConfig.none()
         else:
-            val = open_dataset(config.data, config.val_split)
+            val = _open(config, config.val_split)
             if val.categories != train.categories:
                 raise DataError(
                     f"{config.data}: the categories of {config.train_split} and {config.val_split} differ"
@@ -285,6 +289,11 @@ class SegmentationData(pl.LightningDataModule):
         counts = {v: values.count(v) for v in set(values)}
         weights = np.array([counts[v] ** -self.config.balance_power for v in values])
         return weights / weights.sum()
+
+
+def _open(config: DataConfig, split: str) -> PanopticDataset:
+    dataset = open_dataset(config.data, split)
+    return dataset if config.semantic == "off" else SemanticView(dataset, config.semantic)
 
 
 def _same(item: ValidationItem) -> ValidationItem:
