@@ -40,7 +40,7 @@ CORE = [
     "predictor",
     "runtime",
     "merge",
-    "merge.reference",
+    "merge.rule",
     "metrics",
     "metrics.panoptic_quality",
     "metrics.mean_iou",

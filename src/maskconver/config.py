@@ -38,7 +38,8 @@ class MergeConfig:
 
     Attributes:
         rule: which merge rule the model was made for.
-        mode: `reference` is the plain definition.
+        mode: how the rule is computed. `fast` gives the answer of `reference`, the plain definition, and
+            `coarse` an approximate one: the winners at the masks' own stride, enlarged.
         object_threshold: proposals with a score at or below it are dropped.
         overlap_threshold: a proposal survives if it wins more than this share of its own mask.
         min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
@@ -51,10 +52,11 @@ class MergeConfig:
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
             `pixel_threshold` applies again); false as published.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form.
+        non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
     """
 
     rule: Literal["maskconver", "kmax"] = "maskconver"
-    mode: Literal["reference"] = "reference"
+    mode: Literal["fast", "reference", "coarse"] = "fast"
     object_threshold: float = 0.01
     overlap_threshold: float = 0.7
     min_area: float = field(default=256 / 640**2)
@@ -62,3 +64,4 @@ class MergeConfig:
     nms_iou: float = 1.0
     reassign: bool = False
     hard_sigmoid: bool = False
+    non_finite: Literal["error", "drop"] = "error"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskconver.config import MergeConfig
-from maskconver.merge.reference import merge_masks, output_taps
+from maskconver.merge.rule import merge_masks, output_taps
 from maskconver.proposals import Geometry
 
 pytestmark = pytest.mark.golden
@@ -19,11 +19,13 @@ def test_all_cases_are_there():
     assert len(CASES) == 12
 
 
+@pytest.mark.parametrize("mode", ["fast", "reference"])
 @pytest.mark.parametrize("case", CASES)
-def test_category_and_instance_maps_are_the_references(case):
+def test_category_and_instance_maps_are_the_references(case, mode):
     data = np.load(FOLDER / f"{case}.npz")
     size = tuple(data["output_size"].tolist())
     config = MergeConfig(
+        mode=mode,
         object_threshold=float(data["object_mask_threshold"]),
         overlap_threshold=float(data["overlap_threshold"]),
         min_area=float(data["small_area_threshold"]) / max(size) ** 2,

@@ -7,7 +7,7 @@ from ..config import MergeConfig
 from ..errors import ConfigError
 from ..proposals import Proposals
 from ..segmentation import Segmentation
-from .reference import merge_masks, output_taps
+from .rule import merge_masks, output_taps
 
 __all__ = ["merge"]
 

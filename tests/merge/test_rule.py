@@ -1,6 +1,7 @@
-"""The reference merge, against a slow version of its definition and in what it promises."""
+"""The merge rule, against a slow version of its definition and in what it promises, computed both ways."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from maskconver.categories import Categories, Category
 from maskconver.config import MergeConfig
 from maskconver.errors import ConfigError, MaskconverError
 from maskconver.merge import merge, reference
-from maskconver.merge.reference import merge_masks, output_taps
+from maskconver.merge.rule import merge_masks, output_taps
 from maskconver.preprocess import resize_bilinear
 from maskconver.proposals import Geometry, Proposals
 
@@ -26,7 +27,12 @@ OPEN = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0)
 def run(scores, labels, masks, config=OPEN, size=None, geometry=None):
     masks = np.asarray(masks, np.float32)
     taps = output_taps(masks.shape[1:], geometry, size)
-    return merge_masks(np.float32(scores), np.array(labels, np.int64), masks, IS_THING, taps, config)
+    arguments = np.float32(scores), np.array(labels, np.int64), masks, IS_THING, taps
+    plain = merge_masks(*arguments, replace(config, mode="reference"))
+    fast = merge_masks(*arguments, replace(config, mode="fast"))
+    np.testing.assert_array_equal(fast[0], plain[0])
+    np.testing.assert_array_equal(fast[1], plain[1])
+    return fast
 
 
 def naive(scores, labels, masks, config, size):
@@ -191,6 +197,20 @@ def test_values_that_are_not_finite_are_refused(value):
         run([0.9, 0.1], [0, 1], masks)
     with pytest.raises(MaskconverError, match="scores hold NaN or infinite"):
         run([0.9, value], [0, 1], np.zeros((2, 3, 3)))
+
+
+def test_proposals_with_values_that_are_not_finite_are_left_out_by_option():
+    masks = np.full((4, 3, 3), 5.0)
+    masks[0, 1, 1], masks[1, 0, 0] = np.nan, np.inf
+    ids, first = run([0.9, 0.8, 0.7, np.inf], [0, 1, 2, 0], masks, replace(OPEN, non_finite="drop"))
+    assert (ids == 1).all() and first.tolist() == [2]
+
+
+def test_proposals_under_the_threshold_may_hold_anything():
+    masks = np.full((2, 3, 3), 5.0)
+    masks[1] = np.nan
+    ids, _ = run([0.9, 0.1], [0, 1], masks, replace(OPEN, object_threshold=0.5))
+    assert (ids == 1).all()
 
 
 @pytest.mark.parametrize("label", [4, -2])

@@ -1,0 +1,380 @@
+"""The competition for pixels by bounds: the winners of the plain one, most pixels never computed.
+
+Bilinear interpolation is convex: within a cell of the mask grid every logit lies between the least and the
+greatest of the cell's corners, and the bid for a pixel, probability × score, grows with the logit. A candidate
+whose greatest bid in a block stays under another's least wins no pixel there. Blocks are first whole cells;
+those still contested are split, and bounded anew by their own corner pixels, down to a few pixels; what is left
+is interpolated pixel by pixel with the very operations of the plain competition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import MergeConfig
+from ..resize import Taps
+from .reference import PlainCompetition, probabilities, wins_share
+
+TILE = 4  # pixels a side: smaller blocks are computed, not split
+CHUNK = 1 << 14  # pairs of block and candidate at a time; about 1 MB of interpolated values
+CROWDED = 0.5  # share of all pairs of cell and candidate still open above which bounds do not pay
+
+Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Values = NDArray[np.float32]
+
+
+class BoundsDoNotPay(Exception):
+    """The answer is smaller than the masks, or most candidates may win nearly everywhere."""
+
+
+@dataclass(slots=True)
+class Axis:
+    """The output pixels of one axis that lie in the image, and the mask cells they lie in.
+
+    Cells lie between the centres of neighbouring mask rows, the first before all, the last behind all.
+
+    Attributes:
+        taps: of those pixels.
+        source: the r mask rows that are read at all.
+        edges: (r + 2,) the first pixel of every cell, and the end; the outer cells may be empty.
+    """
+
+    taps: Taps
+    source: slice
+    edges: Indices
+
+    @classmethod
+    def of(cls, taps: Taps) -> Axis:
+        """Raises BoundsDoNotPay where the answer is smaller than the masks, so that cells are passed over."""
+        taps = taps[: int(taps.inside.sum())]
+        first, last = int(taps.low[0]), int(taps.high[-1])
+        before = (taps.low == first) & (taps.weight == 0)
+        cell = np.where(before, 0, taps.low - first + 1)
+        edges = np.searchsorted(cell, np.arange(last - first + 3))
+        if (np.diff(edges)[1:-1] == 0).any():
+            raise BoundsDoNotPay
+        return cls(taps, slice(first, last + 1), edges)
+
+    @property
+    def size(self) -> Indices:
+        """(r + 1,) pixels of every cell."""
+        return np.diff(self.edges)
+
+
+@dataclass(slots=True)
+class Blocks:
+    """K rectangles of output pixels, each within one cell of the mask grid, and who may win there.
+
+    Attributes:
+        y, x: (2, K) first pixel and the one after the last.
+        candidate: (M,) those of each block side by side, in ascending order.
+        start: (K,) where each block's candidates begin.
+        owner: (M,) the block of each.
+    """
+
+    y: Indices
+    x: Indices
+    candidate: Indices
+    start: Indices
+    owner: Indices
+
+    @classmethod
+    def of(cls, y: Indices, x: Indices, candidate: Indices, count: Indices) -> Blocks:
+        """From the (K,) number of candidates of each block."""
+        return cls(y, x, candidate, np.cumsum(count) - count, np.repeat(np.arange(len(count)), count))
+
+    @property
+    def side(self) -> int:
+        """The longest side of any block in pixels."""
+        return max(int((self.y[1] - self.y[0]).max()), int((self.x[1] - self.x[0]).max()))
+
+    def chunks(self) -> Iterator[Blocks]:
+        """The same in portions of about `CHUNK` pairs."""
+        if len(self.candidate) <= CHUNK:
+            if len(self.start):
+                yield self
+            return
+        ends = np.append(self.start, len(self.candidate))
+        first = 0
+        while first < len(self.start):
+            last = max(int(np.searchsorted(ends, ends[first] + CHUNK, "right")) - 1, first + 1)
+            a, b = ends[first], ends[last]
+            y, x, start = self.y[:, first:last], self.x[:, first:last], self.start[first:last] - a
+            yield Blocks(y, x, self.candidate[a:b], start, self.owner[a:b] - first)
+            first = last
+
+
+def compete(
+    scores: Values, logits: Values, taps: tuple[Taps, Taps], config: MergeConfig
+) -> BoundedCompetition | PlainCompetition:
+    """The winners of `PlainCompetition`, by bounds where they pay; arguments are its own."""
+    try:
+        return BoundedCompetition(scores, logits, taps, config)
+    except BoundsDoNotPay:
+        return PlainCompetition(scores, logits, taps, config)
+
+
+class BoundedCompetition:
+    """The winners of `PlainCompetition`, found by bounds; arguments and attributes are its own.
+
+    Raises:
+        BoundsDoNotPay: the plain competition is the better way.
+    """
+
+    def __init__(self, scores: Values, logits: Values, taps: tuple[Taps, Taps], config: MergeConfig) -> None:
+        self.y, self.x = Axis.of(taps[0]), Axis.of(taps[1])
+        self.shape = (len(taps[0]), len(taps[1]))
+        self.scores, self.logits, self.config, self.nobody = scores, logits, config, len(scores)
+        # How far rounding may lift an interpolated probability above its bound: relative, and absolute.
+        error = 1e-6 * (1 + float(max(logits.max(), -logits.min())))
+        self.relative, self.absolute = np.float32(error), np.float32(error if config.hard_sigmoid else 0)
+        self.painted: list[tuple[Indices, Indices, NDArray[np.integer]]] = []
+        won = np.zeros(self.nobody + 1, np.int64)
+        self.cells, contested = self._settle_cells(won)
+        self._settle(contested, won)
+        # Pixels beyond the image read a logit of 0, the same for all: the first candidate has the best score.
+        half = probabilities(np.zeros(1, np.float32), config.hard_sigmoid)
+        beyond = self.shape[0] * self.shape[1] - len(self.y.taps) * len(self.x.taps)
+        self.winner_beyond = self.nobody if half[0] <= np.float32(config.pixel_threshold) else 0
+        self.own_beyond = beyond if half[0] > 0.5 else 0
+        won[self.winner_beyond] += beyond
+        self.visible = won[:-1]
+
+    def covers(self, share: float, asked: Flags) -> Flags:
+        """As `PlainCompetition.covers`; own areas are computed only where bounds leave the test open."""
+        indices = np.flatnonzero(asked)
+        low, high = self.low[indices], self.high[indices]
+        scores = self.scores[indices, None]
+        inside = low > self._above(0.5) * scores
+        area = self._cell_area()
+        partly = (high > self._below(0.5) * scores) & ~inside & (area > 0)
+        own = np.zeros(self.nobody, np.int64)
+        own[indices] = inside @ area + self.own_beyond
+        most = own.copy()
+        most[indices] += partly @ area
+        # The test fails for an area of 0, then holds, then fails again as the area grows.
+        open_ = wins_share(self.visible, own, share) != wins_share(self.visible, most, share)
+        open_ |= (own == 0) & (most > 0)
+        which, cell = np.nonzero(partly & open_[indices, None])
+        if len(which):
+            y, x = self._cell_pixels(cell)
+            self._add_own(Blocks.of(y, x, indices[which], np.ones_like(which)), own)
+        return asked & wins_share(self.visible, own, share)
+
+    def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+        """As `PlainCompetition.paint`."""
+        ids = np.repeat(np.repeat(numbers[self.cells], self.x.size, 1), self.y.size, 0)
+        if ids.shape != self.shape:
+            inside, ids = ids, np.full(self.shape, numbers[self.winner_beyond], np.int32)
+            ids[: inside.shape[0], : inside.shape[1]] = inside
+        flat = ids.ravel()
+        for y, x, winner in self.painted:
+            flat[(y * self.shape[1])[:, None] + x] = numbers[winner]
+        return ids
+
+    def _above(self, probability: float) -> np.float32:
+        """What a lower bound must exceed for the interpolated value to exceed `probability`."""
+        return np.float32(probability) * (1 + self.relative) + self.absolute
+
+    def _below(self, probability: float) -> np.float32:
+        """What an upper bound must exceed for the interpolated value perhaps to exceed `probability`."""
+        return np.float32(probability) * (1 - self.relative) - self.absolute
+
+    def _settle_cells(self, won: Indices) -> tuple[Indices, Blocks]:
+        """The winner of every cell that has only one, R×C, and the other cells as blocks."""
+        self.low, self.high = self._cell_bounds()
+        scores, area = self.scores[:, None], self._cell_area()
+        floor = self._claims(self.low, scores).max(0)
+        alive = self._may_win(self.high, scores, floor)
+        count = np.add.reduce(alive.view(np.uint8), 0, dtype=np.uint16).astype(np.int64)
+        contested = self._contested(count, floor) & (area > 0)
+        if count[contested].sum() > CROWDED * alive.size:
+            raise BoundsDoNotPay
+        candidate, cell = np.divmod(np.flatnonzero(alive), len(area))
+        winner = np.full(len(area), self.nobody)
+        winner[cell] = candidate
+        won += np.bincount(winner, np.where(contested, 0, area), len(won)).astype(np.int64)
+        pairs = contested[cell]
+        candidate, cell = candidate[pairs], cell[pairs]
+        order = np.argsort(cell.astype(np.uint16 if len(area) < 1 << 16 else np.int32), kind="stable")
+        y, x = self._cell_pixels(np.flatnonzero(contested))
+        blocks = Blocks.of(y, x, candidate[order], count[contested])
+        return winner.reshape(len(self.y.size), len(self.x.size)), blocks
+
+    def _cell_bounds(self) -> tuple[Values, Values]:
+        """The least and the greatest bid of every candidate at the corners of every cell, (n, R·C) each.
+
+        The first row and column of the masks stand twice, so that cell (r, c) has the corners (r, c) and
+        (r + 1, c + 1) of the flat array; the last ones are their own neighbours.
+        """
+        logits = self.logits[:, self.y.source, self.x.source]
+        n, height, width = logits.shape
+        corners = np.empty((n, height + 1, width + 1), np.float32)
+        corners[:, 1:, 1:] = logits
+        corners[:, 1:, 0] = logits[:, :, 0]
+        corners[:, 0] = corners[:, 1]
+        corners = probabilities(corners, self.config.hard_sigmoid)
+        corners *= self.scores[:, None, None]
+        bounds = []
+        for extreme in (np.minimum, np.maximum):
+            rows, cells = np.empty_like(corners), np.empty_like(corners)
+            step = width + 1
+            extreme(corners.ravel()[:-step], corners.ravel()[step:], out=rows.ravel()[:-step])
+            rows[:, -1] = corners[:, -1]
+            extreme(rows.ravel()[:-1], rows.ravel()[1:], out=cells.ravel()[:-1])
+            cells[:, :, -1] = rows[:, :, -1]
+            bounds.append(cells.reshape(n, -1))
+        return bounds[0], bounds[1]
+
+    def _cell_area(self) -> Indices:
+        """(R·C,) pixels of every cell."""
+        return np.outer(self.y.size, self.x.size).ravel()
+
+    def _cell_pixels(self, cell: Indices) -> tuple[Indices, Indices]:
+        """The first and last y and x, (2, K) each, of cells counted row by row."""
+        row, column = np.divmod(cell, len(self.x.size))
+        return self.y.edges[np.stack([row, row + 1])], self.x.edges[np.stack([column, column + 1])]
+
+    def _claims(self, low: Values, scores: Values) -> Values:
+        """The least bids of a block, 0 where they may lie under the pixel threshold."""
+        if self.config.pixel_threshold:
+            low = np.where(low > self._above(self.config.pixel_threshold) * scores, low, np.float32(0))
+        return low
+
+    def _may_win(self, high: Values, scores: Values, floor: Values) -> Flags:
+        """Whether a candidate may win a pixel of a block where the best bid nowhere falls below `floor`."""
+        alive: Flags = high >= floor * (1 - 2 * self.relative) - 2 * self.absolute
+        if self.config.pixel_threshold:
+            alive &= high > self._below(self.config.pixel_threshold) * scores
+        return alive
+
+    def _contested(self, count: Indices, floor: Values) -> Flags:
+        """Whether it is open who wins a block; with a pixel threshold nobody is a candidate, too."""
+        if self.config.pixel_threshold:
+            return (count > 1) | ((count == 1) & (floor == 0))
+        return count > 1
+
+    def _settle(self, blocks: Blocks, won: Indices) -> None:
+        """Split the blocks until every one has a winner or is small enough to be computed."""
+        for part in blocks.chunks():
+            if part.side > TILE:
+                self._settle(self._split(part, won), won)
+            else:
+                self._compute(part, won)
+
+    def _split(self, blocks: Blocks, won: Indices) -> Blocks:
+        """Paints the parts of blocks that have one winner, and returns the others."""
+        y, x, low, high = self._parts(blocks)
+        scores = self.scores[blocks.candidate]
+        floor = np.maximum.reduceat(self._claims(low, scores), blocks.start, 1)
+        alive = self._may_win(high, scores, floor[:, blocks.owner])
+        alive &= ((y[1] > y[0]) & (x[1] > x[0]))[:, blocks.owner]
+        part, pair = np.nonzero(alive)
+        block = part * len(blocks.start) + blocks.owner[pair]
+        candidate = blocks.candidate[pair]
+        winner = np.full(floor.size, self.nobody)
+        winner[block] = candidate
+        count = np.bincount(block, minlength=floor.size)
+        contested = self._contested(count, floor.ravel())
+        y, x = y.reshape(2, -1), x.reshape(2, -1)
+        self._paint(y[:, ~contested], x[:, ~contested], winner[~contested], won)
+        pairs = contested[block]
+        return Blocks.of(y[:, contested], x[:, contested], candidate[pairs], count[contested])
+
+    def _parts(self, blocks: Blocks) -> tuple[Indices, Indices, Values, Values]:
+        """Blocks cut into q×q parts: their y and x, (2, q², K), and least and greatest bid, (q², M)."""
+        q = min(-(-blocks.side // TILE), 4)
+        cuts = np.arange(q + 1)[:, None]
+        ys, xs = (e[0] + (e[1] - e[0]) * cuts // q for e in (blocks.y, blocks.x))
+        lattice = self._probabilities(
+            blocks, np.minimum(ys, blocks.y[1] - 1), np.minimum(xs, blocks.x[1] - 1)
+        )
+        lattice *= self.scores[blocks.candidate]
+        low, high = (
+            f(f(lattice[:-1, :-1], lattice[1:, :-1]), f(lattice[:-1, 1:], lattice[1:, 1:])).reshape(q * q, -1)
+            for f in (np.minimum, np.maximum)
+        )
+        y = np.stack([np.repeat(ys[:-1], q, 0), np.repeat(ys[1:], q, 0)])
+        x = np.stack([np.tile(xs[:-1], (q, 1)), np.tile(xs[1:], (q, 1))])
+        return y, x, low, high
+
+    def _compute(self, blocks: Blocks, won: Indices) -> None:
+        """Paints blocks pixel by pixel."""
+        y, x = _pixels(blocks.y), _pixels(blocks.x)
+        bids = self._probabilities(blocks, y, x)
+        if self.config.pixel_threshold:
+            bids[bids <= np.float32(self.config.pixel_threshold)] = 0
+        bids *= self.scores[blocks.candidate]
+        bids = bids.reshape(len(y) * len(x), -1)
+        best = np.maximum.reduceat(bids, blocks.start, 1)
+        pixel, pair = np.nonzero(bids == best[:, blocks.owner])
+        winner: NDArray[np.int32] = np.empty(best.shape, np.int32)
+        # Backwards, so that of equal bids the first stays.
+        winner[pixel[::-1], blocks.owner[pair[::-1]]] = blocks.candidate[pair[::-1]]
+        if self.config.pixel_threshold:
+            winner[best == 0] = self.nobody
+        tiles = winner.reshape(len(y), len(x), -1)
+        self.painted.append((y, x, tiles))
+        won += np.bincount(tiles[_whole(blocks)], minlength=len(won))
+
+    def _paint(self, y: Indices, x: Indices, winner: Indices, won: Indices) -> None:
+        """Blocks of one winner each."""
+        area = (y[1] - y[0]) * (x[1] - x[0])
+        some = area > 0
+        if some.any():
+            y, x, winner = y[:, some], x[:, some], winner[some]
+            won += np.bincount(winner, area[some], len(won)).astype(np.int64)
+            self.painted.append((_pixels(y), _pixels(x), winner))
+
+    def _add_own(self, blocks: Blocks, own: Indices) -> None:
+        """Adds the pixels of blocks of one candidate each where its mask exceeds 0.5."""
+        for part in blocks.chunks():
+            if part.side > TILE:
+                y, x, low, high = self._parts(part)
+                candidate = np.broadcast_to(part.candidate, low.shape)
+                area = (y[1] - y[0]) * (x[1] - x[0])
+                scores = self.scores[part.candidate]
+                inside = low > self._above(0.5) * scores
+                own += np.bincount(candidate[inside], area[inside], len(own)).astype(np.int64)
+                partly = (high > self._below(0.5) * scores) & ~inside & (area > 0)
+                count = np.ones(np.count_nonzero(partly), np.int64)
+                self._add_own(Blocks.of(y[:, partly], x[:, partly], candidate[partly], count), own)
+            else:
+                inside = self._probabilities(part, _pixels(part.y), _pixels(part.x)) > 0.5
+                number = (inside & _whole(part)).sum((0, 1))
+                own += np.bincount(part.candidate, number, len(own)).astype(np.int64)
+
+    def _probabilities(self, blocks: Blocks, y: Indices, x: Indices) -> Values:
+        """(a, b, M) of every pair at the pixels y (a, K) × x (b, K) of its block."""
+        rows, columns, (_, height, width) = self.y.taps, self.x.taps, self.logits.shape
+        flat, mask = self.logits.ravel(), blocks.candidate * (height * width)
+        top, bottom = (mask + (r[y[0]] * width)[blocks.owner] for r in (rows.low, rows.high))
+        left, right = (c[x[0]][blocks.owner] for c in (columns.low, columns.high))
+        down, across = rows.weight[y][:, blocks.owner], columns.weight[x][:, blocks.owner]
+
+        def side(column: Indices) -> Values:
+            high, low = flat[bottom + column], flat[top + column]
+            return low + (high - low) * down
+
+        low = side(left)
+        logits = (side(right) - low)[:, None] * across
+        logits += low[:, None]
+        return probabilities(logits, self.config.hard_sigmoid)
+
+
+def _pixels(span: Indices) -> Indices:
+    """(a, K) the pixels of spans (2, K); shorter ones repeat their last."""
+    longest = int((span[1] - span[0]).max())
+    return np.minimum(span[0] + np.arange(longest)[:, None], span[1] - 1)
+
+
+def _whole(blocks: Blocks) -> Flags:
+    """(a, b, K) which pixels of the blocks are no repetition."""
+    y, x = ((np.arange(n.max())[:, None] < n) for n in (e[1] - e[0] for e in (blocks.y, blocks.x)))
+    both: Flags = y[:, None] & x
+    return both

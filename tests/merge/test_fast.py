@@ -1,0 +1,159 @@
+"""The fast competition gives the answer of the plain one, pixel for pixel, and computes far fewer pixels."""
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from maskconver.config import MergeConfig
+from maskconver.merge import fast
+from maskconver.merge.reference import PlainCompetition
+from maskconver.merge.rule import merge_masks, output_taps
+from maskconver.proposals import Geometry
+from maskconver.resize import resize_bilinear
+
+IS_THING = np.array([True, True, False, False])
+
+
+def smooth_masks(rng, n, size, cells=6, scale=6.0):
+    """Blobs as a trained network gives: large, smooth, steep at their edge."""
+    coarse = rng.normal(-0.5, 1, (n, cells, cells)).astype(np.float32)
+    return np.stack([resize_bilinear(c, size) for c in coarse]) * np.float32(scale)
+
+
+def random_case(rng):
+    """Proposals, geometry, output size and thresholds of any kind, ties and equal masks among them."""
+    n, h, w = rng.integers(1, 12), rng.integers(1, 24), rng.integers(1, 24)
+    masks = [
+        lambda: rng.normal(0, rng.choice([0.1, 3, 50]), (n, h, w)).astype(np.float32),
+        lambda: rng.integers(-3, 4, (n, h, w)).astype(np.float32),
+        lambda: smooth_masks(rng, n, (h, w)),
+    ][rng.integers(3)]()
+    if rng.random() < 0.3:  # exact ties
+        masks = masks[rng.integers(0, n, n)]
+    scores = rng.choice(np.float32([0.02, 0.3, 0.5, 0.9, 1]), n)
+    if rng.random() < 0.5:
+        scores = rng.random(n, np.float32)
+    config = MergeConfig(
+        object_threshold=rng.choice([0, 0.3]),
+        overlap_threshold=rng.choice([0, 0.5, 0.7]),
+        min_area=rng.choice([0, 0.001]),
+        pixel_threshold=rng.choice([0, 0, 0.3, 0.5, 0.8]),
+        nms_iou=rng.choice([1, 1, 0.5]),
+        reassign=rng.random() < 0.3,
+        hard_sigmoid=rng.random() < 0.4,
+    )
+    size, geometry = None, None
+    kind = rng.integers(3)
+    if kind == 0:
+        size = (int(rng.integers(1, 120)), int(rng.integers(1, 120)))
+    else:
+        canvas, scale = (h * 8, w * 8), (float(rng.uniform(0.2, 1.5)), float(rng.uniform(0.2, 1.5)))
+        image = tuple(max(int(c / s * rng.uniform(0.4, 1)), 1) for c, s in zip(canvas, scale))
+        offset = (float(rng.uniform(0, 20)),) * 2 if rng.random() < 0.2 else (0.0, 0.0)
+        geometry = Geometry(image, canvas, scale, offset)
+        size = (image[0] + 5, image[1] + 9) if rng.random() < 0.2 else None
+    return scores, rng.integers(-1, 4, n), masks, output_taps((h, w), geometry, size), config
+
+
+def both(scores, labels, masks, taps, config):
+    return tuple(
+        merge_masks(scores, labels, masks, IS_THING, taps, replace(config, mode=mode))
+        for mode in ("fast", "reference")
+    )
+
+
+def check_random_cases(seeds):
+    for seed in seeds:
+        got, expected = both(*random_case(np.random.default_rng(seed)))
+        np.testing.assert_array_equal(got[0], expected[0], f"seed {seed}")
+        np.testing.assert_array_equal(got[1], expected[1], f"seed {seed}")
+
+
+def test_random_cases_equal_the_plain_competition():
+    check_random_cases(range(400))
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_cases_equal_the_plain_competition():
+    check_random_cases(range(400, 10_400))
+
+
+def test_the_way_blocks_are_cut_does_not_change_the_answer(monkeypatch):
+    monkeypatch.setattr(fast, "CHUNK", 5)
+    monkeypatch.setattr(fast, "TILE", 2)
+    monkeypatch.setattr(fast, "CROWDED", 2.0)
+    check_random_cases(range(60))
+
+
+def test_areas_and_winners_are_the_plain_ones_even_where_bounds_are_useless(monkeypatch):
+    monkeypatch.setattr(fast, "CROWDED", 2.0)
+    rng = np.random.default_rng(0)
+    for config in (MergeConfig(), MergeConfig(hard_sigmoid=True), MergeConfig(pixel_threshold=0.5)):
+        scores = np.sort(rng.random(9).astype(np.float32))[::-1]
+        masks = rng.normal(0, 5, (9, 20, 30)).astype(np.float32)
+        taps = output_taps((20, 30), None, (171, 300))
+        competition = fast.compete(scores, masks, taps, config)
+        plain = PlainCompetition(scores, masks, taps, config)
+        assert isinstance(competition, fast.BoundedCompetition)
+        np.testing.assert_array_equal(competition.visible, plain.visible)
+        numbers = np.arange(10, dtype=np.int32)
+        np.testing.assert_array_equal(competition.paint(numbers), plain.winner)
+        everybody = np.ones(9, bool)
+        for share in np.linspace(0, 1, 21):
+            np.testing.assert_array_equal(
+                competition.covers(share, everybody), plain.covers(share, everybody)
+            )
+
+
+def test_most_pixels_of_a_usual_picture_are_never_computed(monkeypatch):
+    rng = np.random.default_rng(0)
+    masks, scores = smooth_masks(rng, 50, (80, 80)), rng.random(50, np.float32)
+    computed = []
+    original = fast.BoundedCompetition._probabilities
+
+    def counting(self, blocks, y, x):
+        computed.append(len(y) * len(x) * len(blocks.candidate))
+        return original(self, blocks, y, x)
+
+    monkeypatch.setattr(fast.BoundedCompetition, "_probabilities", counting)
+    taps = output_taps((80, 80), None, (640, 640))
+    merge_masks(scores, np.zeros(50, np.int64), masks, IS_THING, taps, MergeConfig())
+    assert 0 < sum(computed) < 0.05 * 50 * 640 * 640
+
+
+def test_crowded_pictures_are_left_to_the_plain_competition():
+    rng = np.random.default_rng(0)
+    masks, scores = rng.normal(0, 0.1, (20, 10, 10)).astype(np.float32), np.full(20, 0.5, np.float32)
+    taps = output_taps((10, 10), None, (80, 80))
+    assert isinstance(fast.compete(scores, masks, taps, MergeConfig()), PlainCompetition)
+
+
+def test_answers_smaller_than_the_masks_are_left_to_the_plain_competition():
+    taps = output_taps((10, 10), None, (7, 40))
+    scores, masks = np.ones(1, np.float32), np.ones((1, 10, 10), np.float32)
+    assert isinstance(fast.compete(scores, masks, taps, MergeConfig()), PlainCompetition)
+
+
+def test_more_than_a_thousand_proposals():
+    rng = np.random.default_rng(0)
+    masks = np.full((1200, 40, 40), -6, np.float32)
+    masks[range(1200), rng.integers(0, 40, 1200), rng.integers(0, 40, 1200)] = 6
+    taps = output_taps((40, 40), None, (160, 160))
+    got, expected = both(
+        rng.random(1200, np.float32), rng.integers(0, 4, 1200), masks, taps, MergeConfig(min_area=0)
+    )
+    np.testing.assert_array_equal(got[0], expected[0])
+    assert len(got[1]) > 100
+
+
+def test_memory_at_4k_stays_near_that_of_the_answer():
+    rng = np.random.default_rng(0)
+    masks, scores = smooth_masks(rng, 100, (45, 80), cells=9), rng.random(100, np.float32)
+    taps = output_taps((45, 80), Geometry((2160, 3840), (360, 640), (1 / 6, 1 / 6)), None)
+    tracemalloc.start()
+    merge_masks(scores, rng.integers(0, 4, 100), masks, IS_THING, taps, MergeConfig())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6
