@@ -7,51 +7,79 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from maskconver.categories import Categories
 from maskconver.checkpoint import load, save
 from maskconver.errors import ConfigError
 from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.models import create_model, list_models
+from maskconver.models.maskconver import Maps, PyramidMaps
 from maskconver.training.optim import parameter_groups
 from tests.batches import batch_of, squares
 
 CLASSES = 5
 
 
-@pytest.mark.parametrize("name", list_models())
+LARGE = [name for name in list_models() if "r50" in name or "spinenet" in name]
+MODELS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in list_models()]
+
+
+def heatmaps_of(maps: Maps | PyramidMaps) -> tuple[Tensor, ...]:
+    return maps.heatmap_logits if isinstance(maps, PyramidMaps) else (maps.heatmap_logits,)
+
+
+def embeddings_of(maps: Maps | PyramidMaps) -> tuple[Tensor, ...]:
+    return maps.embedding_map if isinstance(maps, PyramidMaps) else (maps.embedding_map,)
+
+
+@pytest.mark.parametrize("name", MODELS)
 class TestEveryModel:
     def test_maps_and_proposals_have_their_shapes_and_are_finite(self, name: str) -> None:
         model = create_model(name, num_classes=CLASSES).eval()
         images = torch.randn(2, 3, 64, 96)
         with torch.no_grad():
             maps = model(images)
+        heatmaps, embeddings, dim = heatmaps_of(maps), embeddings_of(maps), model.config.embedding_dim
+        assert len(heatmaps) == len(embeddings) == len(model.levels)
+        for level, heatmap, embedding in zip(model.levels, heatmaps, embeddings):
+            size = (-(-64 // (1 << level)), -(-96 // (1 << level)))
+            assert heatmap.shape == (2, CLASSES, *size) and embedding.shape == (2, dim, *size)
         h, w = 64 // model.stride, 96 // model.stride
-        assert maps.heatmap_logits.shape == (2, CLASSES, h, w)
-        assert maps.embedding_map.shape == maps.mask_features.shape == (2, model.config.embedding_dim, h, w)
+        assert maps.mask_features.shape == (2, dim, h, w)
         proposals = model.predict(images, 7)
         assert proposals.scores.shape == proposals.labels.shape == (2, 7)
         assert proposals.mask_logits.shape == (2, 7, h, w)
-        assert all(m.isfinite().all() for m in (*maps, proposals.scores, proposals.mask_logits))
+        found = (*heatmaps, *embeddings, maps.mask_features, proposals.scores, proposals.mask_logits)
+        assert all(m.isfinite().all() for m in found)
         assert (proposals.scores.diff(dim=1) <= 0).all()
         assert ((proposals.labels >= 0) & (proposals.labels < CLASSES)).all()
 
-    def test_a_training_step_gives_every_parameter_a_finite_gradient(self, name: str) -> None:
+    def test_a_few_training_steps_lower_the_loss_and_reach_every_parameter(self, name: str) -> None:
         torch.manual_seed(0)
         model = create_model(name, num_classes=CLASSES).train()
         batch = batch_of([squares(), squares()])
-        terms = maskconver_losses(model, model(batch.images), batch, LossConfig())
-        assert set(terms) == {"center", "mask", "dice"}
-        torch.stack(list(terms.values())).sum().backward()
-        for key, parameter in model.named_parameters():
-            assert parameter.grad is not None, key
-            assert parameter.grad.isfinite().all(), key
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        losses = []
+        for _ in range(8):
+            terms = maskconver_losses(model, model(batch.images), batch, LossConfig())
+            assert set(terms) == {"center", "mask", "dice"}
+            loss = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            losses.append(loss.item())
+            for key, parameter in model.named_parameters():
+                assert parameter.grad is not None, key
+                assert parameter.grad.isfinite().all(), key
+            optimizer.step()
+        assert losses[-1] < losses[0]
 
     def test_a_saved_model_answers_bitwise_the_same(self, name: str, tmp_path: Path) -> None:
         torch.manual_seed(1)
         model = create_model(name, num_classes=CLASSES).train()
         images = torch.randn(2, 3, 64, 64)
-        model(images)  # moves the batch-norm statistics away from their start
+        with torch.no_grad():
+            model(images)  # moves the batch-norm statistics away from their start
         save(model.eval(), tmp_path / "model.safetensors")
         loaded = load(tmp_path / "model.safetensors")
         assert loaded.config == model.config and loaded.name == name and not loaded.training
@@ -59,6 +87,23 @@ class TestEveryModel:
         np.testing.assert_array_equal(a.scores, b.scores)
         np.testing.assert_array_equal(a.labels, b.labels)
         np.testing.assert_array_equal(a.mask_logits, b.mask_logits)
+
+    @pytest.mark.slow
+    def test_the_network_compiles_as_one_graph(self, name: str) -> None:
+        model = create_model(name, num_classes=CLASSES).eval()
+        images = torch.randn(1, 3, 64, 64)
+        compiled = torch.compile(model, fullgraph=True)
+        with torch.no_grad():
+            plain, fast = model(images), compiled(images)
+        torch.testing.assert_close(fast.mask_features, plain.mask_features, atol=1e-3, rtol=1e-3)
+        for a, b in zip(heatmaps_of(fast), heatmaps_of(plain)):
+            torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+    @pytest.mark.parametrize("classes", [1, 1000])
+    def test_one_and_a_thousand_categories_work(self, name: str, classes: int) -> None:
+        model = create_model(name, num_classes=classes).eval()
+        proposals = model.predict(torch.randn(1, 3, 64, 64), 5)
+        assert proposals.scores.shape == (1, 5) and (proposals.labels < classes).all()
 
 
 def test_names_are_listed_by_pattern() -> None:
@@ -73,7 +118,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
 
 
 def test_an_unknown_field_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"no field .proposal.; .*proposals"):
+    with pytest.raises(ConfigError, match=r"no field .proposal.; did you mean proposals"):
         create_model("maskconver_mobile_256", num_classes=2, proposal=3)
 
 

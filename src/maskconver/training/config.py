@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, Union, get_type_hints
 
 from ..data.datamodule import DataConfig
 from ..losses.maskconver import LossConfig
 from ..models import model_config
-from ..models.maskconver import MaskConverConfig
+from ..models.registry import KINDS
 from .optim import OptimConfig
 from .schedules import ScheduleConfig
 
 
-def _optional(config: type, name: str, first: list[tuple[str, Any, Any]]) -> type:
-    """A dataclass with the fields of `config`, each optional and None: "as registered"."""
-    hints = get_type_hints(config)
+def _optional(configs: Sequence[Any], name: str, first: list[tuple[str, Any, Any]]) -> type:
+    """A dataclass with the fields of all configs, each optional and None: "as registered"."""
+    kinds: dict[str, list[Any]] = {}
+    for config in configs:
+        for key, kind in get_type_hints(config).items():
+            kinds.setdefault(key, []).append(kind)
     fields = list(first)
-    for f in dataclasses.fields(config):
-        kind = hints[f.name]
-        if dataclasses.is_dataclass(kind):
-            nested = _optional(kind, f"{kind.__name__}Override", [])  # type: ignore[arg-type, union-attr]
-            fields.append((f.name, nested, field(default_factory=nested)))
+    for key, found in kinds.items():
+        if isinstance(found[0], type) and dataclasses.is_dataclass(found[0]):
+            nested = _optional(found[:1], f"{found[0].__name__}Override", [])
+            fields.append((key, nested, field(default_factory=nested)))
         else:
-            fields.append((f.name, kind | None, None))
+            fields.append((key, Union[(*found, None)], None))
     made = dataclasses.make_dataclass(name, fields)
-    made.__module__, made.__doc__ = __name__, config.__doc__
+    made.__module__, made.__doc__ = __name__, configs[0].__doc__
     return made
 
 
-ModelOverride = _optional(MaskConverConfig, "ModelOverride", [("name", str, "maskconver_mobile_256")])
-ModelOverride.__doc__ = (
-    "A registered model's name, and any field of its config that shall differ from the registered one."
+ModelOverride = _optional(
+    [config for config, _ in KINDS.values()],
+    "ModelOverride",
+    [("name", str, "maskconver_mobile_256"), ("backbone_weights", str | None, None)],
 )
+ModelOverride.__doc__ = """A registered model's name, and any field of its config that shall differ from it.
+
+Attributes:
+    name: see `maskconver models`.
+    backbone_weights: what the backbone starts from: `pretrained` (timm's weights of its name, from the
+        network), or a file of torchvision, timm or this package (.safetensors, .pth).
+"""
+NO_CONFIG = ("name", "backbone_weights")
 
 
 def overrides(model: Any) -> dict[str, Any]:
-    """The fields that were set, nested ones as dicts, without the name."""
+    """The fields of the model's config that were set, nested ones as dicts."""
     values: dict[str, Any] = {}
     for f in dataclasses.fields(model):
         value = getattr(model, f.name)
         if dataclasses.is_dataclass(value):
             value = overrides(value) or None
-        if value is not None and f.name != "name":
+        if value is not None and f.name not in NO_CONFIG:
             values[f.name] = value
     return values
 
@@ -107,6 +119,9 @@ def recipe_yaml(config: TrainConfig) -> str:
 
     values = dataclasses.asdict(config)
     registered = dataclasses.asdict(model_config(values["model"]["name"]))
+    model = values["model"]
+    # What models of other kinds have is not printed, unless it was set: then the run will refuse it.
+    values["model"] = {k: v for k, v in model.items() if k in (*NO_CONFIG, *registered) or v is not None}
     _fill(values["model"], registered)
     return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
 

@@ -19,9 +19,11 @@ class OptimConfig:
         lr: peak learning rate for a batch of `base_batch` images.
         base_batch: images a step the rate was chosen for.
         lr_scaling: how the rate follows the real batch: `linear`, `sqrt`, `none`.
-        weight_decay: on kernels and embedding tables; never on biases, norms or depthwise kernels.
+        weight_decay: how much, on what `decay` says.
+        decay: `kernels`: of convolutions but not depthwise ones, dense layers and embedding tables (mobile
+            reference); `depthwise` ones too (multi-scale recipe); `all` parameters (multi-scale code).
         momentum: of SGD.
-        betas: of AdamW.
+        betas, eps: of AdamW.
         clip_norm: gradients are scaled down to this norm; None for no clipping.
     """
 
@@ -30,8 +32,10 @@ class OptimConfig:
     base_batch: int = 8
     lr_scaling: Literal["linear", "sqrt", "none"] = "sqrt"
     weight_decay: float = 1e-2
+    decay: Literal["kernels", "depthwise", "all"] = "kernels"
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     clip_norm: float | None = None
 
 
@@ -41,23 +45,26 @@ def scaled_lr(config: OptimConfig, batch: int) -> float:
     return config.lr * {"linear": factor, "sqrt": math.sqrt(factor), "none": 1.0}[config.lr_scaling]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: convolution (not depthwise) and dense kernels and embedding tables decay, all else not."""
-    decay: list[nn.Parameter] = []
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay: Literal["kernels", "depthwise", "all"] = "kernels"
+) -> list[dict[str, Any]]:
+    """Two groups: what decays (see `OptimConfig.decay`), and all else; frozen parameters are in neither."""
+    kernels: set[int] = set()
     for module in model.modules():
         depthwise = (
             isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
         )
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and not depthwise:
-            decay.append(module.weight)  # type: ignore[arg-type]
-    chosen = {id(p) for p in decay}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and (decay != "kernels" or not depthwise):
+            kernels.add(id(module.weight))
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    chosen = [p for p in learnt if decay == "all" or id(p) in kernels]
+    rest = [p for p in learnt if not (decay == "all" or id(p) in kernels)]
+    return [{"params": chosen, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def create_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> torch.optim.Optimizer:
     """The configured optimiser over `parameter_groups`."""
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, config.decay)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps)

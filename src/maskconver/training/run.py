@@ -17,6 +17,7 @@ from ..checkpoint import init_from
 from ..data.datamodule import SegmentationData
 from ..errors import CheckpointError, ConfigError
 from ..models import create_model
+from ..models.backbones.weights import load_backbone
 from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
 from .config import TrainConfig, overrides
 from .optim import scaled_lr
@@ -64,6 +65,9 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     checkpoint = _resume(config, out)
+    if config.model.backbone_weights and not checkpoint:  # type: ignore[attr-defined]
+        source = config.model.backbone_weights  # type: ignore[attr-defined]
+        say(f"backbone from {source}: {load_backbone(model.backbone, model.config.backbone, source)}")
     if config.init_from and not checkpoint:
         report = init_from(
             model, config.init_from, tuple(config.init_modules.split(",")) if config.init_modules else None

@@ -31,6 +31,15 @@ def check_classes(num_classes: int, categories: Categories | None) -> None:
         raise ConfigError(f"{num_classes} classes but {len(categories)} categories; give one or the other")
 
 
+def check_channels(images: Tensor, in_channels: int) -> None:
+    """Refuses images of another number of channels than the network was made for."""
+    if images.shape[1] != in_channels:
+        raise ConfigError(
+            f"the images have {images.shape[1]} channels, the model takes {in_channels}; "
+            f"make it with in_channels={images.shape[1]} (--model.in_channels {images.shape[1]})"
+        )
+
+
 class Maps(NamedTuple):
     """What the network says about every cell, at stride 2^level.
 
@@ -138,7 +147,12 @@ class MaskConver(nn.Module):
         """The one level answers for every segment."""
 
     def forward(self, images: Tensor) -> Maps:
-        """Normalised images B×3×H×W float to the three maps."""
+        """Normalised images B×C×H×W float to the three maps.
+
+        Raises:
+            ConfigError: another number of channels than the config's.
+        """
+        check_channels(images, self.config.in_channels)
         features = self.backbone(images)
         if self.config.decoder == "aspp":
             decoded, low = self.decoder(features[max(features)]), features[self.config.level]

@@ -16,7 +16,7 @@ from ..decoders.pixel_decoder import PixelDecoder
 from ..layers import full_precision, pad_to_multiple
 from .config import MultiScaleConfig
 from .heads import MLP, Head, PanopticFPNFusion, SumFusion, with_class
-from .model import CENTER_BIAS, check_classes
+from .model import CENTER_BIAS, check_channels, check_classes
 from .peaks import pyramid_peaks
 
 MASK_LEVEL = 2
@@ -148,7 +148,11 @@ class MultiScaleMaskConver(nn.Module):
         """Normalised images B×C×H×W float to the maps of every level.
 
         Sides that are no multiple of 32 are padded right and below with zeros; the maps cover the padding.
+
+        Raises:
+            ConfigError: another number of channels than the config's.
         """
+        check_channels(images, self.config.in_channels)
         images = pad_to_multiple(images, 32)
         pyramid = self.decoder(self.backbone(images))
 

@@ -1,0 +1,147 @@
+"""Weights of others for a backbone: timm's by name, or a file of torchvision, timm or this package."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ... import _torchvision  # noqa: F401  (before timm, which imports torchvision)
+from ...errors import CheckpointError
+
+PRETRAINED = "pretrained"
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema")
+_PREFIXES = ("module.", "model.", "backbone.", "net.")
+
+
+@dataclass
+class WeightsReport:
+    """What became of the tensors, by name.
+
+    Attributes:
+        loaded: taken as they are.
+        adapted: first convolutions of other image channels: summed, or repeated and scaled (timm's rule).
+        missing: of the backbone, not in the weights; they keep their random start.
+        unexpected: in the weights, not in the backbone (a classifier, for instance).
+        mismatched: of another shape; they keep their random start.
+    """
+
+    loaded: list[str]
+    adapted: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        for name in ("adapted", "missing", "unexpected", "mismatched"):
+            keys = getattr(self, name)
+            if keys:
+                shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+                parts.append(f"{len(keys)} {name} ({shown})")
+        return "; ".join(parts)
+
+
+def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]) -> WeightsReport:
+    """Gives a backbone the weights of a file, or timm's own by name.
+
+    Args:
+        backbone: changed in place.
+        name: the backbone's name in the config.
+        source: `pretrained` (timm's weights of that name, from the network or the local cache), or a file:
+            `.safetensors` (this package's model files too), or a pickle of tensors as torchvision and timm
+            give them, read with `weights_only=True`.
+
+    Raises:
+        CheckpointError: no such file, not readable, or nothing in it fits.
+    """
+    state = _timm_state(name) if str(source) == PRETRAINED else _file_state(Path(source))
+    own = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    theirs = {_plain(k): v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    report = WeightsReport([], [], [], [], [])
+    known = set()
+    for key, value in own.items():
+        plain = _plain(key)
+        known.add(plain)
+        other = theirs.get(plain)
+        if other is None:
+            report.missing.append(key)
+        elif other.shape == value.shape:
+            value.copy_(other)
+            report.loaded.append(key)
+        elif value.dim() == 4 and other.shape[1] == 3 and _but(other.shape) == _but(value.shape):
+            value.copy_(_other_channels(other.float(), value.shape[1]))
+            report.adapted.append(key)
+        else:
+            report.mismatched.append(key)
+    report.unexpected = sorted(set(theirs) - known)
+    if not report.loaded:
+        raise CheckpointError(
+            f'nothing in {source} fits the backbone "{name}"; are they weights of another network?'
+        )
+    return report
+
+
+def _plain(key: str) -> str:
+    """A tensor's name without wrappers, and without the flattening of timm's feature extractors."""
+    while prefix := next((p for p in _PREFIXES if key.startswith(p)), ""):
+        key = key.removeprefix(prefix)
+    return re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", key)
+
+
+def _but(shape: torch.Size) -> tuple[int, ...]:
+    return (shape[0], *shape[2:])
+
+
+def _other_channels(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution for so many image channels: summed for one, repeated and scaled for more."""
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeats = -(-channels // 3)
+    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (3 / channels)
+
+
+def _timm_state(name: str) -> dict[str, Tensor]:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # a hub, a cache and a network: many kinds
+        raise CheckpointError(
+            f'no pretrained weights for "{name}" ({_first_line(error)}); without a network give a file: '
+            "--model.backbone_weights FILE"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _file_state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f'no file "{path}" of backbone weights; give a file or "{PRETRAINED}"')
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({_first_line(error)}); "
+            "save the state_dict alone, best as safetensors"
+        ) from error
+    for container in _CONTAINERS:
+        if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
+            state = state[container]
+    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} holds no tensors by name; save the state_dict alone")
+    state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    inside = {k: v for k, v in state.items() if k.startswith("backbone.")}
+    return inside or state  # of a whole model its backbone
