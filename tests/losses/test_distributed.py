@@ -24,6 +24,9 @@ CONFIGS = {
     "object": LossConfig(bce="object", dice="none", center_weight=0.0),
     "per_mask": LossConfig(mask_weight=0.0, center_weight=0.0),
     "center": LossConfig(mask_weight=0.0, dice="none"),
+    "batch": LossConfig(mask_weight=0.0, dice="none", normalizer="batch"),
+    "entry": LossConfig(bce="entry", normalizer="batch", dice="none", center_weight=0.0),
+    "image": LossConfig(dice="image", mask_weight=0.0, center_weight=0.0),
 }
 # What the two processes get: unequal numbers of masks, one mask in all, none at all.
 SPLITS = ["unequal", "one mask", "no mask"]

@@ -20,6 +20,9 @@ from tests.batches import batch_of, squares, table
 EVERYTHING = [
     LossConfig(bce=bce, dice=dice, mask_loss_stride=stride)  # type: ignore[arg-type]
     for bce, dice, stride in itertools.product(("pixel", "object"), ("per_mask", "joint", "none"), (1, 4))
+] + [
+    LossConfig(normalizer="batch", bce="entry", dice="image", mask_loss_stride=2),
+    LossConfig(centers="predicted"),
 ]
 
 
