@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from maskconver import load
+from maskconver import Predictor, load
 from maskconver.checkpoint import read_metadata, read_tensors
 from maskconver.cli.main import main
 from maskconver.data.synth import write_dataset
-from maskconver.recipes import FOLDER
+from maskconver.models import create_model
 
 from .conftest import tiny
 
@@ -191,12 +191,6 @@ def test_fine_tuning_takes_the_classes_that_have_the_same_name(
     assert "2 of the classes in class_embedding.weight" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("recipe", sorted(p.stem for p in FOLDER.glob("*.yaml")))
-def test_every_shipped_recipe_is_sound(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", f"--config={recipe}", "--print-config"]) == 0
-    assert "backbone: mobilenet_mh" in capsys.readouterr().out
-
-
 def test_print_config_shows_every_field_with_its_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config=nuclei", "--print-config", "--model.proposals=20"]) == 0
     printed = capsys.readouterr().out
@@ -228,3 +222,40 @@ def test_a_semantic_run_keeps_the_model_of_the_best_miou(tmp_path: Path) -> None
     extra = read_metadata(out / "best.safetensors")["extra"]
     best = max(row["val/miou"] for row in rows)
     assert extra["metrics"]["val/miou"] == best and rows[0]["val/pq_things"] is None
+
+
+def test_a_multi_scale_model_trains_resumes_evaluates_and_predicts_as_the_others(
+    cells: Path, tmp_path: Path
+) -> None:
+    argv = [
+        "train", f"--data={cells}", f"--out={tmp_path}", "--model.name=maskconver_r50_640",
+        "--model.input.size=[64,64]", "--model.backbone=mobilenetv3_small_100", "--model.unet_dim=16",
+        "--model.unet_depths=[1,1,1]", "--model.filters=16", "--model.embedding_dim=16",
+        "--model.mlp_hidden=32", "--model.head_depths=[1,1,1]", "--model.proposals=20",
+        "--model.frozen_bn=true", "--data.targets.center=mask", "--data.targets.stuff=global",
+        "--loss.bce=entry", "--loss.dice=image", "--loss.normalizer=batch", "--loss.mask_loss_stride=2",
+        "--optim.eps=1e-7", "--optim.decay=depthwise", "--data.batch_size=2", "--data.workers=0",
+        "--val_every=4", "--checkpoint_every=2", "--schedule.warmup=2", "--log_every=1", "--threads=1",
+        "--device=cpu", "--steps=4",
+    ]  # fmt: skip
+    assert main(argv) == 0
+    assert main([*argv[:-1], "--steps=6", "--resume=auto"]) == 0
+    model = load(tmp_path / "last.safetensors")
+    assert model.name == "maskconver_r50_640" and model.config.backbone == "mobilenetv3_small_100"
+    assert "frozen_bn: true" in read_metadata(tmp_path / "last.safetensors")["extra"]["recipe"]
+    picture = next((cells / "images" / "val").iterdir())
+    assert Predictor(tmp_path / "last.safetensors")(picture).ids.shape == (64, 64)
+    assert main(["evaluate", str(tmp_path / "last.safetensors"), f"--data={cells}", "--split=val"]) == 0
+
+
+def test_backbone_weights_of_a_file_are_reported_and_used(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(5)
+    backbone = create_model("maskconver_mobile_256", num_classes=2).backbone
+    torch.save({"state_dict": backbone.state_dict()}, tmp_path / "backbone.pth")
+    weights = f"--model.backbone_weights={tmp_path / 'backbone.pth'}"
+    assert main(tiny(cells, tmp_path / "run", weights, "--steps=1", "--optim.lr=0", "--ema=0")) == 0
+    assert "tensors loaded" in capsys.readouterr().out
+    trained = read_tensors(tmp_path / "run" / "last.safetensors")
+    assert torch.equal(trained["backbone.block0.conv.weight"], backbone.state_dict()["block0.conv.weight"])
