@@ -157,3 +157,14 @@ def test_memory_at_4k_stays_near_that_of_the_answer():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150e6
+
+
+def test_tensors_give_the_plain_answer():
+    torch = pytest.importorskip("torch")
+    for seed in range(150):
+        scores, labels, masks, taps, config = random_case(np.random.default_rng(seed))
+        plain = merge_masks(scores, labels, masks, IS_THING, taps, replace(config, mode="reference"))
+        ids, first = merge_masks(scores, labels, torch.from_numpy(masks), IS_THING, taps, config)
+        np.testing.assert_array_equal(first, plain[1], f"seed {seed}")
+        # Bids within the rounding of the exponential may go to either.
+        assert (ids != plain[0]).mean() < 1e-3, seed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..categories import Categories
 from ..config import MergeConfig
 from ..errors import ConfigError
@@ -39,9 +41,11 @@ def merge(
         raise ConfigError(f'merge rule "{config.rule}" is not available; there is "maskconver"')
     if proposals.geometry and len(proposals.geometry) != len(proposals):
         raise ConfigError(f"{len(proposals)} images, but {len(proposals.geometry)} geometries")
-    arrays = proposals.numpy()
+    masks_there = getattr(proposals.mask_logits, "is_cuda", False)  # a tensor on a GPU is merged on it
+    arrays = (replace(proposals, mask_logits=None) if masks_there else proposals).numpy()
+    all_masks = proposals.mask_logits if masks_there else arrays.mask_logits
     results = []
-    for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, arrays.mask_logits)):
+    for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, all_masks)):
         taps = output_taps(masks.shape[-2:], arrays.geometry[i] if arrays.geometry else None, output_size)
         ids, first = merge_masks(scores, labels, masks, categories.is_thing, taps, config)
         results.append(Segmentation.from_ids(ids, categories, labels=labels[first], scores=scores[first]))

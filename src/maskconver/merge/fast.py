@@ -1,10 +1,10 @@
 """The competition for pixels by bounds: the winners of the plain one, most pixels never computed.
 
 Bilinear interpolation is convex: within a cell of the mask grid every logit lies between the least and the
-greatest of the cell's corners, and the bid for a pixel, probability × score, grows with the logit. A candidate
-whose greatest bid in a block stays under another's least wins no pixel there. Blocks are first whole cells;
-those still contested are split, and bounded anew by their own corner pixels, down to a few pixels; what is left
-is interpolated pixel by pixel with the very operations of the plain competition.
+greatest of the cell's corners, and the bid for a pixel, probability × score, grows with the logit. A
+candidate whose greatest bid in a block stays under another's least wins no pixel there. Blocks are first
+whole cells; those still contested are split, and bounded anew by their own corner pixels, down to a few
+pixels; what is left is interpolated pixel by pixel with the very operations of the plain competition.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..resize import Taps
 from .reference import PlainCompetition, probabilities, wins_share
 
 TILE = 4  # pixels a side: smaller blocks are computed, not split
-CHUNK = 1 << 14  # pairs of block and candidate at a time; about 1 MB of interpolated values
+CHUNK = 1 << 14  # pairs of block and candidate at a time
+CHUNK_VALUES = 1 << 16
 CROWDED = 0.5  # share of all pairs of cell and candidate still open above which bounds do not pay
 
 Indices = NDArray[np.int64]
@@ -147,23 +148,18 @@ class BoundedCompetition:
 
     def covers(self, share: float, asked: Flags) -> Flags:
         """As `PlainCompetition.covers`; own areas are computed only where bounds leave the test open."""
-        indices = np.flatnonzero(asked)
-        low, high = self.low[indices], self.high[indices]
-        scores = self.scores[indices, None]
-        inside = low > self._above(0.5) * scores
         area = self._cell_area()
-        partly = (high > self._below(0.5) * scores) & ~inside & (area > 0)
-        own = np.zeros(self.nobody, np.int64)
-        own[indices] = inside @ area + self.own_beyond
-        most = own.copy()
-        most[indices] += partly @ area
+        partly = self.partly & asked[:, None]
+        least = self.least + self.own_beyond
+        most = least + _row_sums(partly, area)
         # The test fails for an area of 0, then holds, then fails again as the area grows.
-        open_ = wins_share(self.visible, own, share) != wins_share(self.visible, most, share)
-        open_ |= (own == 0) & (most > 0)
-        which, cell = np.nonzero(partly & open_[indices, None])
-        if len(which):
+        doubtful = wins_share(self.visible, least, share) != wins_share(self.visible, most, share)
+        doubtful |= (least == 0) & (most > 0)
+        candidate, cell = np.divmod(np.flatnonzero(partly & doubtful[:, None]), len(area))
+        own = least
+        if len(candidate):
             y, x = self._cell_pixels(cell)
-            self._add_own(Blocks.of(y, x, indices[which], np.ones_like(which)), own)
+            self._add_own(Blocks.of(y, x, candidate, np.ones_like(candidate)), own)
         return asked & wins_share(self.visible, own, share)
 
     def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -187,10 +183,9 @@ class BoundedCompetition:
 
     def _settle_cells(self, won: Indices) -> tuple[Indices, Blocks]:
         """The winner of every cell that has only one, R×C, and the other cells as blocks."""
-        self.low, self.high = self._cell_bounds()
-        scores, area = self.scores[:, None], self._cell_area()
-        floor = self._claims(self.low, scores).max(0)
-        alive = self._may_win(self.high, scores, floor)
+        area = self._cell_area()
+        floor, high = self._cell_bounds(area)
+        alive = self._may_win(high, self.scores[:, None], floor)
         count = np.add.reduce(alive.view(np.uint8), 0, dtype=np.uint16).astype(np.int64)
         contested = self._contested(count, floor) & (area > 0)
         if count[contested].sum() > CROWDED * alive.size:
@@ -206,30 +201,44 @@ class BoundedCompetition:
         blocks = Blocks.of(y, x, candidate[order], count[contested])
         return winner.reshape(len(self.y.size), len(self.x.size)), blocks
 
-    def _cell_bounds(self) -> tuple[Values, Values]:
-        """The least and the greatest bid of every candidate at the corners of every cell, (n, R·C) each.
+    def _cell_bounds(self, area: Indices) -> tuple[Values, Values]:
+        """What the best bid in a cell exceeds everywhere, (R·C,), and everybody's greatest, (n, R·C).
+
+        Takes down, too, what bounds say of the pixels where a mask exceeds 0.5: `least`, (n,) their number in
+        cells where all do, and `partly`, (n, R·C) the cells where only some may.
 
         The first row and column of the masks stand twice, so that cell (r, c) has the corners (r, c) and
         (r + 1, c + 1) of the flat array; the last ones are their own neighbours.
         """
         logits = self.logits[:, self.y.source, self.x.source]
         n, height, width = logits.shape
-        corners = np.empty((n, height + 1, width + 1), np.float32)
-        corners[:, 1:, 1:] = logits
-        corners[:, 1:, 0] = logits[:, :, 0]
-        corners[:, 0] = corners[:, 1]
-        corners = probabilities(corners, self.config.hard_sigmoid)
-        corners *= self.scores[:, None, None]
-        bounds = []
-        for extreme in (np.minimum, np.maximum):
-            rows, cells = np.empty_like(corners), np.empty_like(corners)
-            step = width + 1
-            extreme(corners.ravel()[:-step], corners.ravel()[step:], out=rows.ravel()[:-step])
-            rows[:, -1] = corners[:, -1]
-            extreme(rows.ravel()[:-1], rows.ravel()[1:], out=cells.ravel()[:-1])
-            cells[:, :, -1] = rows[:, :, -1]
-            bounds.append(cells.reshape(n, -1))
-        return bounds[0], bounds[1]
+        step, cells = width + 1, len(area)
+        floor, high = np.zeros(cells, np.float32), np.empty((n, cells), np.float32)
+        self.least, self.partly = np.zeros(n, np.int64), np.empty((n, cells), bool)
+        # A few candidates at a time, in memory used again: fresh memory costs more than the arithmetic.
+        count = max(CHUNK_VALUES // cells, 1)
+        scratch = np.empty((3, count, height + 1, step), np.float32)
+        for first in range(0, n, count):
+            part = slice(first, first + count)
+            scores = self.scores[part, None]
+            corners, rows, low = scratch[:, : len(scores)]
+            corners[:, 1:, 1:] = logits[part]
+            corners[:, 1:, 0] = corners[:, 1:, 1]
+            corners[:, 0] = corners[:, 1]
+            probabilities(corners, self.config.hard_sigmoid)
+            corners *= scores[:, None]
+            for extreme, bound in ((np.minimum, low), (np.maximum, high[part].reshape(low.shape))):
+                extreme(corners.ravel()[:-step], corners.ravel()[step:], out=rows.ravel()[:-step])
+                rows[:, -1] = corners[:, -1]
+                extreme(rows.ravel()[:-1], rows.ravel()[1:], out=bound.ravel()[:-1])
+                bound[:, :, -1] = rows[:, :, -1]
+            least = low.reshape(-1, cells)
+            np.maximum(floor, self._claims(least, scores).max(0), out=floor)
+            inside = least > self._above(0.5) * scores
+            self.least[part] = _row_sums(inside, area)
+            np.greater(high[part], self._below(0.5) * scores, out=self.partly[part])
+            self.partly[part] &= ~inside & (area > 0)
+        return floor, high
 
     def _cell_area(self) -> Indices:
         """(R·C,) pixels of every cell."""
@@ -365,6 +374,11 @@ class BoundedCompetition:
         logits = (side(right) - low)[:, None] * across
         logits += low[:, None]
         return probabilities(logits, self.config.hard_sigmoid)
+
+
+def _row_sums(flags: Flags, values: Indices) -> Indices:
+    """(n,) sums of the values (m,) flagged by each row, exact below 2⁵³."""
+    return (flags.astype(float) @ values.astype(float)).astype(np.int64)
 
 
 def _pixels(span: Indices) -> Indices:

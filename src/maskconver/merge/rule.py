@@ -5,7 +5,8 @@ Source: `MaskConverPanopticGenerator` of the reference implementation; the paper
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,18 @@ class Competition(Protocol):
     def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]: ...
 
 
-COMPETITIONS = {"fast": compete, "reference": PlainCompetition, "coarse": CoarseCompetition}
+def _compete(mask_logits: Any, mode: str) -> Callable[..., Competition]:
+    if isinstance(mask_logits, np.ndarray):
+        return {"fast": compete, "reference": PlainCompetition, "coarse": CoarseCompetition}[mode]
+    from .tensor import TensorCompetition  # has torch, which made the tensor
+
+    return TensorCompetition
 
 
 def merge_masks(
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
-    mask_logits: NDArray[np.float32],
+    mask_logits: Any,
     is_thing: NDArray[np.bool_],
     taps: tuple[Taps, Taps],
     config: MergeConfig,
@@ -52,7 +58,7 @@ def merge_masks(
     Args:
         scores: (N,) float32 in any order.
         labels: (N,) int64 in 0…C-1, or -1: such a proposal wins pixels and they become void.
-        mask_logits: (N, h, w) float32.
+        mask_logits: (N, h, w) float32; a tensor on another device is merged there, `mode` or not.
         is_thing: (C,) bool.
         taps: how the rows and the columns of the answer read the masks (`output_taps`).
         config: the thresholds, and the way to compute.
@@ -67,39 +73,43 @@ def merge_masks(
     """
     _check(scores, labels, mask_logits, len(is_thing))
     rows, columns = taps
-    compete = COMPETITIONS[config.mode]
+    competing = _compete(mask_logits, config.mode)
     candidates, masks = _candidates(scores, mask_logits, config)
     if len(candidates) and config.nms_iou < 1:
         distinct = _distinct(masks, labels[candidates], config.nms_iou)
         candidates, masks = candidates[distinct], masks[distinct]
     if not len(candidates) or not len(rows) or not len(columns):
         return np.zeros((len(rows), len(columns)), np.int32), candidates[:0]
-    competition: Competition = compete(scores[candidates], masks, taps, config)
+    competition = competing(scores[candidates], masks, taps, config)
     # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
     smallest = round(config.min_area * max(len(rows), len(columns)) ** 2, 6)
     kept = (competition.visible > smallest) & (labels[candidates] >= 0)
     kept = competition.covers(config.overlap_threshold, kept)
     if config.reassign and kept.any() and not kept.all():
         candidates, masks, kept = candidates[kept], masks[kept], kept[kept]
-        competition = compete(scores[candidates], masks, taps, config)
+        competition = competing(scores[candidates], masks, taps, config)
     numbers, first = _segments(labels[candidates], kept, is_thing)
     return competition.paint(np.append(numbers, np.int32(0))), candidates[first]
 
 
 def _candidates(
-    scores: NDArray[np.float32], mask_logits: NDArray[np.float32], config: MergeConfig
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    scores: NDArray[np.float32], mask_logits: Any, config: MergeConfig
+) -> tuple[NDArray[np.int64], Any]:
     """The proposals above the threshold, best first, and their masks."""
     drop = config.non_finite == "drop"
     if not (drop or np.isfinite(scores).all()):
         raise MaskconverError(_NON_FINITE.format("scores"))
     chosen = np.flatnonzero((scores > np.float32(config.object_threshold)) & np.isfinite(scores))
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-    masks = mask_logits[chosen]
-    if masks.size and not (np.isfinite(masks.max()) and np.isfinite(masks.min())):
+    # A network gives its proposals best first: then those above the threshold need no copy.
+    leading = np.array_equal(chosen, np.arange(len(chosen)))
+    masks = mask_logits[: len(chosen)] if leading else mask_logits[chosen]
+    if isinstance(masks, np.ndarray):
+        masks = np.ascontiguousarray(masks)
+    if not _finite(masks):
         if not drop:
             raise MaskconverError(_NON_FINITE.format("mask logits"))
-        finite = np.isfinite(masks).all((1, 2))
+        finite = np.flatnonzero([_finite(mask) for mask in masks])
         chosen, masks = chosen[finite], masks[finite]
     return chosen, masks
 
@@ -110,12 +120,17 @@ _NON_FINITE = (
 )
 
 
-def _distinct(masks: NDArray[np.float32], labels: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
+def _finite(values: Any) -> bool:
+    return not np.prod(values.shape) or bool(np.isfinite([float(values.min()), float(values.max())]).all())
+
+
+def _distinct(masks: Any, labels: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
     """Which of the masks, best first, overlap no better kept one of their label above `iou`; greedy."""
-    inside = (masks > 0).reshape(len(labels), -1)
+    above = masks > 0
+    inside = (above if isinstance(above, np.ndarray) else above.cpu().numpy()).reshape(len(labels), -1)
     areas = inside.sum(1, dtype=np.float32)
-    contested = inside[:, inside.sum(0, dtype=np.int32) > 1].astype(np.float32)
-    shared = contested @ contested.T
+    shared_cells = inside[:, inside.sum(0, dtype=np.int32) > 1].astype(np.float32)
+    shared = shared_cells @ shared_cells.T
     union = areas[:, None] + areas - shared
     clash = (shared > np.float32(iou) * union) & (labels[:, None] == labels)
     kept = np.ones(len(labels), bool)
