@@ -47,7 +47,7 @@ def test_joint_dice_and_gradient() -> None:
 class LogitsModel(nn.Module):
     """Its mask embeddings pick given mask logits: embedding = one-hot of the instance's slot."""
 
-    levels, level_ranges = (3,), None
+    stride, levels, level_ranges = 8, (3,), None
 
     def __init__(self, slots: int) -> None:
         super().__init__()

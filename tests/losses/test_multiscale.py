@@ -182,3 +182,26 @@ def test_a_whole_step_with_the_published_losses_lowers_them(model: MultiScaleMas
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("size", [96, 100, 75, 33])
+def test_canvases_off_the_stride_have_losses_too(model: MultiScaleMaskConver, size: int) -> None:
+    mobile = create_model(
+        "maskconver_mobile_256", num_classes=CLASSES, filters=8, low_level_filters=8, embedding_dim=8
+    )
+    batch = batch_of([squares(size), squares(size)])
+    for network in (model, mobile.train()):
+        for config in (LossConfig(), PUBLISHED):
+            terms = maskconver_losses(network, network(batch.images), batch, config)
+            assert total(terms).isfinite()
+
+
+def test_the_padding_of_a_canvas_off_the_stride_is_not_among_the_masks(model: MultiScaleMaskConver) -> None:
+    batch = one_thing(18)
+    wide = Batch(torch.zeros(1, 3, SIZE, SIZE - 4), batch.valid[..., :-4], batch.regions[..., :-4],
+                 batch.batch, batch.labels, batch.region, batch.boxes, batch.centers, batch.keep)  # fmt: skip
+    maps = some_maps(1)  # of the padded canvas
+    terms = maskconver_losses(model, maps, wide, PUBLISHED)
+    (terms["mask"] + terms["dice"]).backward()
+    gradient = maps.mask_features.grad
+    assert gradient is not None and not gradient[..., -1:].any() and gradient[..., -2].any()

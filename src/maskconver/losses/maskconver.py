@@ -89,7 +89,8 @@ def maskconver_losses(
     Args:
         model: whose levels, embeddings and MLP are used.
         maps: `model(batch.images)`.
-        batch: images of B×3×H×W with H and W multiples of `model.stride` and `mask_loss_stride`.
+        batch: images of B×C×H×W. Where `model.stride` divides H and W, masks lie exactly on their pixels,
+            otherwise they are off by less than a cell at the far edges.
         config: weights and kinds.
         min_iou: of the Gaussians.
 
@@ -110,7 +111,9 @@ def maskconver_losses(
         embeddings = model.mask_embeddings(_float(maps.embedding_map), image, cells, batch.labels[rows])  # type: ignore[arg-type]
         regions = nearest(batch.regions, config.mask_loss_stride)
         valid = nearest(batch.valid, config.mask_loss_stride)
-        basis = model.mask_basis(maps.mask_features.float())
+        # What lies beyond the canvas the network padded itself: no target there.
+        height, width = (-(-n // model.stride) for n in batch.images.shape[-2:])
+        basis = model.mask_basis(maps.mask_features.float())[..., :height, :width]
         sums = _mask_sums(embeddings, basis, batch.region[rows], counts, regions, valid)
         # A segment that falls between the cells of the loss's stride has no target; an empty mask it is not.
         seen = sums[:, 3] > 0
