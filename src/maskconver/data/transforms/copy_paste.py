@@ -92,7 +92,8 @@ def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_]) -> Sample:
     """
     shift = int(base.ids.max(initial=0)) + 1
     ids = np.where(where, pasted.ids + np.int32(shift), base.ids)
-    image = np.where(where[..., None], pasted.image, base.image).astype(np.uint8)
+    image = base.image.astype(np.uint8)
+    np.copyto(image, pasted.image, where=where[..., None], casting="unsafe")
     a, b = base.segments, pasted.segments
     table = SegmentTable(
         np.concatenate([a.ids, b.ids + np.int32(shift)]),

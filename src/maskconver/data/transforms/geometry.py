@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,11 +69,21 @@ def crop_image(image: NDArray, geometry: CropGeometry) -> NDArray[np.float32]:
         h×w×C float32, h×w = `geometry.covered`.
     """
     result: NDArray = image
+    # First what is read at all is cut out, then the axes are resized one after the other.
+    axes = []
     for axis in (0, 1):
-        begin = geometry.offset[axis]
-        taps = Taps.resize(image.shape[axis], geometry.scaled[axis])[begin : begin + geometry.covered[axis]]
+        begin, end = geometry.offset[axis], geometry.offset[axis] + geometry.covered[axis]
+        if geometry.scaled[axis] == image.shape[axis]:
+            window = slice(begin, end)
+        else:
+            taps = Taps.resize(image.shape[axis], geometry.scaled[axis])[begin:end]
+            window = slice(int(taps.low[0]), int(taps.high[-1]) + 1)
+            first = window.start
+            axes.append((axis, replace(taps, low=taps.low - first, high=taps.high - first)))
+        result = result[window] if axis == 0 else result[:, window]
+    for axis, taps in axes:
         result = lerp(result, taps, axis)
-    return result
+    return np.array(result, np.float32, order="C", copy=None if axes else True)
 
 
 def crop_map(ids: NDArray[np.int32], geometry: CropGeometry) -> NDArray[np.int32]:
