@@ -26,8 +26,8 @@ import torch
 
 import maskconver.data.transforms.train as train_transforms
 import maskconver.losses.maskconver as losses
-from maskconver.data.dataset import open_dataset
 from maskconver.data.datamodule import collate
+from maskconver.data.dataset import open_dataset
 from maskconver.data.synth import write_dataset
 from maskconver.data.transforms.train import AugmentConfig, train_example
 from maskconver.losses.maskconver import LossConfig, maskconver_losses

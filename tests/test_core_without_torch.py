@@ -58,6 +58,7 @@ CORE = [
     "data.panoptic_files",
     "data.panoptic_writer",
     "data.sample",
+    "data.semantic",
     "data.synth",
     "cli.main",
     "cli.data_check",
