@@ -1,11 +1,14 @@
 """List the models with input size, parameters, multiply-accumulates and published figures.
 
 Example: maskconver models "maskconver_mobile*"
+
+--graph prints the modules of the models that match, with their parameters and the shapes they give.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver models`."""
     parser.add_argument("pattern", nargs="?", type=str, default="*", help="shell pattern of names")
     parser.add_argument("--num-classes", type=int, default=133, help="classes the counts are for")
+    parser.add_argument("--graph", action="store_true", help="print each model's modules with their shapes")
+    parser.add_argument("--depth", type=int, default=2, help="levels of modules that --graph shows")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -29,6 +34,8 @@ def run(args: Namespace) -> int:
     bundled = [p for p in sorted(WEIGHTS.glob("*.safetensors")) if args.pattern in ("*", p.stem)]
     if not names and not bundled:
         raise ConfigError(f'no model matches "{args.pattern}"; known: {", ".join(list_models())}')
+    if args.graph:
+        return _graph(names, args)
     rows = [_row(name, args.num_classes) for name in names]
     trained = [
         {
@@ -45,12 +52,32 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _row(name: str, num_classes: int) -> dict[str, Any]:
+def _shapes_only(name: str, num_classes: int) -> Any:
+    """A model without memory for its weights: all that counting needs."""
+    import torch
+
     from ..models import create_model
+
+    with torch.device("meta"):
+        return create_model(name, num_classes=num_classes)
+
+
+def _graph(names: list[str], args: Namespace) -> int:
+    from ..models.graph import graph, stages
+
+    models = [_shapes_only(name, args.num_classes) for name in names]
+    if args.json:
+        print(json.dumps({m.name: [asdict(s) for s in stages(m, depth=args.depth)] for m in models}))
+    else:
+        print("\n\n".join(graph(model, depth=args.depth) for model in models))
+    return 0
+
+
+def _row(name: str, num_classes: int) -> dict[str, Any]:
     from ..models.cost import count_macs, count_parameters
     from ..models.registry import model_description
 
-    model = create_model(name, num_classes=num_classes)
+    model = _shapes_only(name, num_classes)
     text, published = model_description(name)
     return {
         "name": name,
