@@ -149,16 +149,20 @@ class BoundedCompetition:
     def covers(self, share: float, asked: Flags) -> Flags:
         """As `PlainCompetition.covers`; own areas are computed only where bounds leave the test open."""
         area = self._cell_area()
-        partly = self.partly & asked[:, None]
-        least = self.least + self.own_beyond
+        indices = np.flatnonzero(asked)
+        partly = self.partly[indices]
+        visible = self.visible[indices]
+        least = _row_sums(self.wholly[indices], area) + self.own_beyond
         most = least + _row_sums(partly, area)
         # The test fails for an area of 0, then holds, then fails again as the area grows.
-        doubtful = wins_share(self.visible, least, share) != wins_share(self.visible, most, share)
-        doubtful |= (least == 0) & (most > 0)
-        candidate, cell = np.divmod(np.flatnonzero(partly & doubtful[:, None]), len(area))
-        own = least
-        if len(candidate):
+        doubtful = wins_share(visible, least, share) != wins_share(visible, most, share)
+        doubtful = np.flatnonzero(doubtful | ((least == 0) & (most > 0)))
+        which, cell = np.nonzero(partly[doubtful] & (area > 0))
+        own = np.zeros(self.nobody, np.int64)
+        own[indices] = least
+        if len(which):
             y, x = self._cell_pixels(cell)
+            candidate = indices[doubtful[which]]
             self._add_own(Blocks.of(y, x, candidate, np.ones_like(candidate)), own)
         return asked & wins_share(self.visible, own, share)
 
@@ -204,8 +208,7 @@ class BoundedCompetition:
     def _cell_bounds(self, area: Indices) -> tuple[Values, Values]:
         """What the best bid in a cell exceeds everywhere, (R·C,), and everybody's greatest, (n, R·C).
 
-        Takes down, too, what bounds say of the pixels where a mask exceeds 0.5: `least`, (n,) their number in
-        cells where all do, and `partly`, (n, R·C) the cells where only some may.
+        Takes down, too, in which cells a mask exceeds 0.5: `wholly` or perhaps `partly`, (n, R·C) each.
 
         The first row and column of the masks stand twice, so that cell (r, c) has the corners (r, c) and
         (r + 1, c + 1) of the flat array; the last ones are their own neighbours.
@@ -214,7 +217,7 @@ class BoundedCompetition:
         n, height, width = logits.shape
         step, cells = width + 1, len(area)
         floor, high = np.zeros(cells, np.float32), np.empty((n, cells), np.float32)
-        self.least, self.partly = np.zeros(n, np.int64), np.empty((n, cells), bool)
+        self.wholly, self.partly = (np.empty((n, cells), bool) for _ in range(2))
         # A few candidates at a time, in memory used again: fresh memory costs more than the arithmetic.
         count = max(CHUNK_VALUES // cells, 1)
         scratch = np.empty((3, count, height + 1, step), np.float32)
@@ -234,10 +237,9 @@ class BoundedCompetition:
                 bound[:, :, -1] = rows[:, :, -1]
             least = low.reshape(-1, cells)
             np.maximum(floor, self._claims(least, scores).max(0), out=floor)
-            inside = least > self._above(0.5) * scores
-            self.least[part] = _row_sums(inside, area)
+            np.greater(least, self._above(0.5) * scores, out=self.wholly[part])
             np.greater(high[part], self._below(0.5) * scores, out=self.partly[part])
-            self.partly[part] &= ~inside & (area > 0)
+            self.partly[part] ^= self.wholly[part]
         return floor, high
 
     def _cell_area(self) -> Indices:
@@ -281,8 +283,10 @@ class BoundedCompetition:
         y, x, low, high = self._parts(blocks)
         scores = self.scores[blocks.candidate]
         floor = np.maximum.reduceat(self._claims(low, scores), blocks.start, 1)
-        alive = self._may_win(high, scores, floor[:, blocks.owner])
-        alive &= ((y[1] > y[0]) & (x[1] > x[0]))[:, blocks.owner]
+        alive = self._may_win(high, scores, np.take(floor, blocks.owner, 1))
+        area = (y[1] - y[0]) * (x[1] - x[0])
+        if not area.all():
+            alive &= np.take(area > 0, blocks.owner, 1)
         part, pair = np.nonzero(alive)
         block = part * len(blocks.start) + blocks.owner[pair]
         candidate = blocks.candidate[pair]
@@ -320,11 +324,15 @@ class BoundedCompetition:
             bids[bids <= np.float32(self.config.pixel_threshold)] = 0
         bids *= self.scores[blocks.candidate]
         bids = bids.reshape(len(y) * len(x), -1)
-        best = np.maximum.reduceat(bids, blocks.start, 1)
-        pixel, pair = np.nonzero(bids == best[:, blocks.owner])
-        winner: NDArray[np.int32] = np.empty(best.shape, np.int32)
-        # Backwards, so that of equal bids the first stays.
-        winner[pixel[::-1], blocks.owner[pair[::-1]]] = blocks.candidate[pair[::-1]]
+        count = np.diff(blocks.start, append=len(blocks.candidate))
+        best, winner = bids[:, blocks.start], np.tile(blocks.candidate[blocks.start], (len(bids), 1))
+        for rank in range(1, int(count.max())):  # most blocks have two candidates, few many
+            rest = np.flatnonzero(count > rank) if rank > 1 or self.config.pixel_threshold else slice(None)
+            pair = blocks.start[rest] + rank
+            bid, held = np.take(bids, pair, 1), best[:, rest]
+            better = bid > held
+            winner[:, rest] = np.where(better, blocks.candidate[pair], winner[:, rest])
+            best[:, rest] = np.where(better, bid, held)
         if self.config.pixel_threshold:
             winner[best == 0] = self.nobody
         tiles = winner.reshape(len(y), len(x), -1)
@@ -364,10 +372,10 @@ class BoundedCompetition:
         flat, mask = self.logits.ravel(), blocks.candidate * (height * width)
         top, bottom = (mask + (r[y[0]] * width)[blocks.owner] for r in (rows.low, rows.high))
         left, right = (c[x[0]][blocks.owner] for c in (columns.low, columns.high))
-        down, across = rows.weight[y][:, blocks.owner], columns.weight[x][:, blocks.owner]
+        down, across = (np.take(t.weight[p], blocks.owner, 1) for t, p in ((rows, y), (columns, x)))
 
         def side(column: Indices) -> Values:
-            high, low = flat[bottom + column], flat[top + column]
+            high, low = np.take(flat, bottom + column), np.take(flat, top + column)
             return low + (high - low) * down
 
         low = side(left)
@@ -377,7 +385,7 @@ class BoundedCompetition:
 
 
 def _row_sums(flags: Flags, values: Indices) -> Indices:
-    """(n,) sums of the values (m,) flagged by each row, exact below 2⁵³."""
+    """(n,) sums of the values (m,) that each row flags, exact below 2⁵³."""
     return (flags.astype(float) @ values.astype(float)).astype(np.int64)
 
 
