@@ -288,20 +288,21 @@ def test_a_stream_opens_its_items_with_the_function_given_in_another_thread():
     assert sorted(seen) == [(n, False) for n in range(3)]
 
 
-def test_a_stream_reads_no_further_ahead_than_asked():
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_a_stream_reads_no_further_ahead_than_asked(ahead):
     read = []
 
     def reading(number):
         read.append(number)
         return picture()
 
-    stream = Predictor(FakeRuntime()).stream(range(100), read=reading, ahead=3)
+    stream = Predictor(FakeRuntime()).stream(range(100), read=reading, ahead=ahead)
     for number, _ in stream:
-        assert max(read) <= number + 3
+        assert max(read) <= number + ahead
         if number == 5:
             break
     stream.close()
-    assert max(read) <= 8
+    assert max(read) <= 5 + ahead
 
 
 def test_pictures_that_are_not_wanted_are_left_out_of_the_answers():

@@ -159,7 +159,7 @@ class Predictor:
                 set. Must give what `Predictor` takes.
             keep_images: false leaves the picture out of the answers. It is then let go before the network
                 runs, so that no more than `threads` pictures are in memory at a time.
-            ahead: how many pictures are read ahead; at least `batch_size` of the predictor.
+            ahead: how many pictures are read ahead, 0 or more; at least `batch_size - 1`.
             threads: how many read at a time.
             seconds: gets the time of each stage added: `decode` and `prepare` (resizing and normalising) in
                 their threads; `waiting` for them, `network` and `merge` in the caller's.
@@ -181,7 +181,7 @@ class Predictor:
                 except (MaskconverError, OSError, MemoryError) as error:
                     return _named(error), texts, spent
 
-        steps = look_ahead(work, images, max(ahead, self.batch_size), max(threads, 1))
+        steps = look_ahead(work, images, max(ahead, self.batch_size - 1), max(threads, 1))
         with closing(steps) as coming:
             while begun := list(islice(coming, self.batch_size)):
                 yield from self._finish(begun, times)
