@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskconver import Categories, Category, load, save
-from maskconver.checkpoint import init_from, read_metadata
+from maskconver.checkpoint import init_from, read_metadata, read_tensors
 from maskconver.errors import CheckpointError
 from maskconver.models import create_model
 from maskconver.models.maskconver import MaskConver
@@ -141,3 +141,46 @@ def test_init_from_a_model_of_which_nothing_fits_is_refused(tmp_path: Path) -> N
     )
     with pytest.raises(CheckpointError, match="nothing in"):
         init_from(other, path)
+
+
+def test_init_from_a_part_of_a_module(tmp_path: Path) -> None:
+    source, target = small("a"), small("a")
+    save(source, tmp_path / "source.safetensors")
+    before = target.decoder.branch0.conv.weight.clone()
+    report = init_from(target, tmp_path / "source.safetensors", ("decoder.project",))
+    assert {k.rsplit(".", 2)[0] for k in report.taken} == {"decoder.project"}
+    torch.testing.assert_close(target.decoder.project.conv.weight, source.decoder.project.conv.weight)
+    torch.testing.assert_close(target.decoder.branch0.conv.weight, before)
+
+
+def test_a_file_of_another_shape_than_its_config_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(small("a", "b"), path)
+    tensors, metadata = read_tensors(path), {"maskconver": json.dumps(read_metadata(path))}
+    tensors["class_embedding.weight"] = tensors["class_embedding.weight"][:1]
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match="0 tensors missing, 0 unexpected, 1 of another shape"):
+        load(path)
+
+
+def test_every_kind_of_model_goes_through_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = create_model(
+        "maskconver_r50_640", categories=categories("a", "b"), backbone="mobilenetv3_small_100", unet_dim=8
+    )
+    save(model, path)
+    loaded = load(path)
+    assert read_metadata(path)["kind"] == "maskconver_multiscale"
+    assert type(loaded) is type(model) and loaded.config == model.config
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
+    assert not any(v.is_meta for v in loaded.state_dict().values())
+
+
+def test_a_loaded_model_outlives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = small("a")
+    save(model, path)
+    loaded = load(path)
+    path.write_bytes(b"x")
+    assert torch.equal(loaded.mlp.fc1.weight, model.mlp.fc1.weight)

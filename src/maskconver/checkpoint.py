@@ -25,6 +25,7 @@ from .models.registry import KINDS, Model, build_model, is_class_shaped, kind_of
 __all__ = ["find", "import_model_garden", "init_from", "load", "read_metadata", "read_tensors", "save"]
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
+COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it and no file has it
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -49,7 +50,7 @@ def save(
     tensors = {
         k: (v.detach().to(dtype) if dtype and v.is_floating_point() else v.detach()).cpu().contiguous()
         for k, v in model.state_dict().items()
-        if not k.endswith("num_batches_tracked")
+        if not k.endswith(COUNTER)
     }
     meta = {
         "format": FORMAT,
@@ -132,16 +133,22 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
         config_type, _ = KINDS[meta.get("kind", "maskconver")]  # files of version 0.1 had one kind
         config = msgspec.convert(meta["config"], config_type)
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
-        model = build_model(config, meta["num_classes"], categories, meta["model"])
+        with torch.device("meta"):  # no time for random weights that are replaced at once
+            model = build_model(config, meta["num_classes"], categories, meta["model"])
     except (KeyError, TypeError, msgspec.ValidationError, MaskconverError) as error:
         raise CheckpointError(f"{path} has a config this version does not understand: {error}") from error
-    state = read_tensors(path)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
-    if missing or unexpected:
+    state, own = read_tensors(path), model.state_dict()
+    counters = {k: torch.zeros_like(v, device="cpu") for k, v in own.items() if k.endswith(COUNTER)}
+    missing = len(own.keys() - state.keys() - counters.keys())
+    unexpected = len(state.keys() - own.keys())
+    mismatched = sum(k in own and own[k].shape != v.shape for k, v in state.items())
+    if missing or unexpected or mismatched:
         raise CheckpointError(
-            f"{path} does not fit its config: {len(missing)} tensors missing, {len(unexpected)} unexpected"
+            f"{path} does not fit its config: {missing} tensors missing, {unexpected} unexpected, "
+            f"{mismatched} of another shape"
         )
+    # The file may be replaced while the model lives: the weights must not be views of it.
+    model.load_state_dict({**counters, **{k: v.clone() for k, v in state.items()}}, assign=True)
     return model.to(device).eval()
 
 
@@ -179,7 +186,7 @@ def init_from(
     Args:
         model: changed in place.
         name_or_path: as in `load`.
-        modules: only these top-level modules (`backbone`, `decoder`, …); None for all.
+        modules: only these modules (`backbone`, `decoder`, `decoder.unet`, …); None for all.
 
     Raises:
         CheckpointError: no such file, or nothing in it fits.
@@ -191,16 +198,17 @@ def init_from(
     pairs = [(i, names.index(n)) for i, n in enumerate(target_names) if n in names]
     report = InitReport([], {}, [])
     if modules:
-        known = {name for name, _ in model.named_children()}
+        known = {name for name, _ in model.named_modules()}
         if wrong := set(modules) - known:
+            children = ", ".join(sorted(name for name, _ in model.named_children()))
             raise CheckpointError(
-                f"no module {', '.join(sorted(wrong))} to initialise; there are {', '.join(sorted(known))}"
+                f"no module {', '.join(sorted(wrong))} to initialise; there are {children} and their parts"
             )
     for key, value in own.items():
-        if key.endswith("num_batches_tracked"):
+        if key.endswith(COUNTER):
             continue
         theirs = source.get(key)
-        if theirs is None or (modules and key.split(".")[0] not in modules):
+        if theirs is None or (modules and not key.startswith(tuple(f"{m}." for m in modules))):
             report.fresh.append(key)
         elif is_class_shaped(key) and names and target_names and value.shape[1:] == theirs.shape[1:]:
             for mine, other in pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ _BLOCK_MEMBERS = {
 }
 
 
+@cache
 def _multi_scale_parts(unet_depths: tuple[int, ...]) -> list[tuple[str, str]]:
     """Patterns of checkpoint keys and their canonical names, for so many blocks of the UNet's levels."""
     parts = [(rf"^decoder/layer_with_weights-{i}/", f"decoder.{name}/") for i, name in enumerate(_FPN_LAYERS)]
