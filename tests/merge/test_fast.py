@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maskconver.config import MergeConfig
-from maskconver.merge import fast
+from maskconver.merge import blocks, fast
 from maskconver.merge.reference import PlainCompetition
 from maskconver.merge.rule import merge_masks, output_taps
 from maskconver.proposals import Geometry
@@ -81,7 +81,7 @@ def test_ten_thousand_random_cases_equal_the_plain_competition():
 
 
 def test_the_way_blocks_are_cut_does_not_change_the_answer(monkeypatch):
-    monkeypatch.setattr(fast, "CHUNK", 5)
+    monkeypatch.setattr(blocks, "CHUNK", 5)
     monkeypatch.setattr(fast, "TILE", 2)
     monkeypatch.setattr(fast, "CROWDED", 2.0)
     check_random_cases(range(60))
@@ -113,9 +113,9 @@ def test_most_pixels_of_a_usual_picture_are_never_computed(monkeypatch):
     computed = []
     original = fast.BoundedCompetition._probabilities
 
-    def counting(self, blocks, y, x):
-        computed.append(len(y) * len(x) * len(blocks.candidate))
-        return original(self, blocks, y, x)
+    def counting(self, part, y, x):
+        computed.append(len(y) * len(x) * len(part.candidate))
+        return original(self, part, y, x)
 
     monkeypatch.setattr(fast.BoundedCompetition, "_probabilities", counting)
     taps = output_taps((80, 80), None, (640, 640))

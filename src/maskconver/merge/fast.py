@@ -9,105 +9,17 @@ pixels; what is left is interpolated pixel by pixel with the very operations of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import MergeConfig
 from ..resize import Taps
+from .blocks import Axis, Blocks, BoundsDoNotPay, Flags, Indices, Values, pixels, whole
 from .reference import PlainCompetition, probabilities, wins_share
 
 TILE = 4  # pixels a side: smaller blocks are computed, not split
-CHUNK = 1 << 14  # pairs of block and candidate at a time
-CHUNK_VALUES = 1 << 16
+CHUNK_VALUES = 1 << 16  # bounds of cells held at a time
 CROWDED = 0.5  # share of all pairs of cell and candidate still open above which bounds do not pay
-
-Indices = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Values = NDArray[np.float32]
-
-
-class BoundsDoNotPay(Exception):
-    """The answer is smaller than the masks, or most candidates may win nearly everywhere."""
-
-
-@dataclass(slots=True)
-class Axis:
-    """The output pixels of one axis that lie in the image, and the mask cells they lie in.
-
-    Cells lie between the centres of neighbouring mask rows, the first before all, the last behind all.
-
-    Attributes:
-        taps: of those pixels.
-        source: the r mask rows that are read at all.
-        edges: (r + 2,) the first pixel of every cell, and the end; the outer cells may be empty.
-    """
-
-    taps: Taps
-    source: slice
-    edges: Indices
-
-    @classmethod
-    def of(cls, taps: Taps) -> Axis:
-        """Raises BoundsDoNotPay where the answer is smaller than the masks, so that cells are passed over."""
-        taps = taps[: int(taps.inside.sum())]
-        first, last = int(taps.low[0]), int(taps.high[-1])
-        before = (taps.low == first) & (taps.weight == 0)
-        cell = np.where(before, 0, taps.low - first + 1)
-        edges = np.searchsorted(cell, np.arange(last - first + 3))
-        if (np.diff(edges)[1:-1] == 0).any():
-            raise BoundsDoNotPay
-        return cls(taps, slice(first, last + 1), edges)
-
-    @property
-    def size(self) -> Indices:
-        """(r + 1,) pixels of every cell."""
-        return np.diff(self.edges)
-
-
-@dataclass(slots=True)
-class Blocks:
-    """K rectangles of output pixels, each within one cell of the mask grid, and who may win there.
-
-    Attributes:
-        y, x: (2, K) first pixel and the one after the last.
-        candidate: (M,) those of each block side by side, in ascending order.
-        start: (K,) where each block's candidates begin.
-        owner: (M,) the block of each.
-    """
-
-    y: Indices
-    x: Indices
-    candidate: Indices
-    start: Indices
-    owner: Indices
-
-    @classmethod
-    def of(cls, y: Indices, x: Indices, candidate: Indices, count: Indices) -> Blocks:
-        """From the (K,) number of candidates of each block."""
-        return cls(y, x, candidate, np.cumsum(count) - count, np.repeat(np.arange(len(count)), count))
-
-    @property
-    def side(self) -> int:
-        """The longest side of any block in pixels."""
-        return max(int((self.y[1] - self.y[0]).max()), int((self.x[1] - self.x[0]).max()))
-
-    def chunks(self) -> Iterator[Blocks]:
-        """The same in portions of about `CHUNK` pairs."""
-        if len(self.candidate) <= CHUNK:
-            if len(self.start):
-                yield self
-            return
-        ends = np.append(self.start, len(self.candidate))
-        first = 0
-        while first < len(self.start):
-            last = max(int(np.searchsorted(ends, ends[first] + CHUNK, "right")) - 1, first + 1)
-            a, b = ends[first], ends[last]
-            y, x, start = self.y[:, first:last], self.x[:, first:last], self.start[first:last] - a
-            yield Blocks(y, x, self.candidate[a:b], start, self.owner[a:b] - first)
-            first = last
 
 
 def compete(
@@ -148,23 +60,27 @@ class BoundedCompetition:
 
     def covers(self, share: float, asked: Flags) -> Flags:
         """As `PlainCompetition.covers`; own areas are computed only where bounds leave the test open."""
-        area = self._cell_area()
-        indices = np.flatnonzero(asked)
-        partly = self.partly[indices]
-        visible = self.visible[indices]
-        least = _row_sums(self.wholly[indices], area) + self.own_beyond
-        most = least + _row_sums(partly, area)
-        # The test fails for an area of 0, then holds, then fails again as the area grows.
-        doubtful = wins_share(visible, least, share) != wins_share(visible, most, share)
-        doubtful = np.flatnonzero(doubtful | ((least == 0) & (most > 0)))
-        which, cell = np.nonzero(partly[doubtful] & (area > 0))
-        own = np.zeros(self.nobody, np.int64)
-        own[indices] = least
-        if len(which):
-            y, x = self._cell_pixels(cell)
-            candidate = indices[doubtful[which]]
-            self._add_own(Blocks.of(y, x, candidate, np.ones_like(candidate)), own)
-        return asked & wins_share(self.visible, own, share)
+
+        def doubtful(most: Indices) -> Flags:
+            # The test fails for an area of 0, then holds, then fails again as the area grows.
+            differ = wins_share(self.visible, least, share) != wins_share(self.visible, most, share)
+            return asked & (differ | ((least == 0) & (most > 0)))
+
+        area, indices, least = self._cell_area(), np.flatnonzero(asked), np.zeros(self.nobody, np.int64)
+        least[indices] = _row_sums(self.wholly[indices], area) + self.own_beyond
+        most = least.copy()
+        most[indices] += _row_sums(self.partly[indices], area)
+        indices = np.flatnonzero(doubtful(most))
+        which, cell = np.nonzero(self.partly[indices] & (area > 0))
+        candidate, (y, x) = indices[which], self._cell_pixels(cell)
+        while len(candidate):
+            blocks = Blocks.of(y, x, candidate, np.ones_like(candidate))
+            parts = [self._measure(part, least) for part in blocks.chunks()]
+            y, x, candidate = (np.concatenate(column, -1) for column in zip(*parts))
+            most = least + _sums(candidate, (y[1] - y[0]) * (x[1] - x[0]), self.nobody)
+            rest = doubtful(most)[candidate]
+            y, x, candidate = y[:, rest], x[:, rest], candidate[rest]
+        return asked & wins_share(self.visible, least, share)
 
     def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
         """As `PlainCompetition.paint`."""
@@ -197,7 +113,7 @@ class BoundedCompetition:
         candidate, cell = np.divmod(np.flatnonzero(alive), len(area))
         winner = np.full(len(area), self.nobody)
         winner[cell] = candidate
-        won += np.bincount(winner, np.where(contested, 0, area), len(won)).astype(np.int64)
+        won += _sums(winner, np.where(contested, 0, area), len(won))
         pairs = contested[cell]
         candidate, cell = candidate[pairs], cell[pairs]
         order = np.argsort(cell.astype(np.uint16 if len(area) < 1 << 16 else np.int32), kind="stable")
@@ -318,26 +234,28 @@ class BoundedCompetition:
 
     def _compute(self, blocks: Blocks, won: Indices) -> None:
         """Paints blocks pixel by pixel."""
-        y, x = _pixels(blocks.y), _pixels(blocks.x)
+        y, x = pixels(blocks.y), pixels(blocks.x)
         bids = self._probabilities(blocks, y, x)
         if self.config.pixel_threshold:
             bids[bids <= np.float32(self.config.pixel_threshold)] = 0
         bids *= self.scores[blocks.candidate]
         bids = bids.reshape(len(y) * len(x), -1)
+        # Bids are not negative, so their bits order as they do; below these, the first of equals is greatest.
+        key = bids.view(np.uint32).astype(np.uint64) << np.uint64(32)
+        key |= np.uint64(0xFFFFFFFF) - blocks.candidate.astype(np.uint64)
+        # Candidate after candidate, the blocks with most of them in front.
         count = np.diff(blocks.start, append=len(blocks.candidate))
-        best, winner = bids[:, blocks.start], np.tile(blocks.candidate[blocks.start], (len(bids), 1))
-        for rank in range(1, int(count.max())):  # most blocks have two candidates, few many
-            rest = np.flatnonzero(count > rank) if rank > 1 or self.config.pixel_threshold else slice(None)
-            pair = blocks.start[rest] + rank
-            bid, held = np.take(bids, pair, 1), best[:, rest]
-            better = bid > held
-            winner[:, rest] = np.where(better, blocks.candidate[pair], winner[:, rest])
-            best[:, rest] = np.where(better, bid, held)
+        order = np.argsort(-count, kind="stable")
+        first = blocks.start[order]
+        best = np.take(key, first, 1)
+        for rank, left in enumerate(np.searchsorted(-count[order], -np.arange(1, count.max())).tolist(), 1):
+            np.maximum(best[:, :left], np.take(key, first[:left] + rank, 1), out=best[:, :left])
+        winner = (np.uint64(0xFFFFFFFF) - (best & np.uint64(0xFFFFFFFF))).astype(np.int64)
         if self.config.pixel_threshold:
-            winner[best == 0] = self.nobody
-        tiles = winner.reshape(len(y), len(x), -1)
-        self.painted.append((y, x, tiles))
-        won += np.bincount(tiles[_whole(blocks)], minlength=len(won))
+            winner[best >> np.uint64(32) == 0] = self.nobody
+        valid = whole(blocks)[..., order].reshape(winner.shape)
+        won += np.bincount(winner[valid] if not valid.all() else winner.ravel(), minlength=len(won))
+        self.painted.append((y[:, order], x[:, order], winner.reshape(len(y), len(x), -1)))
 
     def _paint(self, y: Indices, x: Indices, winner: Indices, won: Indices) -> None:
         """Blocks of one winner each."""
@@ -345,26 +263,25 @@ class BoundedCompetition:
         some = area > 0
         if some.any():
             y, x, winner = y[:, some], x[:, some], winner[some]
-            won += np.bincount(winner, area[some], len(won)).astype(np.int64)
-            self.painted.append((_pixels(y), _pixels(x), winner))
+            won += _sums(winner, area[some], len(won))
+            self.painted.append((pixels(y), pixels(x), winner))
 
-    def _add_own(self, blocks: Blocks, own: Indices) -> None:
-        """Adds the pixels of blocks of one candidate each where its mask exceeds 0.5."""
-        for part in blocks.chunks():
-            if part.side > TILE:
-                y, x, low, high = self._parts(part)
-                candidate = np.broadcast_to(part.candidate, low.shape)
-                area = (y[1] - y[0]) * (x[1] - x[0])
-                scores = self.scores[part.candidate]
-                inside = low > self._above(0.5) * scores
-                own += np.bincount(candidate[inside], area[inside], len(own)).astype(np.int64)
-                partly = (high > self._below(0.5) * scores) & ~inside & (area > 0)
-                count = np.ones(np.count_nonzero(partly), np.int64)
-                self._add_own(Blocks.of(y[:, partly], x[:, partly], candidate[partly], count), own)
-            else:
-                inside = self._probabilities(part, _pixels(part.y), _pixels(part.x)) > 0.5
-                number = (inside & _whole(part)).sum((0, 1))
-                own += np.bincount(part.candidate, number, len(own)).astype(np.int64)
+    def _measure(self, blocks: Blocks, own: Indices) -> tuple[Indices, Indices, Indices]:
+        """Counts where masks exceed 0.5 in blocks of one candidate each.
+
+        Adds what is certain to `own`, and returns y, x and candidate of parts that remain open.
+        """
+        if blocks.side <= TILE:
+            inside = self._probabilities(blocks, pixels(blocks.y), pixels(blocks.x)) > 0.5
+            own += _sums(blocks.candidate, (inside & whole(blocks)).sum((0, 1)), len(own))
+            return blocks.y[:, :0], blocks.x[:, :0], blocks.candidate[:0]
+        y, x, low, high = self._parts(blocks)
+        candidate, scores = np.broadcast_to(blocks.candidate, low.shape), self.scores[blocks.candidate]
+        area = (y[1] - y[0]) * (x[1] - x[0])
+        inside = low > self._above(0.5) * scores
+        own += _sums(candidate[inside], area[inside], len(own))
+        partly = (high > self._below(0.5) * scores) & ~inside & (area > 0)
+        return y[:, partly], x[:, partly], candidate[partly]
 
     def _probabilities(self, blocks: Blocks, y: Indices, x: Indices) -> Values:
         """(a, b, M) of every pair at the pixels y (a, K) × x (b, K) of its block."""
@@ -389,14 +306,6 @@ def _row_sums(flags: Flags, values: Indices) -> Indices:
     return (flags.astype(float) @ values.astype(float)).astype(np.int64)
 
 
-def _pixels(span: Indices) -> Indices:
-    """(a, K) the pixels of spans (2, K); shorter ones repeat their last."""
-    longest = int((span[1] - span[0]).max())
-    return np.minimum(span[0] + np.arange(longest)[:, None], span[1] - 1)
-
-
-def _whole(blocks: Blocks) -> Flags:
-    """(a, b, K) which pixels of the blocks are no repetition."""
-    y, x = ((np.arange(n.max())[:, None] < n) for n in (e[1] - e[0] for e in (blocks.y, blocks.x)))
-    both: Flags = y[:, None] & x
-    return both
+def _sums(index: Indices, values: Indices, n: int) -> Indices:
+    """(n,) the sum of the values of every index."""
+    return np.bincount(index, values, n).astype(np.int64)

@@ -1,0 +1,335 @@
+"""The merge beside the network it follows, and beside other ways to merge the same masks.
+
+Run: .venv/bin/python benchmarks/merge.py [--data ../shared/data] [--model FILE] [--plot FILE]
+
+With --data and --model (`maskconver train --config coco_overfit --data ../shared/data/coco-panoptic-150
+--overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real pictures, and the
+network's time in ONNX Runtime; without, masks are generated blobs and there is no network. The merge has one
+thread, the network --threads. Needs onnx, onnxscript, onnxruntime for the network, and transformers for its
+post-processing. What the coarse merge loses: `maskconver evaluate … --merge coarse`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskconver.categories import Categories
+from maskconver.config import MergeConfig
+from maskconver.merge import merge
+from maskconver.merge.rule import merge_masks, output_taps
+from maskconver.proposals import Geometry, Proposals
+from maskconver.resize import Taps, resize_bilinear
+
+CATEGORIES = Categories.coco()
+
+
+def seconds(call: Callable[[], Any], rounds: int = 5, limit: float = 4.0) -> float:
+    """Median time of a call after one that does not count; fewer rounds where they would take too long."""
+    start = time.perf_counter()
+    call()
+    rounds = max(1, min(rounds, int(limit / max(time.perf_counter() - start, 1e-9))))
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def blobs(n: int, size: tuple[int, int], seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
+    """Scores, labels and masks like a trained network's: few sure ones, large, steep at their edge."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(-0.7, 1, (n, 6, 6)).astype(np.float32)
+    masks = np.stack([resize_bilinear(c, size) for c in coarse]) * np.float32(8)
+    return np.sort(rng.random(n, np.float32) ** 3)[::-1].copy(), rng.integers(0, 133, n), masks
+
+
+def single(scores: NDArray, labels: NDArray, masks: NDArray, geometry: Geometry | None = None) -> Proposals:
+    return Proposals(scores[None], labels[None], masks[None], geometry=(geometry,) if geometry else ())
+
+
+def crude(proposals: Proposals, config: MergeConfig) -> NDArray[np.int64]:
+    """The idea of bounds in its plainest form: one level of cells; the winners, own areas computed, too."""
+    scores, logits = proposals.scores[0], proposals.mask_logits[0]
+    rows, columns = output_taps(logits.shape[1:], proposals.geometry[0], None)
+    keep = np.flatnonzero(scores > config.object_threshold)
+    scores, logits = scores[keep], logits[keep]
+    padded = np.pad(logits, ((0, 0), (1, 1), (1, 1)), "edge")
+    top, bottom = padded[:, :-1], padded[:, 1:]
+    corners = np.stack([top[..., :-1], top[..., 1:], bottom[..., :-1], bottom[..., 1:]])
+    bids = scores[:, None, None] / (1 + np.exp(-corners))
+    alive = bids.max(0) >= bids.min(0).max(0) * (1 - 1e-5)
+    (y, weight_y, valid_y), (x, weight_x, valid_x) = (
+        _cells(t, n) for t, n in zip((rows, columns), logits.shape[1:])
+    )
+
+    def tiles(candidate: NDArray, cell_y: NDArray, cell_x: NDArray) -> NDArray:
+        """(m, P, P) probabilities of candidates in cells."""
+        a, b, c, d = corners[:, candidate, cell_y, cell_x][..., None]
+        w, v = weight_y[cell_y], weight_x[cell_x][:, None]
+        left, right = a + w * (c - a), b + w * (d - b)
+        return 1 / (1 + np.exp(-(left[..., None] + v * (right - left)[..., None])))
+
+    winner = np.repeat(np.repeat(alive.argmax(0), valid_y.sum(1), 0), valid_x.sum(1), 1)
+    count = alive.sum(0)
+    for m in np.unique(count[count > 1]):
+        cell_y, cell_x = np.nonzero(count == m)
+        candidates = np.nonzero(alive[:, cell_y, cell_x].T)[1].reshape(-1, m)
+        bid = tiles(candidates.ravel(), np.repeat(cell_y, m), np.repeat(cell_x, m))
+        bid = bid.reshape(*candidates.shape, *bid.shape[1:]) * scores[candidates][..., None, None]
+        best = np.take_along_axis(candidates[..., None, None], bid.argmax(1)[:, None], 1)[:, 0]
+        inside = (valid_y[cell_y][..., None] & valid_x[cell_x][:, None]).nonzero()
+        winner[y[cell_y][inside[0], inside[1]], x[cell_x][inside[0], inside[2]]] = best[inside]
+    above = (corners > 0).all(0)
+    own = (above * np.outer(valid_y.sum(1), valid_x.sum(1))).sum((1, 2))
+    candidate, cell_y, cell_x = np.nonzero((corners > 0).any(0) & ~above)
+    partly = tiles(candidate, cell_y, cell_x) > 0.5
+    partly &= valid_y[cell_y][..., None] & valid_x[cell_x][:, None]
+    own += np.bincount(candidate, partly.sum((1, 2)), len(own)).astype(int)
+    return winner
+
+
+def _cells(taps: Taps, length: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Pixels of each of length + 1 cells, their weights, and which of these exist; (length + 1, P) each."""
+    cell = np.where((taps.low == 0) & (taps.weight == 0), 0, taps.low + 1)
+    first = np.searchsorted(cell, np.arange(length + 2))
+    pixels = first[:-1, None] + np.arange(np.diff(first).max())
+    valid = pixels < first[1:, None]
+    pixels = np.minimum(pixels, len(cell) - 1)
+    return pixels, taps.weight[pixels], valid
+
+
+def transformers_merge(proposals: Proposals, size: tuple[int, int], config: MergeConfig) -> Callable[[], Any]:
+    """The post-processing of Mask2Former in Hugging Face's library on the same scores and masks."""
+    import torch
+
+    from maskconver import _torchvision  # noqa: F401 - before transformers imports torchvision
+
+    from transformers import Mask2FormerImageProcessor  # isort: skip
+
+    scores, labels = (torch.from_numpy(np.asarray(a)) for a in (proposals.scores, proposals.labels))
+    # The rest of the probability is shared among all other classes, so that none, nor "no object", wins.
+    rest = ((1 - scores) / len(CATEGORIES)).clamp(1e-6)
+    logits = rest[..., None].repeat(1, 1, len(CATEGORIES) + 1)
+    logits = logits.scatter(2, labels[..., None], scores[..., None]).log()
+    outputs = SimpleNamespace(
+        class_queries_logits=logits, masks_queries_logits=torch.from_numpy(proposals.mask_logits)
+    )
+    stuff = {c for c in range(len(CATEGORIES)) if not CATEGORIES[c].is_thing}
+    return partial(
+        Mask2FormerImageProcessor().post_process_panoptic_segmentation,
+        outputs,
+        threshold=config.object_threshold,
+        overlap_mask_area_threshold=config.overlap_threshold,
+        label_ids_to_fuse=stuff,
+        target_sizes=[size],
+    )
+
+
+def session(model: Any, size: tuple[int, int], proposals: int, threads: int) -> Callable[[NDArray], Any]:
+    """The network up to its mask logits in ONNX Runtime."""
+    import onnxruntime
+    import torch
+
+    from maskconver.models.maskconver import peaks
+
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            answer = model.predict(images, proposals)
+            return answer.scores, answer.labels, answer.mask_logits
+
+    # ONNX's TopK takes the first of equals by itself, and knows no reinterpretation of bits.
+    peaks._best = lambda flat, k: flat.topk(min(k, flat.shape[1]), 1).indices
+    folder = tempfile.mkdtemp()
+    path = Path(folder) / "network.onnx"
+    torch.onnx.export(
+        Network(), (torch.zeros(1, 3, *size),), path, dynamo=True, verbose=False, input_names=["images"]
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    runner = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: runner.run(None, {"images": images})
+
+
+def real(
+    model: str, files: list[Path], size: tuple[int, int] | None, proposals: int, threads: int
+) -> dict[str, Any]:
+    """Network, merges and differing pixels over real pictures, milliseconds."""
+    import torch
+
+    import maskconver
+    from maskconver.inputs import as_image
+    from maskconver.preprocess import prepare
+
+    network = maskconver.load(model).eval()
+    image_input = network.input if size is None else replace(network.input, size=size)
+    run = session(network, image_input.size, proposals, threads)
+    rows = []
+    for path in files:
+        canvas, geometry = prepare(as_image(path)[0], image_input)
+        with torch.inference_mode():
+            answer = network.predict(torch.from_numpy(canvas[None]), proposals).numpy()
+        # At input size: the image as it lies on the canvas.
+        height, width = (
+            min(round(n * s), c) for n, s, c in zip(geometry.image_size, geometry.scale, geometry.canvas_size)
+        )
+        answer = replace(answer, geometry=(Geometry((height, width), geometry.canvas_size),))
+        configs = {mode: replace(network.merge, mode=mode) for mode in ("fast", "reference", "coarse")}
+        categories = network.categories
+        row = {mode: seconds(partial(merge, answer, config, categories)) for mode, config in configs.items()}
+        row["network"] = seconds(partial(run, canvas[None]))
+        if not network.merge.pixel_threshold:
+            row["crude"] = seconds(partial(crude, answer, network.merge))
+            row["transformers"] = seconds(transformers_merge(answer, (height, width), network.merge), 3)
+        ids = {mode: merge(answer, config, categories)[0].ids for mode, config in configs.items()}
+        row["differing"] = int((ids["fast"] != ids["reference"]).sum())
+        row["alive"] = int((answer.scores > network.merge.object_threshold).sum())
+        rows.append(row)
+    fast, net = (np.array([row[key] for row in rows]) for key in ("fast", "network"))
+    keys = [k for k in ("network", "fast", "reference", "coarse", "crude", "transformers") if k in rows[0]]
+    figures: dict[str, Any] = {
+        f"{k}_ms": round(float(np.median([r[k] for r in rows])) * 1e3, 2) for k in keys
+    }
+    figures |= {
+        "share": round(float(np.median(fast / net)), 3),
+        "share_p95": round(float(np.quantile(fast / net, 0.95)), 3),
+        **{
+            f"{k}/fast": round(float(np.median([r[k] / r["fast"] for r in rows])), 1)
+            for k in keys
+            if k not in ("network", "fast")
+        },
+        "alive": int(np.median([r["alive"] for r in rows])),
+        "differing_pixels": sum(r["differing"] for r in rows),
+    }
+    return figures
+
+
+def against_others(proposals: Proposals, size: tuple[int, int], config: MergeConfig) -> dict[str, float]:
+    """Fast, plain and transformers' merge of the same masks at one size, milliseconds."""
+    modes = {mode: replace(config, mode=mode) for mode in ("fast", "reference")}
+    row = {m: seconds(partial(merge, proposals, c, CATEGORIES, output_size=size)) for m, c in modes.items()}
+    row["transformers"] = seconds(transformers_merge(proposals, size, config), 3)
+    return {k: round(v * 1e3, 1) for k, v in row.items()} | {
+        f"{k}/fast": round(row[k] / row["fast"], 1) for k in ("reference", "transformers")
+    }
+
+
+def worst(n: int = 50) -> float:
+    """Time of the fast merge over the plain one where every candidate may win everywhere."""
+    rng = np.random.default_rng(0)
+    proposals = single(
+        np.full(n, 0.5, np.float32), np.zeros(n, np.int64), rng.normal(0, 3, (n, 80, 80)).astype(np.float32)
+    )
+    fast, plain = (
+        seconds(partial(merge, proposals, MergeConfig(mode=mode), CATEGORIES, output_size=(640, 640)))
+        for mode in ("fast", "reference")
+    )
+    return round(fast / plain, 2)
+
+
+def peak_memory(call: Callable[[], Any]) -> float:
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return round(peak / 1e6, 1)
+
+
+def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
+    """(pixels or proposals, fast ms, plain ms, fast MB, plain MB) on blobs."""
+
+    def measure(n: int, size: tuple[int, int]) -> tuple[float, ...]:
+        scores, labels, masks = blobs(n, (45, 80))
+        taps = output_taps((45, 80), None, size)
+        things = np.array([c.is_thing for c in CATEGORIES])
+        calls = [
+            partial(merge_masks, scores, labels, masks, things, taps, MergeConfig(mode=m))
+            for m in ("fast", "reference")
+        ]
+        return (*(round(seconds(c, 3) * 1e3, 1) for c in calls), *(peak_memory(c) for c in calls))
+
+    sizes = [(180, 320), (360, 640), (720, 1280), (1080, 1920), (2160, 3840)]
+    by_pixels = [(size[0] * size[1], *measure(100, size)) for size in sizes]
+    by_proposals = [(n, *measure(n, (360, 640))) for n in (10, 20, 50, 100, 200, 400, 1000)]
+    if plot:
+        draw(plot, by_pixels, by_proposals)
+    return {"pixels": by_pixels, "proposals": by_proposals}
+
+
+def draw(path: Path, by_pixels: list[tuple[float, ...]], by_proposals: list[tuple[float, ...]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for axis, rows, column, label, unit in (
+        (axes[0], by_pixels, 1, "pixels of the answer (100 proposals)", "ms"),
+        (axes[1], by_proposals, 1, "proposals (640×360)", "ms"),
+        (axes[2], by_pixels, 3, "pixels of the answer (100 proposals)", "peak MB"),
+    ):
+        x = [row[0] for row in rows]
+        axis.loglog(x, [row[column] for row in rows], "o-", label="fast")
+        axis.loglog(x, [row[column + 1] for row in rows], "s--", label="reference")
+        axis.loglog(x, [rows[0][column] * v / x[0] for v in x], ":", color="grey", label="linear")
+        axis.set(xlabel=label, ylabel=unit)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=None, help="folder of coco-panoptic-150 and dsb2018-nuclei"
+    )
+    parser.add_argument("--model", type=str, default=None, help="weights trained on coco-panoptic-150")
+    parser.add_argument("--images", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2, help="of the network")
+    parser.add_argument("--plot", type=Path, default=None)
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, numpy {version('numpy')}")
+
+    def show(title: str, figures: Any) -> None:
+        print(f"{title}: {json.dumps(figures)}", flush=True)
+
+    if args.data and args.model:
+        files = sorted((args.data / "coco-panoptic-150/images/train").glob("*"))[: args.images]
+        for size in (640, 256):
+            show(f"coco {size} px, 50 proposals", real(args.model, files, (size, size), 50, args.threads))
+    if args.data:
+        files = sorted((args.data / "dsb2018-nuclei/images/val").glob("*"))
+        files = files[:: max(len(files) // args.images, 1)]
+        for size, n in ((640, 50), (256, 50), (640, 400)):
+            show(f"nuclei {size} px, {n} proposals", real("nuclei", files, (size, size), n, args.threads))
+    for n in (100, 200):
+        proposals = single(*blobs(n, (80, 80)))
+        kept = MergeConfig(object_threshold=0.0)
+        show(f"{n} kept masks at 640×640", against_others(proposals, (640, 640), kept))
+        show(f"{n} kept masks at 1024×2048", against_others(single(*blobs(n, (64, 128))), (1024, 2048), kept))
+    show("worst case, fast/reference", worst())
+    show("sweeps", sweeps(args.plot))
+
+
+if __name__ == "__main__":
+    main()
