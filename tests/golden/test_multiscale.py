@@ -44,18 +44,14 @@ def fill(module: nn.Module, name: Name) -> None:
         owner = module.get_submodule(stem)
         canonical, shape = name(stem), tuple(value.shape)
         if leaf == "weight" and isinstance(owner, nn.Conv2d):
-            depth = owner.groups > 1
             out, inp, height, width = shape
-            shape = (height, width, out, 1) if depth else (height, width, inp, out)
-            separable = bool(re.search(r"\.(lateral|post|extra)\.\d$", canonical))
-            kind = "depthwise_kernel" if depth else "pointwise_kernel" if separable else "kernel"
-            # a separable convolution of one channel group a channel: its depthwise part ends in dw here
-            if stem.endswith(".dw") or stem == "dw":
-                kind, shape = "depthwise_kernel", (height, width, out, 1)
-            if kind == "pointwise_kernel" and not stem.endswith(".pw"):
-                kind = "kernel"
-            array = multiscale_weight(f"{canonical}.{kind}", shape)
-            array = array.transpose(2, 3, 0, 1) if kind == "depthwise_kernel" else array.transpose(3, 2, 0, 1)
+            if owner.groups > 1:
+                array = multiscale_weight(f"{canonical}.depthwise_kernel", (height, width, out, 1))
+                array = array.transpose(2, 3, 0, 1)
+            else:
+                kind = "pointwise_kernel" if stem.endswith(".pw") else "kernel"  # of a separable convolution
+                array = multiscale_weight(f"{canonical}.{kind}", (height, width, inp, out))
+                array = array.transpose(3, 2, 0, 1)
         elif leaf == "weight" and isinstance(owner, nn.Linear):
             dense = (1, 1) if ".se." in canonical else ()
             array = multiscale_weight(f"{canonical}.kernel", (*dense, shape[1], shape[0]))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
+from maskconver.models.cost import count_macs
 from maskconver.models.layers import Conv2d
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.model import POSITION_TERMS, POSITION_UNIT
@@ -152,3 +153,36 @@ def test_a_batch_of_one_image_trains() -> None:
     torch.stack([m.square().mean() for m in maps]).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert model.decoder.pool.conv.weight.grad is not None  # type: ignore[union-attr]
+
+
+class TestFullConvolutions:
+    """What the large single-scale models have and the mobile ones have not."""
+
+    def test_replace_every_separable_one_of_aspp_and_heads(self, image: Tensor) -> None:
+        model = small(separable=False, fusion="none", activation="swish", aspp_rates=(2, 3))
+        kernels = [m for m in model.decoder.modules() if isinstance(m, Conv2d)]
+        assert all(m.groups == 1 for m in kernels)
+        assert [m.dilation[0] for m in kernels if m.kernel_size == (3, 3)] == [2, 3]
+        for head in (model.class_head, model.embedding_head, model.mask_head):
+            assert head.lowlevel is None and head.out.kernel_size == (3, 3)
+            assert [m.kernel_size for m in head.conv] == [(3, 3), (3, 3)]
+        assert model(image).mask_features.shape == (1, 16, 16, 16)  # nothing to fuse: at the ASPP's stride
+
+    def test_activation_is_that_of_aspp_and_heads_and_not_of_the_backbone(self, image: Tensor) -> None:
+        relu, swish = small(), small(activation="swish")
+        swish.load_state_dict(relu.state_dict())
+        with torch.no_grad():
+            a, b = relu.backbone(image), swish.backbone(image)
+            assert all(torch.equal(a[level], b[level]) for level in a)
+            assert (relu.decoder(a[4]) >= 0).all() and (swish.decoder(a[4]) < 0).any()
+            decoded, low = torch.randn(1, 16, 8, 8), torch.randn(1, 64, 16, 16)
+            assert not torch.equal(relu.class_head(decoded, low), swish.class_head(decoded, low))
+
+
+def test_the_input_size_changes_the_cost_and_no_weight() -> None:
+    one, other = small(), small(input={"size": (512, 256)})
+    assert {k: v.shape for k, v in one.state_dict().items()} == {
+        k: v.shape for k, v in other.state_dict().items()
+    }
+    assert other.input.size == (512, 256)
+    assert count_macs(other, proposals=1) == pytest.approx(2 * count_macs(one, proposals=1), rel=0.01)
