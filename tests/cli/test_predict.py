@@ -105,8 +105,15 @@ def test_json_figures(folder, capsys):
 def test_thresholds_on_the_command_line(folder, capsys):
     assert main(["predict", "fake", "in", "--out", "out", "--score-threshold", "0.85"]) == 0
     assert "2 segments (2 cell)" in capsys.readouterr().out
-    assert main(["predict", "fake", "in", "--out", "out", "--merge.min_area", "0.3"]) == 0
+    assert main(["predict", "fake", "in", "--out", "out", "--min-area", "0.3"]) == 0
     assert "(2 ground)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["fast", "reference", "coarse"])
+def test_the_way_to_merge_on_the_command_line(folder, capsys, mode):
+    assert main(["predict", "fake", "in", "--out", "out", "--merge", mode]) == 0
+    assert "4 segments" in capsys.readouterr().out
+    assert main(["predict", "fake", "in", "--out", "out", "--merge", "best"]) == 2
 
 
 def test_bad_pictures_are_listed_at_the_end_and_the_others_done(folder, capsys):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .merge_options import add_merge_options, merge_settings
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -46,14 +47,7 @@ def configure(parser: ArgumentParser) -> None:
         default=None,
         help="find the best thresholds and save the model with them here",
     )
-    add("--score-threshold", type=float | None, default=None, help="instead of the model's own")
-    add("--overlap-threshold", type=float | None, default=None, help="instead of the model's own")
-    add(
-        "--min-area",
-        type=float | None,
-        default=None,
-        help="instead of the model's own (share of the longer side squared)",
-    )
+    add_merge_options(parser)
     add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
     add("--device", type=str | None, default=None, help="cpu, cuda, mps; the best there is by default")
     add("--json", action="store_true", help="print the figures as JSON (fractions)")
@@ -75,13 +69,7 @@ def run(args: Namespace) -> int:
         labels=args.labels,
         classes=args.classes,
     )
-    chosen = {
-        "object_threshold": args.score_threshold,
-        "overlap_threshold": args.overlap_threshold,
-        "min_area": args.min_area,
-    }
-    merge = {k: v for k, v in chosen.items() if v is not None}
-    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **merge)
+    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **merge_settings(args))
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
         with progress_bar("thresholds", len(dataset)) as advance:

@@ -27,6 +27,7 @@ from ..data.panoptic_writer import panoptic_writer
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..files import atomic_path
 from ..pipeline import behind, timed
+from .merge_options import add_merge_options, merge_settings
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--json", action="store_true", help="print the figures as JSON")
     add("--device", type=str | None, default=None, help="cpu, cuda, mps; the best there is by default")
     add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
-    add("--score-threshold", type=float | None, default=None, help="drop proposals scored at or below this")
-    add("--merge.overlap_threshold", type=float | None, default=None, help="share of its mask one must keep")
-    add("--merge.min_area", type=float | None, default=None, help="smallest area, of the longer side squared")
-    add("--merge.hard_sigmoid", type=bool | None, default=None, help="the papers' on-device sigmoid")
+    add_merge_options(parser)
     add("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images")
     add("--draft-jpeg", action="store_true", help="read large JPEGs reduced: faster, answers differ a little")
     add("--threads", type=int, default=2, help="how many images are read at a time")
@@ -140,9 +138,6 @@ def _results(
 def _predictor(args: Namespace) -> Predictor:
     from ..predictor import Predictor
 
-    merge = {k: v for k, v in vars(args.merge).items() if v is not None}
-    if args.score_threshold is not None:
-        merge["object_threshold"] = args.score_threshold
     return Predictor(
         args.model,
         device=args.device,
@@ -150,7 +145,7 @@ def _predictor(args: Namespace) -> Predictor:
         max_pixels=args.max_pixels,
         white_level=args.white_level,
         draft_jpeg=args.draft_jpeg,
-        **merge,
+        **merge_settings(args),
     )
 
 

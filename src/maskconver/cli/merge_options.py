@@ -1,0 +1,44 @@
+"""The options of the merge, the same wherever a model gives answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+FIELDS = {
+    "score_threshold": "object_threshold",
+    "overlap_threshold": "overlap_threshold",
+    "min_area": "min_area",
+    "hard_sigmoid": "hard_sigmoid",
+    "merge": "mode",
+    "non_finite": "non_finite",
+}
+
+
+def add_merge_options(parser: ArgumentParser) -> None:
+    """Adds the options; each overrides a field of the model's `MergeConfig`."""
+    add = parser.add_argument
+    add("--score-threshold", type=float | None, default=None, help="drop proposals scored at or below this")
+    add("--overlap-threshold", type=float | None, default=None, help="share of its mask a segment must win")
+    add("--min-area", type=float | None, default=None, help="smallest area, of the longer side squared")
+    add("--hard-sigmoid", type=bool | None, default=None, help="the papers' on-device sigmoid")
+    add(
+        "--merge",
+        type=Literal["fast", "reference", "coarse"] | None,
+        default=None,
+        help="fast, reference (the same answer, plain) or coarse (approximate)",
+    )
+    add(
+        "--non-finite",
+        type=Literal["error", "drop"] | None,
+        default=None,
+        help="refuse NaN and infinite proposals, or leave them out",
+    )
+
+
+def merge_settings(args: Namespace) -> dict[str, Any]:
+    """The fields of `MergeConfig` that were given."""
+    given = {field: getattr(args, option) for option, field in FIELDS.items()}
+    return {field: value for field, value in given.items() if value is not None}
