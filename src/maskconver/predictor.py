@@ -149,7 +149,7 @@ class Predictor:
         """Segment pictures one after the other, the next ones being read meanwhile.
 
         ```python
-        for path, answer in predictor.stream(maskconver.data.list_images("plates")):
+        for path, answer in predictor.stream(Path("plates").glob("*.png")):
             print(path, answer if isinstance(answer, Exception) else len(answer))
         ```
 

@@ -1,0 +1,227 @@
+"""Folder prediction: one picture after the other against the pipeline, and where the time goes.
+
+Run: .venv/bin/python benchmarks/predict.py
+
+Every row segments the same folder of JPEGs and writes panoptic files. With --elsewhere the network only waits
+that many milliseconds, as it does on another device: what is then left is what the processor has to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskconver import Predictor, Segmentation
+from maskconver.config import InputConfig
+from maskconver.data.images import read_image
+from maskconver.data.listing import list_images
+from maskconver.data.panoptic_png import read_panoptic_png
+from maskconver.data.panoptic_writer import panoptic_writer
+from maskconver.data.synth import synthesize
+from maskconver.idmap import lookup
+from maskconver.pipeline import behind, timed
+from maskconver.preprocess import fitted_size, normalize, prepare, resize_bilinear, stretch
+from maskconver.proposals import Proposals
+from maskconver.runtime import Runtime
+
+STAGES = ("network", "merge", "decode", "prepare", "write", "waiting")
+
+
+class Elsewhere:
+    """A runtime that waits instead of calculating, and gives the real network's first answer every time."""
+
+    def __init__(self, runtime: Runtime, seconds: float) -> None:
+        self.input, self.merge, self.categories = runtime.input, runtime.merge, runtime.categories
+        self.runtime, self.seconds = runtime, seconds
+        self.answer: Proposals | None = None
+
+    def __call__(self, images: NDArray[np.float32]) -> Proposals:
+        """Canvases B×3×h×w, of which only the first call's is looked at."""
+        if self.answer is None:
+            self.answer = self.runtime(images).numpy()
+        time.sleep(self.seconds)
+        return replace(self.answer)
+
+
+def make_pictures(folder: Path, size: tuple[int, int], count: int, source: str | None) -> list[Path]:
+    """JPEGs of (height, width), enlarged from generated cells or from the pictures of a folder."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    files = list_images(source) if source else []
+    paths = []
+    for number in range(count):
+        small = (
+            read_image(files[number % len(files)]) if files else synthesize("cells", (480, 640), number).image
+        )
+        large = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC)).astype(
+            np.int16
+        )
+        large += rng.integers(
+            -4, 5, (*size, 1), np.int16
+        )  # as a sensor's noise; an enlarged picture has none
+        paths.append(folder / f"{number:03d}.jpg")
+        Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+    return paths
+
+
+def predict(predictor: Predictor, paths: list[Path], out: Path, pipeline: bool) -> dict[str, float]:
+    """Segments and writes all; the seconds of each stage, in `total`, and of `processor` time."""
+    seconds: dict[str, float] = {}
+    start, processor = time.perf_counter(), time.process_time()
+    with panoptic_writer(out, predictor.categories, {}) as files:
+
+        def write(result: Segmentation, stem: str) -> None:
+            with timed(seconds, "write"):
+                files(result, stem)
+
+        ahead, threads = (2, 2) if pipeline else (0, 1)
+        stream = predictor.stream(paths, keep_images=False, ahead=ahead, threads=threads, seconds=seconds)
+        with behind(write) if pipeline else nullcontext(write) as write_one:
+            for path, answer in stream:
+                if not isinstance(answer, Segmentation):
+                    raise answer
+                with timed(seconds, "waiting") if pipeline else nullcontext():
+                    write_one(answer, path.stem)
+    seconds["total"], seconds["processor"] = time.perf_counter() - start, time.process_time() - processor
+    if not pipeline:
+        del seconds["waiting"]  # it waits for what is decoded and prepared only now
+    return seconds
+
+
+def category_maps(out: Path) -> list[NDArray[np.int32]]:
+    """Category ids of every pixel, 0 = void, of all pictures of a result."""
+    maps = []
+    for row in json.loads((out / "panoptic.json").read_text(encoding="utf-8"))["annotations"]:
+        ids = read_panoptic_png(out / "panoptic" / row["file_name"])
+        segments = row["segments_info"]
+        maps.append(lookup(ids, [s["id"] for s in segments], [s["category_id"] for s in segments], 0))
+    return maps
+
+
+def plain_prepare(image: NDArray[np.uint8], config: InputConfig) -> NDArray[np.float32]:
+    """`prepare` step by step over the whole picture: the definition."""
+    scaled = fitted_size((image.shape[0], image.shape[1]), config.size)
+    stretching = config.stretch == "percentile"
+    values = stretch(image, config.percentiles) if stretching else image
+    canvas = np.zeros((3, *config.size), np.float32)
+    resized = normalize(resize_bilinear(values, scaled), config, unit=stretching)
+    canvas[:, : scaled[0], : scaled[1]] = resized.transpose(2, 0, 1)
+    return canvas
+
+
+def plain_read(path: Path) -> NDArray[np.uint8]:
+    """The JPEG through `np.asarray`, as a writable array."""
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def milliseconds(work: Callable[[], Any], runs: int = 9) -> float:
+    """Median processor time of this thread."""
+    times = []
+    for _ in range(runs):
+        start = time.thread_time()
+        work()
+        times.append(time.thread_time() - start)
+    return 1000 * statistics.median(times)
+
+
+def print_preprocessing(path: Path, size: tuple[int, int]) -> None:
+    """Rows of plain and own reading and preparing of one picture, processor ms."""
+    name, image = f"{size[1]}×{size[0]}", read_image(path)
+    plain, own = milliseconds(partial(plain_read, path)), milliseconds(partial(read_image, path))
+    print(f"| {name} | read | {plain:.1f} | {own:.1f} | {plain / own:.1f} |")
+    for side in (256, 640):
+        for stretching in ("none", "percentile"):
+            config = InputConfig(size=(side, side), stretch=stretching)  # type: ignore[arg-type]
+            difference = abs(prepare(image, config)[0] - plain_prepare(image, config)).max()
+            plain = milliseconds(partial(plain_prepare, image, config))
+            own = milliseconds(partial(prepare, image, config))
+            what = f"prepare for {side} px{', stretched' if stretching != 'none' else ''}"
+            print(f"| {name} | {what} | {plain:.1f} | {own:.1f} | {plain / own:.1f} |", flush=True)
+            assert difference < 1e-5, difference
+
+
+def print_folder(args: argparse.Namespace, folder: Path, paths: list[Path], size: tuple[int, int]) -> str:
+    """Rows of the three ways through one folder; returns a line about the reduced answers."""
+    ways = (
+        ("one after the other", False, False),
+        ("pipeline", True, False),
+        ("pipeline, reduced", True, True),
+    )
+    first = 0.0
+    for name, pipeline, draft in ways:
+        merge = {"mode": args.merge} if args.merge else {}
+        predictor = Predictor(args.model, device=args.device, draft_jpeg=draft, **merge)
+        if args.elsewhere is not None:
+            predictor.runtime = Elsewhere(predictor.runtime, args.elsewhere / 1000)
+        for _ in predictor.stream(paths[:1]):  # warms up
+            pass
+        seconds = predict(predictor, paths, folder / name, pipeline)
+        rate = len(paths) / seconds["total"]
+        first = first or rate
+        shares = [f"{100 * seconds[s] / seconds['total']:.0f} %" if s in seconds else "" for s in STAGES]
+        processor = seconds["processor"] / len(paths)
+        cells = [
+            f"{size[1]}×{size[0]}",
+            name,
+            f"{rate:.2f}",
+            f"{rate / first:.2f}",
+            f"{processor:.3f}",
+            *shares,
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    pairs = zip(category_maps(folder / ways[1][0]), category_maps(folder / ways[2][0]))
+    differing = [float((a != b).mean()) for a, b in pairs]
+    return f"{size[1]}×{size[0]}: median {np.median(differing):.2%}, most {max(differing):.2%}"
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="nuclei", help="a bundled name, a model file or a run's folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--merge", help="mode of the merge; the one of the model if left out")
+    parser.add_argument(
+        "--images", type=int, nargs=2, default=[16, 4], help="of the small and the large size"
+    )
+    parser.add_argument("--data", help="folder of pictures to enlarge; generated cells if left out")
+    parser.add_argument("--elsewhere", type=float, help="milliseconds of waiting in place of the network")
+    args = parser.parse_args()
+    sizes = ((480, 640), (3000, 4000))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = {s: make_pictures(folder / str(s[0]), s, n, args.data) for s, n in zip(sizes, args.images)}
+        print("| pictures | way | images/s | ratio | processor s an image |", " | ".join(STAGES), "|")
+        print("|---" * 11 + "|")
+        notes = [print_folder(args, folder / str(size[0]), paths, size) for size, paths in made.items()]
+        print("\nPixels whose category differs where JPEGs are read reduced:", "; ".join(notes))
+        print("\n| picture | step | plain, ms | ours, ms | ratio |\n|---|---|---|---|---|")
+        for size, paths in made.items():
+            print_preprocessing(paths[0], size)
+    packages = ", ".join(f"{p} {version(p)}" for p in ("maskconver", "torch", "numpy", "pillow"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"\n`{args.model}`; {' '.join(sys.argv[1:])}; {cores} of {os.cpu_count()} cores, ", end="")
+    print(f"{platform.machine()} {platform.system()}, Python {platform.python_version()}; {packages}")
+
+
+if __name__ == "__main__":
+    main()
