@@ -108,7 +108,7 @@ def _compressed(ids: NDArray[Any]) -> bytes:
         here = rows[: len(part)]
         for channel in range(3):
             here[:, 1 + channel :: 3] = part >> 8 * channel & 255
-        parts.append(stream.compress(here))
+        parts.append(stream.compress(here.data))
     return b"".join([*parts, stream.flush()])
 
 
