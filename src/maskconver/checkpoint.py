@@ -25,6 +25,8 @@ from .models.registry import KINDS, Model, build_model, is_class_shaped, kind_of
 __all__ = ["find", "import_model_garden", "init_from", "load", "read_metadata", "read_tensors", "save"]
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
+# How a merge is computed is the business of whoever runs the model, and not kept with it.
+COMPUTING = ("mode", "non_finite")
 COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it and no file has it
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -52,12 +54,15 @@ def save(
         for k, v in model.state_dict().items()
         if not k.endswith(COUNTER)
     }
+    config = dataclasses.asdict(model.config)
+    for name in COMPUTING:
+        del config["merge"][name]
     meta = {
         "format": FORMAT,
         "kind": kind_of(model.config),
         "model": model.name,
         "num_classes": model.num_classes,
-        "config": dataclasses.asdict(model.config),
+        "config": config,
         "categories": model.categories.to_json() if model.categories else None,
         "extra": dict(extra or {}),
     }
@@ -131,6 +136,8 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     meta = read_metadata(path)
     try:
         config_type, _ = KINDS[meta.get("kind", "maskconver")]  # files of version 0.1 had one kind
+        for name in COMPUTING:
+            meta["config"]["merge"].pop(name, None)
         config = msgspec.convert(meta["config"], config_type)
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
         with torch.device("meta"):  # no time for random weights that are replaced at once
