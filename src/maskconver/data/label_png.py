@@ -122,8 +122,8 @@ def read_label_png(data: bytes, classes: LabelClasses, name: str) -> NDArray[np.
         known = f"{len(classes.categories)} classes, ignore {classes.ignore}"
         count = f"{len(strange)} pixel{'s' * (len(strange) > 1)}"
         raise DataError(
-            f"{name}: the value {int(strange[0])} is no class of {classes.path} ({known}); {count} outside the "
-            "classes; mend the PNG, or add the class"
+            f"{name}: the value {int(strange[0])} is no class of {classes.path} ({known}); {count} outside "
+            "the classes; mend the PNG, or add the class"
         )
     return ids
 
