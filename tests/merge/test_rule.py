@@ -270,6 +270,22 @@ def test_a_rule_that_does_not_exist_is_refused():
         merge(batch(), MergeConfig(rule="kmax"), CATEGORIES)
 
 
+def test_a_way_to_compute_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="fast, reference, coarse"):
+        merge(batch(), MergeConfig(mode="best"), CATEGORIES)
+
+
+def test_coarse_takes_the_winner_of_the_nearest_cell_and_counts_output_pixels():
+    masks = np.full((2, 2, 2), -5.0, np.float32)
+    masks[0, :, 0], masks[1, :, 1] = 5, 5  # each wins half of 4×8 pixels
+    arguments = np.float32([0.9, 0.8]), np.array([0, 1]), masks, IS_THING, output_taps((2, 2), None, (4, 8))
+    coarse = replace(OPEN, mode="coarse", overlap_threshold=0.9)
+    ids, _ = merge_masks(*arguments, replace(coarse, min_area=15 / 64))
+    np.testing.assert_array_equal(ids, np.repeat([[1, 1, 1, 1, 2, 2, 2, 2]], 4, 0))
+    ids, _ = merge_masks(*arguments, replace(coarse, min_area=16 / 64))
+    assert not ids.any()
+
+
 def test_a_pixel_that_no_mask_claims_goes_to_the_winner_as_published_or_stays_void():
     mask = np.full((1, 4, 4), -3.0)
     mask[0, :2, :2] = 3.0

@@ -32,7 +32,10 @@ class Competition(Protocol):
 
 def _compete(mask_logits: Any, mode: str) -> Callable[..., Competition]:
     if isinstance(mask_logits, np.ndarray):
-        return {"fast": compete, "reference": PlainCompetition, "coarse": CoarseCompetition}[mode]
+        modes = {"fast": compete, "reference": PlainCompetition, "coarse": CoarseCompetition}
+        if mode not in modes:
+            raise ConfigError(f'merge mode "{mode}" is not available; there are {", ".join(modes)}')
+        return modes[mode]
     from .tensor import TensorCompetition  # has torch, which made the tensor
 
     return TensorCompetition
