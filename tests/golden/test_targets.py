@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from maskconver.config import InputConfig
 from maskconver.data.sample import SegmentTable
 from maskconver.losses.maskconver import nearest
+from maskconver.preprocess import prepare, resize_nearest
 from maskconver.targets import (
     TargetConfig,
     assign_levels,
@@ -195,3 +197,14 @@ def test_masks_of_half_the_size_are_read_as_the_reference_reads_them() -> None:
     for name in ("category_resized", "instance_resized"):
         reduced = nearest(torch.from_numpy(full[name].astype(np.int32))[None], 2)[0]
         np.testing.assert_array_equal(reduced, half[name])
+
+
+def test_the_canvas_of_the_multiscale_cases_is_the_references() -> None:
+    arrays, full = case("multiscale/targets_m1"), case("multiscale/targets_m0")
+    canvas, geometry = prepare(arrays["image"], InputConfig(size=(128, 128)))
+    np.testing.assert_allclose(canvas.transpose(1, 2, 0)[::4, ::4], arrays["network_input"], atol=1e-4)
+    height, width = (round(n * k) for n, k in zip(geometry.image_size, geometry.scale))
+    for name, padding in (("category", -1), ("instance", 0)):
+        expected = np.full((128, 128), padding)
+        expected[:height, :width] = resize_nearest(arrays[name].astype(np.int32), (height, width))
+        np.testing.assert_array_equal(full[f"{name}_resized"], expected)

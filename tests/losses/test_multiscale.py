@@ -205,3 +205,15 @@ def test_the_padding_of_a_canvas_off_the_stride_is_not_among_the_masks(model: Mu
     (terms["mask"] + terms["dice"]).backward()
     gradient = maps.mask_features.grad
     assert gradient is not None and not gradient[..., -1:].any() and gradient[..., -2].any()
+
+
+def test_a_whole_step_under_autocast_has_finite_gradients(model: MultiScaleMaskConver) -> None:
+    batch = batch_of([squares()])
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = model(batch.images)
+        terms = maskconver_losses(model, maps, batch, PUBLISHED)
+    assert maps.mask_features.dtype == torch.bfloat16
+    assert all(t.dtype == torch.float32 for t in terms.values())
+    total(terms).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
