@@ -272,6 +272,15 @@ def test_there_is_one_range_a_level() -> None:
     )
 
 
+def test_levels_without_a_feature_are_refused() -> None:
+    with pytest.raises(ConfigError, match="finest level is 2"):
+        narrow(levels=(2, 3, 4), level_ranges=((0, 8), (8, 16), (16, 1e9)))
+    with pytest.raises(ConfigError, match="have gaps"):
+        narrow(levels=(3, 5, 6), level_ranges=((0, 8), (8, 16), (16, 1e9)))
+    coarse = narrow(levels=(4, 5, 6), level_ranges=((0, 8), (8, 16), (16, 1e9)))
+    assert [m.shape[-1] for m in coarse(torch.zeros(1, 3, 64, 64)).heatmap_logits] == [4, 2, 1]
+
+
 @pytest.mark.parametrize(("hard", "winner"), [(False, 1), (True, 0)])
 def test_a_hard_sigmoid_makes_sure_masks_surer(hard: bool, winner: int) -> None:
     model = narrow(

@@ -79,7 +79,7 @@ class TrainConfig:
         log_every: steps between log lines.
         pictures: predictions drawn beside ground truth at each validation.
         init_from: model file or bundled name to start from.
-        init_modules: only these modules of it, separated by commas: `backbone,decoder`.
+        init_modules: only these modules of it (or parts), separated by commas: `backbone,decoder.unet`.
         resume: `auto` goes on from the run's last checkpoint if there is one; or a checkpoint's path.
         overfit: train and evaluate on the first N training images, unvaried.
         channels_last: memory layout of images and weights; faster on CPUs and tensor cores.

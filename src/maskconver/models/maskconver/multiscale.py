@@ -19,7 +19,7 @@ from .heads import MLP, Head, PanopticFPNFusion, SumFusion, with_class
 from .model import CENTER_BIAS, check_channels, check_classes
 from .peaks import pyramid_peaks
 
-MASK_LEVEL = 2
+MASK_LEVEL, FINEST = 2, 3  # stride 4 of the masks, stride 8 of the finest feature the decoders take
 
 
 class PyramidMaps(NamedTuple):
@@ -56,6 +56,10 @@ class MultiScaleMaskConver(nn.Module):
                 f"{len(config.levels)} levels but {len(config.level_ranges)} level_ranges; "
                 "give one range a level"
             )
+        if list(config.levels) != list(range(config.levels[0], config.levels[0] + len(config.levels))):
+            raise ConfigError(f"levels {config.levels} have gaps; give them finest first, as in 3, 4, 5")
+        if not FINEST <= config.levels[0] <= 5:
+            raise ConfigError(f"the finest level is {config.levels[0]}; it can be {FINEST}, 4 or 5")
         self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
         # Stochastic depth rises over res2…res5 and the UNet's levels 5, 4, 3 (§1.1).
         rates = tuple(config.drop_path * (i + 2) / 8 for i in range(7))
