@@ -85,9 +85,9 @@ def depthwise(
     return Conv2d(channels, channels, kernel, stride, dilation, groups=channels, padding=padding, bias=bias)
 
 
-def batch_norm(channels: int, momentum: float = 0.01) -> nn.BatchNorm2d:
+def batch_norm(channels: int, momentum: float = 0.01, eps: float = BN_EPS) -> nn.BatchNorm2d:
     """Batch norm with the reference's epsilon; `momentum` in PyTorch's sense (1 − Keras momentum)."""
-    return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=momentum)
+    return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
 
 
 class LayerNorm2d(nn.LayerNorm):

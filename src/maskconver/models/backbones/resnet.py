@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import (
+    BN_EPS,
     Activation,
     Conv2d,
     DropPath,
@@ -17,6 +18,7 @@ from ..layers import (
 )
 
 DEPTHS, WIDTHS, EXPANSION = (3, 4, 6, 3), (64, 128, 256, 512), 4
+TORCHVISION_EPS = 1e-5
 
 
 class SqueezeExcite(nn.Module):
@@ -44,6 +46,7 @@ class Bottleneck(nn.Module):
         drop: rate of stochastic depth.
         se_ratio: squeeze-and-excitation after the third batch norm, reduced by this ratio; 0 for none.
         pooled_shortcut: the shortcut averages before its 1×1 instead of striding (ResNet-D).
+        eps: of the batch norms.
     """
 
     def __init__(
@@ -58,19 +61,20 @@ class Bottleneck(nn.Module):
         drop: float = 0.0,
         se_ratio: float = 0.0,
         pooled_shortcut: bool = False,
+        eps: float = BN_EPS,
     ) -> None:
         super().__init__()
         out = width * EXPANSION
-        self.conv1, self.bn1 = Conv2d(inp, width, 1), batch_norm(width, momentum)
+        self.conv1, self.bn1 = Conv2d(inp, width, 1), batch_norm(width, momentum, eps)
         self.conv2 = Conv2d(width, width, 3, stride, dilation, padding=padding)
-        self.bn2 = batch_norm(width, momentum)
-        self.conv3, self.bn3 = Conv2d(width, out, 1), batch_norm(out, momentum)
+        self.bn2 = batch_norm(width, momentum, eps)
+        self.conv3, self.bn3 = Conv2d(width, out, 1), batch_norm(out, momentum, eps)
         self.se = SqueezeExcite(out, int(out * se_ratio)) if se_ratio else None
         self.downsample: nn.Sequential | None = None
         if stride > 1 or inp != out:
             pool = [nn.AvgPool2d(2, stride, ceil_mode=True)] if pooled_shortcut and stride > 1 else []
             conv = Conv2d(inp, out, 1, 1 if pool else stride, padding=padding)
-            self.downsample = nn.Sequential(*pool, conv, batch_norm(out, momentum))
+            self.downsample = nn.Sequential(*pool, conv, batch_norm(out, momentum, eps))
         self.drop = DropPath(drop)
         self.activation = activation_function(activation)
 
@@ -97,7 +101,8 @@ class ResNet(nn.Module):
 
     Args:
         in_channels: channels of the image.
-        padding: `same` as the reference, `symmetric` as torchvision; weights are not interchangeable.
+        padding: `same` as the reference; `symmetric` as torchvision, with its epsilon of the batch norms too;
+            weights are not interchangeable.
         momentum: of the batch norms, in PyTorch's sense.
         activation: everywhere in the network; `relu` with torchvision's weights.
         drop_rates: stochastic depth of the four stages.
@@ -116,14 +121,15 @@ class ResNet(nn.Module):
         super().__init__()
         self.padding: Padding = padding
         self.conv1 = Conv2d(in_channels, widths[0], 7, 2, padding=padding)
-        self.bn1 = batch_norm(widths[0], momentum)
+        eps = BN_EPS if padding == "same" else TORCHVISION_EPS
+        self.bn1 = batch_norm(widths[0], momentum, eps)
         self.activation = activation_function(activation)
         inp = widths[0]
         for stage, (width, depth, drop) in enumerate(zip(widths[1:], DEPTHS, drop_rates), 1):
             blocks = []
             for i in range(depth):
                 stride = 2 if i == 0 and stage > 1 else 1
-                blocks.append(Bottleneck(inp, width, stride, 1, padding, momentum, activation, drop))
+                blocks.append(Bottleneck(inp, width, stride, 1, padding, momentum, activation, drop, eps=eps))
                 inp = width * EXPANSION
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.channels = {level: width * EXPANSION for level, width in enumerate(widths[1:], 2)}
