@@ -83,6 +83,7 @@ def test_ten_thousand_random_cases_equal_the_plain_competition():
 def test_the_way_blocks_are_cut_does_not_change_the_answer(monkeypatch):
     monkeypatch.setattr(blocks, "CHUNK", 5)
     monkeypatch.setattr(fast, "TILE", 2)
+    monkeypatch.setattr(fast, "SMALL", 3)
     monkeypatch.setattr(fast, "CROWDED", 2.0)
     check_random_cases(range(60))
 

@@ -17,7 +17,8 @@ from ..resize import Taps
 from .blocks import Axis, Blocks, BoundsDoNotPay, Flags, Indices, Values, pixels, whole
 from .reference import PlainCompetition, probabilities, wins_share
 
-TILE = 4  # pixels a side: smaller blocks are computed, not split
+TILE = 4  # pixels a side that blocks are split down to
+SMALL = 6  # pixels a side that are not worth splitting
 CHUNK_VALUES = 1 << 16  # bounds of cells held at a time
 CROWDED = 0.5  # share of all pairs of cell and candidate still open above which bounds do not pay
 
@@ -189,7 +190,7 @@ class BoundedCompetition:
     def _settle(self, blocks: Blocks, won: Indices) -> None:
         """Split the blocks until every one has a winner or is small enough to be computed."""
         for part in blocks.chunks():
-            if part.side > TILE:
+            if part.side > SMALL:
                 self._settle(self._split(part, won), won)
             else:
                 self._compute(part, won)
@@ -241,7 +242,8 @@ class BoundedCompetition:
         bids *= self.scores[blocks.candidate]
         bids = bids.reshape(len(y) * len(x), -1)
         # Bids are not negative, so their bits order as they do; below these, the first of equals is greatest.
-        key = bids.view(np.uint32).astype(np.uint64) << np.uint64(32)
+        key = bids.view(np.uint32).astype(np.uint64)
+        key <<= np.uint64(32)
         key |= np.uint64(0xFFFFFFFF) - blocks.candidate.astype(np.uint64)
         # Candidate after candidate, the blocks with most of them in front.
         count = np.diff(blocks.start, append=len(blocks.candidate))
@@ -271,7 +273,7 @@ class BoundedCompetition:
 
         Adds what is certain to `own`, and returns y, x and candidate of parts that remain open.
         """
-        if blocks.side <= TILE:
+        if blocks.side <= SMALL:
             inside = self._probabilities(blocks, pixels(blocks.y), pixels(blocks.x)) > 0.5
             own += _sums(blocks.candidate, (inside & whole(blocks)).sum((0, 1)), len(own))
             return blocks.y[:, :0], blocks.x[:, :0], blocks.candidate[:0]
