@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -95,3 +96,35 @@ def noise(seed: int, shape: tuple[int, ...], scale: float) -> NDArray[np.float32
 def nchw(array: NDArray) -> torch.Tensor:
     """N×H×W×C (or H×W×C) NumPy to a torch tensor with channels second (first)."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3)))
+
+
+_KMAX_FACTORS = (
+    (("conv3.norm.weight", "_conv3_bn.norm.weight", "_query_ffn_conv2_bn.norm.weight"), 0.2),
+    (("_batch_norm_similarity.weight", "_conv3_bn/_batch_norm/gamma", "_batch_norm_similarity/gamma"), 0.2),
+)
+_RETRIEVED_VARIANCE = (400, 400, 4000, 4000, 40000, 40000)
+
+
+def kmax_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The value of a variable by the formula of cases/kmax/README.md, under its PyTorch or TensorFlow name."""
+    g = np.random.default_rng(zlib.crc32(name.encode()))
+    leaf = re.split(r"[./]", name)[-1]
+    if leaf in ("bias", "beta", "running_mean", "moving_mean"):
+        value = 0.1 * g.standard_normal(shape)
+    elif leaf in ("running_var", "moving_variance"):
+        value = 0.5 + g.random(shape)
+    elif leaf == "gamma" or len(shape) == 1:
+        value = 1 + 0.1 * g.standard_normal(shape)
+    elif leaf == "embeddings" or name.endswith(("_rpe._embeddings.weight", "_cluster_centers.weight")):
+        value = g.standard_normal(shape)
+    else:
+        tensorflow = {"kernel": shape[:-1], "qkv_kernel": shape[:-1], "depthwise_kernel": shape[:2]}
+        value = g.standard_normal(shape) * np.sqrt(2 / np.prod(tensorflow.get(leaf, shape[1:])))
+    value = value.astype(np.float32)
+    for endings, factor in _KMAX_FACTORS:
+        if name.endswith(endings):
+            value = value * np.float32(factor)
+    if name.endswith("_kmeans_query_batch_norm_retrieved_value.running_var"):
+        layer = re.search(r"_kmax_transformer_layers\.(\d)\.", name)
+        value = value * np.float32(_RETRIEVED_VARIANCE[int(layer[1]) if layer else 0])
+    return value

@@ -146,9 +146,11 @@ class ConvNorm(nn.Module):
         momentum: float = 0.01,
         dilation: int = 1,
         activation: Activation | None = "relu",
+        groups: int = 1,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel, stride, dilation, padding=padding)
+        self.conv = Conv2d(in_channels, out_channels, kernel, stride, dilation, groups, padding, bias)
         self.bn = batch_norm(out_channels, momentum)
         self.activation = activation_function(activation) if activation else None
 

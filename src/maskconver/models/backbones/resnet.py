@@ -79,13 +79,17 @@ class Bottleneck(nn.Module):
         self.activation = activation_function(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.residual(x))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """The sum of shortcut and branch, before the activation."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.activation(self.bn1(self.conv1(x)))
         x = self.activation(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
         if self.se is not None:
             x = self.se(x)
-        return self.activation(shortcut + self.drop(x))
+        return shortcut + self.drop(x)
 
 
 def max_pool(x: Tensor, padding: Padding) -> Tensor:
@@ -107,6 +111,10 @@ class ResNet(nn.Module):
         activation: everywhere in the network; `relu` with torchvision's weights.
         drop_rates: stochastic depth of the four stages.
         widths: of the stem and the four stages' bottlenecks.
+        eps: of the batch norms; None takes that of the padding's origin.
+        pool: a max-pool after the stem. Without one, as DeepLab2 has it, the first stage strides instead.
+        raw: features before the last activation of their stage, as DeepLab2 taps them (kmax page §2.1).
+        stem: the stem's output (after the max-pool, where there is one) is a feature too, as level 1.
     """
 
     def __init__(
@@ -117,30 +125,50 @@ class ResNet(nn.Module):
         activation: Activation = "gelu",
         drop_rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
         widths: tuple[int, ...] = (64, *WIDTHS),
+        eps: float | None = None,
+        pool: bool = True,
+        raw: bool = False,
+        stem: bool = False,
     ) -> None:
         super().__init__()
         self.padding: Padding = padding
+        self.pool, self.raw, self.stem = pool, raw, stem
         self.conv1 = Conv2d(in_channels, widths[0], 7, 2, padding=padding)
-        eps = BN_EPS if padding == "same" else TORCHVISION_EPS
+        if eps is None:
+            eps = BN_EPS if padding == "same" else TORCHVISION_EPS
         self.bn1 = batch_norm(widths[0], momentum, eps)
         self.activation = activation_function(activation)
         inp = widths[0]
         for stage, (width, depth, drop) in enumerate(zip(widths[1:], DEPTHS, drop_rates), 1):
             blocks = []
             for i in range(depth):
-                stride = 2 if i == 0 and stage > 1 else 1
+                stride = 2 if i == 0 and (stage > 1 or not pool) else 1
                 blocks.append(Bottleneck(inp, width, stride, 1, padding, momentum, activation, drop, eps=eps))
                 inp = width * EXPANSION
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.channels = {level: width * EXPANSION for level, width in enumerate(widths[1:], 2)}
+        if stem:
+            self.channels[1] = widths[0]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 variance_scaling_(module.weight, kaiming_fan_in(module))
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """Images B×3×H×W float to {level: B×(4·width)×H/2^level×W/2^level}, levels 2…5."""
-        x = max_pool(self.activation(self.bn1(self.conv1(images))), self.padding)
+        """Images B×3×H×W float to {level: B×(4·width)×H/2^level×W/2^level}, levels 2…5, 1 with `stem`."""
+        x = self.bn1(self.conv1(images))
         features: dict[int, Tensor] = {}
-        for level in self.channels:
-            x = features[level] = self.get_submodule(f"layer{level - 1}")(x)
+        if self.stem and self.raw:
+            features[1] = x
+        x = self.activation(x)
+        if self.pool:
+            x = max_pool(x, self.padding)
+        if self.stem and not self.raw:
+            features[1] = x
+        for level in range(2, 6):
+            *blocks, last = self.get_submodule(f"layer{level - 1}").children()
+            for block in blocks:
+                x = block(x)
+            raw = last.residual(x)  # type: ignore[operator]
+            x = self.activation(raw)
+            features[level] = raw if self.raw else x
         return features

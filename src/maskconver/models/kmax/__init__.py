@@ -1,0 +1,1 @@
+"""The kMaX-DeepLab family."""
