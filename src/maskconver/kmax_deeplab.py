@@ -3,33 +3,77 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-_NET = "sem_seg_head."
-# Our names → the official ones, in order; the first rule of each group that fits is applied (kmax page §9).
-_BACKBONE = (
-    (r"^backbone\.(conv1|bn1)\.", lambda m: f"backbone.stem.conv1{'.norm' if m[1] == 'bn1' else ''}."),
-    (r"^backbone\.layer(\d)\.(\d)\.conv(\d)\.", lambda m: f"backbone.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
+_PIXEL, _TRANSFORMER = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
+# Our names → the official ones (kmax page §9): every rule that fits is applied, in this order.
+_RULES: tuple[tuple[str, Any], ...] = (
+    (r"^backbone\.conv1\.", "backbone.stem.conv1."),
+    (r"^backbone\.bn1\.", "backbone.stem.conv1.norm."),
+    (r"^backbone\.layer(\d)\.", lambda m: f"backbone.res{int(m[1]) + 1}."),
+    (r"^(backbone\.res.*\.)bn(\d)\.", r"\1conv\2.norm."),
+    (r"^(backbone\.res.*\.)downsample\.0\.", r"\1shortcut."),
+    (r"^(backbone\.res.*\.)downsample\.1\.", r"\1shortcut.norm."),
+    (r"^backbone\.net\.stem\.", "backbone.downsample_layers.0."),
+    (r"^backbone\.net\.stages\.(\d)\.downsample\.", r"backbone.downsample_layers.\1."),
+    (r"^backbone\.net\.stages\.(\d)\.blocks\.", r"backbone.stages.\1."),
+    (r"^(backbone\.stages.*)\.conv_dw\.", r"\1.dwconv."),
+    (r"^(backbone\.stages.*)\.mlp\.fc(\d)\.", r"\1.pwconv\2."),
+    (r"^pixel_decoder\.norms\.", f"{_PIXEL}_in_norms."),
+    (r"^pixel_decoder\.stages\.(\d)\.(\d)\.", rf"{_PIXEL}_stages.\1._blocks.\2."),
+    (r"^pixel_decoder\.(low|high)\.(\d)\.", rf"{_PIXEL}_resized_fuses.\2._conv_bn_\1."),
+    (r"^decoder\.centers$", f"{_TRANSFORMER}_cluster_centers.weight"),
+    (r"^decoder\.layers\.", f"{_TRANSFORMER}_kmax_transformer_layers."),
+    (r"^decoder\.(class|mask)_projection\.", rf"{_TRANSFORMER}_\1_embedding_projection."),
+    (r"^decoder\.predictor\.", f"{_TRANSFORMER}_predcitor."),
+    (r"^semantic_head\.", f"{_TRANSFORMER}_auxiliary_semantic_predictor."),
+    # residual blocks
+    (r"\.conv([12])\.(conv|bn)\.", r"._conv\1_bn_act.\2."),
+    (r"\.conv3\.(conv|bn)\.", r"._conv3_bn.\1."),
+    (r"\.shortcut\.(conv|bn)\.", r"._shortcut.\1."),
+    (r"\.attention\.(height|width)\.", r"._attention._\1_axis."),
+    (r"_axis\.qkv\.", "_axis.qkv_transform.conv."),
+    (r"_axis\.qkv_bn\.", "_axis._batch_norm_qkv."),
+    (r"_axis\.similarity_bn\.", "_axis._batch_norm_similarity."),
+    (r"_axis\.output_bn\.", "_axis._batch_norm_retrieved_output."),
+    (r"_axis\.(query|key|value)_table$", r"_axis._\1_rpe._embeddings.weight"),
+    # k-means layers
+    (r"(_layers\.\d)\.(pixel|query)\.", r"\1._\2_conv1_bn_act."),
+    (r"(_layers\.\d)\.value\.", r"\1._pixel_v_conv_bn."),
+    (r"(_layers\.\d)\.qkv\.", r"\1._query_qkv_conv_bn."),
+    (r"(_layers\.\d)\.attention\.similarity_bn\.", r"\1._query_self_attention._batch_norm_similarity."),
+    (r"(_layers\.\d)\.attention\.value_bn\.", r"\1._query_self_attention._batch_norm_retrieved_value."),
+    (r"(_layers\.\d)\.attention_out\.", r"\1._query_conv3_bn."),
+    (r"(_layers\.\d)\.ffn1\.", r"\1._query_ffn_conv1_bn_act."),
+    (r"(_layers\.\d)\.ffn2\.", r"\1._query_ffn_conv2_bn."),
+    (r"(_layers\.\d)\.kmeans_bn\.", r"\1._kmeans_query_batch_norm_retrieved_value."),
+    (r"(_layers\.\d)\.kmeans_out\.", r"\1._kmeans_query_conv3_bn."),
+    (r"(_layers\.\d)\.predictor\.", r"\1._predcitor."),
+    # predictors
+    (r"_predcitor\.pixel([01])\.", r"_predcitor._pixel_space_head_conv\1bnact."),
+    (r"_predcitor\.pixel2\.", "_predcitor._pixel_space_head_last_convbn."),
+    (r"_predcitor\.mask_kernel\.", "_predcitor._transformer_mask_head."),
+    (r"_predcitor\.class_head\.", "_predcitor._transformer_class_head.conv."),
+    (r"_predcitor\.mask_bn\.", "_predcitor._pixel_space_mask_batch_norm."),
+    # auxiliary semantic heads
+    (r"_semantic_predictor\.aspp\.branch0\.", "_semantic_predictor._aspp._aspp_conv0."),
+    (r"_predictor\.aspp\.atrous\.(\d)\.", lambda m: f"_predictor._aspp._aspp_conv{int(m[1]) + 1}."),
+    (r"_semantic_predictor\.aspp\.pool\.", "_semantic_predictor._aspp._aspp_pool."),
+    (r"_semantic_predictor\.aspp\.project\.", "_semantic_predictor._aspp._proj_conv_bn_act."),
+    (r"_semantic_predictor\.low(\d)\.", r"_semantic_predictor._low_level_projection_os\1."),
     (
-        r"^backbone\.layer(\d)\.(\d)\.bn(\d)\.",
-        lambda m: f"backbone.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.",
+        r"_semantic_predictor\.fuse(\d)\.(\d)\.",
+        r"_semantic_predictor._low_level_fusion_os\1_conv\2_bn_act.",
     ),
-    (
-        r"^backbone\.layer(\d)\.(\d)\.downsample\.(\d)\.",
-        lambda m: f"backbone.res{int(m[1]) + 1}.{m[2]}.shortcut{'.norm' if m[3] == '1' else ''}.",
-    ),
-    (r"^backbone\.net\.stem\.", lambda m: "backbone.downsample_layers.0."),
-    (r"^backbone\.net\.stages\.(\d)\.downsample\.", lambda m: f"backbone.downsample_layers.{m[1]}."),
-    (r"^backbone\.net\.stages\.(\d)\.blocks\.(\d+)\.", lambda m: f"backbone.stages.{m[1]}.{m[2]}."),
+    (r"_semantic_predictor\.head\.(\d)\.", r"_semantic_predictor.conv_block_\1."),
+    (r"_semantic_predictor\.out\.", "_semantic_predictor.final_conv.conv."),
+    (r"_semantic_predictor\.2\.", "_semantic_predictor.2.conv."),
+    (r"\.bn\.", ".norm."),
 )
-_CONVNEXT = ((".conv_dw.", ".dwconv."), (".mlp.fc1.", ".pwconv1."), (".mlp.fc2.", ".pwconv2."))
 
 
 def official_name(key: str) -> str:
-    """The official name of a tensor of ours."""
-    for pattern, name in _BACKBONE:
-        key, count = re.subn(pattern, name, key)
-        if count:
-            break
-    for ours, theirs in _CONVNEXT:
-        key = key.replace(ours, theirs)
+    """The name that a tensor of ours has in the official checkpoints."""
+    for pattern, name in _RULES:
+        key = re.sub(pattern, name, key)
     return key

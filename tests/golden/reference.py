@@ -106,7 +106,7 @@ _RETRIEVED_VARIANCE = (400, 400, 4000, 4000, 40000, 40000)
 
 
 def kmax_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The value of a variable by the formula of cases/kmax/README.md, under its PyTorch or TensorFlow name."""
+    """The value of a variable by the formula of cases/kmax/README.md, by its PyTorch or TensorFlow name."""
     g = np.random.default_rng(zlib.crc32(name.encode()))
     leaf = re.split(r"[./]", name)[-1]
     if leaf in ("bias", "beta", "running_mean", "moving_mean"):
