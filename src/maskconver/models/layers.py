@@ -69,8 +69,10 @@ class Conv2d(nn.Conv2d):
         return super().forward(x)
 
     def _total(self, n: int) -> int:
+        # The formula of the class docstring, written so that multiples of the stride give a constant: a graph
+        # exported for any such size has the padding in it as a number.
         stride = self.stride[0]
-        return max((-(-n // stride) - 1) * stride + self.reach + 1 - n, 0)
+        return max(self.reach + 1 - (n % stride or stride), 0)
 
 
 def depthwise(

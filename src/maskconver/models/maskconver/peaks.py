@@ -39,6 +39,9 @@ def peak_scores(heatmap_logits: Tensor, kernel: int = 3) -> Tensor:
 def _best(flat: Tensor, k: int) -> Tensor:
     """Indices of the k largest of B×n scores ≥ 0, largest first, the lower index first on a tie."""
     n = flat.shape[1]
+    if torch.compiler.is_exporting():
+        # ONNX and TensorFlow Lite have no such view; their TopK gives the lower index first by definition.
+        return flat.topk(torch.sym_min(k, n), dim=1).indices
     # topk promises nothing about ties. Scores are ≥ 0, so their bits order as they do; with the position
     # below the bits every key is different and a tie goes to the lower position.
     keys = (flat.view(torch.int32).long() << 32) | torch.arange(n - 1, -1, -1, device=flat.device)
@@ -78,7 +81,8 @@ def pyramid_peaks(heatmap_logits: Sequence[Tensor], k: int, kernel: int = 3) -> 
     for level, s in enumerate(scores):
         h, w = s.shape[-2:]
         own = position - start
-        cell = torch.stack([torch.full_like(own, level), own.div(w, rounding_mode="floor"), own % w], -1)
+        y = own.div(w, rounding_mode="floor")
+        cell = torch.stack([torch.full_like(own, level), y, own - y * w], -1)
         # A level beyond which a position lies is overwritten by the next one.
         cells = torch.where((own >= 0)[..., None], cell, cells)
         start += h * w
