@@ -19,10 +19,20 @@ from torch import Tensor
 from .categories import Categories
 from .errors import CheckpointError, MaskconverError
 from .files import atomic_path
+from .kmax_deeplab import import_kmax_deeplab
 from .model_garden import import_model_garden
 from .models.registry import KINDS, Model, build_model, is_class_shaped, kind_of
 
-__all__ = ["find", "import_model_garden", "init_from", "load", "read_metadata", "read_tensors", "save"]
+__all__ = [
+    "find",
+    "import_kmax_deeplab",
+    "import_model_garden",
+    "init_from",
+    "load",
+    "read_metadata",
+    "read_tensors",
+    "save",
+]
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 # How a merge is computed is the business of whoever runs the model, and not kept with it.
@@ -220,6 +230,8 @@ def init_from(
         elif is_class_shaped(key) and names and target_names and value.shape[1:] == theirs.shape[1:]:
             for mine, other in pairs:
                 value[mine] = theirs[other].to(value)
+            if len(value) > len(target_names) and len(theirs) > len(names):  # both end with "no object"
+                value[-1] = theirs[-1].to(value)
             report.by_category[key] = len(pairs)
         elif value.shape == theirs.shape:
             value.copy_(theirs)

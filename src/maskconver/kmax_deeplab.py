@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError
+from .models.kmax import KMaXDeepLab
+
+COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it
+_IGNORED = ("criterion.empty_weight", "pixel_mean", "pixel_std")  # of the losses and of preparing images
 _PIXEL, _TRANSFORMER = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
 # Our names → the official ones (kmax page §9): every rule that fits is applied, in this order.
 _RULES: tuple[tuple[str, Any], ...] = (
@@ -77,3 +87,61 @@ def official_name(key: str) -> str:
     for pattern, name in _RULES:
         key = re.sub(pattern, name, key)
     return key
+
+
+@dataclass
+class ImportReport:
+    """What `import_kmax_deeplab` did, official names.
+
+    Attributes:
+        loaded: tensors taken.
+        unused: tensors of the file that this model has no place for: its auxiliary semantic head, where the
+            model has none.
+    """
+
+    loaded: list[str]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        rest = f", {len(self.unused)} of the auxiliary semantic head left out" if self.unused else ""
+        return f"{len(self.loaded)} tensors loaded{rest}"
+
+
+def import_kmax_deeplab(model: KMaXDeepLab, state: Mapping[str, Any]) -> ImportReport:
+    """Loads a checkpoint of the official PyTorch code; class channels are taken as they are, void last.
+
+    Args:
+        model: changed in place; of the checkpoint's backbone, sizes, queries and number of classes.
+        state: tensors (or arrays) by official name, as they are or under a `model` key.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown or of another shape; the first ones are named. The model
+            is unchanged then.
+    """
+    state = state.get("model", state)
+    own = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
+    names = {official_name(key): key for key in own}
+    theirs = {
+        k: torch.as_tensor(v) for k, v in state.items() if not k.endswith(COUNTER) and k not in _IGNORED
+    }
+    auxiliary = f"{_TRANSFORMER}_auxiliary_semantic_predictor."
+    unused = [k for k in theirs if k not in names and k.startswith(auxiliary) and model.semantic_head is None]
+    unknown = [k for k in theirs if k not in names and k not in unused]
+    missing = [k for k in names if k not in theirs]
+    other = [k for k, ours in names.items() if k in theirs and not _fits(theirs[k], own[ours])]
+    if missing or unknown or other:
+        shapes = [f"{k} {tuple(theirs[k].shape)} for {tuple(own[names[k]].shape)}" for k in other[:3]]
+        parts = [("missing", missing, missing[:3]), ("unknown", unknown, unknown[:3])]
+        parts.append(("of another shape", other, shapes))
+        text = "; ".join(f"{len(found)} {what} ({', '.join(shown)})" for what, found, shown in parts if found)
+        raise CheckpointError(f"the checkpoint does not fit {model.name or 'this model'}: {text}")
+    with torch.no_grad():
+        for name, key in names.items():
+            own[key].copy_(theirs[name].reshape(own[key].shape))
+    return ImportReport(list(names), unused)
+
+
+def _fits(theirs: Tensor, ours: Tensor) -> bool:
+    """Equal shapes, but for the last side of 1×1 kernels, which the official code has in one dimension."""
+    short, long = sorted((tuple(theirs.shape), tuple(ours.shape)), key=len)
+    return long[: len(short)] == short and all(n == 1 for n in long[len(short) :])

@@ -8,7 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskconver.kmax_deeplab import official_name
+from maskconver.kmax_deeplab import import_kmax_deeplab, official_name
+from maskconver.models import create_model
+from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.axial import Block
 from maskconver.models.kmax.decoder import KMeansLayer, Predictor
 from maskconver.models.kmax.pixel_decoder import PixelDecoder
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.golden
 BLOCK = ("pixel_decoder.stages.0.0.", "sem_seg_head.pixel_decoder._stages.0._blocks.0.")
 PIXEL_DECODER = ("pixel_decoder.", "sem_seg_head.pixel_decoder.")
 LAYER = ("decoder.layers.0.", "sem_seg_head.predictor._kmax_transformer_layers.0.")
+CENTERS = "sem_seg_head.predictor._cluster_centers.weight"
 PREDICTOR = ("decoder.predictor.", "sem_seg_head.predictor._predcitor.")
 SEMANTIC = ("semantic_head.", "sem_seg_head.predictor._auxiliary_semantic_predictor.")
 
@@ -119,3 +122,77 @@ def test_auxiliary_semantic_decoder() -> None:
     fill(decoder, SEMANTIC, "aux.", "aux_semantic")
     close(decoder.aspp(t["res5"]), t["aspp_out"])
     close(decoder({level: t[f"res{level}"] for level in (2, 3, 5)}), t["logits"])
+
+
+FULL = {"r50": "kmax_r50", "convnext_tiny": "kmax_convnext_t"}
+
+
+@pytest.fixture(scope="module", params=list(FULL))
+def full(request: pytest.FixtureRequest) -> tuple[KMaXDeepLab, dict[str, NDArray]]:
+    """A whole model with the formula's weights, imported by their official names, and its case."""
+    model = create_model(FULL[request.param], proposals=16)
+    assert isinstance(model, KMaXDeepLab)
+    shapes = {**tensorflow_shapes(f"state_dict_{request.param}.json"), CENTERS: [256, 16]}
+    state = {k: kmax_weight(k, tuple(v)) for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
+    report = import_kmax_deeplab(model, {"model": state})
+    assert set(report.loaded) == set(state) and not report.unused
+    return model.eval(), case(f"kmax/full_{request.param}_129")
+
+
+@torch.no_grad()
+def test_whole_model(full: tuple[KMaXDeepLab, dict[str, NDArray]]) -> None:
+    model, arrays = full
+
+    def same(found: Tensor, name: str) -> None:
+        close(found, arrays[name], 1e-3)
+
+    def same_map(found: Tensor, name: str) -> None:
+        same(found[:, :: found.shape[1] // 8], f"{name}_c8")
+        same(torch.stack([found.mean(), found.std(correction=0)]), f"{name}_meanstd")
+
+    rng = np.random.default_rng(int(arrays["seed"]))
+    images = torch.from_numpy(rng.standard_normal((1, 3, 129, 129)).astype(np.float32))
+    features = model.backbone(images)
+    for level in (2, 3, 4, 5):
+        same_map(features[level], f"res{level}")
+    stages = model.pixel_decoder([features[level] for level in model.levels])
+    for i, stage in enumerate(stages, 1):
+        same_map(stage, f"dec_stage{i}")
+    queries: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda *a: queries.append(a[2][0])) for layer in model.decoder.layers
+    ]
+    output = model(images, deep=True)
+    for hook in hooks:
+        hook.remove()
+    for i, prediction in enumerate(output.layers):
+        owners = prediction.mask_logits.argmax(1)
+        assert np.array_equal(owners.numpy(), arrays[f"layer{i}_assign"])
+        same(queries[i][:, :, 0, 0], f"layer{i}_query_q0")
+        same(prediction.class_logits[:, 0], f"layer{i}_class_q0")
+    same(output.final.class_logits, "class_logits")
+    same(output.final.mask_logits, "mask_logits")
+    same(output.final.pixel_feature[:, :, ::4, ::4], "pixel_feature_s4")
+    same(output.semantic_logits[:, :, ::4, ::4], "aux_sem_s4")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "changes"),
+    [
+        ("r50", "remax_b", {}),
+        ("convnext_tiny", "kmax_convnext_t", {}),
+        ("convnext_small", "kmax_convnext_s", {}),
+        (
+            "r50_cityscapes",
+            "kmax_r50",
+            {"num_classes": 19, "proposals": 256, "fifth_stage": "pytorch", "semantic": "simple"},
+        ),
+    ],
+)
+def test_names_and_shapes_are_those_of_the_official_checkpoints(file: str, name: str, changes: dict) -> None:
+    with torch.device("meta"):
+        model = create_model(name, **changes)
+    shapes = tensorflow_shapes(f"state_dict_{file}.json")
+    theirs = {k: int(np.prod(v)) for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
+    own = {official_name(k): v.numel() for k, v in model.state_dict().items() if "num_batches" not in k}
+    assert own == theirs

@@ -12,7 +12,7 @@ from ..data.batch import Batch
 from ..distributed import sum_over_processes, world_size
 from ..models.layers import full_precision
 from ..models.maskconver import Maps, PyramidMaps
-from ..models.registry import Model
+from ..models.registry import CenterModel
 from ..targets import assign_levels, center_cells, center_heatmaps
 from .focal import center_sums
 from .masks import BCE, DICE, BCEName, DiceName, chunked_mask_sums, entry_bce, image_dice
@@ -82,7 +82,7 @@ def predicted_cells(logits: Tensor, image: Tensor, labels: Tensor, inside: Tenso
 
 
 def maskconver_losses(
-    model: Model, maps: Maps | PyramidMaps, batch: Batch, config: LossConfig, min_iou: float = 0.7
+    model: CenterModel, maps: Maps | PyramidMaps, batch: Batch, config: LossConfig, min_iou: float = 0.7
 ) -> dict[str, Tensor]:
     """The loss terms, each weighted already; their sum is what training minimises. Computed in float32.
 

@@ -14,10 +14,19 @@ from .registry import Model
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
-    """Parameters with batch-norm statistics, as the papers count them; with `trainable` only those learnt."""
-    if trainable:
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return sum(v.numel() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked"))
+    """Parameters with batch-norm statistics, as the papers count them; with `trainable` only those learnt.
+
+    What only training uses (a model's `training_only` modules) is not counted.
+    """
+    helpers = tuple(f"{name}." for name in getattr(model, "training_only", ()))
+    tensors = dict(model.named_parameters()) if trainable else model.state_dict()
+    return sum(
+        v.numel()
+        for k, v in tensors.items()
+        if not k.endswith("num_batches_tracked")
+        and not k.startswith(helpers)
+        and (v.requires_grad or not trainable)
+    )
 
 
 def count_macs(
@@ -39,7 +48,7 @@ def count_macs(
             where 1.489 G are needed): TensorFlow runs the ASPP's dilated branches on maps padded to a
             multiple of the dilation, so that they cost more than the map has cells.
     """
-    shapes_only = copy.deepcopy(model).to("meta").eval()
+    shapes_only = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     height, width = size or model.input.size
     image = torch.empty(1, model.config.in_channels, height, width, device="meta")
     padding = 0

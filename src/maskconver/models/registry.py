@@ -11,17 +11,24 @@ from typing import Any, TypeVar
 
 from ..categories import Categories
 from ..errors import ConfigError
+from .kmax import KMaXConfig, KMaXDeepLab
 from .maskconver import MaskConver, MaskConverConfig, MultiScaleConfig, MultiScaleMaskConver
 
-Config = MaskConverConfig | MultiScaleConfig
-Model = MaskConver | MultiScaleMaskConver
+Config = MaskConverConfig | MultiScaleConfig | KMaXConfig
+CenterModel = MaskConver | MultiScaleMaskConver  # what finds regions as centre points
+Model = CenterModel | KMaXDeepLab
 ConfigFunction = Callable[[], Config]
 T = TypeVar("T")
 # The kinds of models by the name they have in model files: config and network.
 KINDS: dict[str, tuple[Any, Any]] = {
     "maskconver": (MaskConverConfig, MaskConver),
     "maskconver_multiscale": (MultiScaleConfig, MultiScaleMaskConver),
+    "kmax": (KMaXConfig, KMaXDeepLab),
 }
+_CLASS_SHAPED = re.compile(
+    r"class_head\.(\d+\.)?out\.(weight|bias)|class_embedding\.weight"
+    r"|decoder\.(layers\.\d+\.)?predictor\.class_head\.(weight|bias)|semantic_head\.(out|2)\.(weight|bias)"
+)
 _REGISTRY: dict[str, ConfigFunction] = {}
 _PUBLISHED: dict[str, str] = {}
 
@@ -60,10 +67,8 @@ def build_model(
 
 
 def is_class_shaped(parameter: str) -> bool:
-    """Whether the first dimension of a parameter of that name counts classes."""
-    return (
-        re.fullmatch(r"class_head\.(\d+\.)?out\.(weight|bias)|class_embedding\.weight", parameter) is not None
-    )
+    """Whether the first dimension of a parameter of that name counts classes (in kMaX "no object" too, last)."""
+    return _CLASS_SHAPED.fullmatch(parameter) is not None
 
 
 def model_config(name: str) -> Config:

@@ -11,11 +11,12 @@ from torch import Tensor
 from .. import _torchvision  # noqa: F401  (before lightning)
 from ..data.batch import Batch
 from ..data.datamodule import ValidationItem
-from ..errors import MaskconverError
+from ..errors import ConfigError, MaskconverError
 from ..losses.maskconver import maskconver_losses
 from ..merge import merge
 from ..metrics import MeanIoU, PanopticQuality
 from ..metrics.overlap import Overlap
+from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
 from .config import TrainConfig
 from .optim import create_optimizer, scaled_lr
@@ -38,6 +39,9 @@ class SegmentationTask(pl.LightningModule):
 
     def __init__(self, model: Model, config: TrainConfig) -> None:
         super().__init__()
+        if isinstance(model, KMaXDeepLab):
+            name = model.name or "kMaX-DeepLab"
+            raise ConfigError(f"{name} cannot be trained yet: its losses are not there; train a MaskConver")
         self.model, self.config = model, config
         assert model.categories is not None
         self.pq, self.miou = PanopticQuality(model.categories), MeanIoU(model.categories)

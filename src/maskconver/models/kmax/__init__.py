@@ -1,1 +1,6 @@
-"""The kMaX-DeepLab family."""
+"""The kMaX-DeepLab family, ReMaX's networks among it."""
+
+from .config import KMaXConfig
+from .model import KMaXDeepLab, KMaXOutput
+
+__all__ = ["KMaXConfig", "KMaXDeepLab", "KMaXOutput"]

@@ -1,0 +1,176 @@
+"""kMaX-DeepLab: image → pixel decoder → k-means of pixels around learned queries → one mask a query."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...categories import Categories
+from ...config import InputConfig, MergeConfig
+from ...errors import ConfigError
+from ...proposals import Proposals
+from ..backbones.convnext import SIZES, PaddedConvNeXt
+from ..backbones.mobilenet_v3 import CHANNELS as MOBILENETS
+from ..backbones.mobilenet_v3 import ExpandedMobileNetV3
+from ..backbones.resnet import ResNet
+from ..layers import BN_EPS
+from ..maskconver.model import check_channels, check_classes
+from .config import BACKBONES, KMaXConfig
+from .decoder import KMeansDecoder, Prediction
+from .max_s import MaXS
+from .pixel_decoder import PixelDecoder
+from .semantic import SemanticDecoder, SemanticHead
+
+
+class KMaXOutput(NamedTuple):
+    """What the network says about its N queries.
+
+    Attributes:
+        final: the prediction that is the answer: class logits B×N×(K+1), mask logits B×N×H/4×W/4, pixel
+            feature B×128×H/4×W/4 (stride 2 with `fifth_stage: tensorflow` on a stem of stride 2).
+        layers: the predictions of the k-means layers, coarsest first, each at its own stride; without class
+            logits outside training, unless asked for.
+        semantic_logits: B×(K+1)×H/4×W/4 of the auxiliary head (K channels and stride 32 where it is
+            `simple`); None outside training, unless asked for.
+    """
+
+    final: Prediction
+    layers: tuple[Prediction, ...]
+    semantic_logits: Tensor | None
+
+
+def create_backbone(config: KMaXConfig) -> nn.Module:
+    """The backbone of a config: images to `{level: feature}`, with the stem as level 1 for a fifth stage."""
+    name, stem, momentum = config.backbone, config.fifth_stage != "none", config.bn_momentum
+    if name == "resnet50":
+        stride = config.resnet_layout == "stride"
+        return ResNet(
+            config.in_channels,
+            config.padding,
+            momentum,
+            "relu",
+            eps=BN_EPS,
+            pool=not stride,
+            raw=stride,
+            stem=stem,
+        )
+    if name == "max_s":
+        return MaXS(config.in_channels, config.padding, momentum, config.backbone_drop_path, stem)
+    if name in SIZES:
+        depths, dims = SIZES[name]
+        return PaddedConvNeXt(depths, dims, config.in_channels, config.backbone_drop_path, stem)
+    if name in MOBILENETS:
+        return ExpandedMobileNetV3(name, config.in_channels, config.padding, momentum, config.gate, stem=stem)
+    raise ConfigError(f'no backbone "{name}" for kMaX-DeepLab; there are {", ".join(BACKBONES)}')
+
+
+class KMaXDeepLab(nn.Module):
+    """kMaX-DeepLab (arXiv 2207.04044; kmax page §2).
+
+    Args:
+        config: the architecture.
+        num_classes: things and stuff together, K; void is not a class.
+        categories: the label set, where there is one; it travels with the model.
+        name: registered name, kept in model files.
+    """
+
+    training_only = ("semantic_head",)  # not of the inference network, and not counted in its parameters
+
+    def __init__(
+        self, config: KMaXConfig, num_classes: int, categories: Categories | None = None, name: str = ""
+    ) -> None:
+        super().__init__()
+        check_classes(num_classes, categories)
+        if config.proposals < 1:
+            raise ConfigError(f"{config.proposals} proposals; a kMaX-DeepLab needs at least one query")
+        self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
+        momentum = config.bn_momentum
+        self.backbone = create_backbone(config)
+        channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
+        self.levels = (5, 4, 3, 2) if config.fifth_stage == "none" else (5, 4, 3, 2, 1)
+        if config.fifth_stage == "pytorch" and config.backbone == "resnet50":
+            self.levels = (5, 4, 3, 1, 2)  # its stem is declared as coarse as res2, and sorted before it
+        blocks = (*config.pixel_blocks, 1)
+        self.pixel_decoder = PixelDecoder(
+            [channels[level] for level in self.levels], blocks=blocks, momentum=momentum
+        )
+        self.decoder = KMeansDecoder(
+            self.pixel_decoder.channels,
+            config.decoder_layers,
+            config.proposals,
+            num_classes,
+            config.drop_path,
+            momentum,
+        )
+        self.semantic_head: SemanticDecoder | SemanticHead | None = None
+        if config.semantic == "aspp":
+            self.semantic_head = SemanticDecoder(channels, num_classes + 1, momentum)
+        elif config.semantic == "simple":
+            self.semantic_head = SemanticHead(channels, num_classes, momentum)
+
+    @property
+    def input(self) -> InputConfig:
+        """How an image is brought to this network."""
+        return self.config.input
+
+    @property
+    def merge(self) -> MergeConfig:
+        """The thresholds of this model's answer."""
+        return self.config.merge
+
+    def forward(self, images: Tensor, deep: bool | None = None) -> KMaXOutput:
+        """Normalised images B×C×H×W float, of any size, to predictions.
+
+        Args:
+            images: of the config's number of channels.
+            deep: what only losses need too: the layers' class logits and the semantic logits; None gives
+                them in training.
+
+        Raises:
+            ConfigError: another number of channels than the config's.
+        """
+        check_channels(images, self.config.in_channels)
+        deep = self.training if deep is None else deep
+        features = self.backbone(images)
+        stages = self.pixel_decoder([features[level] for level in self.levels])
+        final, layers = self.decoder(stages, deep)
+        semantic = self.semantic_head(features) if deep and self.semantic_head is not None else None
+        return KMaXOutput(final, layers, semantic)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """Normalised images B×C×H×W to their proposals, no geometry.
+
+        A query's score is the largest softmax over the K+1 class logits of a real class (kmax page §7), whose
+        class is its label.
+
+        Args:
+            images: float, on this model's device.
+            proposals: only so many, the best; all queries where None. Masks compete by a softmax over the
+                queries: leaving some out changes what the others get.
+
+        Raises:
+            ConfigError: more proposals than queries.
+        """
+        number = proposals or self.config.proposals
+        if number > self.config.proposals:
+            raise ConfigError(f"{number} proposals of a model with {self.config.proposals} queries")
+        final = self(images, deep=False).final
+        assert final.class_logits is not None
+        best, labels = final.class_logits.float().softmax(-1)[..., :-1].max(-1)
+        scores, order = best.sort(stable=True, dim=-1, descending=True)
+        scores, order = scores[:, :number], order[:, :number]
+
+        def of_queries(values: Tensor) -> Tensor:
+            return values.gather(
+                1, order.view(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+            )
+
+        return Proposals(
+            scores,
+            labels.gather(1, order),
+            of_queries(final.mask_logits.float()),
+            of_queries(final.class_logits.float()),
+        )

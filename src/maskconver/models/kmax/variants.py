@@ -1,0 +1,86 @@
+"""The registered kMaX-DeepLab and ReMaX networks (kmax page §5); ReMaX is a way to train them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..registry import register_model
+from .config import KMaXConfig
+
+SMALL: dict[str, tuple[int, ...]] = {"pixel_blocks": (1, 1, 1, 1), "decoder_layers": (1, 1, 1)}
+CONVNEXT_DROP = {"convnext_tiny": 0.3, "convnext_small": 0.4}
+
+
+def _kmax(size: int, **changes: object) -> KMaXConfig:
+    config = KMaXConfig(**changes)  # type: ignore[arg-type]
+    return replace(config, input=replace(config.input, size=(size, size)))
+
+
+@register_model()
+def remax_t() -> KMaXConfig:
+    """ReMaX-T: MobileNetV3-Small, one k-means layer a stride, 641 px."""
+    return _kmax(641, backbone="mobilenetv3_small_100", **SMALL)
+
+
+@register_model()
+def remax_s() -> KMaXConfig:
+    """ReMaX-S: MobileNetV3-Large, one k-means layer a stride, 641 px."""
+    return _kmax(641, backbone="mobilenetv3_large_100", **SMALL)
+
+
+@register_model()
+def remax_m() -> KMaXConfig:
+    """ReMaX-M: ResNet-50, one k-means layer a stride, 641 px."""
+    return _kmax(641, decoder_layers=(1, 1, 1))
+
+
+@register_model()
+def remax_b() -> KMaXConfig:
+    """ReMaX-B: ResNet-50, two k-means layers a stride, 1281 px."""
+    return _kmax(1281)
+
+
+@register_model()
+def kmax_r50() -> KMaXConfig:
+    """kMaX-DeepLab, ResNet-50, 1281 px."""
+    return _kmax(1281)
+
+
+def _convnext(name: str) -> KMaXConfig:
+    return _kmax(1281, backbone=name, backbone_drop_path=CONVNEXT_DROP[name])
+
+
+@register_model()
+def kmax_convnext_t() -> KMaXConfig:
+    """kMaX-DeepLab, ConvNeXt-T, 1281 px."""
+    return _convnext("convnext_tiny")
+
+
+@register_model()
+def kmax_convnext_s() -> KMaXConfig:
+    """kMaX-DeepLab, ConvNeXt-S, 1281 px."""
+    return _convnext("convnext_small")
+
+
+@register_model()
+def kmax_max_s() -> KMaXConfig:
+    """kMaX-DeepLab, MaX-S (axial ResNet-50), 1281 px."""
+    return _kmax(1281, backbone="max_s", backbone_drop_path=0.2)
+
+
+@register_model()
+def remax_convnext_t() -> KMaXConfig:
+    """ReMaX, ConvNeXt-T, 1281 px."""
+    return _convnext("convnext_tiny")
+
+
+@register_model()
+def remax_convnext_s() -> KMaXConfig:
+    """ReMaX, ConvNeXt-S, 1281 px."""
+    return _convnext("convnext_small")
+
+
+@register_model()
+def remax_max_s() -> KMaXConfig:
+    """ReMaX, MaX-S (axial ResNet-50), 1281 px."""
+    return _kmax(1281, backbone="max_s", backbone_drop_path=0.2)
