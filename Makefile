@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "installing torch, then maskconver with its extras (a few minutes the first time)"
 	@$(BIN)/python $(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,dev]'
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,export,dev]'
 	@touch $@
 
 demo: $(READY)  ## segment generated cells with the shipped model; prints where the pictures are
@@ -47,9 +47,13 @@ test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
 golden: $(READY)  ## the numbers of the reference implementations
 	@$(BIN)/python -m pytest tests/golden
 
+# Exported files are tested with one that the other environment makes, where it is there.
 test-core: $(CORE_READY)  ## the core's tests, in an environment without PyTorch
 	@! $(CORE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(CORE_VENV) has torch; remove it" >&2; exit 2; }
-	@$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
+	@rm -f $(CORE_VENV)/nuclei.onnx
+	@[ ! -x $(BIN)/maskconver ] || $(BIN)/maskconver export nuclei --size 128 160 --out $(CORE_VENV)/nuclei.onnx || true
+	@MASKCONVER_ONNX=$$(ls $(CORE_VENV)/nuclei.onnx 2>/dev/null) \
+		$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
 
 # A plain install, not an editable one: this also tests that the package carries all its files.
 $(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/__pycache__/*')
@@ -57,7 +61,7 @@ $(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/
 	@rm -rf build
 	@$(CORE_VENV)/bin/python $(PIP) pytest hypothesis
 	@$(CORE_VENV)/bin/python $(PIP) --upgrade --force-reinstall --no-deps .
-	@$(CORE_VENV)/bin/python $(PIP) .
+	@$(CORE_VENV)/bin/python $(PIP) '.[onnx]'
 	@touch $@
 
 lint: $(READY)  ## ruff and mypy

@@ -1,5 +1,6 @@
 """The core works where PyTorch and its company are not installed."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ BLOCK = """
 import importlib, sys
 
 BLOCKED = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "scipy", "tensorboard"}
+BLOCKED |= {"onnx", "onnxscript"}
 
 
 class Refuse:
@@ -39,6 +41,9 @@ CORE = [
     "pipeline",
     "predictor",
     "runtime",
+    "onnx_runtime",
+    "exported",
+    "evaluation",
     "merge",
     "merge.rule",
     "metrics",
@@ -115,7 +120,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.split() == [], done.stderr
 
 
-@pytest.mark.parametrize("name", ["data.check", "predictor", "metrics.panoptic_quality", "cli.main"])
+@pytest.mark.parametrize(
+    "name", ["data.check", "predictor", "metrics.panoptic_quality", "cli.main", "onnx_runtime"]
+)
 def test_core_modules_do_not_load_torch_where_it_is_installed(name: str) -> None:
     code = f"import sys, maskconver.{name}; print(*({{'torch', 'scipy', 'lightning'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -158,3 +165,36 @@ def test_generated_data_can_be_written_and_checked(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "no defects" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`nuclei` as an ONNX file, exported here; `MASKCONVER_ONNX` names one where that is not possible."""
+    pytest.importorskip("onnxruntime", reason='running ONNX files needs the extra "onnx"')
+    if given := os.environ.get("MASKCONVER_ONNX"):
+        return Path(given)
+    pytest.importorskip("torch", reason="exporting needs PyTorch; MASKCONVER_ONNX may name an exported file")
+    pytest.importorskip("onnxscript", reason='exporting needs the extra "export"')
+    from maskconver.checkpoint import load
+    from maskconver.export.onnx import export_onnx
+
+    path = tmp_path_factory.mktemp("exported") / "nuclei.onnx"
+    export_onnx(load("nuclei"), path, size=(128, 160))
+    return path
+
+
+def test_exported_files_predict_and_are_evaluated(exported: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path, "cells", 2, (96, 120))
+    done = run(
+        """
+        from maskconver.cli.main import main
+        model, folder = sys.argv[1:]
+        code = main(["predict", model, f"{folder}/images", "--out", f"{folder}/out", "--overlay"])
+        sys.exit(code or main(["evaluate", model, "--data", folder, "--json"]))
+        """,
+        str(exported),
+        str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 images" in done.stdout
+    assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == 2

@@ -21,6 +21,10 @@ class CheckpointError(MaskconverError):
     """A model file that cannot be loaded or saved."""
 
 
+class ExportError(MaskconverError):
+    """A model that cannot be exported, or an exported file that differs from its model."""
+
+
 class MissingExtraError(MaskconverError):
     """A command needs an optional dependency that is not installed."""
 

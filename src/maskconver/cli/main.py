@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train or fine-tune a model on your own images"),
     "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
     "predict": ("predict", "segment images, folders or globs"),
+    "export": ("export", "write a model as a file for another runtime"),
     "pq": ("pq", "panoptic quality of one COCO panoptic file against another"),
     "models": ("models", "list the models with size, cost and published figures"),
     "data synth": ("data_synth", "write a generated panoptic data set"),
@@ -114,7 +115,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 _EXTRA_OF = dict.fromkeys(("torch", "torchvision", "timm", "lightning", "scipy", "tensorboard"), "train") | {
-    "hotcoco": "ap"
+    "hotcoco": "ap",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "onnx",
 }
 
 

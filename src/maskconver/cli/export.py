@@ -1,0 +1,75 @@
+"""Write a model as one file for another runtime.
+
+The file is run and compared with the model before it is kept: scores and masks to 1e-4 and the panoptic maps
+pixel by pixel, or, with --quantize, within what the precision explains. Needs the extras train and export.
+
+Example: maskconver export nuclei --to onnx --out nuclei.onnx
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Adds the arguments of `maskconver export`."""
+    add = parser.add_argument
+    add("model", type=str, help="a bundled name, a .safetensors file, or a run's folder")
+    add("--to", type=Literal["onnx"], default="onnx", help="the format")
+    add("--out", type=str | None, default=None, help="the file to write; MODEL.onnx here if left out")
+    add(
+        "--size",
+        type=int | None,
+        nargs=2,
+        default=None,
+        metavar=("H", "W"),
+        help="canvas the file takes, in pixels; the model's own by default",
+    )
+    add("--dynamic", action="store_true", help="take canvases of any size in steps of 32")
+    add(
+        "--quantize",
+        type=Literal["none", "fp16", "int8-weights"],
+        default="none",
+        help="store weights in 16 or 8 bits",
+    )
+    add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
+    add("--uint8", action="store_true", help="take H×W×3 bytes; scaling, mean and std in the file")
+    add("--images", type=str | None, default=None, help="folder or glob of pictures to compare on")
+    add("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Runs `maskconver export`; 0 when the file was written."""
+    from ..checkpoint import load
+    from ..data.images import read_image
+    from ..data.listing import list_images
+    from ..export.onnx import export_onnx
+
+    images = [read_image(path) for path in list_images(args.images)] if args.images else None
+    model = load(args.model)
+    out = Path(args.out or f"{Path(args.model).stem}.onnx")
+    start = time.perf_counter()
+    result = export_onnx(
+        model,
+        out,
+        size=tuple(args.size) if args.size else None,
+        dynamic=args.dynamic,
+        proposals=args.proposals,
+        quantize=args.quantize,
+        uint8=args.uint8,
+        images=images,
+    )
+    seconds, size = time.perf_counter() - start, out.stat().st_size
+    if args.json:
+        figures = {"file": str(out), "bytes": size, "seconds": round(seconds, 2), **asdict(result)}
+        print(json.dumps(figures, ensure_ascii=False))
+    else:
+        print(f"{out}: {size / 1e6:.2f} MB in {seconds:.1f} s; {result}")
+    return 0
