@@ -193,6 +193,7 @@ def test_models_that_cannot_be_exported_are_refused_before_any_work(tmp_path):
     for changes, message in [
         ({"num_classes": 2}, "no categories"),
         ({"categories": CATEGORIES, "in_channels": 4}, "not of 4 channels"),
+        ({"categories": CATEGORIES, "merge": {"rule": "kmax"}}, "merge rule "),
         ({"categories": CATEGORIES, "input": {"mode": "native"}}, "give --dynamic, or --size"),
     ]:
         model = mc.create_model("maskconver_mobile_256", **small, **changes)

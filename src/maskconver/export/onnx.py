@@ -101,6 +101,10 @@ def _describe(
     own: InputConfig = model.input
     if model.categories is None:
         raise ConfigError("the model has no categories, which the file must name; make it with categories=…")
+    if model.merge.rule != "maskconver":
+        raise ConfigError(
+            f'export takes MaskConver models; those of the merge rule "{model.merge.rule}" not yet'
+        )
     if model.config.in_channels != 3:
         raise ConfigError(f"export takes models of RGB images, not of {model.config.in_channels} channels")
     if dynamic and size is not None:
