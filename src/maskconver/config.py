@@ -52,6 +52,9 @@ class MergeConfig:
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
             `pixel_threshold` applies again); false as published.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form.
+        stuff_threshold: `object_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
+        class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
+        mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
         non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
     """
 
@@ -64,4 +67,8 @@ class MergeConfig:
     nms_iou: float = 1.0
     reassign: bool = False
     hard_sigmoid: bool = False
+    stuff_threshold: float | None = None
+    class_exponent: float = 1.0
+    mask_exponent: float = 1.0
+    mask_activation: Literal["softmax", "sigmoid"] = "softmax"
     non_finite: Literal["error", "drop"] = "error"

@@ -267,7 +267,7 @@ def test_torch_proposals_give_the_same_answer():
 
 def test_a_rule_that_does_not_exist_is_refused():
     with pytest.raises(ConfigError, match="kmax"):
-        merge(batch(), MergeConfig(rule="kmax"), CATEGORIES)
+        merge(batch(), MergeConfig(rule="vote"), CATEGORIES)
 
 
 def test_a_way_to_compute_that_does_not_exist_is_refused():

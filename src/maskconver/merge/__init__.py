@@ -9,6 +9,7 @@ from ..config import MergeConfig
 from ..errors import ConfigError
 from ..proposals import Proposals
 from ..segmentation import Segmentation
+from .kmax import merge_kmax
 from .rule import merge_masks, output_taps
 
 __all__ = ["merge"]
@@ -37,16 +38,21 @@ def merge(
     Raises:
         MaskconverError: NaN or infinite values, a label without category, a rule that does not exist.
     """
-    if config.rule != "maskconver":
-        raise ConfigError(f'merge rule "{config.rule}" is not available; there is "maskconver"')
+    if config.rule not in ("maskconver", "kmax"):
+        raise ConfigError(f'merge rule "{config.rule}" is not available; there are "maskconver" and "kmax"')
     if proposals.geometry and len(proposals.geometry) != len(proposals):
         raise ConfigError(f"{len(proposals)} images, but {len(proposals.geometry)} geometries")
-    masks_there = getattr(proposals.mask_logits, "is_cuda", False)  # a tensor on a GPU is merged on it
+    # A tensor on a GPU is merged on it.
+    masks_there = config.rule == "maskconver" and getattr(proposals.mask_logits, "is_cuda", False)
     arrays = (replace(proposals, mask_logits=None) if masks_there else proposals).numpy()
     all_masks = proposals.mask_logits if masks_there else arrays.mask_logits
     results = []
     for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, all_masks)):
-        taps = output_taps(masks.shape[-2:], arrays.geometry[i] if arrays.geometry else None, output_size)
-        ids, first = merge_masks(scores, labels, masks, categories.is_thing, taps, config)
+        geometry = arrays.geometry[i] if arrays.geometry else None
+        if config.rule == "kmax":
+            ids, first = merge_kmax(scores, labels, masks, categories.is_thing, geometry, config, output_size)
+        else:
+            taps = output_taps(masks.shape[-2:], geometry, output_size)
+            ids, first = merge_masks(scores, labels, masks, categories.is_thing, taps, config)
         results.append(Segmentation.from_ids(ids, categories, labels=labels[first], scores=scores[first]))
     return results

@@ -67,7 +67,7 @@ def build_model(
 
 
 def is_class_shaped(parameter: str) -> bool:
-    """Whether the first dimension of a parameter of that name counts classes (in kMaX "no object" too, last)."""
+    """Whether the first dimension of a parameter of that name counts classes (kMaX: "no object" too)."""
     return _CLASS_SHAPED.fullmatch(parameter) is not None
 
 

@@ -23,6 +23,17 @@ def _input() -> InputConfig:
     return InputConfig(size=(641, 641), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
+def _merge() -> MergeConfig:
+    return MergeConfig(
+        rule="kmax",
+        object_threshold=0.7,
+        stuff_threshold=0.5,
+        overlap_threshold=0.8,
+        pixel_threshold=0.4,
+        min_area=0.0,
+    )
+
+
 @dataclass
 class KMaXConfig:
     """Architecture of a kMaX-DeepLab (kmax page §2); defaults are R50's.
@@ -47,7 +58,7 @@ class KMaXConfig:
             stride 32 (Cityscapes), or `none`.
         proposals: queries; every one gives a proposal.
         input: how an image is brought to the network.
-        merge: how proposals become an answer.
+        merge: how proposals become an answer; the thresholds for COCO (kmax page §7).
     """
 
     backbone: str = "resnet50"
@@ -64,4 +75,4 @@ class KMaXConfig:
     semantic: Literal["none", "aspp", "simple"] = "aspp"
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
-    merge: MergeConfig = field(default_factory=lambda: MergeConfig(rule="kmax"))
+    merge: MergeConfig = field(default_factory=_merge)

@@ -16,28 +16,33 @@ def _kmax(size: int, **changes: object) -> KMaXConfig:
     return replace(config, input=replace(config.input, size=(size, size)))
 
 
+def _remax(config: KMaXConfig) -> KMaXConfig:
+    """The same network; its masks are trained as sigmoids, and read as such (§6)."""
+    return replace(config, merge=replace(config.merge, mask_activation="sigmoid"))
+
+
 @register_model()
 def remax_t() -> KMaXConfig:
     """ReMaX-T: MobileNetV3-Small, one k-means layer a stride, 641 px."""
-    return _kmax(641, backbone="mobilenetv3_small_100", **SMALL)
+    return _remax(_kmax(641, backbone="mobilenetv3_small_100", **SMALL))
 
 
 @register_model()
 def remax_s() -> KMaXConfig:
     """ReMaX-S: MobileNetV3-Large, one k-means layer a stride, 641 px."""
-    return _kmax(641, backbone="mobilenetv3_large_100", **SMALL)
+    return _remax(_kmax(641, backbone="mobilenetv3_large_100", **SMALL))
 
 
 @register_model()
 def remax_m() -> KMaXConfig:
     """ReMaX-M: ResNet-50, one k-means layer a stride, 641 px."""
-    return _kmax(641, decoder_layers=(1, 1, 1))
+    return _remax(_kmax(641, decoder_layers=(1, 1, 1)))
 
 
 @register_model()
 def remax_b() -> KMaXConfig:
     """ReMaX-B: ResNet-50, two k-means layers a stride, 1281 px."""
-    return _kmax(1281)
+    return _remax(_kmax(1281))
 
 
 @register_model()
@@ -71,16 +76,16 @@ def kmax_max_s() -> KMaXConfig:
 @register_model()
 def remax_convnext_t() -> KMaXConfig:
     """ReMaX, ConvNeXt-T, 1281 px."""
-    return _convnext("convnext_tiny")
+    return _remax(_convnext("convnext_tiny"))
 
 
 @register_model()
 def remax_convnext_s() -> KMaXConfig:
     """ReMaX, ConvNeXt-S, 1281 px."""
-    return _convnext("convnext_small")
+    return _remax(_convnext("convnext_small"))
 
 
 @register_model()
 def remax_max_s() -> KMaXConfig:
     """ReMaX, MaX-S (axial ResNet-50), 1281 px."""
-    return _kmax(1281, backbone="max_s", backbone_drop_path=0.2)
+    return _remax(_kmax(1281, backbone="max_s", backbone_drop_path=0.2))

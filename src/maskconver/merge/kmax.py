@@ -1,0 +1,169 @@
+"""The kMaX-DeepLab rule: masks, best first, take the free ones of the pixels they are sure of (kmax §7)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import MergeConfig
+from ..errors import ConfigError, MaskconverError
+from ..proposals import Geometry
+from ..resize import Taps, lerp
+
+BAND_VALUES = 1 << 23  # of all masks at the size of the answer, at a time
+
+
+def merge_kmax(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    mask_logits: NDArray[np.float32],
+    is_thing: NDArray[np.bool_],
+    geometry: Geometry | None,
+    config: MergeConfig,
+    output_size: tuple[int, int] | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """One label a pixel from the N proposals of one image.
+
+    A mask is where its probability (a softmax over all proposals) exceeds `pixel_threshold`; its score is the
+    mean of its probability there. In the order of class score^a · mask score^b, proposals whose class score
+    exceeds the threshold of their kind take those pixels of their mask that are free, if these are more than
+    `overlap_threshold` of it. Stuff of one class is one segment; pixels nobody takes are void.
+
+    Args:
+        scores: (N,) float32 class scores in any order.
+        labels: (N,) int64 in 0…C-1, or -1: such a proposal takes nothing.
+        mask_logits: (N, h, w) float32.
+        is_thing: (C,) bool.
+        geometry: how the network's canvas lies on the image; None gives the size of the masks.
+        config: the thresholds.
+        output_size: (height, width) of the answer where it should be another one; without a geometry the
+            masks are resized to it, with one the image's answer is cut, or filled up with void.
+
+    Returns:
+        H×W int32 segment ids, 1…S in the order in which they were opened, 0 = void; and (S,) int64, the
+        proposal that opened each.
+
+    Raises:
+        MaskconverError: NaN or infinite values (unless `non_finite` drops their proposals).
+        ConfigError: labels that do not exist.
+    """
+    kept = np.arange(len(scores))
+    finite = np.isfinite(scores) & np.isfinite(mask_logits).all((1, 2))
+    if not finite.all():
+        if config.non_finite != "drop":
+            raise MaskconverError(
+                "the network's scores or mask logits hold NaN or infinite values; run it in float32, take "
+                "weights that did not diverge, or leave such proposals out with non_finite=drop"
+            )
+        kept = kept[finite]
+        scores, labels, mask_logits = scores[finite], labels[finite], mask_logits[finite]
+    if len(labels) and not (labels.min() >= -1 and labels.max() < len(is_thing)):
+        raise ConfigError(f"labels up to {labels.max()}, but {len(is_thing)} categories (-1 is void)")
+    ids, first = _paint(
+        scores, labels, mask_logits, is_thing, _steps(mask_logits, geometry, output_size), config
+    )
+    if geometry is not None and output_size is not None:
+        canvas = np.zeros(output_size, np.int32)
+        h, w = (min(a, b) for a, b in zip(ids.shape, output_size))
+        canvas[:h, :w] = ids[:h, :w]
+        ids, first = _larger_than(0, canvas, first)
+    return ids, kept[first]
+
+
+def _paint(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    mask_logits: NDArray[np.float32],
+    is_thing: NDArray[np.bool_],
+    steps: tuple[list[Taps], list[Taps]],
+    config: MergeConfig,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    stuff_threshold = config.object_threshold if config.stuff_threshold is None else config.stuff_threshold
+    things = is_thing[labels] & (labels >= 0)
+    thresholds = np.where(things, config.object_threshold, stuff_threshold).astype(np.float32)
+    candidates = np.flatnonzero((scores > thresholds) & (labels >= 0))
+    masks, mask_scores = _masks(mask_logits, candidates, steps, config)
+    areas = masks.sum((1, 2))
+    rank = scores[candidates] ** config.class_exponent * mask_scores**config.mask_exponent
+    ids = np.zeros(masks.shape[1:], np.int32)
+    opened: list[int] = []
+    segment_of: dict[int, int] = {}
+    for i in np.argsort(-rank, kind="stable"):  # what is free depends on everyone before
+        free = masks[i] & (ids == 0)
+        if not free.sum() > config.overlap_threshold * areas[i]:
+            continue
+        query = int(candidates[i])
+        label = int(labels[query])
+        if is_thing[label] or label not in segment_of:
+            opened.append(query)
+            segment_of[label] = len(opened)
+        ids[free] = segment_of[label]
+    # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
+    smallest = round(config.min_area * max(ids.shape, default=0) ** 2, 6)
+    return _larger_than(smallest, ids, np.array(opened, np.int64))
+
+
+def _masks(
+    logits: NDArray[np.float32],
+    candidates: NDArray[np.int64],
+    steps: tuple[list[Taps], list[Taps]],
+    config: MergeConfig,
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Masks of the candidates at the size of the answer, and the mean probability within each."""
+    (canvas_rows, image_rows), (canvas_columns, image_columns) = steps
+    height, width = len(image_rows), len(image_columns)
+    masks = np.zeros((len(candidates), height, width), bool)
+    total = np.zeros(len(candidates))
+    band = max(BAND_VALUES // max(len(logits) * width, 1), 1)
+    for top in range(0, height if len(candidates) else 0, band):
+        part = image_rows[top : top + band]
+        start, stop = part.low.min(), part.high.max() + 1
+        values = lerp(logits, canvas_rows[start:stop], 1)
+        values = lerp(lerp(values, canvas_columns, 2), image_columns, 2)
+        values = lerp(values, Taps(part.low - start, part.high - start, part.weight, part.inside), 1)
+        if config.mask_activation == "softmax":
+            values = np.exp(values - values.max(0))
+            probability = values[candidates] / values.sum(0)
+        else:
+            probability = 1 / (1 + np.exp(-values[candidates]))
+        sure = probability > np.float32(config.pixel_threshold)
+        masks[:, top : top + band] = sure
+        total += np.where(sure, probability, 0).sum((1, 2), dtype=np.float64)
+    return masks, total / np.maximum(masks.sum((1, 2)), 1)
+
+
+def _steps(
+    logits: NDArray[np.float32], geometry: Geometry | None, output_size: tuple[int, int] | None
+) -> tuple[list[Taps], list[Taps]]:
+    """The two resizes of rows and of columns: masks to the padded canvas, and its image to the answer.
+
+    Corners are aligned in both where the canvas has an odd width, as in the network.
+    """
+    sizes = logits.shape[1:]
+    canvas = geometry.canvas_size if geometry else output_size or sizes
+    align = canvas[1] % 2 == 1
+
+    def axis(i: int) -> list[Taps]:
+        if geometry is None:
+            return [_taps(sizes[i], canvas[i], align), _taps(canvas[i], canvas[i], align)]
+        image = geometry.image_size[i]
+        valid = min(max(round(image * geometry.scale[i]), 1), canvas[i])
+        return [_taps(sizes[i], canvas[i], align), _taps(valid, image, align)]
+
+    return axis(0), axis(1)
+
+
+def _taps(length: int, target: int, align: bool) -> Taps:
+    if not align:
+        return Taps.resize(length, target)
+    step = np.float32((length - 1) / max(target - 1, 1))
+    return Taps.at(np.arange(target, dtype=np.float32) * step, length)
+
+
+def _larger_than(
+    area: float, ids: NDArray[np.int32], first: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Segments of so many pixels or fewer become void; the others are numbered anew."""
+    kept = np.bincount(ids.ravel(), minlength=len(first) + 1)[1:] > area
+    numbers = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
+    return numbers[ids], first[kept]
