@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from .categories import Categories
 from .errors import CheckpointError
 from .models.kmax import KMaXDeepLab
+from .models.registry import create_model
 
 COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it
 _IGNORED = ("criterion.empty_weight", "pixel_mean", "pixel_std")  # of the losses and of preparing images
@@ -145,3 +149,61 @@ def _fits(theirs: Tensor, ours: Tensor) -> bool:
     """Equal shapes, but for the last side of 1×1 kernels, which the official code has in one dimension."""
     short, long = sorted((tuple(theirs.shape), tuple(ours.shape)), key=len)
     return long[: len(short)] == short and all(n == 1 for n in long[len(short) :])
+
+
+def read_official(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint: safetensors, or a pickle, of which no code is executed.
+
+    Raises:
+        CheckpointError: not readable, or without tensors of a kMaX-DeepLab.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({reason}); save its tensors alone"
+        ) from error
+    state = state.get("model", state) if isinstance(state, Mapping) else {}
+    if f"{_TRANSFORMER}_cluster_centers.weight" not in state:
+        raise CheckpointError(f"{path} is not a checkpoint of the official kMaX-DeepLab PyTorch code")
+    return dict(state)
+
+
+# Backbones that the official code has, by blocks and channels of the third stage.
+_CONVNEXT = {(9, 384): "kmax_convnext_t", (27, 384): "kmax_convnext_s"}
+
+
+def model_of(state: Mapping[str, Any], categories: Categories | None = None) -> KMaXDeepLab:
+    """A model, with random weights, of the architecture of an official checkpoint.
+
+    Args:
+        state: tensors by official name.
+        categories: the label set; COCO's where the checkpoint has 133 classes and this is None.
+
+    Raises:
+        CheckpointError: a backbone that no registered model has.
+    """
+    name = "kmax_r50"
+    if "backbone.stem.conv1.weight" not in state:
+        blocks = [k for k in state if re.fullmatch(r"backbone\.stages\.2\.\d+\.gamma", k)]
+        found = (len(blocks), len(state[blocks[0]]) if blocks else 0)
+        if found not in _CONVNEXT:
+            raise CheckpointError("the checkpoint's backbone is none of ResNet-50, ConvNeXt-T and ConvNeXt-S")
+        name = _CONVNEXT[found]
+    classes = len(state[f"{_TRANSFORMER}_predcitor._transformer_class_head.conv.bias"]) - 1
+    auxiliary = f"{_TRANSFORMER}_auxiliary_semantic_predictor."
+    aspp, simple = f"{auxiliary}final_conv.conv.weight" in state, f"{auxiliary}2.conv.weight" in state
+    model = create_model(
+        name,
+        categories=categories or (Categories.coco() if classes == 133 else None),
+        num_classes=classes,
+        proposals=state[f"{_TRANSFORMER}_cluster_centers.weight"].shape[1],
+        fifth_stage="pytorch" if f"{_PIXEL}_in_norms.4.weight" in state else "none",
+        semantic="aspp" if aspp else "simple" if simple else "none",
+    )
+    assert isinstance(model, KMaXDeepLab)
+    return model

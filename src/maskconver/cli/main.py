@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "segment images, folders or globs"),
     "export": ("export", "write a model as a file for another runtime"),
     "pq": ("pq", "panoptic quality of one COCO panoptic file against another"),
+    "import-weights": ("import_weights", "turn published weights into a model file"),
     "models": ("models", "list the models with size, cost and published figures"),
     "data synth": ("data_synth", "write a generated panoptic data set"),
     "data check": ("data_check", "list every defect of a data set"),
@@ -35,7 +36,7 @@ def _usage() -> str:
         "",
         "commands:",
     ]
-    lines += [f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items()]
     lines += [
         "",
         "example: maskconver predict nuclei cells.png --overlay",

@@ -1,0 +1,63 @@
+"""Turn published weights into a model file of this package.
+
+Example: maskconver import-weights kmax kmax_r50.pth --out kmax_r50.safetensors
+
+`kmax` reads checkpoints of the official kMaX-DeepLab PyTorch code (ResNet-50, ConvNeXt-T and -S). The model's
+sizes are read from the file. Its classes are COCO's where there are 133; for others name a panoptic JSON file
+with their categories, in the order of the file's class channels.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from ..categories import Categories
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Adds the arguments of `maskconver import-weights`."""
+    parser.add_argument("kind", choices=["kmax"], help="whose weights they are")
+    parser.add_argument("file", type=str, help="the published file (.pth or .safetensors)")
+    parser.add_argument("--out", type=str, required=True, help="the model file to write (.safetensors)")
+    parser.add_argument("--categories", type=str, default=None, help="panoptic JSON file with the classes")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: Namespace) -> int:
+    """Runs `maskconver import-weights`."""
+    from ..checkpoint import save
+    from ..errors import CheckpointError
+    from ..kmax_deeplab import import_kmax_deeplab, model_of, read_official
+    from ..models.cost import count_parameters
+
+    if not Path(args.file).is_file():
+        raise CheckpointError(f'no file "{args.file}" of weights')
+    state = read_official(args.file)
+    model = model_of(state, _categories(args.categories))
+    report = import_kmax_deeplab(model, state)
+    save(model.eval(), args.out)
+    parameters = count_parameters(model, trainable=True)
+    if args.json:
+        row = {"model": model.name, "classes": model.num_classes, "parameters": parameters, "out": args.out}
+        print(json.dumps({**row, "loaded": len(report.loaded), "unused": report.unused}))
+    else:
+        print(f"{model.name}, {model.num_classes} classes, {parameters / 1e6:.3f} M parameters: {report}")
+        print(f"wrote {args.out}")
+    return 0
+
+
+def _categories(path: str | None) -> Categories | None:
+    from ..categories import Categories
+    from ..errors import ConfigError
+
+    if path is None:
+        return None
+    try:
+        return Categories.from_json(json.loads(Path(path).read_text())["categories"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'--categories {path}: no JSON file with a "categories" list ({error})') from error
