@@ -245,3 +245,11 @@ def test_init_from_matches_classes_by_name_and_no_object_is_the_last(tmp_path: P
     assert not torch.equal(ours[0], theirs[0])
     # weight and bias of the final head, of three layers' and of the semantic one
     assert report.by_category == dict.fromkeys(report.by_category, 1) and len(report.by_category) == 10
+
+
+def test_training_is_refused_in_one_line_while_there_are_no_losses() -> None:
+    from maskconver.training.config import TrainConfig
+    from maskconver.training.task import SegmentationTask
+
+    with pytest.raises(ConfigError, match="remax_t cannot be trained yet"):
+        SegmentationTask(kmax(), TrainConfig())
