@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from maskconver.data.datamodule import DataConfig, SegmentationData
+from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.training.callbacks import EMA
 from maskconver.training.config import TrainConfig
@@ -31,6 +32,12 @@ def test_only_kernels_and_embedding_tables_decay() -> None:
 def test_learning_rate_follows_the_batch_by_its_rule(rule: str, expected: float) -> None:
     config = OptimConfig(lr=0.01, base_batch=8, lr_scaling=rule)  # type: ignore[arg-type]
     assert scaled_lr(config, 32) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1])
+def test_a_learning_rate_that_is_not_positive_is_refused(lr: float) -> None:
+    with pytest.raises(ConfigError, match=r"--optim\.lr"):
+        scaled_lr(OptimConfig(lr=lr), 8)
 
 
 def test_ema_follows_the_warmed_up_decay_and_is_what_validation_sees() -> None:

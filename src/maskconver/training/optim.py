@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..errors import ConfigError
+
 
 @dataclass
 class OptimConfig:
@@ -40,7 +42,13 @@ class OptimConfig:
 
 
 def scaled_lr(config: OptimConfig, batch: int) -> float:
-    """The peak learning rate for `batch` images a step."""
+    """The peak learning rate for `batch` images a step.
+
+    Raises:
+        ConfigError: the configured rate is not positive.
+    """
+    if config.lr <= 0:
+        raise ConfigError(f"--optim.lr {config.lr:g}: the learning rate must be above 0")
     factor = batch / config.base_batch
     return config.lr * {"linear": factor, "sqrt": math.sqrt(factor), "none": 1.0}[config.lr_scaling]
 
