@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -65,25 +66,25 @@ class PanopticDataset(Sequence[Sample]):
             return [self.sample(i) for i in range(*index.indices(len(self)))]
         return self.sample(index)
 
+    @abstractmethod
     def sample(self, index: int) -> Sample:
         """One image with its annotation; segments without a pixel are left out of the table."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ids(self, index: int) -> NDArray[np.int32]:
         """The id map, H×W int32, 0 = void."""
-        raise NotImplementedError
 
+    @abstractmethod
     def segments(self, index: int) -> SegmentTable:
         """The segments as the annotation lists them, those without pixels included."""
-        raise NotImplementedError
 
+    @abstractmethod
     def info(self, index: int) -> dict[str, Any]:
         """What else is known about an image (`width`, `height`, …)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def png_path(self, index: int) -> str:
         """What messages call the annotation's PNG."""
-        raise NotImplementedError
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """The picture, H×W×3 uint8 RGB, upright."""
