@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PEAK_TOLERANCE = 1e-6
+# torch 2.6 trains and predicts, too; only exporting needs 2.7, as the extra says.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 class Peaks(NamedTuple):
@@ -39,7 +41,7 @@ def peak_scores(heatmap_logits: Tensor, kernel: int = 3) -> Tensor:
 def _best(flat: Tensor, k: int) -> Tensor:
     """Indices of the k largest of B×n scores ≥ 0, largest first, the lower index first on a tie."""
     n = flat.shape[1]
-    if torch.compiler.is_exporting():
+    if _is_exporting():
         # ONNX and TensorFlow Lite have no such view; their TopK gives the lower index first by definition.
         return flat.topk(torch.sym_min(k, n), dim=1).indices
     # topk promises nothing about ties. Scores are ≥ 0, so their bits order as they do; with the position
