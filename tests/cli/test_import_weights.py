@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from maskconver.checkpoint import load
-from maskconver.cli.main import main
-from maskconver.kmax_deeplab import official_name
-from maskconver.models import create_model
+from maskconver.checkpoint import load  # noqa: E402
+from maskconver.cli.main import main  # noqa: E402
+from maskconver.kmax_deeplab import official_name  # noqa: E402
+from maskconver.models import create_model  # noqa: E402
 
 
 def test_an_official_checkpoint_becomes_a_model_file(
