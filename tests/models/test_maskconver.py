@@ -147,8 +147,9 @@ def test_peaks_come_by_score_and_then_by_place_and_class(seed: int) -> None:
         torch.testing.assert_close(peaks.scores[b], flat[order], rtol=0, atol=0)
 
 
-def test_a_batch_of_one_image_trains() -> None:
-    model = small().train()
+@pytest.mark.parametrize("window", [None, (4, 4), (32, 64), (2, 2)])
+def test_a_batch_of_one_image_trains(window: tuple[int, int] | None) -> None:
+    model = small(aspp_pool_window=window).train()  # of 4×4 cells: all, just all, more than all, four windows
     maps = model(torch.randn(1, 3, 64, 64))
     torch.stack([m.square().mean() for m in maps]).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

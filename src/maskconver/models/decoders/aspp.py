@@ -74,20 +74,20 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """B×in×h×w to B×filters×h×w."""
         if self.pool_window is None:
-            pooled = self._image_feature(x).expand(-1, -1, *x.shape[-2:])
+            pooled = self._pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
         else:
             # Windows that do not fit are left out (VALID); a map smaller than one window is one window.
             window = tuple(min(w, n) for w, n in zip(self.pool_window, x.shape[-2:]))
-            pooled = resize(self.pool(F.avg_pool2d(x, window, window)), x.shape[-2:])
+            pooled = resize(self._pooled(F.avg_pool2d(x, window, window)), x.shape[-2:])
         return self.project(torch.cat([self.branch0(x), *(branch(x) for branch in self.atrous), pooled], 1))
 
-    def _image_feature(self, x: Tensor) -> Tensor:
-        """B×in×h×w to B×filters×1×1."""
-        mean, bn = x.mean((2, 3), keepdim=True), self.pool.bn
-        if bn.training and len(mean) == 1 and type(bn) is nn.BatchNorm2d:
+    def _pooled(self, means: Tensor) -> Tensor:
+        """The pooling branch after its average, B×in×h×w to B×filters×h×w."""
+        bn = self.pool.bn
+        if bn.training and means[:, 0].numel() == 1 and type(bn) is nn.BatchNorm2d:
             # One value a channel has no variance: one image alone is normalised by running statistics.
             normed = F.batch_norm(
-                self.pool.conv(mean), bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps
+                self.pool.conv(means), bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps
             )
             return self.activation(normed)
-        return self.pool(mean)
+        return self.pool(means)
