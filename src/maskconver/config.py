@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from .errors import ConfigError
+
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 @dataclass
@@ -16,7 +20,8 @@ class InputConfig:
         size: canvas (height, width) in pixels for `fit`, and the training crop.
         scale: factor applied to the image in `native` mode.
         multiple: canvas sizes are multiples of this many pixels in `native` mode.
-        mean, std: per-channel normalisation of values scaled to 0…1, RGB.
+        mean, std: per-channel normalisation of values scaled to 0…1; their number is that of the channels:
+            3 are RGB, 1 is grey, 4 the bands of RGBA and other pictures of 4 channels.
         stretch: `percentile` first maps each image's `percentiles` to 0…1 (one range over all channels),
             for pictures that use a small part of their range (fluorescence microscopy).
         percentiles: low and high percentile of the stretch, in percent.
@@ -26,10 +31,36 @@ class InputConfig:
     size: tuple[int, int] = (640, 640)
     scale: float = 1.0
     multiple: int = 32
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = RGB_MEAN
+    std: tuple[float, ...] = RGB_STD
     stretch: Literal["none", "percentile"] = "none"
     percentiles: tuple[float, float] = (0.5, 99.8)
+
+    @property
+    def channels(self) -> int:
+        """How many channels a picture is read with."""
+        return len(self.mean)
+
+    def for_channels(self, channels: int) -> InputConfig:
+        """The same for pictures of so many channels.
+
+        RGB's default mean and std become their average, for grey or for each channel beyond the third.
+
+        Raises:
+            ConfigError: other means than these that are not as many.
+        """
+        if len(self.mean) == len(self.std) == channels:
+            return self
+        if (tuple(self.mean), tuple(self.std)) != (RGB_MEAN, RGB_STD):
+            raise ConfigError(
+                f"the network takes {channels} channels, but input.mean has {len(self.mean)} values and "
+                f"input.std {len(self.std)}; give {channels} of each"
+            )
+        mean, std = (
+            (*values[: channels if channels > 2 else 0], *[round(sum(values) / 3, 4)] * channels)[:channels]
+            for values in (RGB_MEAN, RGB_STD)
+        )
+        return replace(self, mean=mean, std=std)
 
 
 @dataclass

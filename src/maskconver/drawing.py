@@ -34,7 +34,8 @@ def draw(
 
     Args:
         segmentation: what to draw.
-        image: H×W×3 uint8 to draw on; the segmentation's own if left out, black if there is none.
+        image: H×W×C uint8 to draw on, its first three channels or grey; the segmentation's own if
+            left out, black if there is none.
         alpha: strength of the fill, 0…1.
         borders: draw a line around every segment.
         labels: write the category where there is room; None: if there are more than two categories.
@@ -48,6 +49,8 @@ def draw(
         image = segmentation.image
     if image is None:
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
+    if image.ndim == 3 and image.shape[2] != 3:
+        image = image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, 2)
     if image.shape != (*ids.shape, 3):
         raise ConfigError(f"a picture of shape {image.shape} does not lie under an id map of {ids.shape}")
     if not 0 <= alpha <= 1:

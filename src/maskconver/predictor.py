@@ -220,10 +220,16 @@ class Predictor:
                     lambda size: scaled_size(size, self.runtime.input),
                     max_pixels=self.max_pixels,
                     white_level=self.white_level,
+                    channels=self.runtime.input.channels,
                 )
                 name = Path(image).name
             else:
-                picture, name = as_image(image, max_pixels=self.max_pixels, white_level=self.white_level)
+                picture, name = as_image(
+                    image,
+                    max_pixels=self.max_pixels,
+                    white_level=self.white_level,
+                    channels=self.runtime.input.channels,
+                )
         with timed(times, "prepare"):
             canvas, geometry = prepare(picture, self.runtime.input, whole=whole)
         keep = keep and picture.shape[:2] == geometry.image_size

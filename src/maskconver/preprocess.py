@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .config import InputConfig
+from .errors import ConfigError
 from .proposals import Geometry
 from .resize import Taps, resize_bilinear, resize_nearest
 
@@ -33,14 +34,19 @@ def prepare(
     antialiasing) and padded with zeros right and below.
 
     Args:
-        image: H×W×3 uint8 RGB.
+        image: H×W×C uint8, as many channels as the config has.
         config: the model's input; see `InputConfig` for the two modes.
         whole: (height, width) of the picture of which `image` is a half, a quarter or an eighth (as
             `read_reduced` gives it); the geometry is then the whole picture's.
 
     Returns:
-        The canvas, 3×h×w float32, and how it lies on the image.
+        The canvas, C×h×w float32, and how it lies on the image.
     """
+    if image.ndim != 3 or image.shape[2] != config.channels:
+        raise ConfigError(
+            f"a picture of shape {image.shape}, but the model takes {config.channels} channels "
+            "(a model of others is made with --model.in_channels)"
+        )
     size = whole or (image.shape[0], image.shape[1])
     scaled = scaled_size(size, config)
     canvas = config.size if config.mode == "fit" else tuple(_multiple(n, config.multiple) for n in scaled)
@@ -49,7 +55,7 @@ def prepare(
     while step * image.shape[0] < size[0] or step * image.shape[1] < size[1]:
         step *= 2
     taps = [Taps.resize(image.shape[i], scaled[i], size[i] / step) for i in (0, 1)]
-    padded = np.zeros((3, *canvas), np.float32)
+    padded = np.zeros((config.channels, *canvas), np.float32)
     _fill(padded[:, : scaled[0], : scaled[1]], np.ascontiguousarray(image), taps[0], taps[1], config)
     scale = scaled[0] / size[0], scaled[1] / size[1]
     return padded, Geometry(size, (int(canvas[0]), int(canvas[1])), scale)
@@ -65,20 +71,20 @@ def scaled_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
 def _fill(
     out: NDArray[np.float32], image: NDArray[np.uint8], rows: Taps, columns: Taps, config: InputConfig
 ) -> None:
-    """Stretch, resize and normalise an image H×W×3 into 3×h×w, a band of rows at a time.
+    """Stretch, resize and normalise an image H×W×C into C×h×w, a band of rows at a time.
 
     Resizing and normalising are both linear, with weights that sum to one, so their order does not matter:
     normalising comes last, on the fewest pixels, as one multiply-add. No more of the image is read than the
     four neighbours of each output pixel.
     """
-    height, width = image.shape[:2]
+    height, width, c = image.shape
     _, h, w = out.shape
     low, high = _stretch_range(image, config.percentiles) if config.stretch == "percentile" else (0.0, 255.0)
     factor, summand = (v[:, None, None] for v in _multiply_add(config, high - low))
     # One row of bytes: all reds of the output, then all greens, then all blues.
-    left, right = ((3 * at + np.arange(3)[:, None]).ravel() for at in (columns.low, columns.high))
-    weight = np.tile(columns.weight, 3)
-    lines = image.reshape(height, 3 * width)
+    left, right = ((c * at + np.arange(c)[:, None]).ravel() for at in (columns.low, columns.high))
+    weight = np.tile(columns.weight, c)
+    lines = image.reshape(height, c * width)
     same_rows = h == height and not rows.weight.any()
     same_columns = w == width and not columns.weight.any()
 
@@ -90,7 +96,7 @@ def _fill(
         return result
 
     few = width > 2 * w  # then it pays to pick the columns before anything is calculated
-    band = max(BAND_VALUES // (3 * w if few else 3 * max(w, width)), 1)
+    band = max(BAND_VALUES // (c * (w if few else max(w, width))), 1)
     for top in range(0, h, band):
         part = slice(top, top + band)
         above, below = lines[rows.low[part]], lines[rows.high[part]]
@@ -104,7 +110,7 @@ def _fill(
             second = first if same_columns else both.take(right, 1)
         line = first if same_columns else _lerp(first, second, weight)
         target = out[:, part]
-        np.multiply(line.reshape(-1, 3, w).transpose(1, 0, 2), factor, out=target)
+        np.multiply(line.reshape(-1, c, w).transpose(1, 0, 2), factor, out=target)
         target += summand
 
 
@@ -133,12 +139,12 @@ def normalize(image: NDArray, config: InputConfig, *, unit: bool = False) -> NDA
     """`(v / 255 - mean) / std` per channel.
 
     Args:
-        image: …×3, values 0…255, or 0…1 with `unit`.
+        image: …×C, values 0…255, or 0…1 with `unit`.
         config: holds mean and std.
         unit: the values lie in 0…1 already.
 
     Returns:
-        …×3 float32.
+        …×C float32.
     """
     factor, summand = _multiply_add(config, 1 if unit else 255)
     values = image.astype(np.float32)
@@ -148,7 +154,7 @@ def normalize(image: NDArray, config: InputConfig, *, unit: bool = False) -> NDA
 
 
 def _multiply_add(config: InputConfig, white: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(3,) a and b so that `a·v + b` is `(v / white - mean) / std`."""
+    """(C,) a and b so that `a·v + b` is `(v / white - mean) / std`."""
     mean, std = np.array(config.mean), np.array(config.std)
     return (1 / (white * std)).astype(np.float32), (-mean / std).astype(np.float32)
 

@@ -54,7 +54,7 @@ class Segmentation:
         ids: H×W int32 segment ids, 0 = void.
         segments: a row for every id, highest score first where a model made them.
         categories: the label set.
-        image: H×W×3 uint8 RGB, the picture itself, or None.
+        image: H×W×3 uint8 RGB (or of the model's channels), the picture itself, or None.
         file_name: where the picture came from; "" if unknown.
     """
 

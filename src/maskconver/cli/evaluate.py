@@ -73,6 +73,7 @@ def run(args: Namespace) -> int:
         classes=args.classes,
     )
     predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **merge_settings(args))
+    dataset.channels = predictor.runtime.input.channels
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
         with progress_bar("thresholds", len(dataset)) as advance:

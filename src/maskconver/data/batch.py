@@ -14,7 +14,7 @@ class Batch:
     """B images with ragged annotation as flat tensors; masks travel as one region map an image.
 
     Attributes:
-        images: B×3×H×W float32, normalised.
+        images: B×C×H×W float32, normalised.
         valid: B×H×W bool; false on padding and on what is ignored.
         regions: B×H×W int32 map of mask targets; 0 belongs to none.
         batch: (n,) int64, the image of each target row; ascending.

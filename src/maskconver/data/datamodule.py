@@ -141,7 +141,7 @@ class TrainDataset(Dataset[Example]):
 
 @dataclass(slots=True)
 class ValidationItem:
-    """One validation image: its canvas 3×h×w, how it lies on the image, and the sample."""
+    """One validation image: its canvas C×h×w, how it lies on the image, and the sample."""
 
     canvas: NDArray[np.float32]
     geometry: Geometry
@@ -231,14 +231,14 @@ class SegmentationData(pl.LightningDataModule):
         if not config.data:
             raise DataError("no data set given: --data DIR")
         self.config, self.input, self.samples, self.seed = config, input_config, samples, seed
-        train = _open(config, config.train_split)
+        train = _open(config, config.train_split, input_config.channels)
         self.categories = train.categories
         if overfit:
             self.train: PanopticDataset | First = First(train, overfit)
             self.val: PanopticDataset | First = First(train, overfit)
             config.augment = AugmentConfig.none()
         else:
-            val = _open(config, config.val_split)
+            val = _open(config, config.val_split, input_config.channels)
             if val.categories != train.categories:
                 raise DataError(
                     f"{config.data}: the categories of {config.train_split} and {config.val_split} differ"
@@ -291,8 +291,8 @@ class SegmentationData(pl.LightningDataModule):
         return weights / weights.sum()
 
 
-def _open(config: DataConfig, split: str) -> PanopticDataset:
-    dataset = open_dataset(config.data, split)
+def _open(config: DataConfig, split: str, channels: int) -> PanopticDataset:
+    dataset = open_dataset(config.data, split, channels=channels)
     return dataset if config.semantic == "off" else SemanticView(dataset, config.semantic)
 
 

@@ -35,7 +35,7 @@ class PanopticDataset(Sequence[Sample]):
         file_names: the pictures' names in order.
         segment_counts: (N,) int64, segments an image has at most, as far as is known without opening it.
         unannotated: how many images have no annotation and are left out.
-        max_pixels, white_level: as in `read_image`.
+        max_pixels, white_level, channels: as in `read_image`.
     """
 
     path: Path
@@ -47,6 +47,7 @@ class PanopticDataset(Sequence[Sample]):
     unannotated: int = 0
     max_pixels: int = MAX_PIXELS
     white_level: float | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -87,11 +88,17 @@ class PanopticDataset(Sequence[Sample]):
         """What messages call the annotation's PNG."""
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture, H×W×3 uint8 RGB, upright."""
+        """The picture, H×W×`channels` uint8, upright."""
         name = self.file_names[index]
         where = self.images.where(name)
         data = self.images.read(name)
-        return read_image(data, max_pixels=self.max_pixels, white_level=self.white_level, name=where)
+        return read_image(
+            data,
+            max_pixels=self.max_pixels,
+            white_level=self.white_level,
+            name=where,
+            channels=self.channels,
+        )
 
     def image_path(self, index: int) -> str:
         """What messages call the picture."""
@@ -109,6 +116,7 @@ def open_dataset(
     classes: str | os.PathLike[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     white_level: float | None = None,
+    channels: int = 3,
 ) -> PanopticDataset:
     """Open a split of a data set by its folder; see `find_layout` for the layouts that are recognised.
 
@@ -130,14 +138,11 @@ def open_dataset(
         labels=labels,
         classes=classes,
     )
+    limits: dict[str, Any] = {"max_pixels": max_pixels, "white_level": white_level}
+    dataset: PanopticDataset
     if isinstance(layout, LabelLayout):
-        return LabelFolder(
-            layout.images, layout.labels, layout.classes, max_pixels=max_pixels, white_level=white_level
-        )
-    return CocoPanoptic(
-        layout.images,
-        layout.panoptic_json,
-        layout.panoptic_pngs,
-        max_pixels=max_pixels,
-        white_level=white_level,
-    )
+        dataset = LabelFolder(layout.images, layout.labels, layout.classes, **limits)
+    else:
+        dataset = CocoPanoptic(layout.images, layout.panoptic_json, layout.panoptic_pngs, **limits)
+    dataset.channels = channels
+    return dataset

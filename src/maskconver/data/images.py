@@ -1,4 +1,4 @@
-"""Reading pictures of any usual kind as H×W×3 uint8."""
+"""Reading pictures of any usual kind as H×W×3 uint8, or with the channels that are asked for."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     white_level: float | None = None,
     name: str | None = None,
+    channels: int = 3,
 ) -> NDArray[np.uint8]:
     """Read a picture upright, in RGB, 8 bits a channel.
 
@@ -48,12 +49,15 @@ def read_image(
         max_pixels: pictures with more pixels are refused before memory is taken for them.
         white_level: the value shown as white in grey pictures of more than 8 bits, e.g. 4095 for 12 bits.
         name: what messages call the picture; by default its path.
+        channels: 3; or 1, grey (colours become their luma); or 4, the bands of a picture that has four, as
+            they are (RGBA, CMYK).
 
     Returns:
-        H×W×3 uint8, contiguous and writable.
+        H×W×`channels` uint8, contiguous and writable.
 
     Raises:
-        ImageError: no such file, not a picture, damaged, cut off, or more pixels than `max_pixels`.
+        ImageError: no such file, not a picture, damaged, cut off, more pixels than `max_pixels`, or no four
+            bands where they are asked for.
 
     Warns:
         ImageWarning: several frames; a 16-bit picture that looks black; a white level of no use.
@@ -61,7 +65,7 @@ def read_image(
     name = name or _name_of(source)
     with _opened(source, name) as image:
         _check_size(image.size, max_pixels, name)
-        return _decode(image, white_level, name)
+        return _decode(image, white_level, name, channels)
 
 
 def read_reduced(
@@ -71,6 +75,7 @@ def read_reduced(
     max_pixels: int = MAX_PIXELS,
     white_level: float | None = None,
     name: str | None = None,
+    channels: int = 3,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Read a picture; a JPEG at a half, a quarter or an eighth of its size where that is large enough.
 
@@ -78,11 +83,11 @@ def read_reduced(
     and column of fewer). All other files are read as `read_image` reads them.
 
     Args:
-        source, max_pixels, white_level, name: as for `read_image`.
+        source, max_pixels, white_level, name, channels: as for `read_image`.
         least: from the picture's (height, width) to the (height, width) it must keep.
 
     Returns:
-        h×w×3 uint8, and the picture's own (height, width).
+        h×w×`channels` uint8, and the picture's own (height, width).
 
     Raises, warns:
         As `read_image`.
@@ -91,7 +96,7 @@ def read_reduced(
     with _opened(source, name) as image:
         _check_size(image.size, max_pixels, name)
         if not isinstance(image, JpegImageFile):
-            pixels = _decode(image, white_level, name)
+            pixels = _decode(image, white_level, name, channels)
             return pixels, (pixels.shape[0], pixels.shape[1])
         width, height = image.size  # before it is turned upright
         if _orientation(image) >= 5:
@@ -101,7 +106,7 @@ def read_reduced(
             own = height, width
             kept_height, kept_width = least(own)
             image.draft(None, (kept_width, kept_height))
-        return _decode(image, white_level, name), own
+        return _decode(image, white_level, name, channels), own
 
 
 def image_size(
@@ -198,7 +203,15 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
         )
 
 
-def _decode(image: ImageFile.ImageFile, white_level: float | None, name: str) -> NDArray[np.uint8]:
+def _decode(
+    image: ImageFile.ImageFile, white_level: float | None, name: str, channels: int
+) -> NDArray[np.uint8]:
+    bands = 4 if image.mode == "P" and "transparency" in image.info else len(image.getbands())
+    if channels not in (1, 3) and (channels != 4 or bands != 4):
+        raise ImageError(
+            f"{name}: has {bands} channel{'s' * (bands > 1)} ({image.mode}), the model takes {channels}; "
+            "give pictures of 4 channels, or make the model with --model.in_channels 3"
+        )
     if image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False):
         warn_about(f"{name}: has several frames; only the first is read", 3)
     if (
@@ -215,28 +228,35 @@ def _decode(image: ImageFile.ImageFile, white_level: float | None, name: str) ->
     if image.mode.startswith("I") or image.mode == "F":
         pixels = _to_8_bit(np.asarray(image), white_level, name, image.mode)
     else:
-        image.info.pop("transparency", None)  # Pillow would warn that the alpha of a palette gets lost
-        pixels = _rgb(image)
+        if channels < 4:
+            image.info.pop("transparency", None)  # Pillow would warn that the alpha of a palette gets lost
+        pixels = _bands(image, channels)
     if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
+        pixels = np.repeat(pixels[..., None], channels, axis=2)
     pixels = _upright(pixels, turn)
     return np.require(pixels, np.uint8, ["C", "W", "O"])
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """H×W×3 of a loaded picture, a band of rows at a time: `np.asarray(image)` holds it twice more."""
+def _bands(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    """H×W×C of a loaded picture, a stripe of rows at a time: `np.asarray(image)` holds it twice more."""
     width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
+    pixels = np.empty((height, width, channels), np.uint8)
     rows = max(BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
-        band = image.crop((0, top, width, min(top + rows, height)))
-        if band.mode in ("1", "L", "LA", "La"):
-            pixels[top : top + rows] = np.asarray(band.convert("L"))[..., None]
+        stripe = image.crop((0, top, width, min(top + rows, height)))
+        if channels == 4:
+            values = np.asarray(stripe.convert("RGBA") if stripe.mode == "P" else stripe)
+        elif channels == 1 or stripe.mode in ("1", "L", "LA", "La"):
+            values = np.asarray(_opaque(stripe).convert("L"))[..., None]
         else:
-            pixels[top : top + rows] = np.asarray(
-                (band.convert("RGBA") if band.mode == "PA" else band).convert("RGB")
-            )
+            values = np.asarray(_opaque(stripe).convert("RGB"))
+        pixels[top : top + rows] = values
     return pixels
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """A picture in a mode that Pillow converts to RGB and grey without its alpha."""
+    return image.convert("RGBA") if image.mode == "PA" else image
 
 
 def _to_8_bit(values: NDArray[Any], white_level: float | None, name: str, mode: str) -> NDArray[np.uint8]:

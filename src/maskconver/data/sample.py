@@ -34,7 +34,7 @@ class Sample:
     """One image and its annotation.
 
     Attributes:
-        image: H×W×3 uint8 RGB.
+        image: H×W×C uint8, RGB where the model says nothing else.
         ids: H×W int32 segment ids, 0 = void; not necessarily contiguous.
         segments: the table behind `ids`.
         image_id: the id in the data set.

@@ -27,12 +27,12 @@ def auto_augment(image: Image, policy: Sequence[Sequence[Step]], rng: np.random.
     """One of the policy's sub-policies, drawn uniformly; each of its operations with its own probability.
 
     Args:
-        image: H×W×3 uint8 RGB.
+        image: H×W×C uint8; the first three are RGB.
         policy: sub-policies; none leave the image as it is.
         rng: where the draws come from.
 
     Returns:
-        H×W×3 uint8; the input itself where nothing was drawn.
+        H×W×C uint8; the input itself where nothing was drawn.
     """
     if policy:
         for name, probability, level in policy[int(rng.integers(len(policy)))]:
@@ -64,7 +64,9 @@ def brightness(image: Image, level: float) -> Image:
 
 
 def color(image: Image, level: float) -> Image:
-    """Blend with grey: 0.2989 R + 0.5870 G + 0.1140 B."""
+    """Blend with grey: 0.2989 R + 0.5870 G + 0.1140 B; grey pictures and further channels stay."""
+    if image.shape[2] != 3:
+        return image if image.shape[2] < 3 else np.dstack([color(image[..., :3], level), image[..., 3:]])
     unit = image.astype(np.float32)
     unit *= np.float32(1 / 255)
     grey = (unit @ np.array([0.2989, 0.5870, 0.1140], np.float32)) * np.float32(255.5)

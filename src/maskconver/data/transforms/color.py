@@ -35,7 +35,10 @@ class ColorConfig:
 def jitter_color(
     image: NDArray[np.float32], config: ColorConfig, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """An H×W×3 float32 image in 0…1, changed and still in 0…1."""
+    """An H×W×C float32 image in 0…1, changed and still in 0…1.
+
+    Contrast, saturation and hue are of the first three channels, RGB; of grey only the contrast.
+    """
     from torchvision.transforms.v2 import functional as F
 
     x = torch.from_numpy(image).permute(2, 0, 1)
@@ -43,16 +46,23 @@ def jitter_color(
         x = 1 - x
     if config.gamma:
         x = x.clamp(0, 1) ** float((1 + config.gamma) ** rng.uniform(-1, 1))
+    if config.brightness:
+        x = F.adjust_brightness(x, _factor(config.brightness, rng))
+    x, further = x[:3], x[3:]
     for strength, operation in (
-        (config.brightness, F.adjust_brightness),
         (config.contrast, F.adjust_contrast),
         (config.saturation, F.adjust_saturation),
     ):
         if strength:
-            x = operation(x, float(rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+            x = operation(x, _factor(strength, rng))
     if config.hue:
         x = F.adjust_hue(x, float(rng.uniform(-config.hue, config.hue)))
+    x = torch.cat([x, further]) if len(further) else x
     if config.noise:
         grain = rng.standard_normal(x.shape[1:], np.float32) * np.float32(rng.uniform(0, config.noise))
         x = x + torch.from_numpy(grain)
     return np.ascontiguousarray(x.clamp(0, 1).permute(1, 2, 0).numpy())
+
+
+def _factor(strength: float, rng: np.random.Generator) -> float:
+    return float(rng.uniform(max(0.0, 1 - strength), 1 + strength))

@@ -87,7 +87,7 @@ def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_]) -> Sample:
     """The base with the pixels of `where` from the second sample, its ids raised by the base's largest + 1.
 
     Args:
-        base, pasted: images H×W×3 of any real type, of one size.
+        base, pasted: images H×W×C of any real type, of one size.
         where: H×W bool; true on pixels of segments to be pasted.
     """
     shift = int(base.ids.max(initial=0)) + 1
@@ -122,7 +122,7 @@ def _on_canvas(
     h, w = geometry.covered
     top, left = int((canvas[0] - h) * place[0]), int((canvas[1] - w) * place[1])
     window = slice(top, top + h), slice(left, left + w)
-    result, id_canvas = np.zeros((*canvas, 3), np.float32), np.full(canvas, -1, np.int32)
+    result, id_canvas = np.zeros((*canvas, image.shape[2]), np.float32), np.full(canvas, -1, np.int32)
     result[window], id_canvas[window] = crop_image(image, geometry), crop_map(ids, geometry)
     meta = sample.image_id, sample.file_name, sample.info
     return Sample(result, id_canvas, sample.segments, *meta)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ class AugmentConfig:
 
 @dataclass(slots=True)
 class Example:
-    """One training example: image 3×H×W float32, normalised; its targets; and where it came from."""
+    """One training example: image C×H×W float32, normalised; its targets; and where it came from."""
 
     image: NDArray[np.float32]
     targets: ImageTargets
@@ -115,7 +115,7 @@ def train_example(
     if augment.color != ColorConfig():
         crop = jitter_color(crop, augment.color, rng)
     (height, width), (h, w) = geometry.crop, geometry.covered
-    canvas = np.zeros((3, height, width), np.float32)
+    canvas = np.zeros((crop.shape[2], height, width), np.float32)
     canvas[:, :h, :w] = normalize(crop, input_config, unit=True).transpose(2, 0, 1)
     id_canvas = np.full((height, width), -1, np.int32)  # -1 is padding
     id_canvas[:h, :w] = crop_map(ids, geometry)

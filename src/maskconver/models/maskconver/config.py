@@ -20,7 +20,7 @@ class MaskConverConfig:
     Attributes:
         backbone: `mobilenet_mh`, `spinenet49`, `spinenet49plus` (reconstructions), or a timm name, see
             `backbones.TIMM_BACKBONES`.
-        in_channels: channels of the image.
+        in_channels: channels of the image; `input` follows.
         padding: `same` as the reference, `symmetric` as PyTorch networks do; weights are not interchangeable.
         bn_momentum: of all batch norms, PyTorch's sense.
         decoder: `aspp` as published; `aspp_fpn` adds a top-down path to `level` (heads then fuse nothing).
@@ -68,6 +68,9 @@ class MaskConverConfig:
     input: InputConfig = field(default_factory=InputConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
 
+    def __post_init__(self) -> None:
+        self.input = self.input.for_channels(self.in_channels)
+
 
 @dataclass
 class MultiScaleConfig:
@@ -75,7 +78,7 @@ class MultiScaleConfig:
 
     Attributes:
         backbone: `resnet50`, or a timm name, see `backbones.TIMM_BACKBONES`.
-        in_channels: channels of the image.
+        in_channels: channels of the image; `input` follows.
         padding: `same` as the reference, `symmetric` for weights of torchvision and timm.
         bn_momentum: of all batch norms, PyTorch's sense.
         frozen_bn: the backbone's batch norms stay as they are, statistics and weights; for a backbone that
@@ -142,3 +145,6 @@ class MultiScaleConfig:
     peak_kernel: int = 3
     input: InputConfig = field(default_factory=InputConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+
+    def __post_init__(self) -> None:
+        self.input = self.input.for_channels(self.in_channels)
