@@ -88,7 +88,7 @@ class TestEveryModel:
         assert proposals.mask_logits.shape == (2, 7, 16, 24)
         assert proposals.class_logits.shape == (2, 7, CLASSES + 1)
         found = (*output.final, output.semantic_logits, proposals.scores, proposals.mask_logits)
-        assert all(m.isfinite().all() for m in found)
+        assert all(m.isfinite().all() for m in found if m is not None)
         assert (proposals.scores.diff(dim=1) <= 0).all()
         assert ((proposals.labels >= 0) & (proposals.labels < CLASSES)).all()
 
@@ -97,7 +97,9 @@ class TestEveryModel:
         output = model(torch.randn(2, 3, 64, 64))
         total = output.semantic_logits.square().mean()
         for prediction in (output.final, *output.layers):
-            total = total + sum((part.square() * torch.rand_like(part)).mean() for part in prediction)
+            total = total + sum(
+                (part.square() * torch.rand_like(part)).mean() for part in prediction if part is not None
+            )
         total.backward()
         for key, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), key
@@ -245,11 +247,3 @@ def test_init_from_matches_classes_by_name_and_no_object_is_the_last(tmp_path: P
     assert not torch.equal(ours[0], theirs[0])
     # weight and bias of the final head, of three layers' and of the semantic one
     assert report.by_category == dict.fromkeys(report.by_category, 1) and len(report.by_category) == 10
-
-
-def test_training_is_refused_in_one_line_while_there_are_no_losses() -> None:
-    from maskconver.training.config import TrainConfig
-    from maskconver.training.task import SegmentationTask
-
-    with pytest.raises(ConfigError, match="remax_t cannot be trained yet"):
-        SegmentationTask(kmax(), TrainConfig())

@@ -27,7 +27,8 @@ KINDS: dict[str, tuple[Any, Any]] = {
 }
 _CLASS_SHAPED = re.compile(
     r"class_head\.(\d+\.)?out\.(weight|bias)|class_embedding\.weight"
-    r"|decoder\.(layers\.\d+\.)?predictor\.class_head\.(weight|bias)|semantic_head\.(out|2)\.(weight|bias)"
+    r"|decoder\.(layers\.\d+\.)?(predictor\.class_head|gate\.branch\.out)\.(weight|bias)"
+    r"|semantic_head\.(out|2)\.(weight|bias)"
 )
 _REGISTRY: dict[str, ConfigFunction] = {}
 _PUBLISHED: dict[str, str] = {}

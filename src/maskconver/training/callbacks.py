@@ -151,11 +151,13 @@ class Checkpoints(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Logs images a second of the step and of the loader, so that the slower is seen."""
+    """Logs images a second of the step and of the loader, so that the slower is seen, and which share of the
+    step matching takes, where the criterion matches.
+    """
 
     def __init__(self, batch: int) -> None:
         self.batch, self.busy, self.waiting, self.steps = batch, 0.0, 0.0, 0
-        self._end = self._start = 0.0
+        self._end = self._start = self._matching = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._start = time.perf_counter()
@@ -171,6 +173,10 @@ class Throughput(pl.Callback):
             pl_module.log("images/s", images / (self.busy + self.waiting), prog_bar=True)
             pl_module.log("step images/s", images / self.busy)
             pl_module.log("wait share", self.waiting / (self.busy + self.waiting))
+            matching = getattr(getattr(pl_module, "criterion", None), "matching_seconds", None)
+            if matching is not None:
+                pl_module.log("matching share", (matching - self._matching) / self.busy, prog_bar=True)
+                self._matching = matching
             self.busy = self.waiting = 0.0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

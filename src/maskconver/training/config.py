@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_type_hints
 
 from ..data.datamodule import DataConfig
+from ..losses.kmax import KMaXLossConfig
 from ..losses.maskconver import LossConfig
 from ..models import model_config
+from ..models.kmax import KMaXConfig
 from ..models.registry import KINDS
 from .optim import OptimConfig
 from .schedules import ScheduleConfig
@@ -66,7 +68,9 @@ class TrainConfig:
 
     Attributes:
         model: registered name and overrides.
-        data, loss, optim, schedule: see their classes.
+        data, optim, schedule: see their classes.
+        loss: of MaskConver models.
+        kmax_loss: of kMaX-DeepLab models; how ReMaX relaxes them is the model's business (`model.remax`).
         out: folder of the run (checkpoints, logs, pictures, the resolved recipe).
         steps: optimiser steps.
         accumulate: batches a step.
@@ -91,6 +95,7 @@ class TrainConfig:
     model: ModelOverride = field(default_factory=ModelOverride)  # type: ignore[valid-type]
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    kmax_loss: KMaXLossConfig = field(default_factory=KMaXLossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     out: str = "runs/train"
@@ -113,11 +118,20 @@ class TrainConfig:
     threads: int | None = None
 
 
+def loss_of(config: TrainConfig) -> str:
+    """The field of a run's losses, by its model's family."""
+    family = model_config(config.model.name)  # type: ignore[attr-defined]
+    return "kmax_loss" if isinstance(family, KMaXConfig) else "loss"
+
+
 def recipe_yaml(config: TrainConfig) -> str:
     """The resolved recipe as YAML: every field with its value, those of the registered model included."""
     import yaml
 
     values = dataclasses.asdict(config)
+    for name in ("loss", "kmax_loss"):  # the other family's, unless it was set
+        if name != loss_of(config) and getattr(config, name) == type(getattr(config, name))():
+            del values[name]
     registered = dataclasses.asdict(model_config(values["model"]["name"]))
     model = values["model"]
     # What models of other kinds have is not printed, unless it was set: then the run will refuse it.

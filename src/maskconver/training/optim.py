@@ -26,6 +26,7 @@ class OptimConfig:
             reference); `depthwise` ones too (multi-scale recipe); `all` parameters (multi-scale code).
         momentum: of SGD.
         betas, eps: of AdamW.
+        backbone_lr: the backbone's learning rate as a fraction of the others'.
         clip_norm: gradients are scaled down to this norm; None for no clipping.
     """
 
@@ -38,6 +39,7 @@ class OptimConfig:
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    backbone_lr: float = 1.0
     clip_norm: float | None = None
 
 
@@ -56,7 +58,13 @@ def scaled_lr(config: OptimConfig, batch: int) -> float:
 def parameter_groups(
     model: nn.Module, weight_decay: float, decay: Literal["kernels", "depthwise", "all"] = "kernels"
 ) -> list[dict[str, Any]]:
-    """Two groups: what decays (see `OptimConfig.decay`), and all else; frozen parameters are in neither."""
+    """Two groups: what decays (see `OptimConfig.decay`), and all else; frozen parameters are in neither.
+
+    Args:
+        model: a network, with its criterion where that learns too.
+        weight_decay: of the first group.
+        decay: what is in it.
+    """
     kernels: set[int] = set()
     for module in model.modules():
         depthwise = (
@@ -70,9 +78,24 @@ def parameter_groups(
     return [{"params": chosen, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def create_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> torch.optim.Optimizer:
-    """The configured optimiser over `parameter_groups`."""
-    groups = parameter_groups(model, config.weight_decay, config.decay)
+def create_optimizer(module: nn.Module, config: OptimConfig, lr: float) -> torch.optim.Optimizer:
+    """The configured optimiser over `parameter_groups`, the backbone's with a rate of their own.
+
+    Args:
+        module: a network, or a task with its network as `model`.
+        config: the optimiser.
+        lr: peak rate.
+    """
+    groups = parameter_groups(module, config.weight_decay, config.decay)
+    if config.backbone_lr != 1:
+        network: Any = getattr(module, "model", module)
+        backbone = {id(p) for p in network.backbone.parameters()}
+        groups = [
+            {**group, "params": params, "lr": lr * factor}
+            for group in groups
+            for factor, inside in ((1.0, False), (config.backbone_lr, True))
+            if (params := [p for p in group["params"] if (id(p) in backbone) is inside])
+        ]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps)

@@ -11,14 +11,13 @@ from torch import Tensor
 from .. import _torchvision  # noqa: F401  (before lightning)
 from ..data.batch import Batch
 from ..data.datamodule import ValidationItem
-from ..errors import ConfigError, MaskconverError
-from ..losses.maskconver import maskconver_losses
+from ..errors import MaskconverError
 from ..merge import merge
 from ..metrics import MeanIoU, PanopticQuality
 from ..metrics.overlap import Overlap
-from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
 from .config import TrainConfig
+from .criterion import create_criterion
 from .optim import create_optimizer, scaled_lr
 from .schedules import learning_rate
 
@@ -30,7 +29,7 @@ class NonFiniteLoss(MaskconverError):
 
 
 class SegmentationTask(pl.LightningModule):
-    """Trains a MaskConver of any kind and measures PQ and mIoU on validation images at their own size.
+    """Trains a model of any family and measures PQ and mIoU on validation images at their own size.
 
     Args:
         model: with categories.
@@ -39,10 +38,8 @@ class SegmentationTask(pl.LightningModule):
 
     def __init__(self, model: Model, config: TrainConfig) -> None:
         super().__init__()
-        if isinstance(model, KMaXDeepLab):
-            name = model.name or "kMaX-DeepLab"
-            raise ConfigError(f"{name} cannot be trained yet: its losses are not there; train a MaskConver")
         self.model, self.config = model, config
+        self.criterion = create_criterion(model, config)
         assert model.categories is not None
         self.pq, self.miou = PanopticQuality(model.categories), MeanIoU(model.categories)
         self.headline = "pq" if model.categories.is_thing.any() else "miou"
@@ -52,19 +49,20 @@ class SegmentationTask(pl.LightningModule):
         config = self.config
         batch = config.data.batch_size * config.accumulate * self.trainer.world_size
         peak = scaled_lr(config.optim, batch)
-        optimizer = create_optimizer(self.model, config.optim, peak)
+        optimizer = create_optimizer(self, config.optim, peak)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, config.steps, peak, config.schedule) / peak
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        images = batch.images
-        if self.config.channels_last:
+        config, images = self.config, batch.images
+        if config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        terms = maskconver_losses(
-            self.model, self.model(images), batch, self.config.loss, self.config.data.targets.min_iou
-        )
+        # What is drawn in a step depends on the step alone, so that a resumed run draws the same.
+        position = self.global_step * config.accumulate + batch_index % config.accumulate
+        torch.manual_seed(hash((config.seed, position, self.global_rank)))
+        terms = self.criterion(self.model, self.model(images), batch)
         total = torch.stack(list(terms.values())).sum()
         if not math.isfinite(total.item()):
             self._refuse(terms, batch)

@@ -1,6 +1,6 @@
 """The kMaX-DeepLab family, ReMaX's networks among it."""
 
-from .config import KMaXConfig
+from .config import KMaXConfig, ReMaXConfig
 from .model import KMaXDeepLab, KMaXOutput
 
-__all__ = ["KMaXConfig", "KMaXDeepLab", "KMaXOutput"]
+__all__ = ["KMaXConfig", "KMaXDeepLab", "KMaXOutput", "ReMaXConfig"]

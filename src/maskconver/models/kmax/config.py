@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...config import InputConfig, MergeConfig
+from ...errors import ConfigError
 from ..layers import Padding
 
 BACKBONES = (
@@ -35,6 +36,58 @@ def _merge() -> MergeConfig:
 
 
 @dataclass
+class ReMaXConfig:
+    """How masks and classes are relaxed in training (ReMaX, arXiv 2306.17319; kmax page §4 and §6).
+
+    The defaults are plain kMaX-DeepLab's; the `remax_*` models have the paper's: sigmoid, 4 layers, η = 0.1.
+    Why each default is what it is: docs/decisions/remax.md.
+
+    Attributes:
+        mask_id_loss: σ of the masks in matching, losses and equations 1 to 3: `softmax` over the queries, or
+            `sigmoid` of each. `merge.mask_activation` is the same choice at inference.
+        remask_layers: the first so many k-means layers have their masks relaxed (equations 1 and 2); all of
+            them where there are fewer, none with 0.
+        eta: η of ReClass (equation 4), 0…1; 0 keeps hard class targets.
+        identity_mapping: m̂ = m + gate · m; false drops the first term.
+        stop_gradient: the semantic branch learns from its own loss only.
+        semantic_source: of the gate: the branch's `predicted` classes, or the `ground_truth` (no branch).
+        remask_at_test: the gate is a part of the network: relaxed masks assign the pixels to the queries, in
+            training and at inference.
+        aspp: of the branches: `full` convolutions, or `separable` ones.
+        x_sem: what the branches see: the layer's `key` P (256 channels), or its `pixel_feature` F (128).
+        detach_class: no gradient through the class probabilities of equation 1.
+        semantic_loss: of the branches: `bce` summed over the classes, `softmax_ce`, or `as_masks`: the one
+            that goes with `mask_id_loss`.
+        semantic_weight: of that loss, for each layer.
+    """
+
+    mask_id_loss: Literal["softmax", "sigmoid"] = "softmax"
+    remask_layers: int = 0
+    eta: float = 0.0
+    identity_mapping: bool = True
+    stop_gradient: bool = True
+    semantic_source: Literal["predicted", "ground_truth"] = "predicted"
+    remask_at_test: bool = False
+    aspp: Literal["full", "separable"] = "full"
+    x_sem: Literal["key", "pixel_feature"] = "key"
+    detach_class: bool = False
+    semantic_loss: Literal["as_masks", "bce", "softmax_ce"] = "as_masks"
+    semantic_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"remax.eta is {self.eta:g}; it can be 0 to 1 (the paper's is 0.1)")
+        if self.remask_layers < 0:
+            raise ConfigError(f"remax.remask_layers is {self.remask_layers}; it can be 0 (none) or more")
+        if not self.semantic_weight >= 0:
+            raise ConfigError(f"remax.semantic_weight is {self.semantic_weight:g}; it can be 0 or more")
+        if self.remask_at_test and self.semantic_source == "ground_truth":
+            raise ConfigError(
+                "remax.remask_at_test needs semantic_source=predicted: at a test there is no ground truth"
+            )
+
+
+@dataclass
 class KMaXConfig:
     """Architecture of a kMaX-DeepLab (kmax page §2); defaults are R50's.
 
@@ -56,6 +109,7 @@ class KMaXConfig:
             max-pooled stem, before res2), or `none`.
         semantic: the auxiliary semantic head, of which only training knows: `aspp` at stride 4, `simple` at
             stride 32 (Cityscapes), or `none`.
+        remax: how training relaxes masks and classes; only `remask_at_test` touches the network itself.
         proposals: queries; every one gives a proposal.
         input: how an image is brought to the network.
         merge: how proposals become an answer; the thresholds for COCO (kmax page §7).
@@ -73,6 +127,7 @@ class KMaXConfig:
     drop_path: float = 0.2
     fifth_stage: Literal["none", "tensorflow", "pytorch"] = "none"
     semantic: Literal["none", "aspp", "simple"] = "aspp"
+    remax: ReMaXConfig = field(default_factory=ReMaXConfig)
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
     merge: MergeConfig = field(default_factory=_merge)

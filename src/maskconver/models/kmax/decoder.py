@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +14,12 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, batch_norm, full_precision
 from .axial import HEADS, conv_norm, linear_norm
+from .gate import MaskGate
+from .prediction import Prediction
 
 DIM, MASK_DIM, FFN, KEYS = 256, 128, 2048, 128
 VOID_PRIOR = 0.9  # share of queries that start as "no object"
 NORM_EPS = 1e-12
-
-
-class Prediction(NamedTuple):
-    """What a predictor says about N queries.
-
-    Attributes:
-        class_logits: B×N×(K+1), "no object" last; None where they were not asked for.
-        mask_logits: B×N×h×w float32 (of the weights' type).
-        pixel_feature: B×128×h×w of length 1.
-    """
-
-    class_logits: Tensor | None
-    mask_logits: Tensor
-    pixel_feature: Tensor
 
 
 class Predictor(nn.Module):
@@ -123,10 +110,19 @@ class KMeansLayer(nn.Module):
         num_classes: K.
         drop: stochastic depth of the three branches.
         momentum: of the batch norms.
+        gate: relaxes the masks that pixels join by (`remax.remask_at_test`); None for the masks themselves.
     """
 
-    def __init__(self, inp: int, num_classes: int, drop: float = 0.0, momentum: float = 0.01) -> None:
+    def __init__(
+        self,
+        inp: int,
+        num_classes: int,
+        drop: float = 0.0,
+        momentum: float = 0.01,
+        gate: MaskGate | None = None,
+    ) -> None:
         super().__init__()
+        self.gate = gate
         self.pixel = conv_norm(inp, DIM, momentum=momentum)
         self.query = conv_norm(DIM, DIM, momentum=momentum)
         self.value = linear_norm(DIM, DIM, momentum)
@@ -146,8 +142,15 @@ class KMeansLayer(nn.Module):
     def forward(self, stage: Tensor, queries: Tensor, with_classes: bool = True) -> tuple[Tensor, Prediction]:
         """B×inp×h×w and queries B×256×1×N to the next queries, and what the present ones predict."""
         pixels, centers = self.pixel(F.gelu(stage)), self.query(queries)
-        prediction = self.predictor(centers, centers, pixels, with_classes)
-        update = self.kmeans_out(self.kmeans_update(prediction.mask_logits, self.value(pixels)))
+        prediction = self.predictor(centers, centers, pixels, with_classes or self.gate is not None)
+        masks = prediction.mask_logits
+        if with_classes:
+            prediction = prediction._replace(key=pixels)
+        if self.gate is not None:
+            semantic = self.gate.semantic_logits(prediction, pixels)
+            prediction = prediction._replace(semantic_logits=semantic)
+            masks = self.gate(prediction, semantic)
+        update = self.kmeans_out(self.kmeans_update(masks, self.value(pixels)))
         queries = queries + self.drop(update)
         queries = F.gelu(queries + self.drop(self.attention_out(self.attention(self.qkv(centers)))))
         return F.gelu(queries + self.drop(self.ffn2(self.ffn1(queries)))), prediction
@@ -176,6 +179,7 @@ class KMeansDecoder(nn.Module):
         num_classes: K.
         drop: stochastic depth of the layers' branches.
         momentum: of the batch norms.
+        gates: of the first layers, where masks are relaxed at inference too.
     """
 
     def __init__(
@@ -186,12 +190,16 @@ class KMeansDecoder(nn.Module):
         num_classes: int,
         drop: float = 0.0,
         momentum: float = 0.01,
+        gates: Sequence[MaskGate] = (),
     ) -> None:
         super().__init__()
         self.centers = nn.Parameter(torch.empty(DIM, queries))
         nn.init.trunc_normal_(self.centers)
         self.places = [i for i, depth in enumerate(depths) for _ in range(depth)]
-        self.layers = nn.ModuleList(KMeansLayer(stages[i], num_classes, drop, momentum) for i in self.places)
+        self.layers = nn.ModuleList(
+            KMeansLayer(stages[place], num_classes, drop, momentum, gates[i] if i < len(gates) else None)
+            for i, place in enumerate(self.places)
+        )
         self.class_projection = conv_norm(DIM, DIM, momentum=momentum)
         self.mask_projection = conv_norm(DIM, DIM, momentum=momentum)
         self.predictor = Predictor(stages[-1], num_classes, momentum)

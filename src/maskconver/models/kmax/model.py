@@ -18,9 +18,11 @@ from ..backbones.resnet import ResNet
 from ..layers import BN_EPS
 from ..maskconver.model import check_channels, check_classes
 from .config import BACKBONES, KMaXConfig
-from .decoder import KMeansDecoder, Prediction
+from .decoder import KMeansDecoder
+from .gate import MaskGate
 from .max_s import MaXS
 from .pixel_decoder import PixelDecoder
+from .prediction import Prediction
 from .semantic import SemanticDecoder, SemanticHead
 
 
@@ -96,6 +98,7 @@ class KMaXDeepLab(nn.Module):
         self.pixel_decoder = PixelDecoder(
             [channels[level] for level in self.levels], blocks=blocks, momentum=momentum
         )
+        relaxed = min(config.remax.remask_layers, sum(config.decoder_layers))
         self.decoder = KMeansDecoder(
             self.pixel_decoder.channels,
             config.decoder_layers,
@@ -103,6 +106,9 @@ class KMaXDeepLab(nn.Module):
             num_classes,
             config.drop_path,
             momentum,
+            [MaskGate(config.remax, num_classes, momentum) for _ in range(relaxed)]
+            if config.remax.remask_at_test
+            else (),
         )
         self.semantic_head: SemanticDecoder | SemanticHead | None = None
         if config.semantic == "aspp":

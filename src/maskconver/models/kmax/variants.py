@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..registry import register_model
-from .config import KMaXConfig
+from .config import KMaXConfig, ReMaXConfig
 
 SMALL: dict[str, tuple[int, ...]] = {"pixel_blocks": (1, 1, 1, 1), "decoder_layers": (1, 1, 1)}
 CONVNEXT_DROP = {"convnext_tiny": 0.3, "convnext_small": 0.4}
@@ -17,8 +17,12 @@ def _kmax(size: int, **changes: object) -> KMaXConfig:
 
 
 def _remax(config: KMaXConfig) -> KMaXConfig:
-    """The same network; its masks are trained as sigmoids, and read as such (§6)."""
-    return replace(config, merge=replace(config.merge, mask_activation="sigmoid"))
+    """The same network, trained with the paper's relaxations; its masks are sigmoids, also when read (§6)."""
+    return replace(
+        config,
+        remax=ReMaXConfig(mask_id_loss="sigmoid", remask_layers=4, eta=0.1),
+        merge=replace(config.merge, mask_activation="sigmoid"),
+    )
 
 
 @register_model()

@@ -1,0 +1,69 @@
+"""ReMask: masks relaxed by what is where in the picture, in training only (ReMaX §3.1; kmax page §4.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .decoders.aspp import ASPP
+
+DIM, DROPOUT = 256, 0.1
+
+
+class SemanticBranch(nn.Module):
+    """m_sem = conv1×1(ASPP(x_sem)), with which equation 1 relaxes the masks of a layer.
+
+    At the start every class has probability 1/K (ours: with 1/2, as a bias of 0 gives, masks of many classes
+    would be relaxed to tens of times their logits).
+
+    Args:
+        inp: channels of x_sem.
+        num_classes: K.
+        separable: the ASPP's dilated convolutions are depthwise and 1×1.
+        momentum: of the batch norms.
+    """
+
+    def __init__(self, inp: int, num_classes: int, separable: bool = False, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.aspp = ASPP(inp, DIM, momentum=momentum, separable=separable, activation="gelu")
+        self.dropout = nn.Dropout(DROPOUT)
+        self.out = nn.Conv2d(DIM, num_classes, 1)
+        nn.init.trunc_normal_(self.out.weight, std=0.01, a=-0.02, b=0.02)
+        assert self.out.bias is not None
+        nn.init.constant_(self.out.bias, -math.log(max(num_classes - 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B×inp×h×w to B×K×h×w logits."""
+        return self.out(self.dropout(self.aspp(x)))
+
+
+def class_probability(logits: Tensor, activation: Literal["softmax", "sigmoid"], dim: int) -> Tensor:
+    """σ of class logits along `dim`."""
+    return logits.softmax(dim) if activation == "softmax" else logits.sigmoid()
+
+
+def semantic_gate(semantic: Tensor, classes: Tensor) -> Tensor:
+    """Equation 1, m̂_sem = σ(m_sem) σ(p)ᵀ: how probable a query's classes are at a pixel.
+
+    Args:
+        semantic: B×K×h×w probabilities of the pixels.
+        classes: B×N×K probabilities of the queries.
+
+    Returns:
+        B×N×h×w, from 0 up.
+    """
+    return torch.einsum("bkhw,bnk->bnhw", semantic, classes)
+
+
+def relax(masks: Tensor, gate: Tensor, identity: bool = True) -> Tensor:
+    """Equation 2, m̂_pan = m_pan + m̂_sem · m_pan; without the identity only the product.
+
+    Args:
+        masks: logits of any shape.
+        gate: m̂_sem of that shape.
+        identity: whether the mask itself is a term.
+    """
+    return masks + gate * masks if identity else gate * masks

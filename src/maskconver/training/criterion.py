@@ -1,0 +1,48 @@
+"""What a family of models is trained with: from its output and a batch to weighted loss terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data.batch import Batch
+from ..errors import ConfigError
+from ..losses.kmax import KMaXCriterion
+from ..losses.maskconver import LossConfig, maskconver_losses
+from ..models.kmax import KMaXDeepLab
+from ..models.registry import Model
+from .config import TrainConfig
+
+
+class MaskConverCriterion(nn.Module):
+    """`maskconver_losses` with the run's choices.
+
+    Args:
+        config: weights and kinds.
+        min_iou: of the Gaussians on the heatmap.
+    """
+
+    def __init__(self, config: LossConfig, min_iou: float) -> None:
+        super().__init__()
+        self.config, self.min_iou = config, min_iou
+
+    def forward(self, model: Any, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """The terms of a batch, each weighted already."""
+        return maskconver_losses(model, output, batch, self.config, self.min_iou)
+
+
+def create_criterion(model: Model, config: TrainConfig) -> nn.Module:
+    """The criterion of a model's family: called with the model, its output and the batch, it gives the terms.
+
+    It may have weights of its own, which learn with the model's and are no part of it.
+
+    Raises:
+        ConfigError: loss weights of another family were set.
+    """
+    mine, other = ("kmax_loss", "loss") if isinstance(model, KMaXDeepLab) else ("loss", "kmax_loss")
+    if getattr(config, other) != type(getattr(config, other))():
+        raise ConfigError(f"{model.name or 'this model'} is trained with {mine}.…, but {other}.… was set")
+    if isinstance(model, KMaXDeepLab):
+        return KMaXCriterion(model, config.kmax_loss)
+    return MaskConverCriterion(config.loss, config.data.targets.min_iou)
