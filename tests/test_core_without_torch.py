@@ -41,6 +41,7 @@ CORE = [
     "pipeline",
     "predictor",
     "runtime",
+    "canvas_map",
     "onnx_runtime",
     "exported",
     "evaluation",

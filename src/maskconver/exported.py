@@ -15,7 +15,11 @@ from .errors import CheckpointError, DataError
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 KEY = "maskconver"  # under which the description stands in a file's own metadata
 
-Precision = Literal["none", "fp16", "int8-weights"]
+INPUT = "images"
+OUTPUTS = {"proposals": ("scores", "labels", "mask_logits"), "panoptic": ("ids", "segments", "scores")}
+
+Output = Literal["proposals", "panoptic"]
+Precision = Literal["none", "fp16", "int8-weights", "int8"]
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Exported:
         input: how an image is brought to the canvas.
         merge: the thresholds of the model's answer.
         categories: the label set.
+        output: `proposals`, the fields of `Proposals`; or `panoptic`, those of `CanvasMap`: then the merge,
+            with the thresholds of `merge`, is in the file.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Exported:
     input: InputConfig
     merge: MergeConfig
     categories: Categories
+    output: Output = "proposals"
 
     def to_json(self) -> str:
         """The description as JSON."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .canvas_map import CanvasMap
 from .errors import CheckpointError, ConfigError, MissingExtraError
-from .exported import KEY, Exported
+from .exported import INPUT, KEY, OUTPUTS, Exported
 from .proposals import Proposals
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-INPUT, OUTPUTS = "images", ("scores", "labels", "mask_logits")
 
 
 class OnnxRuntime:
@@ -51,6 +51,10 @@ class OnnxRuntime:
         self.file = Exported.from_json(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
         self.input, self.merge, self.categories = self.file.input, self.file.merge, self.file.categories
         self._check_signature()
+        if proposals is not None and self.file.output == "panoptic":
+            raise ConfigError(
+                f"{path} has its merge and its number of proposals inside; export it with another"
+            )
         if proposals is not None and not 1 <= proposals <= self.file.proposals:
             raise ConfigError(
                 f"{path} gives {self.file.proposals} proposals, not {proposals}; "
@@ -65,18 +69,34 @@ class OnnxRuntime:
         """Normalised canvases B×3×h×w float32 to their proposals, without geometry.
 
         Raises:
-            ConfigError: canvases of another dtype, number of channels or size than the file takes.
+            ConfigError: canvases of another dtype, number of channels or size than the file takes; a file
+                that gives panoptic maps instead.
         """
-        self._check_canvases(images)
-        fed = self.to_uint8(images) if self.file.uint8 else images
-        # Files take one image: a batch is no faster on a CPU, and phones want fixed sizes.
-        answers = [self._session.run(OUTPUTS, {INPUT: fed[i : i + 1]}) for i in range(len(fed))]
+        if self.file.output == "panoptic":
+            raise ConfigError(
+                f"{self.path} gives panoptic maps, not proposals; export it with --output proposals"
+            )
+        answers = self._run(images)
         scores, labels, masks = (
             np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*answers)
         )
         # Sorted by score, so fewer proposals are the first ones.
         k = self.proposals
         return Proposals(scores[:, :k], labels[:, :k], masks[:, :k])
+
+    def canvas_maps(self, images: NDArray[np.float32]) -> list[CanvasMap]:
+        """As a call, for a file that gives panoptic maps: one a canvas."""
+        return [CanvasMap(*(part[0] for part in answer)) for answer in self._run(images)]
+
+    def _run(self, images: NDArray[np.float32]) -> list[list[NDArray[Any]]]:
+        """The outputs for every canvas; files take one at a time.
+
+        A batch is no faster on a CPU, and phones want fixed sizes.
+        """
+        self._check_canvases(images)
+        fed = self.to_uint8(images) if self.file.uint8 else images
+        names = OUTPUTS[self.file.output]
+        return [self._session.run(names, {INPUT: fed[i : i + 1]}) for i in range(len(fed))]
 
     def to_uint8(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Normalised canvases B×3×h×w float32 back to bytes B×h×w×3; padding becomes the mean colour."""
@@ -90,10 +110,11 @@ class OnnxRuntime:
         given = [(i.name, i.type) for i in self._session.get_inputs()]
         expected = (INPUT, "tensor(uint8)" if self.file.uint8 else "tensor(float)")
         outputs = tuple(o.name for o in self._session.get_outputs())
-        if given != [expected] or outputs != OUTPUTS:
+        names = OUTPUTS[self.file.output]
+        if given != [expected] or outputs != names:
             raise CheckpointError(
                 f"{self.path} takes {given} and gives {', '.join(outputs)}, but maskconver's files take "
-                f"{[expected]} and give {', '.join(OUTPUTS)}; export the model again"
+                f"{[expected]} and give {', '.join(names)}; export the model again"
             )
 
     def _check_canvases(self, images: NDArray[Any]) -> None:

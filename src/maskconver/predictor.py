@@ -24,9 +24,9 @@ from .inputs import as_image
 from .merge import merge
 from .pipeline import look_ahead, timed
 from .preprocess import prepare, scaled_size
-from .proposals import Geometry
+from .proposals import Geometry, Proposals
 from .runtime import Runtime as Runtime
-from .runtime import open_runtime
+from .runtime import open_runtime, panoptic
 from .segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -99,6 +99,12 @@ class Predictor:
                 "the model has no categories, so its answers have no names; make it with categories=…"
             )
         self.merge = replace(self.runtime.merge, **merge)
+        self._maps = panoptic(self.runtime)
+        if self._maps and merge:
+            raise ConfigError(
+                f"{model} has its merge inside, so {', '.join(merge)} cannot be changed; "
+                "export it again with --output proposals"
+            )
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
         self.white_level = white_level
@@ -255,10 +261,15 @@ class Predictor:
         for _, group in groupby(ready, key=lambda one: one.geometry.canvas_size):
             together = list(group)
             with timed(times, "network"):
-                proposals = self.runtime(np.stack([one.canvas for one in together]))
+                canvases = np.stack([one.canvas for one in together])
+                found = self._maps(canvases) if self._maps else self.runtime(canvases)
             with timed(times, "merge"):
-                proposals = replace(proposals, geometry=tuple(one.geometry for one in together))
-                results += merge(proposals, self.merge, self.categories)
+                geometry = tuple(one.geometry for one in together)
+                if isinstance(found, Proposals):
+                    results += merge(replace(found, geometry=geometry), self.merge, self.categories)
+                else:
+                    own = self.runtime.input, self.categories
+                    results += [one.segmentation(where, *own) for one, where in zip(found, geometry)]
         for result, one in zip(results, ready):
             result.image, result.file_name = one.picture, one.name
         return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,9 @@ from .proposals import Proposals
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from .canvas_map import CanvasMap
+    from .exported import Exported
 
 
 class Runtime(Protocol):
@@ -35,6 +38,12 @@ class Runtime(Protocol):
     def __call__(self, images: NDArray[np.float32]) -> Proposals:
         """Canvases B×3×h×w float32 to their proposals, without geometry."""
         ...
+
+
+def panoptic(runtime: Runtime) -> Callable[[NDArray[np.float32]], list[CanvasMap]] | None:
+    """What gives the panoptic maps of canvases, where the runtime's file has the merge inside."""
+    file: Exported | None = getattr(runtime, "file", None)
+    return runtime.canvas_maps if file and file.output == "panoptic" else None  # type: ignore[attr-defined]
 
 
 def open_runtime(model: Any, device: str | None = None, proposals: int | None = None) -> Runtime:

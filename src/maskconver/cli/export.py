@@ -1,7 +1,8 @@
 """Write a model as one file for another runtime.
 
 The file is run and compared with the model before it is kept: scores and masks to 1e-4 and the panoptic maps
-pixel by pixel, or, with --quantize, within what the precision explains. Needs the extras train and export.
+pixel by pixel, or, with --quantize, within what the precision explains. With --output panoptic the merge is
+in the file. Needs the extras train and export.
 
 Example: maskconver export nuclei --to onnx --out nuclei.onnx
 """
@@ -39,6 +40,12 @@ def configure(parser: ArgumentParser) -> None:
         default="none",
         help="store weights in 16 or 8 bits",
     )
+    add(
+        "--output",
+        type=Literal["proposals", "panoptic"],
+        default="proposals",
+        help="what the file gives: scored masks, or with the merge inside the panoptic map",
+    )
     add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
     add("--uint8", action="store_true", help="take H×W×3 bytes; scaling, mean and std in the file")
     add("--images", type=str | None, default=None, help="folder or glob of pictures to compare on")
@@ -64,6 +71,7 @@ def run(args: Namespace) -> int:
         proposals=args.proposals,
         quantize=args.quantize,
         uint8=args.uint8,
+        output=args.output,
         images=images,
     )
     seconds, size = time.perf_counter() - start, out.stat().st_size

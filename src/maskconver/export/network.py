@@ -1,0 +1,120 @@
+"""What all formats are made of: the description of a file, and the model as a function of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..config import InputConfig
+from ..errors import ConfigError
+from ..exported import Exported, Output, Precision
+from ..models.registry import Model
+from .panoptic import PanopticMerge, PanopticNetwork
+
+MULTIPLE = 32  # of the sides of files that take any size
+
+
+def describe(
+    model: Model,
+    size: tuple[int, int] | None,
+    dynamic: bool,
+    proposals: int | None,
+    quantize: Precision,
+    uint8: bool,
+    output: Output = "proposals",
+) -> Exported:
+    """What a file will say about itself, after a look at whether all that fits together.
+
+    Args:
+        model: what is exported.
+        size, dynamic, proposals, quantize, uint8, output: as in `export_onnx`.
+
+    Raises:
+        ConfigError: something does not fit.
+    """
+    own: InputConfig = model.input
+    if model.categories is None:
+        raise ConfigError("the model has no categories, which the file must name; make it with categories=…")
+    if model.merge.rule != "maskconver":
+        raise ConfigError(
+            f'export takes MaskConver models; those of the merge rule "{model.merge.rule}" not yet'
+        )
+    if model.config.in_channels != 3:
+        raise ConfigError(f"export takes models of RGB images, not of {model.config.in_channels} channels")
+    if dynamic and output == "panoptic":
+        raise ConfigError(
+            "a panoptic map in the file needs one size: leave out --dynamic, or take --output proposals"
+        )
+    if dynamic and size is not None:
+        raise ConfigError("a file is of one size or of any: leave out either --size or --dynamic")
+    if own.mode == "native" and size is None and not dynamic:
+        raise ConfigError(
+            "the model takes pictures at their own size: give --dynamic, or --size H W to scale them"
+        )
+    if size is not None and min(size) < 1:
+        raise ConfigError(f"size {size[0]}×{size[1]} is not possible; height and width must be 1 or more")
+    if proposals is not None and proposals < 1:
+        raise ConfigError(f"{proposals} proposals are not possible; ask for 1 or more")
+    step = max(own.multiple, MULTIPLE) if dynamic else 1
+    if dynamic and (step % MULTIPLE or (own.mode == "fit" and any(n % step for n in own.size))):
+        raise ConfigError(f"--dynamic needs a canvas in multiples of {MULTIPLE}; give --size H W")
+    fixed = None if dynamic else size or own.size
+    return Exported(
+        name=model.name,
+        version=__version__,
+        size=fixed,
+        multiple=step,
+        proposals=proposals or model.config.proposals,
+        uint8=uint8,
+        quantize=quantize,
+        output=output,
+        input=replace(own, mode="fit", size=fixed) if fixed else replace(own, multiple=step),
+        merge=model.merge,
+        categories=model.categories,
+    )
+
+
+class Network(nn.Module):
+    """The model as a function of tensors, which is what exporters take."""
+
+    factor: Tensor
+    summand: Tensor
+
+    def __init__(self, model: Model, description: Exported) -> None:
+        super().__init__()
+        self.model, self.proposals, self.uint8 = model, description.proposals, description.uint8
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (description.input.mean, description.input.std))
+        self.register_buffer("factor", 1 / (255 * std))
+        self.register_buffer("summand", -mean / std)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.uint8:
+            images = images.permute(0, 3, 1, 2).float() * self.factor + self.summand
+        found = self.model.predict(images, self.proposals)
+        return found.scores, found.labels, found.mask_logits
+
+
+def network(model: Model, description: Exported) -> nn.Module:
+    """The model as `description` says, on the CPU in evaluation mode: a tensor in, three tensors out.
+
+    They are the fields of `Proposals`, or what `PanopticMerge` gives.
+    """
+    result: nn.Module = Network(model, description)
+    if description.output == "panoptic":
+        assert description.size is not None
+        stride: int = model.stride  # type: ignore[assignment]
+        height, width = (-(-n // stride) for n in description.size)
+        merge = PanopticMerge(description.merge, description.categories, (height, width), description.size)
+        result = PanopticNetwork(result, merge)
+    return result.to("cpu").eval()
+
+
+def example(description: Exported) -> Tensor:
+    """A picture as the file takes it, all zeros; of any size that a dynamic file takes."""
+    height, width = description.size or (4 * description.multiple, 5 * description.multiple)
+    if description.uint8:
+        return torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    return torch.zeros(1, 3, height, width)

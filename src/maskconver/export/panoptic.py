@@ -1,0 +1,164 @@
+"""The MaskConver merge as a part of the network, for files that answer with a panoptic map."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..categories import Categories
+from ..config import MergeConfig
+from ..resize import Taps
+
+BAND_VALUES = 1 << 20  # interpolated values held at a time, 4 MB
+BANDS = 16  # at most: every band is a copy of the same operators in the file
+SUPPRESSIONS = 64  # longest chain of proposals, each the duplicate of the one before, that is told apart
+
+
+class PanopticMerge(nn.Module):
+    """The rule of `merge.rule.merge_masks` for one image, with nothing but operators of fixed shapes.
+
+    Every pixel of the canvas is decided, padding too. Like `PlainCompetition` it goes through the rows in
+    bands, the proposals of a pixel side by side, so that N×H×W at full size never exists.
+
+    Args:
+        config: the thresholds.
+        categories: the label set.
+        mask_size: (h, w) of the mask logits.
+        size: (H, W) of the answer.
+    """
+
+    is_thing: Tensor
+    low_y: Tensor
+    high_y: Tensor
+    weight_y: Tensor
+    low_x: Tensor
+    high_x: Tensor
+    weight_x: Tensor
+
+    def __init__(
+        self, config: MergeConfig, categories: Categories, mask_size: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.config, self.size = config, size
+        self.smallest = round(config.min_area * max(size) ** 2, 6)
+        self.register_buffer("is_thing", torch.from_numpy(categories.is_thing))
+        for axis, length, target in zip("yx", mask_size, size):
+            taps = Taps.resize(length, target)
+            for name in ("low", "high", "weight"):
+                self.register_buffer(f"{name}_{axis}", torch.from_numpy(getattr(taps, name)))
+
+    def forward(self, scores: Tensor, labels: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The proposals of one image to its map.
+
+        Args:
+            scores: 1×N float32, highest first.
+            labels: 1×N int64 in 0…C-1.
+            mask_logits: 1×N×h×w float32.
+
+        Returns:
+            `ids` 1×H×W int32, 0 = void; `segments` 1×N×3 int32, in each row the id, label and area in pixels
+            of a segment, best first, then rows (0, -1, 0); `scores` 1×N float32 of the segments, then 0.
+        """
+        score, label = scores[0], labels[0]
+        candidate = score > self.config.object_threshold
+        if self.config.nms_iou < 1:
+            candidate = candidate & self._distinct(candidate, label, mask_logits[0].flatten(1))
+        lines = self._columns(mask_logits[0].permute(1, 2, 0))
+        winner, own_area, visible = self._compete(lines, score.where(candidate, -1.0))
+        kept = candidate & (visible > self.smallest) & (own_area > 0)
+        kept = kept & (visible > self.config.overlap_threshold * own_area)
+        if self.config.reassign:
+            winner, _, visible = self._compete(lines, score.where(kept, -1.0))
+        number, first = self._segments(label, kept)
+        # One more for the pixels that nobody wins.
+        ids = torch.cat([number, number.new_zeros(1)]).to(torch.int32)[winner]
+        rows = torch.arange(1, len(score) + 1)[:, None]
+        best = ((rows == number) & first).float()  # a row a segment: which proposal names it
+        exists = best.sum(1)
+        areas = ((rows == number) * visible).sum(1)
+        names = (best * label).sum(1) + exists - 1
+        table = torch.stack([rows[:, 0] * exists, names, areas], 1).to(torch.int32)
+        return ids[None], table[None], (best * score).sum(1)[None]
+
+    def _columns(self, logits: Tensor) -> Tensor:
+        """h×w×N to h×W×N."""
+        low, high = logits.index_select(1, self.low_x), logits.index_select(1, self.high_x)
+        return low + (high - low) * self.weight_x[:, None]
+
+    def _compete(self, lines: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Who wins each pixel: see `PlainCompetition`.
+
+        Args:
+            lines: h×W×N logits.
+            scores: (N,), -1 of proposals that do not compete.
+
+        Returns:
+            H×W int64 winner, N where there is none; (N,) float32 pixels above 0.5 and pixels won of each.
+        """
+        count, (height, width) = len(scores), self.size
+        band = max(BAND_VALUES // (width * count), -(-height // BANDS))
+        winners, own_area = [], scores.new_zeros(count)
+        for top in range(0, height, band):
+            part = slice(top, top + band)
+            low, high = (lines.index_select(0, at[part]) for at in (self.low_y, self.high_y))
+            masks = low + (high - low) * self.weight_y[part, None, None]
+            masks = (masks + 3).clamp(0, 6) * 0.16667 if self.config.hard_sigmoid else masks.sigmoid()
+            own_area = own_area + (masks > 0.5).float().sum((0, 1))
+            bids = masks * scores
+            if self.config.pixel_threshold:
+                bids = bids.where(masks > self.config.pixel_threshold, 0.0)
+                best, winner = bids.max(-1)
+                winner = winner.where(best > 0, count)
+            else:
+                winner = bids.argmax(-1)
+            winners.append(winner)
+        winner = torch.cat(winners)
+        cells = winner.flatten()
+        visible = scores.new_zeros(count + 1).scatter_add(
+            0, cells, torch.ones_like(cells, dtype=scores.dtype)
+        )
+        return winner, own_area, visible[:-1]
+
+    def _segments(self, labels: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) float32 segment of every proposal, 0 = none; (N,) bool, the best of each segment.
+
+        Every kept thing is a segment, and all kept stuff of one class together.
+        """
+        earlier = torch.ones(len(labels), len(labels)).tril(-1)
+        stuff = ~self.is_thing[labels]
+        together = (labels[:, None] == labels) & stuff & kept & kept[:, None]
+        first = kept & ((together * earlier).sum(1) < 0.5)
+        rank = (earlier * first).sum(1) + 1
+        # What is no first has the number of the one first among those it goes together with.
+        number = (together * (first * rank)).sum(1).where(stuff, rank)
+        return number.where(kept, 0.0), first
+
+    def _distinct(self, candidate: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(N,) bool: which overlap no better kept one of their label above `nms_iou`; see `rule._distinct`.
+
+        A proposal is kept if none of those it clashes with is. That settles the best ones in the first
+        round, those that depend on them in the next, and so on.
+        """
+        inside = (logits > 0).float()
+        areas = inside.sum(1)
+        shared = inside @ inside.T
+        union = areas[:, None] + areas - shared
+        clash = (shared > self.config.nms_iou * union) & (labels[:, None] == labels) & candidate
+        better = clash.float().tril(-1)
+        kept = torch.ones_like(areas)
+        for _ in range(min(SUPPRESSIONS, len(labels) - 1)):
+            kept = (1 - better @ kept).relu()
+        return kept > 0.5
+
+
+class PanopticNetwork(nn.Module):
+    """A network up to its proposals, and the merge."""
+
+    def __init__(self, network: nn.Module, merge: PanopticMerge) -> None:
+        super().__init__()
+        self.network, self.merge = network, merge
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images as the network takes them to `PanopticMerge`'s answer."""
+        answer: tuple[Tensor, Tensor, Tensor] = self.merge(*self.network(images))
+        return answer

@@ -1,0 +1,152 @@
+"""The merge inside a file gives the plain merge's map, and the file is used like any other."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import maskconver as mc
+from maskconver.canvas_map import CanvasMap
+from maskconver.categories import Categories, Category
+from maskconver.cli.main import main
+from maskconver.config import InputConfig, MergeConfig
+from maskconver.data.synth import synthesize
+from maskconver.errors import ConfigError, ExportError, MaskconverError
+from maskconver.export.onnx import export_onnx
+from maskconver.export.panoptic import PanopticMerge
+from maskconver.merge import merge
+from maskconver.onnx_runtime import OnnxRuntime
+from maskconver.preprocess import prepare
+from maskconver.proposals import Geometry, Proposals
+from tests.fakes import CATEGORIES
+
+FIVE = Categories([Category(i + 1, str(i), i % 2 == 0, (i, 0, 0)) for i in range(5)])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_merge_of_tensors_is_the_plain_merge(seed):
+    """Things and stuff, ties, duplicates, empty answers, every option of the rule."""
+    random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    n, h, w = (int(v) for v in random.integers(1, (40, 20, 20)))
+    size = int(h * random.integers(1, 9)), int(w * random.integers(1, 9))
+    masks = torch.randn(1, n, 4, 4, generator=generator) * float(random.choice([1, 5, 30]))
+    masks = F.interpolate(masks, size=(h, w), mode="bilinear")
+    if seed % 2:
+        masks[0, 1::2] = masks[0, : n - 1 : 2][: n // 2] + 0.1  # pairs of duplicates
+    scores = torch.from_numpy(np.sort(random.random((1, n), np.float32))[:, ::-1].copy())
+    if seed % 5 == 0:
+        scores = (4 * scores).round() / 4
+    labels = torch.from_numpy(random.integers(0, 5, (1, n)))
+    config = MergeConfig(
+        mode="reference",
+        object_threshold=float(random.choice([0, 0.01, 0.5, 1])),
+        overlap_threshold=float(random.choice([0, 0.3, 0.7])),
+        min_area=float(random.choice([0, 0.01, 0.1])),
+        pixel_threshold=float(random.choice([0, 0.5])),
+        nms_iou=float(random.choice([1, 0.5])),
+        reassign=bool(random.integers(2)),
+        hard_sigmoid=bool(random.integers(2)),
+    )
+    expected = merge(Proposals(scores, labels, masks), config, FIVE, output_size=size)[0]
+    ids, segments, of_segments = PanopticMerge(config, FIVE, (h, w), size)(scores, labels, masks)
+    np.testing.assert_array_equal(ids[0], expected.ids)
+    rows = [(s.id, s.label, s.area) for s in expected] + [(0, -1, 0)] * (n - len(expected))
+    assert [tuple(row) for row in segments[0].tolist()] == rows
+    assert of_segments[0].tolist() == pytest.approx([s.score for s in expected] + [0] * (n - len(expected)))
+    assert (ids.dtype, segments.dtype) == (torch.int32, torch.int32)
+
+
+@pytest.mark.parametrize("quantize", ["none", "fp16"])
+def test_the_file_gives_the_maps_of_the_model_pixel_by_pixel(exported, quantize):
+    path, result = exported("mobile", output="panoptic", quantize=quantize)
+    assert (result.images, result.pixels) == (2, 2 * 96 * 128)
+    assert quantize != "none" or (result.differing == 0 and result.scores < 1e-5)
+    assert "pixels of the panoptic maps differ" in str(result)
+    runtime = OnnxRuntime(path)
+    canvas, _ = prepare(synthesize("scenes", (96, 128), 5).image, runtime.input)
+    (found,) = runtime.canvas_maps(canvas[None])
+    assert found.ids.shape == (96, 128) and found.ids.any()
+    assert (found.segments.shape, found.scores.shape) == ((50, 3), (50,))
+
+
+def test_predict_takes_the_file_and_gives_answers_of_the_pictures_size(exported, models, tmp_path, capsys):
+    path, _ = exported("mobile", output="panoptic")
+    pixels = synthesize("scenes", (144, 192), 5).image
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    seg = mc.Predictor(path)(tmp_path / "picture.png")
+    own = mc.Predictor(models["mobile"])(pixels)
+    assert seg.ids.shape == own.ids.shape == (144, 192) and seg.image is not None
+    # The picture fits the canvas without padding, so the two differ only along edges.
+    assert [s.label for s in seg] == [s.label for s in own]
+    assert (seg.ids == own.ids).mean() > 0.97
+    out = tmp_path / "out"
+    assert main(["predict", str(path), str(tmp_path / "picture.png"), "--out", str(out), "--overlay"]) == 0
+    (row,) = json.loads((out / "panoptic.json").read_text())["annotations"]
+    assert len(row["segments_info"]) == len(seg)
+    capsys.readouterr()
+
+
+def test_what_lies_in_the_padding_is_no_segment():
+    ids = np.zeros((64, 64), np.int32)
+    ids[:30, :20], ids[:30, 20:], ids[40:] = 3, 1, 2
+    table = np.array([[1, 0, 1320], [2, 1, 1536], [3, 0, 600], [0, -1, 0]], np.int32)
+    found = CanvasMap(ids, table, np.float32([0.9, 0.8, 0.7, 0]))
+    config = InputConfig(size=(64, 64))
+    seg = found.segmentation(Geometry((60, 120), (64, 64), (32 / 60, 64 / 120)), config, CATEGORIES)
+    assert seg.ids.shape == (60, 120)
+    assert [(s.id, s.label, round(s.score, 3)) for s in seg] == [(1, 0, 0.9), (2, 0, 0.7)]
+    assert [seg.ids[0, 119], seg.ids[0, 0], seg.ids[59, 0]] == [1, 2, 0]
+    with pytest.raises(MaskconverError, match="do not agree"):
+        CanvasMap(ids, table[:2], found.scores[:2]).segmentation(
+            Geometry((64, 64), (64, 64)), config, CATEGORIES
+        )
+
+
+def test_settings_that_are_inside_the_file_cannot_be_changed(exported, tmp_path, capsys):
+    path, _ = exported("mobile", output="panoptic")
+    with pytest.raises(ConfigError, match="object_threshold cannot be changed"):
+        mc.Predictor(path, object_threshold=0.5)
+    with pytest.raises(ConfigError, match="number of proposals inside"):
+        mc.Predictor(path, proposals=5)
+    with pytest.raises(ConfigError, match="gives panoptic maps, not proposals"):
+        OnnxRuntime(path)(np.zeros((1, 3, 96, 128), np.float32))
+    args = ["predict", str(path), str(tmp_path), "--score-threshold", "0.5"]
+    assert main(args) == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_map_of_any_size_is_refused_before_any_work(models, tmp_path):
+    with pytest.raises(ConfigError, match="needs one size"):
+        export_onnx(models["nuclei"], tmp_path / "model.onnx", output="panoptic", dynamic=True)
+
+
+def test_a_map_that_differs_is_refused(models, tmp_path, monkeypatch):
+    def other(answer: CanvasMap, *rest, **options):
+        spoilt = np.where(answer.ids > 0, 0, answer.segments[0, 0])
+        return whole(CanvasMap(spoilt, answer.segments, answer.scores), *rest, **options)
+
+    whole = CanvasMap.segmentation
+    monkeypatch.setattr(CanvasMap, "segmentation", other)
+    with pytest.raises(ExportError, match="does not answer as the model does"):
+        export_onnx(models["mobile"], tmp_path / "model.onnx", output="panoptic")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_shipped_model_with_its_own_merge_in_the_file(models, tmp_path, shared):
+    """Suppressed duplicates, a pixel threshold and reassigned pixels, on real pictures."""
+    folder = shared / "data" / "dsb2018-nuclei"
+    pictures = [np.array(Image.open(p).convert("RGB")) for p in sorted(folder.glob("**/*.png"))[:3]]
+    result = export_onnx(
+        models["nuclei"],
+        tmp_path / "n.onnx",
+        output="panoptic",
+        size=(128, 160),
+        proposals=100,
+        images=pictures,
+    )
+    assert result.images == 3 and result.differing == 0
