@@ -44,8 +44,10 @@ class BoundedCompetition:
         self.y, self.x = Axis.of(taps[0]), Axis.of(taps[1])
         self.shape = (len(taps[0]), len(taps[1]))
         self.scores, self.logits, self.config, self.nobody = scores, logits, config, len(scores)
-        # How far rounding may lift an interpolated probability above its bound: relative, and absolute.
-        error = 1e-6 * (1 + float(max(logits.max(), -logits.min())))
+        # How far rounding may lift an interpolated probability above its bound: relative, and absolute. The
+        # logit itself stays between its neighbours unless a weight is all but 1.
+        near_one = max(float(axis.taps.weight.max()) for axis in (self.y, self.x)) > 1 - 1e-6
+        error = 1e-6 * (1 + float(max(logits.max(), -logits.min()) if near_one else 0))
         self.relative, self.absolute = np.float32(error), np.float32(error if config.hard_sigmoid else 0)
         self.painted: list[tuple[Indices, Indices, NDArray[np.integer]]] = []
         won = np.zeros(self.nobody + 1, np.int64)
