@@ -135,7 +135,8 @@ def recipe_yaml(config: TrainConfig) -> str:
     registered = dataclasses.asdict(model_config(values["model"]["name"]))
     model = values["model"]
     # What models of other kinds have is not printed, unless it was set: then the run will refuse it.
-    values["model"] = {k: v for k, v in model.items() if k in (*NO_CONFIG, *registered) or v is not None}
+    was_set = overrides(config.model)
+    values["model"] = {k: v for k, v in model.items() if k in (*NO_CONFIG, *registered) or k in was_set}
     _fill(values["model"], registered)
     return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
 
