@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from ..data.synth import synthesize
 from ..errors import ExportError, MaskconverError
 from ..exported import Exported, Precision
+from ..file_runtime import FileRuntime
 from ..merge import merge
 from ..models.registry import Model
-from ..onnx_runtime import OnnxRuntime
 from ..preprocess import normalize, prepare
 from ..proposals import Geometry, Proposals
 from ..runtime import TorchRuntime
@@ -70,7 +70,7 @@ class Comparison:
         )
 
 
-def compare(model: Model, file: OnnxRuntime, images: Sequence[NDArray[np.uint8]] | None = None) -> Comparison:
+def compare(model: Model, file: FileRuntime, images: Sequence[NDArray[np.uint8]] | None = None) -> Comparison:
     """Runs model and file on the same canvases.
 
     Args:
@@ -128,7 +128,7 @@ def generated(file: Exported) -> list[NDArray[np.uint8]]:
 
 
 def _batches(
-    file: OnnxRuntime, images: Sequence[NDArray[np.uint8]]
+    file: FileRuntime, images: Sequence[NDArray[np.uint8]]
 ) -> Iterator[tuple[NDArray[np.float32], list[Geometry]]]:
     """Canvases of one size together; for a file of any size they are as large as the pictures."""
     config = file.input if file.file.size else replace(file.input, mode="native", multiple=file.file.multiple)
