@@ -93,6 +93,36 @@ def test_the_default_mean_follows_the_number_of_channels() -> None:
         own.for_channels(4)
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from maskconver.data.transforms.autoaugment import OPERATIONS
+    from maskconver.data.transforms.color import ColorConfig, jitter_color
+    from maskconver.data.transforms.copy_paste import CopyPasteConfig
+    from maskconver.data.transforms.train import AugmentConfig, train_example
+    from maskconver.targets import TargetConfig
+
+    write_dataset(tmp_path, "cells", 2, (32, 40))
+    dataset = open_dataset(tmp_path, channels=1)
+    first, second = dataset[0], dataset[1]
+    for sample in (first, second):
+        sample.image = np.repeat(sample.image, channels, 2)
+    color = ColorConfig(0.3, 0.3, 0.3, 0.1, 0.2, 0.5, 0.1)
+    every = [[(name, 1.0, 5.0)] for name in OPERATIONS]
+    paste = CopyPasteConfig(probability=1.0)
+    augment = AugmentConfig(scale=(0.5, 2), rotate90=True, color=color, autoaugment=every, copy_paste=paste)
+    config = InputConfig(size=(32, 32)).for_channels(channels)
+    is_thing = dataset.categories.is_thing
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        made = train_example(first, config, augment, TargetConfig(), is_thing, rng, second)
+        assert made.image.shape == (channels, 32, 32) and np.isfinite(made.image).all()
+    image = RNG.random((8, 8, channels), np.float32)
+    hue = jitter_color(image, ColorConfig(saturation=0.9, hue=0.4), np.random.default_rng(0))
+    np.testing.assert_array_equal(hue[..., 3:], image[..., 3:])  # of RGB alone; grey has neither
+    assert np.array_equal(hue, image) == (channels == 1)
+
+
 def test_a_data_set_gives_the_channels_it_is_asked_for(tmp_path: Path) -> None:
     write_dataset(tmp_path, "cells", 1, (32, 40))
     assert open_dataset(tmp_path)[0].image.shape == (32, 40, 3)

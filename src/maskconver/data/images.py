@@ -206,11 +206,13 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
 def _decode(
     image: ImageFile.ImageFile, white_level: float | None, name: str, channels: int
 ) -> NDArray[np.uint8]:
+    if channels not in (1, 3, 4):
+        raise ImageError(f"{name}: files are read with 1, 3 or 4 channels, the model takes {channels}")
     bands = 4 if image.mode == "P" and "transparency" in image.info else len(image.getbands())
-    if channels not in (1, 3) and (channels != 4 or bands != 4):
+    if channels == 4 != bands:
         raise ImageError(
-            f"{name}: has {bands} channel{'s' * (bands > 1)} ({image.mode}), the model takes {channels}; "
-            "give pictures of 4 channels, or make the model with --model.in_channels 3"
+            f"{name}: has {bands} channel{'s' * (bands > 1)} ({image.mode}), the model takes 4; give "
+            "pictures of 4 channels, or make the model with --model.in_channels 3"
         )
     if image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False):
         warn_about(f"{name}: has several frames; only the first is read", 3)

@@ -47,7 +47,7 @@ def jitter_color(
     if config.gamma:
         x = x.clamp(0, 1) ** float((1 + config.gamma) ** rng.uniform(-1, 1))
     if config.brightness:
-        x = F.adjust_brightness(x, _factor(config.brightness, rng))
+        x = (x * _factor(config.brightness, rng)).clamp(0, 1)
     x, further = x[:3], x[3:]
     for strength, operation in (
         (config.contrast, F.adjust_contrast),
