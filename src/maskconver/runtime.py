@@ -50,21 +50,29 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
     """The runtime for a model; the one place where it is chosen.
 
     Args:
-        model: a bundled name, a model file, a run's folder or an exported `.onnx` file; a loaded
-            `nn.Module`; or a runtime.
-        device: for PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if left out. For ONNX: `cpu`,
-            `cuda`; the CPU if left out.
+        model: a bundled name, a model file, a run's folder or an exported `.onnx` or `.tflite` file; a
+            loaded `nn.Module`; or a runtime.
+        device: for PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if left out. For files:
+            `cpu`, for ONNX also `cuda`; the CPU if left out.
         proposals: masks an image to ask for; the model's own number if left out.
 
     Raises:
         CheckpointError: no such model, or a file that cannot be loaded.
-        MissingExtraError: PyTorch, or ONNX Runtime for an ONNX file, is not installed.
+        MissingExtraError: PyTorch, or what runs the file, is not installed.
     """
     if isinstance(model, str | os.PathLike):
         if os.fspath(model).lower().endswith(".onnx"):
             from .onnx_runtime import OnnxRuntime
 
             return OnnxRuntime(model, device, proposals)
+        if os.fspath(model).lower().endswith(".tflite"):
+            from .litert_runtime import LiteRtRuntime
+
+            return LiteRtRuntime(model, device, proposals)
+        if os.fspath(model).lower().endswith(".pt2"):
+            from .torch_export_runtime import TorchExportRuntime
+
+            return TorchExportRuntime(model, device, proposals)
         try:
             from . import checkpoint
         except ModuleNotFoundError as error:

@@ -1,0 +1,42 @@
+"""Pictures on which the ranges of an 8-bit file are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..exported import Exported, Precision
+from ..file_runtime import as_fed
+from ..preprocess import prepare
+
+LIMIT = 100  # pictures; more make the ranges no better
+
+
+def check_calibration(quantize: Precision, images: Sequence[Any] | None) -> None:
+    """Refuses 8 bits without pictures, and pictures without 8 bits.
+
+    Raises:
+        ConfigError: one without the other.
+    """
+    if quantize == "int8" and not images:
+        raise ConfigError("int8 needs pictures such as the file will see: give --calibrate DIR")
+    if quantize != "int8" and images:
+        raise ConfigError(f"{quantize} needs no calibration; leave out --calibrate or say --quantize int8")
+
+
+def spread(items: Sequence[Any], limit: int = LIMIT) -> list[Any]:
+    """At most `limit` of them, from all over the list."""
+    return [items[i * len(items) // limit] for i in range(limit)] if len(items) > limit else [*items]
+
+
+def calibration_feeds(
+    images: Sequence[NDArray[np.uint8]], file: Exported, channels_last: bool
+) -> Iterator[NDArray[Any]]:
+    """Each picture as the file takes it, one at a time."""
+    for image in images:
+        canvas, _ = prepare(image, file.input)
+        yield as_fed(canvas[None], file, channels_last)
