@@ -120,6 +120,9 @@ _EXTRA_OF = dict.fromkeys(("torch", "torchvision", "timm", "lightning", "scipy",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "onnx",
+    "litert_torch": "export",
+    "ai_edge_quantizer": "export",
+    "ai_edge_litert": "litert",
 }
 
 

@@ -46,7 +46,7 @@ OVERLAPPED = ("decode", "prepare", "write")
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver predict`."""
     add = parser.add_argument
-    add("model", type=str, help="a bundled name, a .safetensors or .onnx file, or a run's folder")
+    add("model", type=str, help="a bundled name, a .safetensors, .onnx or .tflite file, or a run's folder")
     add("paths", nargs="+", type=str, help="images, folders (searched to the bottom), globs")
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
