@@ -1,0 +1,279 @@
+"""Cost of every model: parameters, MACs, latency, memory; training beside Mask2Former; torch.compile.
+
+Run: .venv/bin/python benchmarks/models.py --threads 2
+     .venv/bin/python benchmarks/models.py --parts training --sizes 640     (needs transformers and scipy)
+     .venv/bin/python benchmarks/models.py --device cuda --precision bf16 --batch 8 16
+
+Every figure comes from a process of its own. Latency is that of `model.predict`, image to mask logits, batch 1,
+at the model's own input size, the median of a few runs. Memory is the highest the process had (on a GPU: that
+torch took there) above what it had with everything imported. A training step is forward, losses, backward and
+AdamW on noise with a generated annotation of 20 segments, the same for both programs; ours is in the memory
+layout that `maskconver train` takes by default, channels-last, and with its default mask losses. Mask2Former is
+that of transformers with Swin-T, 100 queries and random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from maskconver.data.batch import Batch
+from maskconver.losses.maskconver import LossConfig, maskconver_losses
+from maskconver.models import create_model, list_models
+from maskconver.models.cost import count_macs, count_parameters
+from memory import annotated, peak
+
+CLASSES, SEGMENTS = 133, 20
+RIVAL = "Mask2Former, Swin-T (transformers)"
+TRAINED = ("maskconver_mobile_256", "maskconver_r50_640", RIVAL)
+COMPILED = ("maskconver_mobile_256", "maskconver_r50_640")
+CPU_BATCH = {256: 2, 640: 1}
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+SECONDS = 4.0  # a figure's time, unless one run takes longer
+
+
+def timed(task: Callable[[], object], device: str, runs: int, warm: int = 1) -> float:
+    """Median seconds of a task after warming up."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        task()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    first = sum(once() for _ in range(warm))
+    if warm and first > 4 * SECONDS * warm:
+        return first / warm  # one run of what is that slow says enough
+    times: list[float] = []
+    while len(times) < runs and (not times or sum(times) < SECONDS):
+        times.append(once())
+    return statistics.median(times)
+
+
+def used(device: str) -> float:
+    """Highest memory so far, GB."""
+    return torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else peak()
+
+
+def mixed(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """Autocast where bf16 is asked for."""
+    return torch.autocast(args.device, torch.bfloat16) if args.precision == "bf16" else nullcontext()
+
+
+def inference(args: argparse.Namespace) -> dict[str, float]:
+    """Latency of one image and memory; with --compiled also that of the compiled network."""
+    layout = LAYOUTS[args.layout or "contiguous"]
+    before = used(args.device)
+    model = create_model(args.name, num_classes=CLASSES).eval().to(args.device, memory_format=layout)  # type: ignore[call-overload]
+    size = (args.size, args.size) if args.size else model.input.size
+    images = torch.randn(args.one_batch, 3, *size, device=args.device).contiguous(memory_format=layout)
+
+    with torch.inference_mode(), mixed(args):
+        if not args.compiled:
+            seconds = timed(lambda: model.predict(images), args.device, args.runs)
+            return {"seconds": seconds, "memory": used(args.device) - before}
+        plain = timed(lambda: model(images), args.device, args.runs)
+        network = torch.compile(model, fullgraph=True)
+        start = time.perf_counter()
+        network(images)
+        waited = time.perf_counter() - start
+        return {
+            "seconds": plain,
+            "compiled": timed(lambda: network(images), args.device, args.runs),
+            "wait": waited,
+        }
+
+
+def training(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds and memory of a training step, after one that makes AdamW's state."""
+    torch.manual_seed(0)
+    batch = annotated(args.size, args.one_batch, SEGMENTS, CLASSES)
+    before = used(args.device)
+    step = rival_step(batch, args) if args.name == RIVAL else own_step(batch, args)
+    seconds = timed(step, args.device, args.runs)
+    return {"seconds": seconds, "memory": used(args.device) - before}
+
+
+def own_step(batch: Batch, args: argparse.Namespace) -> Callable[[], None]:
+    """A training step of one of our models."""
+    layout = LAYOUTS[args.layout or "channels-last"]
+    model = create_model(args.name, num_classes=CLASSES).train().to(args.device, memory_format=layout)  # type: ignore[call-overload]
+    network = torch.compile(model, fullgraph=True) if args.compiled else model
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = batch.to(args.device)
+    images, config = batch.images.contiguous(memory_format=layout), LossConfig()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with mixed(args):
+            maps = network(images)
+        terms = maskconver_losses(model, maps, batch, config)
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def rival_step(batch: Batch, args: argparse.Namespace) -> Callable[[], None]:
+    """A training step of Mask2Former on the same images and masks."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    swin = SwinConfig(depths=[2, 2, 6, 2], out_features=stages)  # type: ignore[call-arg]
+    config = Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES)  # type: ignore[call-arg]
+    model = Mask2FormerForUniversalSegmentation(config).train().to(args.device)
+    network = torch.compile(model) if args.compiled else model
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = batch.to(args.device)
+    rows = [batch.batch == i for i in range(len(batch))]
+    masks = [(m == batch.region[r][:, None, None]).float() for m, r in zip(batch.regions, rows)]
+    labels = [batch.labels[r] for r in rows]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with mixed(args):
+            loss = network(pixel_values=batch.images, mask_labels=masks, class_labels=labels).loss
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def child(args: argparse.Namespace, kind: str, **chosen: object) -> dict[str, Any]:
+    """Measures in a fresh process; the last error line where that failed."""
+    same = {k: getattr(args, k) for k in ("device", "precision", "threads", "runs", "layout")}
+    words = [f"--{k}={v}" for k, v in (same | chosen).items() if v is not None and v is not True]
+    words += [f"--{k}" for k, v in chosen.items() if v is True]
+    command = [sys.executable, __file__, f"--child={kind}", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def cost_table(args: argparse.Namespace) -> None:
+    """One row a model."""
+    print(
+        "| model | input | parameters, M | GMACs | latency, ms | peak memory, GB |\n|---|---|---|---|---|---|"
+    )
+    for name in (n for n in list_models() if any(fnmatch(n, pattern) for pattern in args.models)):
+        with torch.device("meta"):
+            model = create_model(name, num_classes=CLASSES)
+        size = model.input.size
+        row = child(args, "inference", name=name)
+        found = row.get("error") or f"{1e3 * row['seconds']:.0f} | {row['memory']:.2f}"
+        print(
+            f"| `{name}` | {size[0]}×{size[1]} | {count_parameters(model) / 1e6:.2f} "
+            f"| {count_macs(model) / 1e9:.2f} | {found} |",
+            flush=True,
+        )
+
+
+def training_table(args: argparse.Namespace) -> None:
+    """Steps of our models and of Mask2Former."""
+    for size in args.sizes:
+        for batch in args.batch or [CPU_BATCH.get(size, 1)]:
+            print(f"\nTraining step at {size} px, batch {batch}, {args.precision}:\n")
+            print("| model | ms a step | images/s | to Mask2Former | memory, GB | to Mask2Former |")
+            print("|---|---|---|---|---|---|")
+            for compiled in (None, True) if args.compiled else (None,):
+                chosen = {"size": size, "one-batch": batch, "compiled": compiled}
+                rows = {name: child(args, "training", name=name, **chosen) for name in reversed(TRAINED)}
+                for name, row in reversed(rows.items()):
+                    label = f"{name}{', compiled' if compiled else ''}"
+                    print(f"| {label} | {_step(row, rows[RIVAL], batch)} |", flush=True)
+
+
+def _step(row: dict[str, Any], rival: dict[str, Any], batch: int) -> str:
+    if "error" in row:
+        return str(row["error"])
+    faster = f"{rival['seconds'] / row['seconds']:.2f}" if "seconds" in rival else "–"
+    memory = f"{row['memory'] / rival['memory']:.2f}" if "memory" in rival else "–"
+    speed = f"{1e3 * row['seconds']:.0f} | {batch / row['seconds']:.2f} | {faster}"
+    return f"{speed} | {row['memory']:.2f} | {memory}"
+
+
+def compile_table(args: argparse.Namespace) -> None:
+    """What torch.compile gains on the network, inference."""
+    print("\n| network | plain, ms | compiled, ms | ratio | first call, s |\n|---|---|---|---|---|")
+    for name in COMPILED:
+        for batch in args.batch or [1]:
+            row = child(args, "inference", **{"name": name, "compiled": True, "one-batch": batch})
+            label = f"`{name}`" + (f", batch {batch}" if batch > 1 else "")
+            if "error" in row:
+                print(f"| {label} | {row['error']} |", flush=True)
+                continue
+            plain, fast = 1e3 * row["seconds"], 1e3 * row["compiled"]
+            print(
+                f"| {label} | {plain:.1f} | {fast:.1f} | {plain / fast:.2f} | {row['wait']:.0f} |", flush=True
+            )
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "cost": cost_table,
+    "training": training_table,
+    "compile": compile_table,
+}
+
+
+def main() -> None:
+    """Prints the tables; with --child measures one figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--models", nargs="+", default=["*"], help="patterns of the cost table's names")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[256, 640], help="canvases of the training table"
+    )
+    parser.add_argument("--batch", type=int, nargs="+", help="images a training step; 2 at 256, 1 at 640")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--layout", choices=list(LAYOUTS), help="of our networks, for every part")
+    parser.add_argument("--compiled", action="store_true", help="training steps of compiled networks, too")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--runs", type=int, default=5, help="at most so many a figure")
+    for hidden, kind in (("child", str), ("name", str), ("size", int)):
+        parser.add_argument(f"--{hidden}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--one-batch", type=int, default=1, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.child:
+        print(json.dumps({"inference": inference, "training": training}[args.child](args)))
+        return
+    for part in args.parts:
+        PARTS[part](args)
+    print(f"\n{machine(args)}; {args.precision}.")
+
+
+def machine(args: argparse.Namespace) -> str:
+    """Where this was measured."""
+    versions = []
+    for package in ("torch", "transformers", "timm"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            versions.append(f"without {package}")
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    return (
+        f"{where}, {platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, {', '.join(versions)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
