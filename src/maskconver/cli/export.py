@@ -11,20 +11,26 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+    from ..export.compare import Comparison
 
 
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver export`."""
     add = parser.add_argument
     add("model", type=str, help="a bundled name, a .safetensors file, or a run's folder")
-    add("--to", type=Literal["onnx"], default="onnx", help="the format")
-    add("--out", type=str | None, default=None, help="the file to write; MODEL.onnx here if left out")
+    add("--to", type=Literal["onnx", "torch-export"], default="onnx", help="the format")
+    add("--out", type=str | None, default=None, help="the file to write; MODEL.onnx (.pt2) here if left out")
     add(
         "--size",
         type=int | None,
@@ -57,19 +63,17 @@ def run(args: Namespace) -> int:
     from ..checkpoint import load
     from ..data.images import read_image
     from ..data.listing import list_images
-    from ..export.onnx import export_onnx
 
     images = [read_image(path) for path in list_images(args.images)] if args.images else None
+    suffix, export = _format(args)
     model = load(args.model)
-    out = Path(args.out or f"{Path(args.model).stem}.onnx")
+    out = Path(args.out or f"{Path(args.model).stem}{suffix}")
     start = time.perf_counter()
-    result = export_onnx(
+    result = export(
         model,
         out,
         size=tuple(args.size) if args.size else None,
-        dynamic=args.dynamic,
         proposals=args.proposals,
-        quantize=args.quantize,
         uint8=args.uint8,
         output=args.output,
         images=images,
@@ -81,3 +85,20 @@ def run(args: Namespace) -> int:
     else:
         print(f"{out}: {size / 1e6:.2f} MB in {seconds:.1f} s; {result}")
     return 0
+
+
+def _format(args: Namespace) -> tuple[str, Callable[..., Comparison]]:
+    """The suffix of a format's files, and what writes one, with the options that only this format has.
+
+    Raises:
+        ConfigError: an option that the format does not have.
+    """
+    if args.to == "torch-export":
+        if args.quantize != "none":
+            raise ConfigError("--to torch-export writes float32 weights only; leave --quantize out")
+        from ..export.torch_export import export_torch
+
+        return ".pt2", partial(export_torch, dynamic=args.dynamic)
+    from ..export.onnx import export_onnx
+
+    return ".onnx", partial(export_onnx, dynamic=args.dynamic, quantize=args.quantize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,3 +119,10 @@ def example(description: Exported) -> Tensor:
     if description.uint8:
         return torch.zeros(1, height, width, 3, dtype=torch.uint8)
     return torch.zeros(1, 3, height, width)
+
+
+def any_size(description: Exported) -> dict[int, Any]:
+    """Dimensions of the input that are not fixed, by their position, for torch.export."""
+    step, first = description.multiple, 1 if description.uint8 else 2
+    rows, columns = (torch.export.Dim(name, min=1, max=1024) for name in ("rows", "columns"))
+    return {first: step * rows, first + 1: step * columns}

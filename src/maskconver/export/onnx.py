@@ -22,7 +22,7 @@ from ..onnx_runtime import OnnxRuntime
 from .compare import Comparison, compare, require_equal
 from .compare_panoptic import compare_panoptic
 from .compress import compress
-from .network import describe, example, network
+from .network import any_size, describe, example, network
 
 OPSET = 18  # of ONNX Runtime 1.14 and OpenVINO 2023 on
 
@@ -119,7 +119,7 @@ def _graph(model: Model, description: Exported) -> Any:
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS[description.output]),
-                dynamic_shapes=None if description.size else (_any_size(description),),
+                dynamic_shapes=None if description.size else (any_size(description),),
             )
     except Exception as error:  # whatever an exporter raises, the model is one it cannot export
         causes = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
@@ -137,13 +137,6 @@ def _strip(proto: Any) -> None:
     for part in (proto, graph, *graph.node, *values):
         del part.metadata_props[:]
         part.doc_string = ""
-
-
-def _any_size(description: Exported) -> dict[int, Any]:
-    """Dimensions of the input that are not fixed, by their position."""
-    step, first = description.multiple, 1 if description.uint8 else 2
-    rows, columns = (torch.export.Dim(name, min=1, max=1024) for name in ("rows", "columns"))
-    return {first: step * rows, first + 1: step * columns}
 
 
 class _quiet:

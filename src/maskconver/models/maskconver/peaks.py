@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 PEAK_TOLERANCE = 1e-6
 # torch 2.6 trains and predicts, too; only exporting needs 2.7, as the extra says.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+# Set while a graph is drawn that PyTorch itself will run.
+for_torch: ContextVar[bool] = ContextVar("for_torch", default=False)
 
 
 class Peaks(NamedTuple):
@@ -41,13 +44,13 @@ def peak_scores(heatmap_logits: Tensor, kernel: int = 3) -> Tensor:
 def _best(flat: Tensor, k: int) -> Tensor:
     """Indices of the k largest of B×n scores ≥ 0, largest first, the lower index first on a tie."""
     n = flat.shape[1]
-    if _is_exporting():
+    if _is_exporting() and not for_torch.get():
         # ONNX and TensorFlow Lite have no such view; their TopK gives the lower index first by definition.
         return flat.topk(torch.sym_min(k, n), dim=1).indices
     # topk promises nothing about ties. Scores are ≥ 0, so their bits order as they do; with the position
     # below the bits every key is different and a tie goes to the lower position.
     keys = (flat.view(torch.int32).long() << 32) | torch.arange(n - 1, -1, -1, device=flat.device)
-    return (n - 1) - (keys.topk(min(k, n), dim=1).values & 0xFFFFFFFF)
+    return (n - 1) - (keys.topk(torch.sym_min(k, n), dim=1).values & 0xFFFFFFFF)
 
 
 def top_peaks(heatmap_logits: Tensor, k: int, kernel: int = 3) -> Peaks:
