@@ -87,6 +87,8 @@ class MergeConfig:
         class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
         non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
+        output_side: longer side of the answer in pixels, the picture's own where None. The canvas's side
+            merges at input size, as in the papers' faster rows; figures are of the answer enlarged again.
     """
 
     rule: Literal["maskconver", "kmax"] = "maskconver"
@@ -103,3 +105,4 @@ class MergeConfig:
     mask_exponent: float = 1.0
     mask_activation: Literal["softmax", "sigmoid"] = "softmax"
     non_finite: Literal["error", "drop"] = "error"
+    output_side: int | None = None

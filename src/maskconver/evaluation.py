@@ -138,7 +138,7 @@ def evaluate(
             try:
                 if isinstance(answer, MaskconverError):
                     raise answer
-                _count(result, answer, dataset, index, by)
+                _count(result, answer.resized(dataset.ids(index).shape), dataset, index, by)
             except (MaskconverError, OSError) as error:
                 result.failures.append((dataset.image_path(index), " ".join(str(error).split())))
             on_image()
@@ -250,7 +250,7 @@ def tune(
     for index, proposals in _proposals(predictor, dataset, min(scores)):
         for metric, (score, overlap) in zip(metrics, grid):
             config = replace(predictor.merge, object_threshold=score, overlap_threshold=overlap)
-            segmentation = merge(proposals, config, dataset.categories)[0]
+            segmentation = merge(proposals, config, dataset.categories)[0].resized(dataset.ids(index).shape)
             metric.add(_overlap(segmentation, dataset, index))
         on_image()
     values = [m.headline[1] for m in metrics]

@@ -23,7 +23,7 @@ from .errors import ConfigError, ImageError, MaskconverError
 from .inputs import as_image
 from .merge import merge
 from .pipeline import look_ahead, timed
-from .preprocess import prepare, scaled_size
+from .preprocess import prepare, resize_bilinear, scaled_size
 from .proposals import Geometry, Proposals
 from .runtime import Runtime as Runtime
 from .runtime import open_runtime, panoptic
@@ -271,8 +271,15 @@ class Predictor:
                     own = self.runtime.input, self.categories
                     results += [one.segmentation(where, *own) for one, where in zip(found, geometry)]
         for result, one in zip(results, ready):
-            result.image, result.file_name = one.picture, one.name
+            result.image, result.file_name = _of_size(one.picture, result.ids.shape), one.name
         return results
+
+
+def _of_size(picture: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The picture at the size of an answer that is not its own (`output_side`)."""
+    if picture is None or picture.shape[:2] == size:
+        return picture
+    return np.clip(resize_bilinear(picture, (size[0], size[1])) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _named(error: Exception) -> MaskconverError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from .errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,24 @@ class Geometry:
     canvas_size: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
     offset: tuple[float, float] = (0.0, 0.0)
+
+    def of_side(self, side: int | None) -> Geometry:
+        """How the canvas lies on the image brought to that longer side in pixels; None leaves it its own.
+
+        Raises:
+            ConfigError: the side is not positive.
+        """
+        if side is None:
+            return self
+        if side < 1:
+            raise ConfigError(f"output_side is a number of pixels, at least 1, not {side}")
+        longer = max(self.image_size)
+        height, width = (max(round(n * side / longer), 1) for n in self.image_size)
+        scale = (
+            self.scale[0] * self.image_size[0] / height,
+            self.scale[1] * self.image_size[1] / width,
+        )
+        return replace(self, image_size=(height, width), scale=scale)
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from .categories import VOID_LABEL, Categories
 from .errors import DataError
 from .files import atomic_path
 from .idmap import lookup, measure
+from .resize import resize_nearest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,6 +136,21 @@ class Segmentation:
     def mask(self, segment_id: int) -> NDArray[np.bool_]:
         """H×W bool, the pixels of one segment."""
         return self.ids == segment_id
+
+    def resized(self, size: tuple[int, int]) -> Segmentation:
+        """The same at another (height, width), every pixel that of the nearest one; the picture, too.
+
+        Segments that no pixel is left of are left out.
+        """
+        if self.ids.shape == tuple(size):
+            return self
+        image = None if self.image is None else resize_nearest(self.image, size)
+        areas, boxes = measure(
+            ids := resize_nearest(self.ids, size), np.array([s.id for s in self], np.int64)
+        )
+        rows = zip(self.segments, areas.tolist(), boxes.tolist())
+        segments = [replace(s, area=area, bbox=tuple(box)) for s, area, box in rows if area]
+        return replace(self, ids=ids, segments=segments, image=image)
 
     def filter(
         self,

@@ -14,6 +14,7 @@ FIELDS = {
     "hard_sigmoid": "hard_sigmoid",
     "merge": "mode",
     "non_finite": "non_finite",
+    "output_side": "output_side",
 }
 
 
@@ -36,6 +37,7 @@ def add_merge_options(parser: ArgumentParser) -> None:
         default=None,
         help="refuse NaN and infinite proposals, or leave them out",
     )
+    add("--output-side", type=int | None, default=None, help="longer side of the answer in pixels")
 
 
 def merge_settings(args: Namespace) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def merge(
 
     Args:
         proposals: B × N scored masks, NumPy or torch. With a geometry the answer has the size of the original
-            image, without one that of the masks.
+            image, or the longer side `output_side` and its shape; without one that of the masks.
         config: rule and thresholds.
         categories: the label set the proposals' labels point into.
         output_size: (height, width) of the answer where it should be another one, e.g. the reference's padded
@@ -48,7 +48,7 @@ def merge(
     all_masks = proposals.mask_logits if masks_there else arrays.mask_logits
     results = []
     for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, all_masks)):
-        geometry = arrays.geometry[i] if arrays.geometry else None
+        geometry = arrays.geometry[i].of_side(config.output_side) if arrays.geometry else None
         if config.rule == "kmax":
             ids, first = merge_kmax(scores, labels, masks, categories.is_thing, geometry, config, output_size)
         else:

@@ -97,8 +97,9 @@ class SegmentationTask(pl.LightningModule):
         proposals = self.model.predict(canvas).numpy()
         proposals.geometry = (item.geometry,)
         assert self.model.categories is not None
-        segmentation = merge(proposals, self.model.merge, self.model.categories)[0]
         sample = item.sample
+        size = (sample.ids.shape[0], sample.ids.shape[1])
+        segmentation = merge(proposals, self.model.merge, self.model.categories)[0].resized(size)
         overlap = Overlap.of(
             segmentation.ids,
             segmentation.segments,
