@@ -64,7 +64,7 @@ def match(dice: Tensor, probability: Tensor, labels: Tensor) -> Tensor:
     *problems, queries, masks = cost.shape
     found = np.full((int(np.prod(problems)), queries), -1, np.int64)
     # A network that diverged has NaN costs; its losses will say so.
-    host = cost.reshape(-1, queries, masks).float().cpu().numpy()
+    host = cost.reshape(len(found), queries, masks).float().cpu().numpy()
     for chosen, costs in zip(found, host):
         there = np.flatnonzero(~np.isposinf(costs).all(0))
         rows, columns = linear_sum_assignment(np.nan_to_num(costs[:, there]))
