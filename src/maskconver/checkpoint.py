@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import hub
 from .categories import Categories
 from .errors import CheckpointError, MaskconverError
 from .files import atomic_path
@@ -84,19 +85,22 @@ def save(
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file behind a bundled name or a path.
+    """The file behind a path, a bundled name or a repository of the Hugging Face Hub.
 
     Raises:
-        CheckpointError: neither a file nor a bundled model.
+        CheckpointError: none of them.
     """
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if path.is_dir() and (path / "best.safetensors").is_file():
-        return path / "best.safetensors"
+    for name in ("best.safetensors", hub.FILE):
+        if (path / name).is_file():
+            return path / name
     bundled = WEIGHTS / f"{name_or_path}.safetensors"
     if bundled.is_file():
         return bundled
+    if hub.is_repository(name_or_path):
+        return hub.download(os.fspath(name_or_path))
     names = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
     raise CheckpointError(
         f'no model file "{name_or_path}", and no bundled model of that name (bundled: {names})'
@@ -136,7 +140,8 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     """A model from its file, in evaluation mode and float32. Never executes code from the file.
 
     Args:
-        name_or_path: a `.safetensors` file, a run's folder (its best model) or a bundled name.
+        name_or_path: a `.safetensors` file, a run's folder (its best model), a bundled name, or a repository
+            of the Hugging Face Hub, `user/name`.
         device: where to put it.
 
     Raises:

@@ -15,6 +15,7 @@ from ..backbones import create_backbone
 from ..decoders.aspp import ASPP
 from ..decoders.aspp_fpn import ASPPFPN
 from ..layers import full_precision
+from ..shared import Shareable
 from .config import MaskConverConfig
 from .heads import MLP, FusingHead, with_class
 from .peaks import top_peaks
@@ -54,7 +55,7 @@ class Maps(NamedTuple):
     mask_features: Tensor
 
 
-class MaskConver(nn.Module):
+class MaskConver(Shareable, nn.Module):
     """Single-scale MaskConver (arXiv 2312.06052; reference page §1–3).
 
     Args:

@@ -14,6 +14,7 @@ from ...proposals import Proposals
 from ..backbones import create_backbone
 from ..decoders.pixel_decoder import PixelDecoder
 from ..layers import full_precision, pad_to_multiple
+from ..shared import Shareable
 from .config import MultiScaleConfig
 from .heads import MLP, Head, PanopticFPNFusion, SumFusion, with_class
 from .model import CENTER_BIAS, check_channels, check_classes
@@ -36,7 +37,7 @@ class PyramidMaps(NamedTuple):
     mask_features: Tensor
 
 
-class MultiScaleMaskConver(nn.Module):
+class MultiScaleMaskConver(Shareable, nn.Module):
     """Multi-scale MaskConver (multi-scale page §1).
 
     Args:
