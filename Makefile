@@ -47,13 +47,9 @@ test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
 golden: $(READY)  ## the numbers of the reference implementations
 	@$(BIN)/python -m pytest tests/golden
 
-# Exported files are tested with one that the other environment makes, where it is there.
 test-core: $(CORE_READY)  ## the core's tests, in an environment without PyTorch
 	@! $(CORE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(CORE_VENV) has torch; remove it" >&2; exit 2; }
-	@rm -f $(CORE_VENV)/nuclei.onnx
-	@[ ! -x $(BIN)/maskconver ] || $(BIN)/maskconver export nuclei --size 128 160 --out $(CORE_VENV)/nuclei.onnx
-	@MASKCONVER_ONNX=$$(ls $(CORE_VENV)/nuclei.onnx 2>/dev/null) \
-		$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
+	@$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
 
 # A plain install, not an editable one: this also tests that the package carries all its files.
 $(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/__pycache__/*')

@@ -1,6 +1,5 @@
 """The core works where PyTorch and its company are not installed."""
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from maskconver.data.synth import write_dataset
+from maskconver.runtime import BUNDLED
 
 BLOCK = """
 import importlib, sys
@@ -142,7 +142,7 @@ def test_command_works(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train --data DATA", "evaluate nuclei --data DATA", "predict nuclei IMAGE", "models"]
+    "command", ["train --data DATA", "evaluate DATA --data DATA", "predict my.safetensors IMAGE", "models"]
 )
 def test_command_that_needs_an_extra_names_it_in_one_line(command: str, tmp_path: Path) -> None:
     write_dataset(tmp_path, "cells", 1, (32, 32))
@@ -168,23 +168,9 @@ def test_generated_data_can_be_written_and_checked(tmp_path: Path) -> None:
     assert "no defects" in done.stdout
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`nuclei` as an ONNX file, exported here; `MASKCONVER_ONNX` names one where that is not possible."""
+@pytest.mark.parametrize("model", ["nuclei", str(BUNDLED / "nuclei.onnx")], ids=["name", "file"])
+def test_the_bundled_model_predicts_and_is_evaluated(model: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason='running ONNX files needs the extra "onnx"')
-    if given := os.environ.get("MASKCONVER_ONNX"):
-        return Path(given)
-    pytest.importorskip("torch", reason="exporting needs PyTorch; MASKCONVER_ONNX may name an exported file")
-    pytest.importorskip("onnxscript", reason='exporting needs the extra "export"')
-    from maskconver.checkpoint import load
-    from maskconver.export.onnx import export_onnx
-
-    path = tmp_path_factory.mktemp("exported") / "nuclei.onnx"
-    export_onnx(load("nuclei"), path, size=(128, 160))
-    return path
-
-
-def test_exported_files_predict_and_are_evaluated(exported: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path, "cells", 2, (96, 120))
     done = run(
         """
@@ -193,9 +179,28 @@ def test_exported_files_predict_and_are_evaluated(exported: Path, tmp_path: Path
         code = main(["predict", model, f"{folder}/images", "--out", f"{folder}/out", "--overlay"])
         sys.exit(code or main(["evaluate", model, "--data", folder, "--json"]))
         """,
-        str(exported),
+        model,
         str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
     assert "2 images" in done.stdout
     assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == 2
+
+
+def test_the_bundled_model_without_onnx_runtime_names_the_extra(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "cells", 1, (32, 32))
+    done = run(
+        """
+        BLOCKED.add("onnxruntime")
+        from maskconver.cli.main import main
+        sys.exit(main(["predict", "nuclei", sys.argv[1]]))
+        """,
+        str(tmp_path / "images"),
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert 'pip install "maskconver[onnx]"' in done.stderr
+
+
+def test_the_package_stays_small() -> None:
+    assert (BUNDLED / "nuclei.onnx").stat().st_size <= 5e6
+    assert sum(file.stat().st_size for file in BUNDLED.iterdir()) <= 30e6

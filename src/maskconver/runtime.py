@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from .canvas_map import CanvasMap
     from .exported import Exported
+
+BUNDLED = Path(__file__).parent / "weights"
 
 
 class Runtime(Protocol):
@@ -50,8 +53,8 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
     """The runtime for a model; the one place where it is chosen.
 
     Args:
-        model: a bundled name, a model file, a run's folder or an exported `.onnx` or `.tflite` file; a
-            loaded `nn.Module`; or a runtime.
+        model: a bundled name (without PyTorch, its ONNX file is run), a model file, a run's folder or an
+            exported `.onnx`, `.tflite` or `.pt2` file; a loaded `nn.Module`; or a runtime.
         device: for PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if left out. For files:
             `cpu`, for ONNX also `cuda`; the CPU if left out.
         proposals: masks an image to ask for; the model's own number if left out.
@@ -76,8 +79,15 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
         try:
             from . import checkpoint
         except ModuleNotFoundError as error:
+            if (bundled := BUNDLED / f"{os.fspath(model)}.onnx").is_file() and not Path(model).exists():
+                from .onnx_runtime import OnnxRuntime
+
+                return OnnxRuntime(bundled, device, proposals)
             raise MissingExtraError(f'running "{os.fspath(model)}"', "train") from error
-        return TorchRuntime(checkpoint.load(model), device or _best_device(), proposals)
+        loaded: Any = checkpoint.load(model)
+        if hasattr(loaded, "fused"):
+            loaded = loaded.fused()
+        return TorchRuntime(loaded, device or _best_device(), proposals)
     if hasattr(model, "state_dict"):  # an nn.Module, without importing torch
         return TorchRuntime(model, device, proposals)
     if callable(model) and hasattr(model, "categories"):
