@@ -32,7 +32,13 @@ class CanvasMap:
     scores: NDArray[np.float32]
 
     def segmentation(
-        self, geometry: Geometry, config: InputConfig, categories: Categories, *, image: bool = True
+        self,
+        geometry: Geometry,
+        config: InputConfig,
+        categories: Categories,
+        *,
+        image: bool = True,
+        side: int | None = None,
     ) -> Segmentation:
         """The map cut to the picture and brought to its size, each pixel from the nearest of the canvas.
 
@@ -43,6 +49,7 @@ class CanvasMap:
             config: the file's input.
             categories: the label set.
             image: false leaves the map on the canvas as it is.
+            side: longer side of the answer in pixels, the picture's own if left out.
 
         Raises:
             MaskconverError: a segment that is not listed, or of a label that does not exist.
@@ -50,7 +57,7 @@ class CanvasMap:
         ids = self.ids
         if image:
             height, width = scaled_size(geometry.image_size, config)
-            ids = resize_nearest(ids[:height, :width], geometry.image_size)
+            ids = resize_nearest(ids[:height, :width], geometry.of_side(side).image_size)
         listed = self.segments[:, 0][self.segments[:, 0] > 0]
         there = np.unique(ids)
         labels = self.segments[: len(listed), 1]

@@ -269,7 +269,8 @@ class Predictor:
                     results += merge(replace(found, geometry=geometry), self.merge, self.categories)
                 else:
                     own = self.runtime.input, self.categories
-                    results += [one.segmentation(where, *own) for one, where in zip(found, geometry)]
+                    side = self.merge.output_side
+                    results += [one.segmentation(at, *own, side=side) for one, at in zip(found, geometry)]
         for result, one in zip(results, ready):
             result.image, result.file_name = _of_size(one.picture, result.ids.shape), one.name
         return results

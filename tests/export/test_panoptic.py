@@ -101,6 +101,8 @@ def test_what_lies_in_the_padding_is_no_segment():
     assert seg.ids.shape == (60, 120)
     assert [(s.id, s.label, round(s.score, 3)) for s in seg] == [(1, 0, 0.9), (2, 0, 0.7)]
     assert [seg.ids[0, 119], seg.ids[0, 0], seg.ids[59, 0]] == [1, 2, 0]
+    at = Geometry((60, 120), (64, 64), (32 / 60, 64 / 120))
+    assert found.segmentation(at, config, CATEGORIES, side=30).ids.shape == (15, 30)
     with pytest.raises(MaskconverError, match="do not agree"):
         CanvasMap(ids, table[:2], found.scores[:2]).segmentation(
             Geometry((64, 64), (64, 64)), config, CATEGORIES
