@@ -47,9 +47,13 @@ test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
 golden: $(READY)  ## the numbers of the reference implementations
 	@$(BIN)/python -m pytest tests/golden
 
+# LiteRT files are tested with one that the other environment makes, where it is there.
 test-core: $(CORE_READY)  ## the core's tests, in an environment without PyTorch
 	@! $(CORE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(CORE_VENV) has torch; remove it" >&2; exit 2; }
-	@$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
+	@rm -f $(CORE_VENV)/nuclei.tflite
+	@[ ! -x $(BIN)/maskconver ] || $(BIN)/maskconver export nuclei --to litert --size 128 160 --out $(CORE_VENV)/nuclei.tflite
+	@MASKCONVER_TFLITE=$$(ls $(CORE_VENV)/nuclei.tflite 2>/dev/null) \
+		$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
 
 # A plain install, not an editable one: this also tests that the package carries all its files.
 $(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/__pycache__/*')
@@ -57,7 +61,7 @@ $(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/
 	@rm -rf build
 	@$(CORE_VENV)/bin/python $(PIP) pytest hypothesis
 	@$(CORE_VENV)/bin/python $(PIP) --upgrade --force-reinstall --no-deps .
-	@$(CORE_VENV)/bin/python $(PIP) '.[onnx]'
+	@$(CORE_VENV)/bin/python $(PIP) '.[onnx,litert]'
 	@touch $@
 
 lint: $(READY)  ## ruff and mypy

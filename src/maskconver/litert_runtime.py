@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .errors import CheckpointError, ConfigError, MissingExtraError
 from .exported import INPUT, KEY, OUTPUTS, Exported
 from .file_runtime import FileRuntime, operator_threads, require_file
+from .native_output import silenced
 
 IDENTIFIER = b"TFL3"  # at byte 4 of every such file
 
@@ -49,8 +50,9 @@ class LiteRtRuntime(FileRuntime):
         super().__init__(path, Exported.from_json(_description(path), path), proposals)
         threads = threads or operator_threads() or os.cpu_count() or 1
         try:
-            self._interpreter = Interpreter(os.fspath(path), num_threads=threads)
-            self._run_signature = self._interpreter.get_signature_runner()
+            with silenced():
+                self._interpreter = Interpreter(os.fspath(path), num_threads=threads)
+                self._run_signature = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{path} is not a LiteRT file that can be run ({reason})") from error

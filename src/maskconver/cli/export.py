@@ -29,8 +29,13 @@ def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver export`."""
     add = parser.add_argument
     add("model", type=str, help="a bundled name, a .safetensors file, or a run's folder")
-    add("--to", type=Literal["onnx", "torch-export"], default="onnx", help="the format")
-    add("--out", type=str | None, default=None, help="the file to write; MODEL.onnx (.pt2) here if left out")
+    add("--to", type=Literal["onnx", "litert", "torch-export"], default="onnx", help="the format")
+    add(
+        "--out",
+        type=str | None,
+        default=None,
+        help="the file to write; MODEL.onnx (.tflite, .pt2) here if left out",
+    )
     add(
         "--size",
         type=int | None,
@@ -42,9 +47,16 @@ def configure(parser: ArgumentParser) -> None:
     add("--dynamic", action="store_true", help="take canvases of any size in steps of 32")
     add(
         "--quantize",
-        type=Literal["none", "fp16", "int8-weights"],
+        type=Literal["none", "fp16", "int8-weights", "int8"],
         default="none",
-        help="store weights in 16 or 8 bits",
+        help="store weights in 16 or 8 bits; int8 also calculates in 8 bits",
+    )
+    add(
+        "--calibrate",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="pictures to find the ranges of int8",
     )
     add(
         "--output",
@@ -64,8 +76,8 @@ def run(args: Namespace) -> int:
     from ..data.images import read_image
     from ..data.listing import list_images
 
-    images = [read_image(path) for path in list_images(args.images)] if args.images else None
     suffix, export = _format(args)
+    images = [read_image(path) for path in list_images(args.images)] if args.images else None
     model = load(args.model)
     out = Path(args.out or f"{Path(args.model).stem}{suffix}")
     start = time.perf_counter()
@@ -93,12 +105,28 @@ def _format(args: Namespace) -> tuple[str, Callable[..., Comparison]]:
     Raises:
         ConfigError: an option that the format does not have.
     """
+    from ..data.images import read_image
+    from ..data.listing import list_images
+
     if args.to == "torch-export":
-        if args.quantize != "none":
-            raise ConfigError("--to torch-export writes float32 weights only; leave --quantize out")
+        if args.quantize != "none" or args.calibrate:
+            raise ConfigError(
+                "--to torch-export writes float32 weights only; leave out --quantize, --calibrate"
+            )
         from ..export.torch_export import export_torch
 
         return ".pt2", partial(export_torch, dynamic=args.dynamic)
+    from ..export.calibration import check_calibration, spread
+
+    check_calibration(args.quantize, args.calibrate)
+    paths = spread(list_images(args.calibrate)) if args.calibrate else []
+    options = {"quantize": args.quantize, "calibration": [read_image(path) for path in paths]}
+    if args.to == "litert":
+        if args.dynamic:
+            raise ConfigError("a LiteRT file has one size; leave out --dynamic")
+        from ..export.litert import export_litert
+
+        return ".tflite", partial(export_litert, **options)
     from ..export.onnx import export_onnx
 
-    return ".onnx", partial(export_onnx, dynamic=args.dynamic, quantize=args.quantize)
+    return ".onnx", partial(export_onnx, dynamic=args.dynamic, **options)

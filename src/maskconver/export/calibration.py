@@ -1,7 +1,8 @@
-"""Pictures on which the ranges of an 8-bit file are measured."""
+"""What 8-bit files of all formats have in common: the pictures for their ranges, and what stays in float."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from ..file_runtime import as_fed
 from ..preprocess import prepare
 
 LIMIT = 100  # pictures; more make the ranges no better
+# The last convolution of each head stays in float32, and all that follows: scores, embeddings and masks
+# decide by small differences, and cost little. Everything before calculates in 8 bits.
+FLOAT_LAYER = re.compile(r"_head\.out\.")
 
 
 def check_calibration(quantize: Precision, images: Sequence[Any] | None) -> None:
@@ -25,12 +29,19 @@ def check_calibration(quantize: Precision, images: Sequence[Any] | None) -> None
     if quantize == "int8" and not images:
         raise ConfigError("int8 needs pictures such as the file will see: give --calibrate DIR")
     if quantize != "int8" and images:
-        raise ConfigError(f"{quantize} needs no calibration; leave out --calibrate or say --quantize int8")
+        raise ConfigError(
+            f"--quantize {quantize} needs no pictures; leave out --calibrate or say --quantize int8"
+        )
 
 
 def spread(items: Sequence[Any], limit: int = LIMIT) -> list[Any]:
     """At most `limit` of them, from all over the list."""
     return [items[i * len(items) // limit] for i in range(limit)] if len(items) > limit else [*items]
+
+
+def compared_on(images: Sequence[Any] | None) -> list[Any] | None:
+    """A few of them for comparing the file with its model; None where there are none."""
+    return spread(images, 8) if images else None
 
 
 def calibration_feeds(

@@ -37,6 +37,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
     # Pixels are only stated: where masks are nearly equal, as before training, the least change decides.
     "fp16": Tolerance(0.02, 0.05, 0.05, 1.0),
     "int8-weights": Tolerance(0.1, 0.25, 0.2, 1.0),
+    "int8": Tolerance(0.25, 0.5, 0.4, 1.0),
 }
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ExportError, MissingExtraError
-from ..exported import INPUT, KEY, OUTPUTS, Precision
+from ..exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
 from ..files import atomic_path
 from ..litert_runtime import LiteRtRuntime
 from ..models.fold import fold_batch_norms
 from ..models.registry import Model
-from .calibration import check_calibration
+from ..native_output import silenced
+from .calibration import check_calibration, compared_on
 from .compare import Comparison, compare, require_equal
+from .compare_panoptic import compare_panoptic
 from .litert_quantize import quantize_litert
 from .network import describe, example, network
 
@@ -39,6 +40,7 @@ def export_litert(
     proposals: int | None = None,
     quantize: Precision = "none",
     uint8: bool = False,
+    output: Output = "proposals",
     calibration: Sequence[NDArray[np.uint8]] | None = None,
     images: Sequence[NDArray[np.uint8]] | None = None,
 ) -> Comparison:
@@ -46,7 +48,7 @@ def export_litert(
 
     The file has one size. Its input is `images`, 1×h×w×3 float32 normalised (uint8 RGB with `uint8`); its
     outputs are the fields of `Proposals`: `scores` 1×N float32, `labels` 1×N int32, `mask_logits` 1×N×h'×w'
-    float32.
+    float32; or those of `CanvasMap` with a first dimension of 1.
 
     Args:
         model: any MaskConver of RGB images; unchanged.
@@ -56,6 +58,7 @@ def export_litert(
         quantize: `none` float32; `fp16` and `int8-weights` store weights so and calculate in float32; `int8`
             calculates in 8 bits, with the ranges seen on `calibration`.
         uint8: scaling to 0…1, mean and std are part of the file. Padding must then be the mean colour.
+        output: `proposals`, or `panoptic` with the merge in the file.
         calibration: H×W×3 uint8 pictures such as the file will see; for `int8`.
         images: H×W×3 uint8 pictures the file is compared on; some of `calibration`, or generated ones, if
             left out.
@@ -69,18 +72,32 @@ def export_litert(
         MissingExtraError: litert-torch, ai-edge-quantizer or ai-edge-litert is not installed.
     """
     _require_packages(quantize)
-    description = describe(model, size, False, proposals, quantize, uint8)
+    description = describe(model, size, False, proposals, quantize, uint8, output)
     if Path(path).suffix != SUFFIX:
         raise ConfigError(f'{path} does not end in "{SUFFIX}", by which the file is known later')
     check_calibration(quantize, calibration)
+    images = images or compared_on(calibration)
     name = model.name or "the model"
     with atomic_path(path) as temporary:
-        content = convert(network(copy.deepcopy(model), description), example(description), name=name)
-        content = quantize_litert(content, description, calibration)
-        temporary.write_bytes(_described(content, description.to_json()))
-        result = compare(model, LiteRtRuntime(temporary, "cpu"), images or (calibration or [])[:8])
+        module = network(copy.deepcopy(model), description)
+        content = convert(module, example(description), OUTPUTS[output], name)
+        quantized = quantize_litert(content, description, calibration)
+        if output == "panoptic":
+            # In full precision first, as quantised maps may differ by any number of pixels.
+            result: Comparison = compare_panoptic(model, _written(content, description, temporary), images)
+            require_equal(result, "none")
+            if quantize != "none":
+                result = compare_panoptic(model, _written(quantized, description, temporary), images)
+            return result
+        result = compare(model, _written(quantized, description, temporary), images)
         require_equal(result, quantize)
     return result
+
+
+def _written(content: bytes, description: Exported, path: Path) -> LiteRtRuntime:
+    """Writes the file with its description, and opens it."""
+    path.write_bytes(_described(content, description.to_json()))
+    return LiteRtRuntime(path, "cpu")
 
 
 def convert(
@@ -101,14 +118,14 @@ def convert(
     Raises:
         ExportError: an operator that LiteRT does not have.
     """
-    import litert_torch
+    with silenced():
+        import litert_torch
 
     fold_batch_norms(network, example)
     module = _Named(network, tuple(outputs)).eval()
     given = example if example.dtype == torch.uint8 else example.permute(0, 2, 3, 1).contiguous()
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet(litert_torch), _spread_by_resizing():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet(), _spread_by_resizing():
             converted = litert_torch.convert(module, sample_kwargs={INPUT: given})
             content: bytes = converted.model_content()
     except Exception as error:  # whatever a converter raises, the model is one it cannot convert
@@ -157,13 +174,17 @@ def _spread_by_resizing() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(litert_torch: Any) -> Iterator[None]:
-    """Keeps the converter's progress and log, which are meant for its developers, off the terminal."""
+def _quiet() -> Iterator[None]:
+    """Keeps the converter's progress, log and warnings off the terminal; its developers read them."""
+    import litert_torch
+
     shown, level = litert_torch.config.show_progress, logging.root.manager.disable
     litert_torch.config.show_progress = False
     logging.disable(logging.WARNING)
     try:
-        yield
+        with silenced(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         litert_torch.config.show_progress = shown
         logging.disable(level)
@@ -192,6 +213,7 @@ def _require_packages(quantize: Precision) -> None:
     names = ["litert_torch", "ai_edge_litert"] + (["ai_edge_quantizer"] if quantize != "none" else [])
     for name in names:
         try:
-            import_module(name)
+            with silenced():
+                import_module(name)
         except ModuleNotFoundError as error:
             raise MissingExtraError("exporting to LiteRT", "export") from error

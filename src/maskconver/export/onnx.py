@@ -19,10 +19,12 @@ from ..exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
 from ..files import atomic_path
 from ..models.registry import Model
 from ..onnx_runtime import OnnxRuntime
+from .calibration import check_calibration, compared_on
 from .compare import Comparison, compare, require_equal
 from .compare_panoptic import compare_panoptic
 from .compress import compress
 from .network import any_size, describe, example, network
+from .onnx_quantize import quantize_onnx
 
 OPSET = 18  # of ONNX Runtime 1.14 and OpenVINO 2023 on
 
@@ -37,6 +39,7 @@ def export_onnx(
     quantize: Precision = "none",
     uint8: bool = False,
     output: Output = "proposals",
+    calibration: Sequence[NDArray[np.uint8]] | None = None,
     images: Sequence[NDArray[np.uint8]] | None = None,
 ) -> Comparison:
     """Writes a model to one ONNX file, runs it, and keeps it only if it answers as the model does.
@@ -52,11 +55,13 @@ def export_onnx(
         dynamic: the file takes canvases of any size that is a multiple of 32; otherwise of `size`. Models
             that keep pictures at their own size need this or a `size`.
         proposals: masks an image; the model's number if left out.
-        quantize: how weights are stored: `none` float32; `fp16`; `int8-weights`, a scale a channel. All
-            calculate in float32.
+        quantize: `none` float32; `fp16` and `int8-weights` (a scale a channel) store weights so and calculate
+            in float32; `int8` calculates in 8 bits, with the ranges seen on `calibration`.
         uint8: scaling to 0…1, mean and std are part of the file. Padding must then be the mean colour.
         output: `proposals`, or `panoptic` with the merge in the file; that needs one size.
-        images: H×W×3 uint8 pictures the file is compared on; generated ones if left out.
+        calibration: H×W×3 uint8 pictures such as the file will see; for `int8`.
+        images: H×W×3 uint8 pictures the file is compared on; some of `calibration`, or generated ones, if
+            left out.
 
     Returns:
         How much the file's answers differ from the model's.
@@ -70,31 +75,39 @@ def export_onnx(
     description = describe(model, size, dynamic, proposals, quantize, uint8, output)
     if Path(path).suffix != ".onnx":
         raise ConfigError(f'{path} does not end in ".onnx", by which the file is known later')
+    check_calibration(quantize, calibration)
+    images = images or compared_on(calibration)
     with atomic_path(path) as temporary:
         proto = _graph(model, description)
         _strip(proto)
-        proto.metadata_props.add(key=KEY, value=description.to_json())
         if output == "panoptic":
-            return _keep_panoptic(model, proto, quantize, temporary, images)
-        compress(proto, quantize)
-        temporary.write_bytes(proto.SerializeToString())
-        result = compare(model, OnnxRuntime(temporary, "cpu"), images)
+            # In full precision first, as quantised maps may differ by any number of pixels.
+            result: Comparison = compare_panoptic(model, _written(proto, description, temporary), images)
+            require_equal(result, "none")
+            if quantize != "none":
+                proto = _quantized(proto, description, calibration or ())
+                result = compare_panoptic(model, _written(proto, description, temporary), images)
+            return result
+        proto = _quantized(proto, description, calibration or ())
+        result = compare(model, _written(proto, description, temporary), images)
         require_equal(result, quantize)
     return result
 
 
-def _keep_panoptic(
-    model: Model, proto: Any, quantize: Precision, path: Path, images: Sequence[NDArray[np.uint8]] | None
-) -> Comparison:
-    """Writes and compares; in full precision first, as quantised maps may differ by any number of pixels."""
+def _quantized(proto: Any, description: Exported, calibration: Sequence[NDArray[np.uint8]]) -> Any:
+    """The graph in the precision that the description says."""
+    if description.quantize == "int8":
+        return quantize_onnx(proto, description, calibration)
+    compress(proto, description.quantize)
+    return proto
+
+
+def _written(proto: Any, description: Exported, path: Path) -> OnnxRuntime:
+    """Writes the graph with its description, and opens the file."""
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key=KEY, value=description.to_json())
     path.write_bytes(proto.SerializeToString())
-    result = compare_panoptic(model, OnnxRuntime(path, "cpu"), images)
-    require_equal(result, "none")
-    if quantize != "none":
-        compress(proto, quantize)
-        path.write_bytes(proto.SerializeToString())
-        result = compare_panoptic(model, OnnxRuntime(path, "cpu"), images)
-    return result
+    return OnnxRuntime(path, "cpu")
 
 
 def _require_packages() -> None:
