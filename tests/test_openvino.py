@@ -1,0 +1,26 @@
+"""The shipped ONNX file in OpenVINO; see docs/tasks/ship.md. Runs where OpenVINO is installed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskconver.data.synth import synthesize
+from maskconver.onnx_runtime import OnnxRuntime
+from maskconver.preprocess import prepare
+from maskconver.runtime import BUNDLED
+
+openvino = pytest.importorskip("openvino", reason="180 MB that no extra of the tests installs")
+pytest.importorskip("onnxruntime")
+
+
+def test_openvino_gives_the_answer_of_onnx_runtime() -> None:
+    path = BUNDLED / "nuclei.onnx"
+    own = OnnxRuntime(path)
+    canvas, _ = prepare(synthesize("cells", (300, 200), 1).image, own.input)
+    expected = own(canvas[None])
+    found = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(canvas[None])
+    np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-4)
+    np.testing.assert_array_equal(found["labels"], expected.labels)
+    span = np.abs(expected.mask_logits).max()
+    np.testing.assert_allclose(found["mask_logits"], expected.mask_logits, atol=1e-4 * span)
