@@ -110,6 +110,8 @@ class KMaXConfig:
         semantic: the auxiliary semantic head, of which only training knows: `aspp` at stride 4, `simple` at
             stride 32 (Cityscapes), or `none`.
         remax: how training relaxes masks and classes; only `remask_at_test` touches the network itself.
+        mask_start: scale and offset of all mask logits before anything is learned; published (0.1, 0). Short
+            runs with sigmoid masks start better from (1, -3).
         proposals: queries; every one gives a proposal.
         input: how an image is brought to the network.
         merge: how proposals become an answer; the thresholds for COCO (kmax page §7).
@@ -128,6 +130,7 @@ class KMaXConfig:
     fifth_stage: Literal["none", "tensorflow", "pytorch"] = "none"
     semantic: Literal["none", "aspp", "simple"] = "aspp"
     remax: ReMaXConfig = field(default_factory=ReMaXConfig)
+    mask_start: tuple[float, float] = (0.1, 0.0)
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
     merge: MergeConfig = field(default_factory=_merge)

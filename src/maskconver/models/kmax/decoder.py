@@ -45,7 +45,6 @@ class Predictor(nn.Module):
             nn.init.trunc_normal_(conv.weight, std=0.01, a=-0.02, b=0.02)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.mask_bn = batch_norm(1, momentum)
-        nn.init.constant_(self.mask_bn.weight, 0.1)
         self.void_bias = math.log(num_classes * VOID_PRIOR / (1 - VOID_PRIOR))
 
     def forward(

@@ -110,6 +110,9 @@ class KMaXDeepLab(nn.Module):
             if config.remax.remask_at_test
             else (),
         )
+        for predictor in (self.decoder.predictor, *(layer.predictor for layer in self.decoder.layers)):
+            nn.init.constant_(predictor.mask_bn.weight, config.mask_start[0])  # type: ignore[union-attr, arg-type]
+            nn.init.constant_(predictor.mask_bn.bias, config.mask_start[1])  # type: ignore[union-attr, arg-type]
         self.semantic_head: SemanticDecoder | SemanticHead | None = None
         if config.semantic == "aspp":
             self.semantic_head = SemanticDecoder(channels, num_classes + 1, momentum)

@@ -1,0 +1,268 @@
+"""Training of kMaX-DeepLab and ReMaX: it learns, stops, goes on, and leaves nothing of ReMask behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskconver import Predictor, load
+from maskconver.checkpoint import read_metadata, read_tensors, save
+from maskconver.cli.main import main
+from maskconver.data.synth import write_dataset
+from maskconver.errors import ConfigError
+from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig
+from maskconver.losses.maskconver import LossConfig
+from maskconver.models import create_model
+from maskconver.models.kmax import KMaXDeepLab
+from maskconver.training.config import TrainConfig
+from maskconver.training.criterion import create_criterion
+from maskconver.training.optim import OptimConfig, create_optimizer
+from tests.batches import batch_of, squares
+from tests.losses.test_kmax import ANNOTATIONS
+
+OFF = {"mask_id_loss": "sigmoid", "remask_layers": 0, "eta": 0.0}
+
+
+def small(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
+    torch.manual_seed(0)
+    changes = {"num_classes": 5, "proposals": 12, "drop_path": 0.0, "bn_momentum": 0.1, **changes}
+    model = create_model(name, **changes)
+    assert isinstance(model, KMaXDeepLab)
+    return model
+
+
+def learn(model: KMaXDeepLab, steps: int, lr: float = 2e-3) -> tuple[list[float], nn.Module]:
+    """Steps on one batch of 64 px; the total of each, and the criterion."""
+    criterion = KMaXCriterion(model.train(), KMaXLossConfig())
+    optimizer = torch.optim.AdamW([*model.parameters(), *criterion.parameters()], lr)
+    batch = batch_of([squares(), ANNOTATIONS["only stuff"]])
+    totals = []
+    for _ in range(steps):
+        terms = criterion(model, model(batch.images), batch)
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals.append(loss.item())
+    return totals, criterion
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[KMaXDeepLab, list[float], nn.Module]:
+    model = small()
+    return model, *learn(model, 8)
+
+
+def test_remax_t_learns_and_every_weight_has_a_gradient(
+    trained: tuple[KMaXDeepLab, list[float], nn.Module],
+) -> None:
+    model, totals, criterion = trained
+    assert totals[-1] < 0.85 * totals[0] and np.isfinite(totals).all()
+    for key, parameter in (*model.named_parameters(), *criterion.named_parameters()):
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["remax_s", "remax_m", "remax_b", "remax_convnext_t", "remax_max_s"])
+def test_the_other_models_learn(name: str) -> None:
+    totals, _ = learn(small(name, backbone_drop_path=0.0), 6, 1e-3)
+    assert totals[-1] < 0.95 * totals[0] and np.isfinite(totals).all()
+
+
+class TestNothingOfReMaskIsLeft:
+    def test_in_the_saved_file(
+        self, trained: tuple[KMaXDeepLab, list[float], nn.Module], tmp_path: Path
+    ) -> None:
+        model, _, criterion = trained
+        assert len(criterion.gates) == 3  # type: ignore[arg-type]
+        save(model, tmp_path / "remax.safetensors")
+        plain = set(small(remax=OFF).state_dict())
+        assert {k for k in plain if "num_batches" not in k} == set(
+            read_tensors(tmp_path / "remax.safetensors")
+        )
+        assert load(tmp_path / "remax.safetensors").config == model.config
+
+    @torch.no_grad()
+    def test_in_the_answer_which_is_bitwise_that_of_plain_kmax(
+        self, trained: tuple[KMaXDeepLab, list[float], nn.Module]
+    ) -> None:
+        model, images = trained[0].eval(), torch.randn(1, 3, 64, 64)
+        plain = small(remax=OFF)
+        plain.load_state_dict(model.state_dict())
+        ours, theirs = model(images).final, plain.eval()(images).final
+        assert torch.equal(ours.mask_logits, theirs.mask_logits)
+        assert torch.equal(ours.class_logits, theirs.class_logits)
+
+    def test_in_the_training_forward_pass(self) -> None:
+        model, plain = small().train(), small(remax=OFF).train()
+        plain.load_state_dict(model.state_dict())
+        images = torch.randn(2, 3, 64, 64)
+        for mine, other in zip(self._tensors(model, images), self._tensors(plain, images)):
+            assert torch.equal(mine, other)
+
+    @staticmethod
+    def _tensors(model: KMaXDeepLab, images: Tensor) -> list[Tensor]:
+        torch.manual_seed(5)
+        output = model(images)
+        return [v for p in (output.final, *output.layers) for v in p if v is not None]
+
+
+def test_switched_off_it_is_kmax(trained: tuple[KMaXDeepLab, list[float], nn.Module]) -> None:
+    batch = batch_of([squares()])
+    found = []
+    for name, changes in (("remax_t", {"remax": {**OFF, "mask_id_loss": "softmax"}}), ("kmax_r50", {})):
+        small_network = {"backbone": "mobilenetv3_small_100", "pixel_blocks": (1, 1, 1, 1)}
+        model = small(name, **changes, **small_network, decoder_layers=(1, 1, 1))
+        criterion = KMaXCriterion(model, KMaXLossConfig())
+        torch.manual_seed(3)
+        found.append(criterion(model.train(), model(batch.images), batch))
+    assert found[0].keys() == found[1].keys() and "remask" not in found[0]
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+@torch.no_grad()
+def test_relaxed_at_test_the_branch_is_a_part_of_the_network(tmp_path: Path) -> None:
+    relax = {"mask_id_loss": "sigmoid", "remask_layers": 2, "eta": 0.1, "remask_at_test": True}
+    model = small(remax=relax, mask_start=(1.0, 0.0)).eval()
+    assert not list(KMaXCriterion(model, KMaXLossConfig()).parameters())
+    keys = [k for k in model.state_dict() if ".gate." in k]
+    assert {k.split(".")[2] for k in keys} == {"0", "1"}
+    for layer in model.decoder.layers:
+        nn.init.ones_(layer.kmeans_out.bn.weight)  # starts at 0: what the pixels say would not be heard
+        if layer.gate is not None:
+            layer.gate.branch.out.weight.normal_(0, 5)
+    images = torch.randn(1, 3, 64, 64)
+    save(model, tmp_path / "model.safetensors")
+    answer = model.predict(images)
+    assert torch.equal(load(tmp_path / "model.safetensors").predict(images).mask_logits, answer.mask_logits)
+    plain = small(remax=OFF)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in keys})
+    assert not torch.equal(plain.eval().predict(images).mask_logits, answer.mask_logits)
+    # Training looks at the same relaxed masks.
+    batch = batch_of([squares()])
+    with torch.enable_grad():
+        terms = KMaXCriterion(model, KMaXLossConfig())(model.train(), model(batch.images), batch)
+        torch.stack(list(terms.values())).sum().backward()
+    assert all(p.grad is not None for k, p in model.named_parameters() if k in keys)
+
+
+@pytest.mark.parametrize("name", ["everything void", "no segments", "more masks than queries"])
+def test_pictures_of_64_px_with_any_annotation_give_finite_gradients(name: str) -> None:
+    model = small(proposals=4)
+    criterion = KMaXCriterion(model.train(), KMaXLossConfig())
+    batch = batch_of([ANNOTATIONS[name]])
+    terms = criterion(model, model(batch.images), batch)
+    torch.stack(list(terms.values())).sum().backward()
+    for key, parameter in (*model.named_parameters(), *criterion.named_parameters()):
+        assert parameter.grad is None or parameter.grad.isfinite().all(), key
+
+
+class TestSeam:
+    def test_a_family_has_its_criterion_and_losses_of_another_are_refused(self) -> None:
+        config = TrainConfig()
+        assert isinstance(create_criterion(small(), config), KMaXCriterion)
+        config.loss = LossConfig(mask_weight=1.0)
+        with pytest.raises(ConfigError, match=r"remax_t is trained with kmax_loss\.…, but loss\.… was set"):
+            create_criterion(small(), config)
+        config = TrainConfig(kmax_loss=KMaXLossConfig(class_weight=1.0))
+        with pytest.raises(ConfigError, match=r"trained with loss\.…"):
+            create_criterion(create_model("maskconver_mobile_256", num_classes=2), config)
+
+    def test_the_backbone_can_have_a_rate_of_its_own(self) -> None:
+        model = small()
+        groups = create_optimizer(model, OptimConfig(backbone_lr=0.1, decay="depthwise"), 0.01).param_groups
+        rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+        assert all(rate[id(p)] == pytest.approx(0.001) for p in model.backbone.parameters())
+        assert all(rate[id(p)] == 0.01 for p in model.decoder.parameters())
+        assert len(rate) == len(list(model.parameters()))
+
+    def test_tables_norms_biases_and_centres_do_not_decay(self) -> None:
+        model = small()
+        groups = create_optimizer(model, OptimConfig(decay="depthwise", weight_decay=0.1), 0.01).param_groups
+        decays = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        for key, parameter in model.named_parameters():
+            kernel = key.endswith(".weight") and parameter.ndim == 4
+            assert (id(parameter) in decays) == kernel, key
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    for split in ("train", "val"):
+        write_dataset(folder, style="scenes", count=2, size=(64, 64), split=split)
+    return folder
+
+
+def words(data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "train", f"--data={data}", f"--out={out}", "--model.name=remax_t", "--model.input.size=[64,64]",
+        "--model.proposals=12", "--model.remax.aspp=separable", "--data.batch_size=2", "--data.workers=0",
+        "--steps=4", "--val_every=4", "--checkpoint_every=2", "--schedule.warmup=1", "--log_every=1",
+        "--threads=1", "--device=cpu", "--pictures=1", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    assert main(words(scenes, out)) == 0
+    return out
+
+
+def test_a_run_leaves_what_a_maskconver_s_does(run: Path) -> None:
+    row = json.loads((run / "curve.jsonl").read_text())
+    assert row["step"] == 4 and 0 <= row["val/pq"] <= 1
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    terms = ("class", "dice", "mask_id", "instance", "semantic", "remask")
+    assert {f"train/{t}" for t in terms} <= set(header)
+    recipe = read_metadata(run / "best.safetensors")["extra"]["recipe"]
+    assert "remask_layers: 4" in recipe and "kmax_loss:" in recipe and "\nloss:" not in recipe
+    assert not [k for k in read_tensors(run / "best.safetensors") if "gate" in k]
+    state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    assert [k for k in state if k.startswith("criterion.gates.0")]  # a run goes on with its branches
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_same_weights(scenes: Path, run: Path, tmp_path: Path) -> None:
+    assert main(words(scenes, tmp_path, "--steps=2", "--val_every=2", "--schedule.kind=constant")) == 0
+    whole, again = tmp_path / "whole", tmp_path
+    assert main(words(scenes, whole, "--schedule.kind=constant")) == 0
+    assert main(words(scenes, again, "--schedule.kind=constant", "--resume=auto")) == 0
+    a, b = read_tensors(whole / "last.safetensors"), read_tensors(again / "last.safetensors")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_trained_model_is_evaluated_predicts_and_is_fine_tuned(
+    scenes: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(run / "last.safetensors")
+    assert main(["evaluate", model, "--data", str(scenes), "--split", "val", "--json"]) == 0
+    capsys.readouterr()
+    found = Predictor(model)(np.zeros((50, 70, 3), np.uint8))
+    assert found.ids.shape == (50, 70)
+    more = (f"--init-from={model}", "--steps=1", "--val_every=1", "--model.proposals=9")
+    assert main(words(scenes, tmp_path, *more)) == 0
+    assert "tensors taken" in capsys.readouterr().out
+    assert read_tensors(tmp_path / "last.safetensors")["decoder.centers"].shape == (256, 9)
+
+
+def test_matching_s_share_of_the_step_is_logged(scenes: Path, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from maskconver.training.callbacks import Throughput
+
+    logged: dict[str, float] = {}
+    module = SimpleNamespace(
+        criterion=SimpleNamespace(matching_seconds=0.5), log=lambda k, v, **_: logged.update({k: v})
+    )
+    throughput = Throughput(2)
+    for _ in range(20):
+        throughput.on_train_batch_start(None, module)  # type: ignore[arg-type]
+        throughput.on_train_batch_end(None, module)  # type: ignore[arg-type]
+    assert logged["matching share"] > 0
