@@ -1,5 +1,6 @@
 """The core works where PyTorch and its company are not installed."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -43,6 +44,8 @@ CORE = [
     "runtime",
     "canvas_map",
     "onnx_runtime",
+    "litert_runtime",
+    "file_runtime",
     "exported",
     "evaluation",
     "merge",
@@ -122,7 +125,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["data.check", "predictor", "metrics.panoptic_quality", "cli.main", "onnx_runtime"]
+    "name",
+    ["data.check", "predictor", "metrics.panoptic_quality", "cli.main", "onnx_runtime", "litert_runtime"],
 )
 def test_core_modules_do_not_load_torch_where_it_is_installed(name: str) -> None:
     code = f"import sys, maskconver.{name}; print(*({{'torch', 'scipy', 'lightning'}} & set(sys.modules)))"
@@ -168,9 +172,19 @@ def test_generated_data_can_be_written_and_checked(tmp_path: Path) -> None:
     assert "no defects" in done.stdout
 
 
-@pytest.mark.parametrize("model", ["nuclei", str(BUNDLED / "nuclei.onnx")], ids=["name", "file"])
+@pytest.mark.parametrize(
+    "model", ["nuclei", str(BUNDLED / "nuclei.onnx"), "litert"], ids=["name", "file", "litert"]
+)
 def test_the_bundled_model_predicts_and_is_evaluated(model: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason='running ONNX files needs the extra "onnx"')
+    if model == "litert":
+        pytest.importorskip("ai_edge_litert", reason='running LiteRT files needs the extra "litert"')
+        model = os.environ.get("MASKCONVER_TFLITE", "")
+        if not model:
+            pytest.skip(
+                "MASKCONVER_TFLITE names no LiteRT file; make test-core makes one where there is torch"
+            )
+    else:
+        pytest.importorskip("onnxruntime", reason='running ONNX files needs the extra "onnx"')
     write_dataset(tmp_path, "cells", 2, (96, 120))
     done = run(
         """

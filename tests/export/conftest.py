@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import maskconver as mc
+from maskconver.data.images import read_image
 from maskconver.data.synth import synthesize
+from maskconver.export import litert as litert_export
 from maskconver.export import onnx as onnx_export
 from maskconver.export.compare import Comparison
+from maskconver.export.litert import export_litert
 from maskconver.export.onnx import export_onnx
 from maskconver.exported import Exported
 from maskconver.models.registry import Model
 from maskconver.preprocess import prepare
+from tests.conftest import SHARED
 
 
 def lively(name: str, **changes: Any) -> Model:
@@ -38,19 +43,51 @@ def lively(name: str, **changes: Any) -> Model:
     return model.eval()
 
 
+class Models(dict[str, Model]):
+    """The models that are exported, by name; made when first asked for."""
+
+    def __missing__(self, name: str) -> Model:
+        small: dict[str, Any] = {"input": {"size": (96, 128)}}
+        self[name] = {
+            "nuclei": lambda: mc.load("nuclei"),
+            "mobile": lambda: lively("maskconver_mobile_256", **small),
+            "mobile 256": lambda: lively("maskconver_mobile_256"),
+            "mobile 640": lambda: lively("maskconver_mobile_640"),
+        }[name]()
+        return self[name]
+
+
 @pytest.fixture(scope="session")
-def models() -> dict[str, Model]:
-    """The models that are exported, by name."""
+def models() -> Models:
+    """See `Models`."""
+    return Models()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, list[NDArray[np.uint8]]]:
+    """Real pictures for each model where there are any here, otherwise generated ones."""
+    folders = {"nuclei": "dsb2018-nuclei/images/val", "mobile": "coco-panoptic-150/images"}
+    found = {name: sorted((SHARED / "data" / folder).rglob("*.*g")) for name, folder in folders.items()}
+    styles = {"nuclei": "cells", "mobile": "scenes"}
     return {
-        "nuclei": mc.load("nuclei"),
-        "mobile": lively("maskconver_mobile_256", input={"size": (96, 128)}),
+        name: [read_image(path) for path in paths[:: len(paths) // 12 or 1]]
+        or [synthesize(styles[name], (160, 200), i).image for i in range(12)]
+        for name, paths in found.items()
     }
 
 
 @pytest.fixture(scope="session", autouse=True)
 def same_graph_in_all_precisions() -> Iterator[None]:
     """Drawing the graph is most of an export, and quantising comes after it."""
-    draw, drawn = onnx_export._graph, {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (onnx_export, litert_export):
+            patch.setattr(module, "_graph", remembering(module._graph))
+        yield
+
+
+def remembering(draw: Callable[[Model, Exported], Any]) -> Callable[[Model, Exported], Any]:
+    """Copies of what was drawn for the same model and file."""
+    drawn: dict[Any, Any] = {}
 
     def remembered(model: Model, description: Exported) -> Any:
         key = model, str(replace(description, quantize="none"))
@@ -58,24 +95,33 @@ def same_graph_in_all_precisions() -> Iterator[None]:
             drawn[key] = draw(model, description)
         return copy.deepcopy(drawn[key])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "_graph", remembered)
-        yield
+    return remembered
 
 
 @pytest.fixture(scope="session")
 def exported(
-    models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory
+    models: dict[str, Model],
+    pictures: dict[str, list[NDArray[np.uint8]]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., tuple[Path, Comparison]]:
-    """Exports a model by name with options; returns file and comparison, the same ones when asked again."""
+    """Exports a model by name with options; returns file and comparison, the same ones when asked again.
+
+    With `real`, it is compared on two of the model's pictures; `int8` takes the others for its ranges.
+    """
     folder = tmp_path_factory.mktemp("exported")
     done: dict[tuple[Any, ...], tuple[Path, Comparison]] = {}
 
-    def export(name: str, **options: Any) -> tuple[Path, Comparison]:
-        key = (name, *sorted(options.items()))
+    def export(name: str, to: str = "onnx", *, real: bool = False, **options: Any) -> tuple[Path, Comparison]:
+        key = (name, to, real, *sorted(options.items()))
         if key not in done:
-            path = folder / f"{len(done)}.onnx"
-            done[key] = path, export_onnx(models[name], path, **options)
+            own = pictures[name.partition(" ")[0]]
+            if options.get("quantize") == "int8":
+                options["calibration"] = own[2:]
+            if real:
+                options["images"] = own[:2]
+            write, suffix = (export_onnx, "onnx") if to == "onnx" else (export_litert, "tflite")
+            path = folder / f"{len(done)}.{suffix}"
+            done[key] = path, write(models[name], path, **options)
         return done[key]
 
     return export

@@ -77,10 +77,8 @@ def export_litert(
         raise ConfigError(f'{path} does not end in "{SUFFIX}", by which the file is known later')
     check_calibration(quantize, calibration)
     images = images or compared_on(calibration)
-    name = model.name or "the model"
     with atomic_path(path) as temporary:
-        module = network(copy.deepcopy(model), description)
-        content = convert(module, example(description), OUTPUTS[output], name)
+        content = _graph(model, description)
         quantized = quantize_litert(content, description, calibration)
         if output == "panoptic":
             # In full precision first, as quantised maps may differ by any number of pixels.
@@ -92,6 +90,12 @@ def export_litert(
         result = compare(model, _written(quantized, description, temporary), images)
         require_equal(result, quantize)
     return result
+
+
+def _graph(model: Model, description: Exported) -> bytes:
+    """The network as a float file without its description."""
+    module = network(copy.deepcopy(model), description)
+    return convert(module, example(description), OUTPUTS[description.output], model.name or "the model")
 
 
 def _written(content: bytes, description: Exported, path: Path) -> LiteRtRuntime:

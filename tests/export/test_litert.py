@@ -1,0 +1,190 @@
+"""LiteRT files say what they are, run without PyTorch, and are refused in one line where they cannot."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+pytest.importorskip("litert_torch", reason='needs litert-torch, of the extra "export"')
+
+import maskconver as mc
+from maskconver.cli.main import main
+from maskconver.config import InputConfig, MergeConfig
+from maskconver.errors import CheckpointError, ConfigError, ExportError, MissingExtraError
+from maskconver.export.litert import _described, convert, export_litert
+from maskconver.export.litert_quantize import quantize_litert
+from maskconver.exported import Exported
+from maskconver.litert_runtime import LiteRtRuntime
+from tests.fakes import CATEGORIES
+
+SIZE = (32, 48)
+
+
+class Small(nn.Module):
+    """As quick to convert as it can be: a convolution, one cell spread over the map, five masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, 4, 1, bias=False), nn.BatchNorm2d(8)
+        self.mask_head = nn.Conv2d(16, 5, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.bn(self.conv(images)).relu()
+        spread = x.mean((2, 3), keepdim=True).expand(-1, -1, *x.shape[-2:])
+        masks = self.mask_head(torch.cat([x, spread], 1))
+        best = masks.flatten(2).amax(2).sigmoid().topk(5)
+        return best.values, best.indices % 2, masks
+
+
+def description(**changes: object) -> Exported:
+    given = {"quantize": "none", "uint8": False, "input": InputConfig(size=SIZE), "merge": MergeConfig()}
+    about = {"name": "small", "version": "0", "size": SIZE, "multiple": 1, "proposals": 5}
+    return Exported(**(about | given | changes), categories=CATEGORIES)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return convert(Small().eval(), torch.zeros(1, 3, *SIZE))
+
+
+@pytest.fixture(scope="module")
+def file(content, tmp_path_factory):
+    path = tmp_path_factory.mktemp("litert") / "small.tflite"
+    path.write_bytes(_described(content, description().to_json()))
+    return path
+
+
+def test_any_network_becomes_a_file_with_channels_last_and_named_answers(file):
+    runtime = LiteRtRuntime(file)
+    (given,) = runtime._run_signature.get_input_details().values()
+    assert given["shape"].tolist() == [1, *SIZE, 3]
+    canvases = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    scores, labels, masks = Small().eval()(canvases)
+    answer = runtime(canvases.numpy())
+    np.testing.assert_allclose(answer.scores, scores.detach(), atol=1e-6)
+    np.testing.assert_array_equal(answer.labels, labels)
+    assert answer.labels.dtype == np.int64
+    np.testing.assert_allclose(answer.mask_logits, masks.detach(), atol=1e-5)
+
+
+def test_the_file_says_what_it_is_and_nothing_of_this_machine(file):
+    runtime = mc.Predictor(file).runtime
+    assert (runtime.input, runtime.merge, runtime.categories) == (
+        InputConfig(size=SIZE), MergeConfig(), CATEGORIES,
+    )  # fmt: skip
+    assert repr(runtime) == "small in small.tflite"
+    assert b"maskconver.models" not in file.read_bytes() and b"/tests/" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("quantize", ["fp16", "int8-weights", "int8"])
+def test_fewer_bits_change_the_answer_a_little(content, tmp_path, quantize):
+    about = description(quantize=quantize)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(4)]
+    small = quantize_litert(content, about, pictures if quantize == "int8" else None)
+    path = tmp_path / "small.tflite"
+    path.write_bytes(_described(small, about.to_json()))
+    canvas = rng.normal(size=(1, 3, *SIZE)).astype(np.float32)
+    expected = Small().eval()(torch.from_numpy(canvas))[2].detach().numpy()
+    difference = np.abs(LiteRtRuntime(path)(canvas).mask_logits - expected).max()
+    assert 0 < difference < 0.1 * np.abs(expected).max()
+
+
+def test_fewer_proposals_are_the_best_ones(file):
+    canvas = np.random.default_rng(0).normal(size=(1, 3, *SIZE)).astype(np.float32)
+    few, all_of_them = LiteRtRuntime(file, proposals=2)(canvas), LiteRtRuntime(file)(canvas)
+    np.testing.assert_array_equal(few.mask_logits, all_of_them.mask_logits[:, :2])
+    with pytest.raises(ConfigError, match="gives 5 proposals, not 6"):
+        LiteRtRuntime(file, proposals=6)
+
+
+# What must not pass
+
+
+def test_files_that_are_not_ours_are_refused_in_one_line(content, file, tmp_path, capfd):
+    told = json.loads(description().to_json())
+    whole = file.read_bytes()
+    cases = [
+        (content, "not written by maskconver export"),
+        (_described(content, json.dumps(told | {"format": 9})), "in another format"),
+        (_described(content, json.dumps(told | {"categories": []})), "damaged description"),
+        (_described(content, json.dumps(told | {"uint8": True})), "export the model again"),
+        (_described(content, json.dumps(told | {"output": "panoptic"})), "export the model again"),
+        (whole[: len(whole) // 2], "again|cannot be|can be run"),
+        (b"no model", "not a LiteRT file that can be run"),
+        (b"", "not a LiteRT file that can be run"),
+    ]
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(picture)
+    for number, (data, why) in enumerate(cases):
+        path = tmp_path / f"{number}.tflite"
+        path.write_bytes(data)
+        assert main(["predict", str(path), str(picture), "--out", str(tmp_path / "out")]) == 2
+        said = capfd.readouterr().err
+        assert any(part in said for part in why.split("|")), said
+        assert said.count("\n") == 1
+    with pytest.raises(CheckpointError, match="no model file"):
+        LiteRtRuntime(tmp_path / "none.tflite")
+
+
+@pytest.mark.parametrize(
+    "canvas",
+    [np.zeros((1, 3, *SIZE)), np.zeros((1, 4, *SIZE), np.float32), np.zeros((1, 3, 32, 32), np.float32)],
+    ids=lambda a: f"{a.dtype} {a.shape}",
+)
+def test_canvases_the_file_does_not_take_are_refused(file, canvas):
+    with pytest.raises(ConfigError, match="not "):
+        LiteRtRuntime(file)(canvas)
+
+
+def test_a_device_that_is_not_there_is_refused(file):
+    with pytest.raises(ConfigError, match='device "cuda" cannot run LiteRT files here; there is cpu'):
+        mc.Predictor(file, device="cuda")
+
+
+def test_missing_packages_name_the_extra(file, models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(MissingExtraError, match=r"maskconver\[litert\]"):
+        mc.Predictor(file)
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    with pytest.raises(MissingExtraError, match=r"maskconver\[export\]"):
+        export_litert(models["nuclei"], tmp_path / "model.tflite")
+
+
+def test_options_that_do_not_fit_are_refused_before_any_work(models, tmp_path, capsys):
+    model = models["nuclei"]
+    for name, options, message in [
+        ("model.onnx", {}, r'does not end in "\.tflite"'),
+        ("model.tflite", {"size": (0, 64)}, "size 0×64 is not possible"),
+        ("model.tflite", {"quantize": "int8"}, "give --calibrate DIR"),
+        ("model.tflite", {"calibration": [np.zeros((9, 9, 3), np.uint8)]}, "leave out --calibrate"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            export_litert(model, tmp_path / name, **options)
+    (tmp_path / "empty").mkdir()
+    for words, message in [
+        (["--dynamic"], "one size; leave out --dynamic"),
+        (["--quantize", "int8"], "give --calibrate DIR"),
+        (["--quantize", "int8", "--calibrate", str(tmp_path / "empty")], "no picture in this folder"),
+    ]:
+        out = ["--out", str(tmp_path / "model.tflite")]
+        assert main(["export", "nuclei", "--to", "litert", *words, *out]) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_network_that_cannot_be_converted_is_refused_in_one_line():
+    class Strange(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return (torch.linalg.svdvals(images),)
+
+    with pytest.raises(ExportError, match="strange cannot be exported to LiteRT: ") as caught:
+        convert(Strange().eval(), torch.zeros(1, 3, 8, 8), ("values",), "strange")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,54 @@
+"""Every shipped and published model in every format and precision, on real pictures where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+
+import maskconver as mc
+from maskconver.metrics import PanopticQuality
+
+pytestmark = pytest.mark.slow
+
+BYTES = {"none": 4.2, "fp16": 2.2, "int8-weights": 1.4, "int8": 1.55}  # a weight, with the graph around it
+# PQ of a file's maps against those of its model, of all segments: what users see of the difference.
+LEAST_PQ = {"none": 0.9999, "fp16": 0.95, "int8-weights": 0.8, "int8": 0.7}
+litert = pytest.mark.skipif(not find_spec("litert_torch"), reason='needs litert-torch, of the extra "export"')
+FORMATS = ["onnx", pytest.param("litert", marks=litert)]
+
+
+@pytest.mark.parametrize("quantize", [*BYTES])
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("name", ["nuclei", "mobile 256", "mobile 640"])
+def test_the_file_answers_as_the_model(exported, models, name, to, quantize):
+    path, result = exported(name, to, real=True, quantize=quantize)
+    model = models[name]
+    assert path.stat().st_size < BYTES[quantize] * sum(p.numel() for p in model.parameters())
+    assert result.images == 2 and result.proposals == 2 * model.config.proposals
+    if quantize == "none":
+        assert result.unpaired == 0 and result.scores < 1e-4 and result.masks < 1e-4
+        assert result.differing <= 1e-5 * result.pixels  # where two masks are equal but for rounding
+
+
+@pytest.mark.parametrize("quantize", [*BYTES])
+@pytest.mark.parametrize("to", FORMATS)
+def test_maps_of_the_trained_model_agree(exported, models, pictures, to, quantize):
+    path, _ = exported("nuclei", to, real=True, quantize=quantize)
+    own, file = mc.Predictor(models["nuclei"]), mc.Predictor(path)
+    metric = PanopticQuality(own.categories)
+    for picture in pictures["nuclei"][:6]:
+        expected, answer = own(picture), file(picture)
+        metric.update(answer.ids, answer.segments, expected.ids, expected.segments)
+    assert metric.compute().all.pq > LEAST_PQ[quantize]
+
+
+@litert
+def test_bytes_go_into_a_litert_file_that_normalises_itself(exported, models, pictures):
+    path, result = exported("mobile", "litert", uint8=True)
+    assert result.differing == 0
+    own = mc.Predictor(models["mobile"])
+    seg, expected = mc.Predictor(path)(pictures["mobile"][0]), own(pictures["mobile"][0])
+    assert replace(mc.Predictor(path).runtime.input) == own.runtime.input
+    assert [s.label for s in seg][:3] == [s.label for s in expected][:3]
