@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def draw_once(module: Any) -> None:
 def export_all(
     model: Model, files: Path, ranges: PanopticDataset, count: int
 ) -> list[tuple[str, str, Path | str]]:
-    """(format, precision, file or why there is none) of every file; those that are there are taken as they are."""
+    """(format, precision, file or why there is none) of every file; those that exist are taken as is."""
     pictures = [ranges.image(i) for i in spread(range(len(ranges)), count)]
     rows: list[tuple[str, str, Path | str]] = []
     for form, (module, export, suffix) in FORMATS.items():
@@ -116,8 +115,7 @@ def main() -> None:
     data = open_dataset(args.data, args.split)
     rows: list[tuple[str, str, Any]] = [("PyTorch", "none", model)]
     rows += export_all(model, files, open_dataset(args.data, args.ranges), args.calibration)
-    hard = (False, True) if args.hard else (False,)
-    names = [f"PQ{suffix} {part}" for suffix, part in product(("", " hard")[: len(hard)], ("all", "things"))]
+    names = ["PQ all", "PQ things"]
     print(
         "| runtime | precision | MB | ms a canvas |",
         " | ".join(names),
@@ -129,20 +127,17 @@ def main() -> None:
             continue
         size = f"{file.stat().st_size / 1e6:.2f}" if isinstance(file, Path) else ""
         cells = [f"{milliseconds(Predictor(file), args.runs):.1f}" if args.runs else ""]
-        for value in hard:
-            both = quality(Predictor(file, hard_sigmoid=value), data, args.count) if args.count else ()
-            cells += [f"{pq:.2f}" for pq in both] or ["", ""]
+        if args.count:
+            cells += [f"{pq:.2f}" for pq in quality(Predictor(file), data, args.count)]
         print(f"| {form} | {precision} | {size} |", " | ".join(cells), "|", flush=True)
+    if args.hard:
+        both = quality(Predictor(model, hard_sigmoid=True), data, args.count)
+        print("\nPQ with the hard sigmoid, PyTorch:", " and ".join(f"{pq:.2f}" for pq in both))
     packages = "torch", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "numpy"
-    print(
-        f"\n`{' '.join(sys.argv[1:])}`: {min(args.count, len(data))} images, canvas {model.input.size}; ",
-        end="",
-    )
-    print(
-        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}, {platform.machine()} {platform.system()}, ",
-        end="",
-    )
-    print(f"Python {platform.python_version()}; {', '.join(f'{p} {version(p)}' for p in packages)}")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    print(f"\n`{' '.join(sys.argv[1:])}`: {min(args.count, len(data))} images, canvas {model.input.size};")
+    print(f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}, {platform.machine()} {platform.system()},")
+    print(f"Python {platform.python_version()}; {versions}")
 
 
 if __name__ == "__main__":
