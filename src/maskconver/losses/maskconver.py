@@ -14,8 +14,10 @@ from ..models.layers import full_precision
 from ..models.maskconver import Maps, PyramidMaps
 from ..models.registry import CenterModel
 from ..targets import assign_levels, center_cells, center_heatmaps
+from ..targets.kmax import mask_targets
 from .focal import center_sums
 from .masks import BCE, DICE, BCEName, DiceName, chunked_mask_sums, entry_bce, image_dice
+from .remask import Gate, SemanticRelaxation, center_classes, class_cover, soften_centers
 
 
 @dataclass
@@ -36,6 +38,8 @@ class LossConfig:
             recipes, 2 as the multi-scale ones.
         centers: where the embedding of a mask is read in training: at the `truth`, or at the `predicted`
             centre, the cell within the mask where the network is surest of its class.
+        remask: relax masks and classes as ReMaX does, by a semantic branch that only training has (ours; see
+            `losses.remask`).
     """
 
     center_weight: float = 1.0
@@ -46,6 +50,7 @@ class LossConfig:
     dice: DiceName = "per_mask"
     mask_loss_stride: int = 4
     centers: Literal["truth", "predicted"] = "truth"
+    remask: bool = False
 
 
 def nearest(maps: Tensor, stride: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -82,7 +87,12 @@ def predicted_cells(logits: Tensor, image: Tensor, labels: Tensor, inside: Tenso
 
 
 def maskconver_losses(
-    model: CenterModel, maps: Maps | PyramidMaps, batch: Batch, config: LossConfig, min_iou: float = 0.7
+    model: CenterModel,
+    maps: Maps | PyramidMaps,
+    batch: Batch,
+    config: LossConfig,
+    min_iou: float = 0.7,
+    relaxation: SemanticRelaxation | None = None,
 ) -> dict[str, Tensor]:
     """The loss terms, each weighted already; their sum is what training minimises. Computed in float32.
 
@@ -93,28 +103,44 @@ def maskconver_losses(
             otherwise they are off by less than a cell at the far edges.
         config: weights and kinds.
         min_iou: of the Gaussians.
+        relaxation: relaxes masks and classes; None for neither.
 
     Returns:
-        `center`, `mask` and (unless `none`) `dice`, scalars.
+        `center`, `mask`, (unless `none`) `dice` and, of a relaxation, `remask`, scalars.
     """
     heatmaps = maps.heatmap_logits if isinstance(maps, PyramidMaps) else (maps.heatmap_logits,)
+    # What lies beyond the canvas the network padded itself: no target there.
+    height, width = (-(-n // model.stride) for n in batch.images.shape[-2:])
+    if relaxation is not None:
+        classes_of_pixels = mask_targets(batch, (height, width)).semantic
+        semantic, branch = relaxation(maps.mask_features[..., :height, :width], classes_of_pixels)
     with full_precision(heatmaps[0].device.type):
         rows, level = assign_levels(batch.boxes, batch.batch, model.level_ranges)
-        center, cells = _centers(heatmaps, model.levels, batch, rows, level, config.centers, min_iou)
+        centers = _cells(heatmaps, model.levels, batch, rows, level, config.centers)
         keep = batch.keep[rows]
-        rows, cells = rows[keep], cells[keep] if isinstance(maps, PyramidMaps) else cells[keep, 1:]
-        image = batch.batch[rows]
+        masked, cells = rows[keep], centers[keep]
+        image = batch.batch[masked]
         counts = torch.bincount(image, minlength=len(batch))
         normalizers = (counts if config.normalizer == "image" else _global_mean(counts)) + 1
+
+        embeddings = model.mask_embeddings(
+            _float(maps.embedding_map),  # type: ignore[arg-type]
+            image,
+            cells if isinstance(maps, PyramidMaps) else cells[:, 1:],
+            batch.labels[masked],
+        )
+        basis = model.mask_basis(maps.mask_features.float())[..., :height, :width]
+        cover = gate = None
+        if relaxation is not None:
+            gate = Gate(center_classes(heatmaps, image, cells), semantic)
+            cover = basis.new_zeros(len(rows), model.num_classes)
+            cover[keep] = class_cover(embeddings, basis, counts, classes_of_pixels, model.num_classes)
+        center = _center_sums(heatmaps, model.levels, batch, rows, level, centers, min_iou, cover)
         terms = {"center": config.center_weight * (center / normalizers).mean()}
 
-        embeddings = model.mask_embeddings(_float(maps.embedding_map), image, cells, batch.labels[rows])  # type: ignore[arg-type]
         regions = nearest(batch.regions, config.mask_loss_stride)
         valid = nearest(batch.valid, config.mask_loss_stride)
-        # What lies beyond the canvas the network padded itself: no target there.
-        height, width = (-(-n // model.stride) for n in batch.images.shape[-2:])
-        basis = model.mask_basis(maps.mask_features.float())[..., :height, :width]
-        sums = _mask_sums(embeddings, basis, batch.region[rows], counts, regions, valid)
+        sums = _mask_sums(embeddings, basis, batch.region[masked], counts, regions, valid, gate)
         # A segment that falls between the cells of the loss's stride has no target; an empty mask it is not.
         seen = sums[:, 3] > 0
         sums, image = sums[seen], image[seen]
@@ -127,48 +153,82 @@ def maskconver_losses(
             terms["dice"] = config.dice_weight * image_dice(sums, image, len(batch))
         elif config.dice != "none":
             terms["dice"] = config.dice_weight * DICE[config.dice](sums)
+    if relaxation is not None:
+        terms["remask"] = branch
     return terms
 
 
-def _centers(
+def _cells(
     heatmaps: tuple[Tensor, ...],
     levels: tuple[int, ...],
     batch: Batch,
     rows: Tensor,
     level: Tensor,
     where: str,
+) -> Tensor:
+    """(m, 3) the cell (index of the level, y, x) of each of `rows`."""
+    cells = torch.stack([level, torch.zeros_like(level), torch.zeros_like(level)], 1)
+    for index, (logits, exponent) in enumerate(zip(heatmaps, levels)):
+        stride, size = 1 << exponent, (logits.shape[-2], logits.shape[-1])
+        here = (level == index).nonzero()[:, 0]
+        own = rows[here]
+        image = batch.batch[own]
+        yx = center_cells(batch.centers[own], stride, size)
+        if where == "predicted":
+            inside = nearest(batch.regions, stride, size)[image] == batch.region[own][:, None, None]
+            yx = predicted_cells(logits.detach(), image, batch.labels[own], inside, yx)
+        cells[here, 1:] = yx
+    return cells
+
+
+def _center_sums(
+    heatmaps: tuple[Tensor, ...],
+    levels: tuple[int, ...],
+    batch: Batch,
+    rows: Tensor,
+    level: Tensor,
+    cells: Tensor,
     min_iou: float,
-) -> tuple[Tensor, Tensor]:
-    """(B,) focal sums over all levels, and (m, 3) the cell (index of the level, y, x) of each of `rows`."""
-    cells = rows.new_zeros(len(rows), 3)
+    cover: Tensor | None,
+) -> Tensor:
+    """(B,) focal sums over all levels; of a relaxation, `cover` (m×C) softens the targets at the cells."""
     total = torch.zeros(len(batch), device=rows.device)
     for index, (logits, exponent) in enumerate(zip(heatmaps, levels)):
         stride, (b, c, h, w) = 1 << exponent, logits.shape
         here = (level == index).nonzero()[:, 0]
-        own = rows[here]
         boxes, centers, labels, image = (
-            v[own] for v in (batch.boxes, batch.centers, batch.labels, batch.batch)
+            v[rows[here]] for v in (batch.boxes, batch.centers, batch.labels, batch.batch)
         )
-        yx = center_cells(centers, stride, (h, w))
         with torch.no_grad():
             targets = center_heatmaps(boxes, centers, labels, image, (b, c, h, w), stride, min_iou)
-            if where == "predicted":
-                inside = nearest(batch.regions, stride, (h, w))[image] == batch.region[own][:, None, None]
-                yx = predicted_cells(logits, image, labels, inside, yx)
-        cells[here] = torch.cat([torch.full_like(yx[:, :1], index), yx], 1)
+            if cover is not None:
+                targets = soften_centers(targets, image, cells[here, 1:], cover[here])
         # A centre counts even where its cell is void, as in the hole of a ring or at the padding's edge.
         counted = nearest(batch.valid, stride, (h, w))[:, None] | (targets == 1)
         total = total + center_sums(logits, targets, counted)
-    return total, cells
+    return total
 
 
 def _mask_sums(
-    embeddings: Tensor, basis: Tensor, region: Tensor, counts: Tensor, regions: Tensor, valid: Tensor
+    embeddings: Tensor,
+    basis: Tensor,
+    region: Tensor,
+    counts: Tensor,
+    regions: Tensor,
+    valid: Tensor,
+    gate: Gate | None = None,
 ) -> Tensor:
     """(n, 5) `mask_sums` of all masks of the batch, `counts` of them in each image."""
     ends = counts.cumsum(0).tolist()
     sums = [
-        chunked_mask_sums(embeddings[begin:end], basis[i], region[begin:end], regions[i], valid[i])
+        chunked_mask_sums(
+            embeddings[begin:end],
+            basis[i],
+            region[begin:end],
+            regions[i],
+            valid[i],
+            None if gate is None else Gate(gate.classes[begin:end], gate.semantic[i : i + 1]),
+        )
         for i, (begin, end) in enumerate(zip([0, *ends], ends))
         if end > begin
     ]

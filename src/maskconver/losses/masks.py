@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..distributed import sum_over_processes, world_size
+from ..models.remask import relax, semantic_gate
+from .remask import Gate
 
 CHUNK_PIXELS = 1 << 21  # mask pixels a chunk: 8 MB of float32 for each of a handful of intermediates
 
@@ -35,7 +38,12 @@ def mask_sums(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
 
 
 def chunked_mask_sums(
-    embeddings: Tensor, basis: Tensor, region: Tensor, regions: Tensor, valid: Tensor
+    embeddings: Tensor,
+    basis: Tensor,
+    region: Tensor,
+    regions: Tensor,
+    valid: Tensor,
+    gate: Gate | None = None,
 ) -> Tensor:
     """`mask_sums` of one image's masks `embeddings · basis`, resized bilinearly to the size of `regions`.
 
@@ -47,18 +55,22 @@ def chunked_mask_sums(
         region: (n,) the target's value in `regions`.
         regions: H×W int32.
         valid: H×W bool.
+        gate: relaxes the masks (equations 1 and 2); of n masks and one image.
     """
 
-    def sums(e: Tensor, r: Tensor, features: Tensor) -> Tensor:
+    def sums(e: Tensor, r: Tensor, classes: Tensor | None, features: Tensor) -> Tensor:
         logits = torch.einsum("nd,dhw->nhw", e, features)
+        if gate is not None and classes is not None:
+            logits = relax(logits, semantic_gate(gate.semantic, classes[None])[0])
         if logits.shape[-2:] != regions.shape:
             logits = F.interpolate(logits[None], regions.shape, mode="bilinear", align_corners=False)[0]
         return mask_sums(logits, regions == r[:, None, None], valid)
 
     step = max(CHUNK_PIXELS // regions.numel(), 1)
+    classes = repeat(None) if gate is None else gate.classes.split(step)
     parts = [
-        checkpoint(sums, e, r, basis, use_reentrant=False, preserve_rng_state=False)
-        for e, r in zip(embeddings.split(step), region.split(step))
+        checkpoint(sums, e, r, c, basis, use_reentrant=False, preserve_rng_state=False)
+        for e, r, c in zip(embeddings.split(step), region.split(step), classes)
     ]
     return torch.cat(parts)
 

@@ -10,26 +10,29 @@ from ..data.batch import Batch
 from ..errors import ConfigError
 from ..losses.kmax import KMaXCriterion
 from ..losses.maskconver import LossConfig, maskconver_losses
+from ..losses.remask import SemanticRelaxation
 from ..models.kmax import KMaXDeepLab
-from ..models.registry import Model
+from ..models.registry import CenterModel, Model
 from .config import TrainConfig
 
 
 class MaskConverCriterion(nn.Module):
-    """`maskconver_losses` with the run's choices.
+    """`maskconver_losses` with the run's choices; with `remask` it has a semantic branch.
 
     Args:
+        model: what it will judge.
         config: weights and kinds.
         min_iou: of the Gaussians on the heatmap.
     """
 
-    def __init__(self, config: LossConfig, min_iou: float) -> None:
+    def __init__(self, model: CenterModel, config: LossConfig, min_iou: float = 0.7) -> None:
         super().__init__()
         self.config, self.min_iou = config, min_iou
+        self.relaxation = SemanticRelaxation(model) if config.remask else None
 
     def forward(self, model: Any, output: Any, batch: Batch) -> dict[str, Tensor]:
         """The terms of a batch, each weighted already."""
-        return maskconver_losses(model, output, batch, self.config, self.min_iou)
+        return maskconver_losses(model, output, batch, self.config, self.min_iou, self.relaxation)
 
 
 def create_criterion(model: Model, config: TrainConfig) -> nn.Module:
@@ -45,4 +48,4 @@ def create_criterion(model: Model, config: TrainConfig) -> nn.Module:
         raise ConfigError(f"{model.name or 'this model'} is trained with {mine}.…, but {other}.… was set")
     if isinstance(model, KMaXDeepLab):
         return KMaXCriterion(model, config.kmax_loss)
-    return MaskConverCriterion(config.loss, config.data.targets.min_iou)
+    return MaskConverCriterion(model, config.loss, config.data.targets.min_iou)
