@@ -55,6 +55,16 @@ class Axis:
         return np.diff(self.edges)
 
 
+def bounds_error(axes: tuple[Axis, Axis], logits: Values) -> float:
+    """How far rounding may lift the probability of an interpolated logit above that of the cell's corners, relative.
+
+    The logit itself stays between its neighbours, rounded or not, unless a weight is all but 1.
+    """
+    if max(float(axis.taps.weight.max()) for axis in axes) <= 1 - 1e-6:
+        return 1e-6
+    return 1e-6 * (1 + float(max(logits.max(), -logits.min())))
+
+
 @dataclass(slots=True)
 class Blocks:
     """K rectangles of output pixels, each within one cell of the mask grid, and who may win there.

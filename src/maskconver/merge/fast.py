@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..config import MergeConfig
 from ..resize import Taps
-from .blocks import Axis, Blocks, BoundsDoNotPay, Flags, Indices, Values, pixels, whole
+from .blocks import Axis, Blocks, BoundsDoNotPay, Flags, Indices, Values, bounds_error, pixels, whole
 from .reference import PlainCompetition, probabilities, wins_share
 
 TILE = 4  # pixels a side that blocks are split down to
@@ -44,10 +44,8 @@ class BoundedCompetition:
         self.y, self.x = Axis.of(taps[0]), Axis.of(taps[1])
         self.shape = (len(taps[0]), len(taps[1]))
         self.scores, self.logits, self.config, self.nobody = scores, logits, config, len(scores)
-        # How far rounding may lift an interpolated probability above its bound: relative, and absolute. The
-        # logit itself stays between its neighbours unless a weight is all but 1.
-        near_one = max(float(axis.taps.weight.max()) for axis in (self.y, self.x)) > 1 - 1e-6
-        error = 1e-6 * (1 + float(max(logits.max(), -logits.min()) if near_one else 0))
+        # How far rounding may lift an interpolated probability above its bound: relative, and absolute.
+        error = bounds_error((self.y, self.x), logits)
         self.relative, self.absolute = np.float32(error), np.float32(error if config.hard_sigmoid else 0)
         self.painted: list[tuple[Indices, Indices, NDArray[np.integer]]] = []
         won = np.zeros(self.nobody + 1, np.int64)
@@ -243,20 +241,19 @@ class BoundedCompetition:
             bids[bids <= np.float32(self.config.pixel_threshold)] = 0
         bids *= self.scores[blocks.candidate]
         bids = bids.reshape(len(y) * len(x), -1)
-        # Bids are not negative, so their bits order as they do; below these, the first of equals is greatest.
-        key = bids.view(np.uint32).astype(np.uint64)
-        key <<= np.uint64(32)
-        key |= np.uint64(0xFFFFFFFF) - blocks.candidate.astype(np.uint64)
-        # Candidate after candidate, the blocks with most of them in front.
+        # Candidate after candidate, the blocks with most of them in front; of equals the first stays.
         count = np.diff(blocks.start, append=len(blocks.candidate))
         order = np.argsort(-count, kind="stable")
         first = blocks.start[order]
-        best = np.take(key, first, 1)
+        best = np.take(bids, first, 1)
+        place = np.zeros(best.shape, np.uint32)
         for rank, left in enumerate(np.searchsorted(-count[order], -np.arange(1, count.max())).tolist(), 1):
-            np.maximum(best[:, :left], np.take(key, first[:left] + rank, 1), out=best[:, :left])
-        winner = (np.uint64(0xFFFFFFFF) - (best & np.uint64(0xFFFFFFFF))).astype(np.int64)
+            rival = np.take(bids, first[:left] + rank, 1)
+            np.maximum(place[:, :left], (rival > best[:, :left]) * np.uint32(rank), out=place[:, :left])
+            np.maximum(best[:, :left], rival, out=best[:, :left])
+        winner = np.take(blocks.candidate, first + place)
         if self.config.pixel_threshold:
-            winner[best >> np.uint64(32) == 0] = self.nobody
+            winner[best == 0] = self.nobody
         valid = whole(blocks)[..., order].reshape(winner.shape)
         won += np.bincount(winner[valid] if not valid.all() else winner.ravel(), minlength=len(won))
         self.painted.append((y[:, order], x[:, order], winner.reshape(len(y), len(x), -1)))

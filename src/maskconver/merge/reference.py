@@ -47,13 +47,7 @@ class PlainCompetition:
             part = slice(top, top + band)
             masks = probabilities(_read(logits, rows, part, columns), config.hard_sigmoid)
             self.own_area += (masks > 0.5).reshape(-1, n).sum(0, dtype=np.int32)
-            if config.pixel_threshold:
-                masks[masks <= np.float32(config.pixel_threshold)] = 0
-            masks *= scores
-            best = masks.argmax(-1)
-            if config.pixel_threshold:
-                best[masks.max(-1) == 0] = n
-            self.winner[part] = best
+            self.winner[part] = best_bids(masks, scores, config)
         self.visible = np.bincount(self.winner.ravel(), minlength=n + 1)[:-1]
 
     def covers(self, share: float, asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -63,6 +57,17 @@ class PlainCompetition:
     def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
         """H×W int32: for every pixel the number of its winner; the last of the n + 1 where there is none."""
         return numbers[self.winner]
+
+
+def best_bids(masks: NDArray[np.float32], scores: NDArray[np.float32], config: MergeConfig) -> NDArray[np.int64]:
+    """Who of the n wins each pixel, n where nobody does; of probabilities (…, n), overwritten by the bids."""
+    if config.pixel_threshold:
+        masks[masks <= np.float32(config.pixel_threshold)] = 0
+    masks *= scores
+    best = masks.argmax(-1)
+    if config.pixel_threshold:
+        best[masks.max(-1) == 0] = len(scores)
+    return best
 
 
 def wins_share(visible: NDArray[np.int64], own_area: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
