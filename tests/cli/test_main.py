@@ -134,6 +134,14 @@ def test_help_of_a_command_gives_an_example(name, capsys) -> None:
     assert "xample: maskconver" in text
 
 
+def test_an_option_that_does_not_exist_is_refused_with_the_nearest_ones(command, capsys) -> None:
+    assert command(0, "--coumt", "3") == 2
+    assert capsys.readouterr().err == (
+        "maskconver: error: unrecognized arguments: --coumt 3; did you mean --count? "
+        "see maskconver try --help\n"
+    )
+
+
 def test_every_extra_that_is_named_exists() -> None:
     from importlib.metadata import metadata
 

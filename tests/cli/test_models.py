@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from maskconver.checkpoint import WEIGHTS, read_metadata
 from maskconver.cli.main import main
 
 
@@ -20,6 +21,18 @@ def test_a_row_says_what_a_model_costs(capsys: pytest.CaptureFixture[str]) -> No
         [640, 640],
     )
     assert row["macs"] / 1e9 == pytest.approx(138.45, abs=0.005)
+
+
+def test_our_own_figures_stand_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "maskconver_mobile_*", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in answer["models"]}
+    assert rows["maskconver_mobile_256"]["published"] == "COCO PQ 29.7"
+    shipped = read_metadata(WEIGHTS / "nuclei.safetensors")
+    ours = rows[shipped["model"]]["ours"]
+    assert f"nuclei PQ {100 * shipped['extra']['metrics']['val/pq_things']:.1f} (things)" in ours
+    assert main(["models", "maskconver_mobile_dense*"]) == 0
+    assert "nuclei PQ 64.0 (things)" in capsys.readouterr().out
 
 
 def test_the_graph_lists_modules_with_their_shapes(capsys: pytest.CaptureFixture[str]) -> None:

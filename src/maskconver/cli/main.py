@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -94,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     except ArgumentError as error:
         if debug:
             raise
-        print(f"maskconver: error: {_one_line(error)}; see maskconver {name} --help", file=sys.stderr)
+        hint = f"{_near_options(str(error), parser)}see maskconver {name} --help"
+        print(f"maskconver: error: {_one_line(error)}; {hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nmaskconver: stopped", file=sys.stderr)
@@ -133,6 +135,15 @@ def _one_line(error: Exception) -> str:
     if "Original Traceback" in text:  # raised in a loader's worker: the last line is what was said there
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
+
+
+def _near_options(message: str, parser: Any) -> str:
+    """The options nearest to the first one of the message that there is not."""
+    unknown = message.partition("nrecognized arguments: ")[2].split()
+    if not unknown or not unknown[0].startswith("--"):
+        return ""
+    near = get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=3)
+    return f"did you mean {' or '.join(near)}? " if near else ""
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

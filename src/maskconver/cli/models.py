@@ -1,4 +1,4 @@
-"""List the models with input size, parameters, multiply-accumulates and published figures.
+"""List the models with input size, parameters, multiply-accumulates, published figures and ours.
 
 Example: maskconver models "maskconver_mobile*"
 
@@ -78,7 +78,7 @@ def _row(name: str, num_classes: int) -> dict[str, Any]:
     from ..models.registry import model_description
 
     model = _shapes_only(name, num_classes)
-    text, published = model_description(name)
+    text, published, ours = model_description(name)
     return {
         "name": name,
         "input": list(model.input.size),
@@ -87,6 +87,7 @@ def _row(name: str, num_classes: int) -> dict[str, Any]:
         "macs_as_published": count_macs(model, as_published=True),
         "proposals": model.config.proposals,
         "published": published,
+        "ours": ours,
         "description": text,
     }
 
@@ -96,7 +97,7 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     console = Console()
-    lines: list[tuple[str, ...]] = [("name", "input", "M parameters", "GMACs", "published", "")]
+    lines: list[tuple[str, ...]] = [("name", "input", "M parameters", "GMACs", "published", "ours", "")]
     lines += [
         (
             row["name"],
@@ -104,6 +105,7 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
             f"{row['parameters'] / 1e6:.2f}",
             f"{row['macs'] / 1e9:.2f}",
             row["published"] or "–",
+            row["ours"] or "–",
             row["description"],
         )
         for row in rows
@@ -111,6 +113,7 @@ def _print(rows: list[dict[str, Any]], trained: list[dict[str, Any]]) -> None:
     widths = [max(len(cell) for cell in cells) + 2 for cells in zip(*lines)]
     if sum(widths) > console.width:  # the names matter more than the descriptions
         lines = [line[:-1] for line in lines]
+        console.width = max(console.width, sum(widths[:-1]))
     table = Table(*lines[0], box=None, pad_edge=False)
     for line in lines[1:]:
         table.add_row(*line)

@@ -31,19 +31,20 @@ _CLASS_SHAPED = re.compile(
     r"|semantic_head\.(out|2)\.(weight|bias)"
 )
 _REGISTRY: dict[str, ConfigFunction] = {}
-_PUBLISHED: dict[str, str] = {}
+_FIGURES: dict[str, tuple[str, str]] = {}  # published, ours
 
 
-def register_model(published: str = "") -> Callable[[ConfigFunction], ConfigFunction]:
+def register_model(published: str = "", ours: str = "") -> Callable[[ConfigFunction], ConfigFunction]:
     """Registers a function without arguments that returns a model's config, under the function's name.
 
     Args:
         published: the figure in the literature, e.g. `COCO PQ 29.7`.
+        ours: what this package's own training reached, with the data; docs/results.md says how.
     """
 
     def register(function: ConfigFunction) -> ConfigFunction:
         _REGISTRY[function.__name__] = function
-        _PUBLISHED[function.__name__] = published
+        _FIGURES[function.__name__] = published, ours
         return function
 
     return register
@@ -85,14 +86,14 @@ def model_config(name: str) -> Config:
     return _REGISTRY[name]()
 
 
-def model_description(name: str) -> tuple[str, str]:
-    """The first line of a registered model's docstring, and its published figure ("" where there is none).
+def model_description(name: str) -> tuple[str, str, str]:
+    """The first line of a registered model's docstring, its published figure and ours ("" for none).
 
     Raises:
         ConfigError: no such name.
     """
     model_config(name)
-    return (_REGISTRY[name].__doc__ or "").strip().split("\n")[0], _PUBLISHED[name]
+    return (_REGISTRY[name].__doc__ or "").strip().split("\n")[0], *_FIGURES[name]
 
 
 def override(config: T, values: dict[str, Any]) -> T:
