@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.merge import merge
 from maskconver.models import create_model
 from maskconver.models.cost import count_parameters
+from maskconver.models.decoders.convnext_unet import ConvNeXtBlock
 from maskconver.models.layers import DropPath
 from maskconver.models.maskconver import MultiScaleMaskConver
 from maskconver.models.maskconver.heads import with_class
@@ -291,3 +293,27 @@ def test_a_hard_sigmoid_makes_sure_masks_surer(hard: bool, winner: int) -> None:
     categories = Categories.from_json([{"id": i, "name": str(i), "isthing": 1} for i in (1, 2)])
     found = merge(Proposals(scores, labels, masks[None]), model.merge, categories)[0]
     assert [s.label for s in found.segments] == [winner]
+
+
+def test_training_keeps_the_input_of_a_norm_and_calculates_what_follows_again() -> None:
+    torch.manual_seed(0)
+    block = ConvNeXtBlock(8).train()
+    head = narrow().mask_head.train()
+    for module, channels, most in ((block, 8, 9), (head, 16, 6)):
+        x = torch.randn(1, channels, 16, 16, requires_grad=True)
+        kept: dict[int, int] = {}
+
+        def keep(t: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            y = module(x)
+        y.square().sum().backward()
+        found = [p.grad for p in module.parameters()]
+        own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+        assert sum(n for k, n in kept.items() if k not in own) < most * x.untyped_storage().nbytes()
+        module.zero_grad()
+        with mock.patch("maskconver.models.layers.checkpoint", lambda function, v, **_: function(v)):
+            module(x).square().sum().backward()
+        assert all(torch.equal(a, b.grad) for a, b in zip(found, module.parameters(), strict=True))  # type: ignore[arg-type]

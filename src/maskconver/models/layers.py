@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Padding = Literal["same", "symmetric"]
 Activation = Literal["relu", "swish", "gelu"]
@@ -114,6 +115,16 @@ class DropPath(nn.Module):
             return x
         keep = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(1 - self.rate)
         return x * (keep / (1 - self.rate))
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`, of which training keeps `x` alone and calculates the rest again in the backward pass.
+
+    For chains of cheap operations without running statistics or draws: the same numbers in less memory.
+    """
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+    return function(x)
 
 
 def upsample2(x: Tensor, like: Tensor | None = None) -> Tensor:

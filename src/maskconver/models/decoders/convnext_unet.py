@@ -14,6 +14,7 @@ from ..layers import (
     depthwise,
     gelu_tanh,
     kaiming_fan_in,
+    recomputed,
     upsample2,
     variance_scaling_,
 )
@@ -51,9 +52,9 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B×C×h×w to the same."""
-        y = self.ln(self.dwconv(x).permute(0, 2, 3, 1))
-        y = self.excite(F.gelu(self.fc1(y)))
-        y = self.drop(self.fc2(y) * self.layer_scale)
+        y = self.fc1(self.ln(self.dwconv(x).permute(0, 2, 3, 1)))
+        y = recomputed(lambda wide: self.fc2(self.excite(F.gelu(wide))), y)
+        y = self.drop(y * self.layer_scale)
         return x + y.permute(0, 3, 1, 2)
 
     def excite(self, x: Tensor) -> Tensor:

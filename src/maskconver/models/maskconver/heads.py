@@ -17,6 +17,7 @@ from ..layers import (
     activation_function,
     batch_norm,
     depthwise,
+    recomputed,
     resize,
 )
 from .config import ClassEmbedding
@@ -63,6 +64,7 @@ class Head(nn.Module):
         else:
             self.conv = nn.ModuleList(Conv2d(c, filters, kernel) for c in inputs)
         self.kinds, self.depth = tuple(outputs), depth
+        self.stateless = norm is LayerNorm2d
 
         def norms() -> nn.ModuleDict:
             return nn.ModuleDict({k: nn.ModuleList(norm(c) for c in v) for k, v in outputs.items()})
@@ -85,7 +87,12 @@ class Head(nn.Module):
         norms = self.norm if level is None else self.norm[str(level)]
         for i in range(self.depth):
             for kind in self.kinds:
-                x = self.activation(norms[kind][i](getattr(self, kind)[i](x)))  # type: ignore[index]
+                norm: nn.Module = norms[kind][i]  # type: ignore[index]
+                x = getattr(self, kind)[i](x)
+                if self.stateless:
+                    x = recomputed(lambda v, norm=norm: self.activation(norm(v)), x)  # type: ignore[misc]
+                else:
+                    x = self.activation(norm(x))
         return self.out(x)
 
 
