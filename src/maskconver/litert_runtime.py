@@ -52,6 +52,7 @@ class LiteRtRuntime(FileRuntime):
         try:
             with silenced():
                 self._interpreter = Interpreter(os.fspath(path), num_threads=threads)
+                self._interpreter.allocate_tensors()
                 self._run_signature = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
