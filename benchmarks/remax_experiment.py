@@ -1,0 +1,345 @@
+"""kMaX-DeepLab against ReMaX, and MaskConver against MaskConver with ReMask: the same budget for all.
+
+Run: .venv/bin/python benchmarks/remax_experiment.py --runs kmax:0 remax:0 kmax:1 remax:1
+     .venv/bin/python benchmarks/remax_experiment.py --runs all --plot docs/images/remax.png
+
+Scenes are generated; every run is one network from scratch, one thread, the same pictures in the same order
+for one seed. A run writes a JSON line every few steps (losses, gradient norm, false-positive/false-negative
+ratio of the sigmoid masks that the loss sees) and PQ after validations, to OUT/ARM-SEED.jsonl. A run that is
+stopped, or that reaches --seconds, goes on where it was with the same command; one that is done is not run
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import platform
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskconver.data.datamodule import DataConfig, SegmentationData
+from maskconver.data.synth import write_dataset
+from maskconver.data.transforms.train import AugmentConfig
+from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig, Output
+from maskconver.losses.mask_id import false_losses
+from maskconver.losses.maskconver import LossConfig
+from maskconver.losses.pq_style import Assignment
+from maskconver.merge import merge
+from maskconver.metrics import PanopticQuality
+from maskconver.metrics.overlap import Overlap
+from maskconver.models import create_model
+from maskconver.targets import TargetConfig
+from maskconver.targets.kmax import MaskTargets
+from maskconver.training.criterion import MaskConverCriterion
+from maskconver.training.optim import OptimConfig, create_optimizer
+from maskconver.training.schedules import ScheduleConfig, learning_rate
+
+RELAXED = {"mask_id_loss": "sigmoid", "remask_layers": 4, "eta": 0.1, "aspp": "separable"}
+KMAX = {"bn_momentum": 0.1, "drop_path": 0.0, "proposals": 32}
+# model, changes to it, "remask" of MaskConver, factor of the learning rate
+ARMS: dict[str, tuple[str, dict[str, Any], bool, float]] = {
+    "kmax": ("remax_t", {**KMAX, "remax": {"mask_id_loss": "softmax", "remask_layers": 0, "eta": 0.0},
+                         "merge": {"mask_activation": "softmax"}, "mask_start": (1.0, 0.0)}, False, 1),
+    "sigmoid": ("remax_t", {**KMAX, "remax": {**RELAXED, "remask_layers": 0, "eta": 0.0},
+                            "mask_start": (1.0, -3.0)}, False, 1),
+    "remax": ("remax_t", {**KMAX, "remax": RELAXED, "mask_start": (1.0, -3.0)}, False, 1),
+    "maskconver": ("maskconver_mobile_dense_512", {"bn_momentum": 0.1, "proposals": 50}, False, 1),
+    "maskconver_remask": ("maskconver_mobile_dense_512", {"bn_momentum": 0.1, "proposals": 50}, True, 1),
+}  # fmt: skip
+ARMS |= {f"{name}_lr10": (*ARMS[name][:3], 10) for name in ("kmax", "sigmoid", "remax")}
+SEEDS = (0, 1)
+OBJECT, OVERLAP = (
+    (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    (0.5, 0.8),
+)  # thresholds tried on the validation pictures
+LOG_EVERY, SAVE_EVERY = 4, 20
+
+
+class Watched(KMaXCriterion):
+    """Notes the false-positive/false-negative ratio of every output's masks, image by image."""
+
+    ratios: list[list[float]]
+
+    def terms(self, output: Output, assignment: Assignment, targets: MaskTargets) -> dict[str, Tensor]:
+        with torch.no_grad():
+            positives, negatives = false_losses(output.relaxed, assignment.owner)
+            self.ratios.append((positives / negatives.clamp(min=1e-6)).tolist())
+        return super().terms(output, assignment, targets)
+
+
+def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
+    """The generated scenes, written once."""
+    folder = Path(args.out) / f"scenes{args.size}"
+    for split, count in (("train", args.images), ("val", args.val_images)):
+        if not (folder / f"panoptic_{split}.json").is_file():
+            write_dataset(folder, "scenes", count, (args.size, args.size), seed=0, split=split)
+    config = DataConfig(
+        data=str(folder),
+        workers=0,
+        batch_size=args.batch,
+        augment=AugmentConfig(),
+        targets=TargetConfig(islands=1),
+    )
+    size = dataclasses.replace(create_model("remax_t", num_classes=1).input, size=(args.size, args.size))
+    return SegmentationData(config, size, args.steps * args.batch, seed)
+
+
+def judge(model: Any, data: SegmentationData) -> dict[str, Any]:
+    """PQ on the validation pictures, with the thresholds that are best for it among a few."""
+    metrics = {(o, v): PanopticQuality(data.categories) for o in OBJECT for v in OVERLAP}
+    model.eval()
+    for item in data.val_dataloader():
+        proposals = model.predict(torch.from_numpy(item.canvas)[None]).numpy()
+        proposals.geometry = (item.geometry,)
+        for (score, overlap), metric in metrics.items():
+            config = dataclasses.replace(
+                model.merge,
+                object_threshold=score,
+                stuff_threshold=None,
+                overlap_threshold=overlap,
+                min_area=0.0,
+            )
+            found = merge(proposals, config, data.categories)[0]
+            truth = item.sample
+            metric.add(
+                Overlap.of(
+                    found.ids, found.segments, truth.ids, truth.segments, data.categories, truth.image_id
+                )
+            )
+    model.train()
+    results = {key: metric.compute() for key, metric in metrics.items()}
+    best = max(results, key=lambda key: results[key].all.pq)
+    groups = {"pq": results[best].all, "things": results[best].things, "stuff": results[best].stuff}
+    values = {name: round(group.pq, 4) for name, group in groups.items()}
+    return {**values, "sq": round(groups["pq"].sq, 4), "rq": round(groups["pq"].rq, 4), "thresholds": best}
+
+
+def run(arm: str, seed: int, args: argparse.Namespace) -> str:
+    """One run, from where it was; returns what became of it."""
+    name, changes, remask, factor = ARMS[arm]
+    log = Path(args.out) / f"{arm}-{seed}.jsonl"
+    checkpoint = log.with_suffix(".ckpt")
+    if log.is_file() and json.loads(log.read_text().splitlines()[-1]).get("end"):
+        return "was done"
+    started = time.perf_counter()
+    data = data_of(args, seed)
+    torch.manual_seed(seed)
+    canvas = {"size": (args.size, args.size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    model: Any = create_model(name, categories=data.categories, input=canvas, **changes)
+    kmax = "remax" in changes
+    sigmoid = kmax and model.config.remax.mask_id_loss == "sigmoid"
+    criterion: Any = (
+        Watched(model, KMaXLossConfig(instance_samples=512))
+        if kmax
+        else MaskConverCriterion(model, LossConfig(remask=remask, mask_loss_stride=2))
+    )
+    module = torch.nn.ModuleDict({"model": model, "criterion": criterion}).train()
+    peak = args.lr * factor
+    optimizer = create_optimizer(module, OptimConfig(weight_decay=0.005, decay="depthwise"), peak)
+    schedule = ScheduleConfig(kind="cosine", warmup=args.steps // 10)
+    step, rows = 0, []
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        step = state["step"]
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows = [r for r in map(json.loads, log.read_text().splitlines()) if r.get("step", 0) <= step]
+    with log.open("w") as file:
+
+        def note(row: dict[str, Any]) -> None:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        for row in rows or [{"arm": arm, "seed": seed, **vars(args)}]:
+            note(row)
+
+        def save() -> None:
+            state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").rename(checkpoint)
+
+        data.start = step * args.batch
+        for batch in data.train_dataloader() if step < args.steps else ():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args.steps, peak, schedule)
+            torch.manual_seed(hash((seed, step)))
+            if kmax:
+                criterion.ratios = []
+            terms = criterion(model, model(batch.images), batch)
+            total = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad()
+            total.backward()
+            norm = float(
+                torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+            )
+            if not (math.isfinite(norm) and math.isfinite(total.item())):
+                note({"step": step, "end": f"not finite at step {step}"})
+                return f"not finite at step {step}"
+            optimizer.step()
+            step += 1
+            if step % LOG_EVERY == 0 or step == 1:
+                row = {"step": step, "total": round(total.item(), 4), "norm": round(norm, 4)}
+                row |= {"terms": {k: round(v.item(), 4) for k, v in terms.items()}}
+                if sigmoid:
+                    row["ratios"] = [[round(r, 3) for r in own] for own in criterion.ratios]
+                note(row)
+            out_of_time = time.perf_counter() - started > args.seconds
+            if step % args.val_every == 0 or step == args.steps:
+                note({"step": step, **judge(model, data)})
+            if step % SAVE_EVERY == 0 or out_of_time or step == args.steps:
+                save()
+            if out_of_time and step < args.steps:
+                return (
+                    f"stopped at step {step} of {args.steps} after {args.seconds} s; the same command goes on"
+                )
+        note({"step": step, "end": "done"})
+    checkpoint.unlink()
+    return f"done, {(time.perf_counter() - started) / 60:.1f} min in this call"
+
+
+def load(args: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
+    """Rows of every run that has some, by arm."""
+    found: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
+    for arm in ARMS:
+        for path in sorted(Path(args.out).glob(f"{arm}-*.jsonl")):
+            found[arm].append([json.loads(line) for line in path.read_text().splitlines()])
+    return found
+
+
+def table(runs: dict[str, list[list[dict[str, Any]]]]) -> None:
+    """Prints what each arm reached, one column a seed."""
+    print(
+        "| arm | steps | PQ | things | stuff | loss, last tenth / first | FP/FN of the layers, median | end |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for arm, seeds in runs.items():
+        cells: list[list[str]] = [[] for _ in range(7)]
+        for rows in seeds:
+            steps = [r for r in rows if "total" in r]
+            judged = [r for r in rows if "pq" in r]
+            if not steps:
+                continue
+            tenth = max(len(steps) // 10, 1)
+            loss = np.mean([r["total"] for r in steps[-tenth:]]) / steps[0]["total"]
+            ratio = _ratios(rows)
+            last = judged[-1] if judged else {}
+            cells[0].append(str(steps[-1]["step"]))
+            for cell, key in zip(cells[1:4], ("pq", "things", "stuff")):
+                cell.append(f"{100 * last[key]:.1f}" if last else "–")
+            cells[4].append(f"{loss:.2f}")
+            cells[5].append(f"{np.median(ratio):.1f}" if len(ratio) else "–")
+            cells[6].append(next((r["end"] for r in rows if "end" in r), "running"))
+        print(f"| {arm} | " + " | ".join(", ".join(c) for c in cells) + " |")
+
+
+def _ratios(rows: list[dict[str, Any]]) -> np.ndarray:
+    """FP/FN of the k-means layers in the second half of a run (the first entry is the final output)."""
+    with_ratios = [r["ratios"][1:] for r in rows if "ratios" in r]
+    return np.array([v for r in with_ratios[len(with_ratios) // 2 :] for own in r for v in own])
+
+
+def plot(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
+    """Loss, PQ, FP/FN histogram, and what ten times the learning rate does."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7))
+    colour = {arm: f"C{i}" for i, arm in enumerate(a for a in ARMS if "lr10" not in a)}
+    for arm, seeds in runs.items():
+        own = colour[arm.removesuffix("_lr10")]
+        fast = arm.endswith("_lr10")
+        for number, rows in enumerate(seeds):
+            style = {
+                "color": own,
+                "label": arm if number == 0 else None,
+                "ls": "-" if number == 0 else "--",
+                "lw": 1,
+            }
+            steps = [r for r in rows if "total" in r]
+            smooth = _smooth([r["total"] / steps[0]["total"] for r in steps])
+            axes[1, 1 if fast else 0].plot([r["step"] for r in steps], smooth, **style)
+            judged = [r for r in rows if "pq" in r]
+            if not fast:
+                axes[0, 0].plot(
+                    [r["step"] for r in judged], [100 * r["pq"] for r in judged], marker="o", **style
+                )
+        ratios = np.concatenate([_ratios(rows) for rows in seeds])
+        if len(ratios) and not fast:
+            values = np.log10(ratios.clip(1e-2))
+            axes[0, 1].hist(values, 40, color=own, alpha=0.5, label=arm, density=True)
+    titles = (
+        "PQ, validation",
+        "log10 FP/FN mask loss of the layers",
+        "loss / first loss",
+        "the same, rate × 10, unclipped",
+    )
+    for axis, title in zip(axes.flat, titles):
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7, loc="upper right")
+    for axis in axes[1]:
+        axis.set_yscale("log")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+
+
+def _smooth(values: list[float], window: int = 9) -> np.ndarray:
+    padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
+    return np.convolve(padded, np.ones(window) / window, "valid")
+
+
+def main() -> None:
+    """Runs what is asked for, one after the other; prints a table of everything there is."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", nargs="*", default=[], metavar="ARM:SEED", help=f"of {', '.join(ARMS)}; or all"
+    )
+    parser.add_argument("--out", default="runs/remax_experiment")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--size", type=int, default=128, help="pixels")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--val-images", type=int, default=24)
+    parser.add_argument("--val-every", type=int, default=100)
+    parser.add_argument("--lr", type=float, default=0.001)
+    parser.add_argument(
+        "--seconds", type=float, default=450, help="a run stops after so long, to go on later"
+    )
+    parser.add_argument("--plot", help="PNG to draw")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    wanted = [f"{a}:{s}" for s in SEEDS for a in ARMS] if args.runs == ["all"] else args.runs
+    if unknown := [w for w in wanted if w.partition(":")[0] not in ARMS]:
+        parser.error(f"no arm {', '.join(unknown)}; there are {', '.join(ARMS)}")
+    for word in wanted:
+        arm, _, seed = word.partition(":")
+        print(f"{word}: {run(arm, int(seed or 0), args)}", flush=True)
+    runs = load(args)
+    table(runs)
+    if args.plot:
+        plot(runs, Path(args.plot))
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "numpy"))
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, one thread, ", end="")
+    print(f"Python {platform.python_version()}, {packages}")
+
+
+if __name__ == "__main__":
+    main()
