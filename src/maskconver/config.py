@@ -69,8 +69,9 @@ class MergeConfig:
 
     Attributes:
         rule: which merge rule the model was made for.
-        mode: how the rule is computed. `fast` gives the answer of `reference`, the plain definition, and
-            `coarse` an approximate one: the winners at the masks' own stride, enlarged.
+        mode: how the rule is computed. `fast` gives the answer of `reference`, the plain definition, and so
+            does `compiled` (extra `fast`), sooner where there are many pictures; `coarse` gives an
+            approximate one: the winners at the masks' own stride, enlarged.
         object_threshold: proposals with a score at or below it are dropped.
         overlap_threshold: a proposal survives if it wins more than this share of its own mask.
         min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
@@ -92,7 +93,7 @@ class MergeConfig:
     """
 
     rule: Literal["maskconver", "kmax"] = "maskconver"
-    mode: Literal["fast", "reference", "coarse"] = "fast"
+    mode: Literal["fast", "compiled", "reference", "coarse"] = "fast"
     object_threshold: float = 0.01
     overlap_threshold: float = 0.7
     min_area: float = field(default=256 / 640**2)

@@ -27,9 +27,9 @@ def add_merge_options(parser: ArgumentParser) -> None:
     add("--hard-sigmoid", type=bool | None, default=None, help="the papers' on-device sigmoid")
     add(
         "--merge",
-        type=Literal["fast", "reference", "coarse"] | None,
+        type=Literal["fast", "compiled", "reference", "coarse"] | None,
         default=None,
-        help="fast, reference (the same answer, plain) or coarse (approximate)",
+        help="fast, compiled or reference (same answer: soon, sooner for many pictures, plain), or coarse",
     )
     add(
         "--non-finite",

@@ -56,7 +56,7 @@ class Axis:
 
 
 def bounds_error(axes: tuple[Axis, Axis], logits: Values) -> float:
-    """How far rounding may lift the probability of an interpolated logit above that of the cell's corners, relative.
+    """How far rounding may lift the probability of an interpolated logit above its corners', relative.
 
     The logit itself stays between its neighbours, rounded or not, unless a weight is all but 1.
     """

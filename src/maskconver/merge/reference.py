@@ -59,7 +59,9 @@ class PlainCompetition:
         return numbers[self.winner]
 
 
-def best_bids(masks: NDArray[np.float32], scores: NDArray[np.float32], config: MergeConfig) -> NDArray[np.int64]:
+def best_bids(
+    masks: NDArray[np.float32], scores: NDArray[np.float32], config: MergeConfig
+) -> NDArray[np.int64]:
     """Who of the n wins each pixel, n where nobody does; of probabilities (…, n), overwritten by the bids."""
     if config.pixel_threshold:
         masks[masks <= np.float32(config.pixel_threshold)] = 0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import MergeConfig
-from ..errors import ConfigError, MaskconverError
+from ..errors import ConfigError, MaskconverError, MissingExtraError
 from ..proposals import Geometry
 from ..resize import Taps
 from .coarse import CoarseCompetition
@@ -32,13 +32,26 @@ class Competition(Protocol):
 
 def _compete(mask_logits: Any, mode: str) -> Callable[..., Competition]:
     if isinstance(mask_logits, np.ndarray):
-        modes = {"fast": compete, "reference": PlainCompetition, "coarse": CoarseCompetition}
+        modes = {
+            "fast": compete,
+            "compiled": _compiled,
+            "reference": PlainCompetition,
+            "coarse": CoarseCompetition,
+        }
         if mode not in modes:
             raise ConfigError(f'merge mode "{mode}" is not available; there are {", ".join(modes)}')
         return modes[mode]
     from .tensor import TensorCompetition  # has torch, which made the tensor
 
     return TensorCompetition
+
+
+def _compiled(*arguments: Any) -> Competition:
+    try:
+        from .compiled import compete
+    except ModuleNotFoundError as error:
+        raise MissingExtraError('merge mode "compiled"', "fast") from error
+    return compete(*arguments)
 
 
 def merge_masks(
