@@ -5,8 +5,8 @@ Run: .venv/bin/python benchmarks/merge.py [--data ../shared/data] [--model FILE]
 With --data and --model (`maskconver train --config coco_overfit --data ../shared/data/coco-panoptic-150
 --overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real pictures, and the
 network's time in ONNX Runtime; without, masks are generated blobs and there is no network. The merge has one
-thread, the network --threads. Needs onnx, onnxscript, onnxruntime for the network, and transformers for its
-post-processing. What the coarse merge loses: `maskconver evaluate … --merge coarse`.
+thread, the network --threads; transformers' post-processing is timed with one and with two.
+Everything needed: pip install -e ".[bench]". What the coarse merge loses: `maskconver evaluate … --merge coarse`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from maskconver.proposals import Geometry, Proposals
 from maskconver.resize import Taps, resize_bilinear
 
 CATEGORIES = Categories.coco()
+MODES = ("fast", "compiled", "reference", "coarse")
 
 
 def seconds(call: Callable[[], Any], rounds: int = 5, limit: float = 4.0) -> float:
@@ -121,7 +122,10 @@ def transformers_merge(proposals: Proposals, size: tuple[int, int], config: Merg
 
     from maskconver import _torchvision  # noqa: F401 - before transformers imports torchvision
 
-    from transformers import Mask2FormerImageProcessor  # isort: skip
+    try:
+        from transformers import Mask2FormerImageProcessor  # isort: skip
+    except ModuleNotFoundError:
+        raise SystemExit('transformers is not installed: pip install -e ".[bench]"') from None
 
     scores, labels = (torch.from_numpy(np.asarray(a)) for a in (proposals.scores, proposals.labels))
     # The rest of the probability is shared among all other classes, so that none, nor "no object", wins.
@@ -190,30 +194,31 @@ def real(
             min(round(n * s), c) for n, s, c in zip(geometry.image_size, geometry.scale, geometry.canvas_size)
         )
         answer = replace(answer, geometry=(Geometry((height, width), geometry.canvas_size),))
-        configs = {mode: replace(network.merge, mode=mode) for mode in ("fast", "reference", "coarse")}
+        configs = {mode: replace(network.merge, mode=mode) for mode in MODES}
         categories = network.categories
         row = {mode: seconds(partial(merge, answer, config, categories)) for mode, config in configs.items()}
         row["network"] = seconds(partial(run, canvas[None]))
         if not network.merge.pixel_threshold:
             row["crude"] = seconds(partial(crude, answer, network.merge))
-            row["transformers"] = seconds(transformers_merge(answer, (height, width), network.merge), 3)
+            theirs = transformers_merge(answer, (height, width), network.merge)
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                row[f"transformers {count}"] = seconds(theirs, 3)
         ids = {mode: merge(answer, config, categories)[0].ids for mode, config in configs.items()}
-        row["differing"] = int((ids["fast"] != ids["reference"]).sum())
+        row["differing"] = sum(int((ids[mode] != ids["reference"]).sum()) for mode in ("fast", "compiled"))
         row["alive"] = int((answer.scores > network.merge.object_threshold).sum())
         rows.append(row)
-    fast, net = (np.array([row[key] for row in rows]) for key in ("fast", "network"))
-    keys = [k for k in ("network", "fast", "reference", "coarse", "crude", "transformers") if k in rows[0]]
+    keys = [key for key in rows[0] if key not in ("differing", "alive")]
     figures: dict[str, Any] = {
-        f"{k}_ms": round(float(np.median([r[k] for r in rows])) * 1e3, 2) for k in keys
+        f"{k} ms": round(float(np.median([r[k] for r in rows])) * 1e3, 2) for k in keys
     }
+    for mode in ("fast", "compiled"):
+        own, net = (np.array([row[key] for row in rows]) for key in (mode, "network"))
+        figures[f"{mode}, share"] = [round(float(np.quantile(own / net, q)), 3) for q in (0.5, 0.95)]
+        for key in keys:
+            if key not in ("network", "coarse", mode):
+                figures[f"{key}/{mode}"] = round(float(np.median([r[key] for r in rows] / own)), 1)
     figures |= {
-        "share": round(float(np.median(fast / net)), 3),
-        "share_p95": round(float(np.quantile(fast / net, 0.95)), 3),
-        **{
-            f"{k}/fast": round(float(np.median([r[k] / r["fast"] for r in rows])), 1)
-            for k in keys
-            if k not in ("network", "fast")
-        },
         "alive": int(np.median([r["alive"] for r in rows])),
         "differing_pixels": sum(r["differing"] for r in rows),
     }
@@ -222,25 +227,33 @@ def real(
 
 def against_others(proposals: Proposals, size: tuple[int, int], config: MergeConfig) -> dict[str, float]:
     """Fast, plain and transformers' merge of the same masks at one size, milliseconds."""
-    modes = {mode: replace(config, mode=mode) for mode in ("fast", "reference")}
+    import torch
+
+    modes = {mode: replace(config, mode=mode) for mode in ("fast", "compiled", "reference")}
     row = {m: seconds(partial(merge, proposals, c, CATEGORIES, output_size=size)) for m, c in modes.items()}
-    row["transformers"] = seconds(transformers_merge(proposals, size, config), 3)
-    return {k: round(v * 1e3, 1) for k, v in row.items()} | {
-        f"{k}/fast": round(row[k] / row["fast"], 1) for k in ("reference", "transformers")
+    theirs = transformers_merge(proposals, size, config)
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        row[f"transformers {count}"] = seconds(theirs, 3)
+    return {f"{k} ms": round(v * 1e3, 1) for k, v in row.items()} | {
+        f"{k}/{m}": round(row[k] / row[m], 1)
+        for m in ("fast", "compiled")
+        for k in row
+        if k not in ("fast", "compiled")
     }
 
 
-def worst(n: int = 50) -> float:
-    """Time of the fast merge over the plain one where every candidate may win everywhere."""
+def worst(n: int = 50) -> dict[str, float]:
+    """Time of the exact merges over the plain one where every candidate may win everywhere."""
     rng = np.random.default_rng(0)
     proposals = single(
         np.full(n, 0.5, np.float32), np.zeros(n, np.int64), rng.normal(0, 3, (n, 80, 80)).astype(np.float32)
     )
-    fast, plain = (
+    fast, own, plain = (
         seconds(partial(merge, proposals, MergeConfig(mode=mode), CATEGORIES, output_size=(640, 640)))
-        for mode in ("fast", "reference")
+        for mode in MODES[:3]
     )
-    return round(fast / plain, 2)
+    return {"fast": round(fast / plain, 2), "compiled": round(own / plain, 2)}
 
 
 def peak_memory(call: Callable[[], Any]) -> float:
@@ -252,15 +265,14 @@ def peak_memory(call: Callable[[], Any]) -> float:
 
 
 def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
-    """(pixels or proposals, fast ms, plain ms, fast MB, plain MB) on blobs."""
+    """(pixels or proposals, fast, compiled and plain ms, then their MB) on blobs."""
 
     def measure(n: int, size: tuple[int, int]) -> tuple[float, ...]:
         scores, labels, masks = blobs(n, (45, 80))
         taps = output_taps((45, 80), None, size)
         things = np.array([c.is_thing for c in CATEGORIES])
         calls = [
-            partial(merge_masks, scores, labels, masks, things, taps, MergeConfig(mode=m))
-            for m in ("fast", "reference")
+            partial(merge_masks, scores, labels, masks, things, taps, MergeConfig(mode=m)) for m in MODES[:3]
         ]
         return (*(round(seconds(c, 3) * 1e3, 1) for c in calls), *(peak_memory(c) for c in calls))
 
@@ -282,11 +294,11 @@ def draw(path: Path, by_pixels: list[tuple[float, ...]], by_proposals: list[tupl
     for axis, rows, column, label, unit in (
         (axes[0], by_pixels, 1, "pixels of the answer (100 proposals)", "ms"),
         (axes[1], by_proposals, 1, "proposals (640×360)", "ms"),
-        (axes[2], by_pixels, 3, "pixels of the answer (100 proposals)", "peak MB"),
+        (axes[2], by_pixels, 4, "pixels of the answer (100 proposals)", "peak MB"),
     ):
         x = [row[0] for row in rows]
-        axis.loglog(x, [row[column] for row in rows], "o-", label="fast")
-        axis.loglog(x, [row[column + 1] for row in rows], "s--", label="reference")
+        for offset, (style, mode) in enumerate(zip(("o-", "^-", "s--"), MODES)):
+            axis.loglog(x, [row[column + offset] for row in rows], style, label=mode)
         axis.loglog(x, [rows[0][column] * v / x[0] for v in x], ":", color="grey", label="linear")
         axis.set(xlabel=label, ylabel=unit)
         axis.grid(alpha=0.3)
@@ -327,7 +339,7 @@ def main() -> None:
         kept = MergeConfig(object_threshold=0.0)
         show(f"{n} kept masks at 640×640", against_others(proposals, (640, 640), kept))
         show(f"{n} kept masks at 1024×2048", against_others(single(*blobs(n, (64, 128))), (1024, 2048), kept))
-    show("worst case, fast/reference", worst())
+    show("worst case, over the reference", worst())
     show("sweeps", sweeps(args.plot))
 
 
