@@ -259,3 +259,22 @@ def test_backbone_weights_of_a_file_are_reported_and_used(
     assert "tensors loaded" in capsys.readouterr().out
     trained = read_tensors(tmp_path / "run" / "last.safetensors")
     assert torch.equal(trained["backbone.block0.conv.weight"], backbone.state_dict()["block0.conv.weight"])
+
+
+def test_the_files_of_a_split_may_lie_anywhere(cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").symlink_to(cells / "images" / "train")
+    words = [w for w in tiny(cells, tmp_path / "out", "--steps=2", "--val_every=2") if "--data=" not in w]
+    for split in ("train", "val"):
+        pictures = tmp_path / "pictures" if split == "train" else cells / "images" / "val"
+        words += [
+            f"--data.{split}.images={pictures}",
+            f"--data.{split}.panoptic_pngs={cells / 'panoptic' / split}",
+        ]
+        words += [f"--data.{split}.panoptic_json={cells / f'panoptic_{split}.json'}"]
+    assert main(words) == 0
+    assert (tmp_path / "out" / "last.safetensors").is_file()
+
+
+def test_without_data_the_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([w for w in tiny(tmp_path, tmp_path / "out") if "--data=" not in w]) == 2
+    assert "no data set given: --data DIR, or --data.train.images" in capsys.readouterr().err

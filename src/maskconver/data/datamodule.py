@@ -27,12 +27,32 @@ import lightning.pytorch as pl  # isort: skip
 
 
 @dataclass
+class SplitFiles:
+    """Files of one split that are not where the data set's folder has them; see `find_layout`.
+
+    Attributes:
+        images: folder or .zip of the pictures.
+        panoptic_json: the COCO panoptic file.
+        panoptic_pngs: folder or .zip of its PNGs.
+        labels: folder or .zip of label PNGs.
+        classes: the file that names their classes.
+    """
+
+    images: str | None = None
+    panoptic_json: str | None = None
+    panoptic_pngs: str | None = None
+    labels: str | None = None
+    classes: str | None = None
+
+
+@dataclass
 class DataConfig:
     """Which data, how it is varied and how it is loaded.
 
     Attributes:
-        data: folder of the data set.
+        data: folder of the data set; may be left out where the files are named one by one.
         train_split, val_split: names of the splits in it.
+        train, val: files of these splits that lie elsewhere.
         batch_size: images a step on one device.
         workers: loader processes; 0 loads in the training process.
         semantic: forget the instances: `all` classes as stuff, or `things` and one background; see
@@ -47,6 +67,8 @@ class DataConfig:
     data: str = ""
     train_split: str = "train"
     val_split: str = "val"
+    train: SplitFiles = field(default_factory=SplitFiles)
+    val: SplitFiles = field(default_factory=SplitFiles)
     semantic: Literal["off", "all", "things"] = "off"
     batch_size: int = 8
     workers: int = 1
@@ -228,25 +250,29 @@ class SegmentationData(pl.LightningDataModule):
         overfit: int | None = None,
     ) -> None:
         super().__init__()
-        if not config.data:
-            raise DataError("no data set given: --data DIR")
+        if not config.data and config.train == SplitFiles():
+            raise DataError(
+                "no data set given: --data DIR, or --data.train.images, --data.train.panoptic_json, "
+                "--data.train.panoptic_pngs (or .labels, .classes) and the same of --data.val"
+            )
         self.config, self.input, self.samples, self.seed = config, input_config, samples, seed
-        train = _open(config, config.train_split, input_config.channels)
+        train = _open(config, config.train_split, config.train, input_config.channels)
         self.categories = train.categories
         if overfit:
             self.train: PanopticDataset | First = First(train, overfit)
             self.val: PanopticDataset | First = First(train, overfit)
             config.augment = AugmentConfig.none()
         else:
-            val = _open(config, config.val_split, input_config.channels)
+            val = _open(config, config.val_split, config.val, input_config.channels)
             if val.categories != train.categories:
                 raise DataError(
-                    f"{config.data}: the categories of {config.train_split} and {config.val_split} differ"
+                    f"{val.path}: the categories of {config.train_split} and {config.val_split} differ; "
+                    f"those of training are in {train.path}"
                 )
             self.train = train
             self.val = First(val, config.val_images) if config.val_images else val
         if not len(self.train):
-            raise DataError(f"{config.data}: no annotated image in {config.train_split}; nothing to train on")
+            raise DataError(f"{train.path}: no annotated image in {config.train_split}; nothing to train on")
         self.start = 0
 
     def train_dataloader(self) -> DataLoader[Example]:
@@ -291,8 +317,8 @@ class SegmentationData(pl.LightningDataModule):
         return weights / weights.sum()
 
 
-def _open(config: DataConfig, split: str, channels: int) -> PanopticDataset:
-    dataset = open_dataset(config.data, split, channels=channels)
+def _open(config: DataConfig, split: str, files: SplitFiles, channels: int) -> PanopticDataset:
+    dataset = open_dataset(config.data or None, split, **vars(files), channels=channels)
     return dataset if config.semantic == "off" else SemanticView(dataset, config.semantic)
 
 
