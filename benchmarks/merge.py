@@ -6,7 +6,8 @@ With --data and --model (`maskconver train --config coco_overfit --data ../share
 --overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real pictures, and the
 network's time in ONNX Runtime; without, masks are generated blobs and there is no network. The merge has one
 thread, the network --threads; transformers' post-processing is timed with one and with two.
-Everything needed: pip install -e ".[bench]". What the coarse merge loses: `maskconver evaluate … --merge coarse`.
+Everything needed: pip install -e ".[bench]". What the coarse merge loses:
+`maskconver evaluate … --merge coarse`.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ class CompiledCompetition(PlainCompetition):
         if (hard and error > 2 * SLACK) or n > 65_000:
             raise BoundsDoNotPay
         exact = (threshold, _half(hard), np.float32(error), np.float32(0 if hard else SLACK), hard)
-        _settle(scores, logits, *(_cells(a) for a in axes), exact, self.winner, visible, self.own_area)
+        rows, columns = _cells(axes[0]), _cells(axes[1])
+        _settle(scores, logits, rows, columns, exact, self.winner, visible, self.own_area)
         if visible[-1]:
             self._decide(scores, logits, taps, config, visible)
         self.visible = visible[:n]
@@ -82,8 +83,8 @@ class CompiledCompetition(PlainCompetition):
             (top, bottom, down), (left, right, across) = (
                 (t.low[i], t.high[i], t.weight[i]) for t, i in zip(taps, (y, x))
             )
-            sides = (interpolate(logits[:, top, c], logits[:, bottom, c], down) for c in (left, right))
-            masks = probabilities(interpolate(*sides, across).T.copy(), config.hard_sigmoid)
+            low, high = (interpolate(logits[:, top, c], logits[:, bottom, c], down) for c in (left, right))
+            masks = probabilities(interpolate(low, high, across).T.copy(), config.hard_sigmoid)
             best = best_bids(masks, scores, config)
             self.winner.ravel()[part] = best
             visible += np.bincount(best, minlength=len(visible))
