@@ -58,11 +58,17 @@ def quantize_onnx(proto: Any, file: Exported, calibration: Sequence[NDArray[np.u
 
 
 def _in_float(graph: Any) -> list[str]:
-    """Names of the layers that stay in float32 (see `FLOAT_LAYER`), and of all that follows them."""
-    values: set[str] = set()
+    """Names of the layers that stay in float32 (see `FLOAT_LAYER`), of all that follows them, and of constants.
+
+    Constants, such as the monomials of positions that masks are made with, are calculated in large graphs.
+    """
+    seen, exact = {INPUT}, set[str]()
     names = []
     for node in graph.node:  # in the order of calculation
-        if any(FLOAT_LAYER.search(name) or name in values for name in node.input):
-            values.update(node.output)
-            names.append(node.name)
+        if any(FLOAT_LAYER.search(name) or name in exact for name in node.input):
+            exact.update(node.output)
+        elif any(name in seen for name in node.input):
+            seen.update(node.output)
+            continue
+        names.append(node.name)
     return names
