@@ -58,7 +58,7 @@ def quantize_onnx(proto: Any, file: Exported, calibration: Sequence[NDArray[np.u
 
 
 def _in_float(graph: Any) -> list[str]:
-    """Names of the layers that stay in float32 (see `FLOAT_LAYER`), of all that follows them, and of constants.
+    """Names of the layers that stay in float32 (see `FLOAT_LAYER`), all that follows them, and constants.
 
     Constants, such as the monomials of positions that masks are made with, are calculated in large graphs.
     """
