@@ -12,7 +12,8 @@ from torch import nn
 from maskconver.data.datamodule import DataConfig, SegmentationData
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
-from maskconver.training.callbacks import EMA
+from maskconver.training import callbacks
+from maskconver.training.callbacks import EMA, Throughput
 from maskconver.training.config import TrainConfig
 from maskconver.training.optim import OptimConfig, parameter_groups, scaled_lr
 from maskconver.training.task import NonFiniteLoss, SegmentationTask
@@ -90,3 +91,22 @@ def test_gradients_reach_every_parameter(cells: Path) -> None:
     missing = [k for k, p in model.named_parameters() if p.grad is None]
     assert missing == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_images_a_second_and_the_wait_for_the_loader_are_on_the_progress_bar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 10_000))  # a second a look: every step takes one, and every wait
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: float(next(clock)))
+    logged: dict[str, tuple[float, bool]] = {}
+
+    class Module:
+        def log(self, name: str, value: float, prog_bar: bool = False) -> None:
+            logged[name] = value, prog_bar
+
+    throughput, module = Throughput(batch=4), Module()
+    for _ in range(20):
+        throughput.on_train_batch_start(None, module)  # type: ignore[arg-type]
+        throughput.on_train_batch_end(None, module)  # type: ignore[arg-type]
+    assert logged["images/s"] == (80 / 39, True) and logged["wait share"] == (19 / 39, True)
+    assert logged["step images/s"][0] == 4

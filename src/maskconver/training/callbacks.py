@@ -172,7 +172,7 @@ class Throughput(pl.Callback):
             images = 20 * self.batch
             pl_module.log("images/s", images / (self.busy + self.waiting), prog_bar=True)
             pl_module.log("step images/s", images / self.busy)
-            pl_module.log("wait share", self.waiting / (self.busy + self.waiting))
+            pl_module.log("wait share", self.waiting / (self.busy + self.waiting), prog_bar=True)
             matching = getattr(getattr(pl_module, "criterion", None), "matching_seconds", None)
             if matching is not None:
                 pl_module.log("matching share", (matching - self._matching) / self.busy, prog_bar=True)
