@@ -96,7 +96,7 @@ def test_gradients_reach_every_parameter(cells: Path) -> None:
 def test_images_a_second_and_the_wait_for_the_loader_are_on_the_progress_bar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = iter(range(0, 10_000))  # a second a look: every step takes one, and every wait
+    clock = iter(range(10_000))  # a second a look: every step takes one, and every wait
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: float(next(clock)))
     logged: dict[str, tuple[float, bool]] = {}
 
