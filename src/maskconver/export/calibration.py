@@ -14,7 +14,7 @@ from ..exported import Exported, Precision
 from ..file_runtime import as_fed
 from ..preprocess import prepare
 
-LIMIT = 32  # pictures; measuring takes seconds a picture, and more make the ranges hardly better
+LIMIT = 32  # pictures; each takes a second or more
 # The last convolution of each head stays in float32, and all that follows: scores, embeddings and masks
 # decide by small differences, and cost little. Everything before calculates in 8 bits.
 FLOAT_LAYER = re.compile(r"_head\.out\.")
