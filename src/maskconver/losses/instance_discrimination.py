@@ -8,6 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .pq_style import mean_of_nonzero
 
+ROWS = 512
+
 
 def instance_discrimination(feature: Tensor, owner: Tensor, owners: int, temperature: float = 0.3) -> Tensor:
     """Cross-entropy between "is of my mask", each row of sum 1, and softmax(F_i · F_j / τ).
@@ -19,8 +21,12 @@ def instance_discrimination(feature: Tensor, owner: Tensor, owners: int, tempera
         temperature: τ.
     """
     # -Σ_j T_ij log softmax_ij = logsumexp_j(s_ij) - F_i · (mean feature of i's mask) / τ; the k×k matrix is
-    # made again in the backward pass and not kept for seven outputs.
-    spread = checkpoint(_log_sums, feature, temperature, use_reentrant=False, preserve_rng_state=False)
+    # made a few rows at a time, and again in the backward pass, not kept for seven outputs.
+    rows = [
+        checkpoint(_log_sums, part, feature, temperature, use_reentrant=False, preserve_rng_state=False)
+        for part in feature.split(ROWS, 1)
+    ]
+    spread = torch.cat(rows, 1)
     b, _, d = feature.shape
     number = owner + 1
     index = number[..., None].expand_as(feature)
@@ -30,5 +36,5 @@ def instance_discrimination(feature: Tensor, owner: Tensor, owners: int, tempera
     return mean_of_nonzero((spread - (feature * mean).sum(-1) / temperature) * (owner >= 0))
 
 
-def _log_sums(feature: Tensor, temperature: float) -> Tensor:
-    return (feature @ feature.transpose(1, 2) / temperature).logsumexp(-1)
+def _log_sums(rows: Tensor, feature: Tensor, temperature: float) -> Tensor:
+    return (rows @ (feature / temperature).transpose(1, 2)).logsumexp(-1)

@@ -1,0 +1,145 @@
+"""A training step of kMaX-DeepLab with and without ReMaX: time, memory, and the share of matching.
+
+Run: .venv/bin/python benchmarks/remax.py [--models remax_b remax_t …] [--size 321]
+
+One network of 133 classes; plain (no ReMask, no ReClass, sigmoid masks), with ReMaX's full ASPPs and with
+separable ones take turns, step by step, on generated scenes: forward pass, losses, backward pass, AdamW.
+Times are medians; memory is the highest resident memory of a process of its own after two steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskconver.data.batch import Batch
+from maskconver.data.datamodule import collate
+from maskconver.data.synth import synthesize
+from maskconver.data.transforms.train import Example
+from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig
+from maskconver.models import create_model
+from maskconver.targets import TargetConfig, assign_targets
+
+CLASSES, THINGS = 133, 5
+ARMS: dict[str, dict[str, Any]] = {
+    "plain": {"remask_layers": 0, "eta": 0.0},
+    "full ASPP": {"aspp": "full"},
+    "separable ASPP": {"aspp": "separable"},
+}
+UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
+
+def scenes(size: int, batch: int) -> Batch:
+    """Generated pictures with their targets."""
+    examples = []
+    is_thing = np.arange(CLASSES) < THINGS
+    for number in range(batch):
+        sample = synthesize("scenes", (size, size), number)
+        targets = assign_targets(sample.ids, sample.segments, is_thing, TargetConfig(stuff="global"))
+        image = (sample.image.transpose(2, 0, 1) / 127.5 - 1).astype(np.float32)
+        examples.append(Example(image, targets, number))
+    return collate(examples)
+
+
+class Trainer:
+    """Steps of one arm on a network."""
+
+    def __init__(self, model: Any, arm: str) -> None:
+        plain = model.config
+        model.config = replace(plain, remax=replace(plain.remax, **ARMS[arm]))
+        self.model, self.criterion = model, KMaXCriterion(model, KMaXLossConfig())
+        model.config = plain
+        self.optimizer = torch.optim.AdamW([*model.parameters(), *self.criterion.parameters()], 1e-4)
+        self.seconds: list[float] = []
+
+    def step(self, batch: Batch) -> None:
+        """One training step, timed."""
+        start = time.perf_counter()
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        terms = self.criterion(self.model, self.model(images), batch)
+        self.optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        self.optimizer.step()
+        self.seconds.append(time.perf_counter() - start)
+
+
+def network(name: str) -> Any:
+    """In training, in the memory layout of training."""
+    torch.manual_seed(0)
+    model: Any = create_model(name, num_classes=CLASSES)
+    return model.train().to(memory_format=torch.channels_last)
+
+
+def memory(name: str, arm: str, size: int, batch: int) -> None:
+    """Prints the peak of this process after two steps, GB."""
+    trainer = Trainer(network(name), arm)
+    pictures = scenes(size, batch)
+    for _ in range(2):
+        trainer.step(pictures)
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 1e9))
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=["remax_b", "remax_t", "remax_s", "remax_m"])
+    parser.add_argument("--size", type=int, default=321, help="canvas, pixels")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each arm, after one")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-memory", action="store_true", help="times only")
+    parser.add_argument("--child", nargs=2, metavar=("MODEL", "ARM"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.child:
+        memory(*args.child, args.size, args.batch)
+        return
+    batch = scenes(args.size, args.batch)
+    options = [f"--{name}={getattr(args, name)}" for name in ("size", "batch", "threads")]
+    print(f"{args.size} px, batch {args.batch}, {args.threads} threads; step in seconds, peak in GB\n")
+    print("| model | arm | step | to plain | matching's share | peak | to plain |")
+    print("|---|---|---|---|---|---|---|")
+    for name in args.models:
+        model = network(name)
+        trainers = {arm: Trainer(model, arm) for arm in ARMS}
+        for _ in range(args.steps + 1):
+            for trainer in trainers.values():
+                trainer.step(batch)
+        del model
+        first: tuple[float, float] | None = None
+        for arm, trainer in trainers.items():
+            step = statistics.median(trainer.seconds[1:])
+            share = trainer.criterion.matching_seconds / sum(trainer.seconds)
+            peak = float("nan")
+            if not args.no_memory:
+                command = [sys.executable, __file__, *options, "--child", name, arm]
+                out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                peak = json.loads(out.splitlines()[-1])
+            first = first or (step, peak)
+            print(
+                f"| {name} | {arm} | {step:.2f} | {step / first[0]:.2f} | {share:.2%} "
+                f"| {peak:.2f} | {peak / first[1]:.2f} |",
+                flush=True,
+            )
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "scipy"))
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, ", end="")
+    print(f"Python {platform.python_version()}, {packages}")
+
+
+if __name__ == "__main__":
+    main()
