@@ -21,6 +21,7 @@ from maskconver.export import onnx as onnx_export
 from maskconver.export.compare import Comparison, differing_pixels, require_equal
 from maskconver.export.compress import compress
 from maskconver.export.onnx import export_onnx
+from maskconver.export.torch_export import export_torch
 from maskconver.exported import KEY, Exported
 from maskconver.onnx_runtime import OnnxRuntime
 from maskconver.preprocess import normalize
@@ -193,7 +194,6 @@ def test_models_that_cannot_be_exported_are_refused_before_any_work(tmp_path):
     for changes, message in [
         ({"num_classes": 2}, "no categories"),
         ({"categories": CATEGORIES, "in_channels": 4}, "not of 4 channels"),
-        ({"categories": CATEGORIES, "merge": {"rule": "kmax"}}, "merge rule "),
         ({"categories": CATEGORIES, "input": {"mode": "native"}}, "give --dynamic, or --size"),
     ]:
         model = mc.create_model("maskconver_mobile_256", **small, **changes)
@@ -280,3 +280,27 @@ def test_multi_scale_models_are_exported(tmp_path):
     assert export_onnx(model, tmp_path / "model.onnx", size=(128, 160)).unpaired == 0
     with pytest.raises(CheckpointError, match="no model file"):
         OnnxRuntime(tmp_path / "other.onnx")
+
+
+def test_what_kmax_models_are_not_exported_to_is_said_before_any_work(tmp_path):
+    model = mc.create_model("kmax_r50", categories=CATEGORIES)
+    for options, why in [
+        ({"output": "panoptic"}, "with --output proposals only"),
+        ({"dynamic": True}, "for one size"),
+        ({"proposals": 10}, "leave out --proposals 10"),
+    ]:
+        with pytest.raises(ConfigError, match=why):
+            export_onnx(model, tmp_path / "model.onnx", **options)
+    with pytest.raises(ConfigError, match="--to onnx"):
+        export_torch(model, tmp_path / "model.pt2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["remax_t", "remax_s"])
+def test_remax_is_exported(tmp_path, name):
+    torch.manual_seed(0)
+    model = mc.create_model(name).eval()
+    path = tmp_path / "model.onnx"
+    result = export_onnx(model, path, size=(129, 161))
+    assert result.unpaired == 0 and result.proposals == 2 * model.config.proposals
+    assert mc.Predictor(path)(np.zeros((90, 120, 3), np.uint8)).ids.shape == (90, 120)

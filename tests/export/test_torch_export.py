@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import zipfile
@@ -34,11 +35,12 @@ def test_the_file_gives_the_models_answer(file, models):
 
 
 def test_the_command_writes_one_and_predict_runs_it(tmp_path, models, monkeypatch, capsys):
-    monkeypatch.setattr("maskconver.checkpoint.load", lambda _: models["mobile"])
+    monkeypatch.setattr("maskconver.checkpoint.load", lambda _: copy.deepcopy(models["mobile"]))
     out = tmp_path / "model.pt2"
     args = ["export", "mobile", "--to", "torch-export", "--output", "panoptic", "--out", str(out)]
     assert main([*args, "--quantize", "fp16"]) == 2 and not out.exists()
-    assert main([*args, "--json"]) == 0
+    assert main([*args, "--json", "--hard-sigmoid"]) == 0
+    assert mc.Predictor(out).merge.hard_sigmoid
     figures = json.loads(capsys.readouterr().out)
     assert figures["differing"] == 0 and figures["bytes"] == out.stat().st_size
     Image.fromarray(synthesize("scenes", (90, 160), 5).image).save(tmp_path / "picture.png")

@@ -65,6 +65,7 @@ def configure(parser: ArgumentParser) -> None:
         help="what the file gives: scored masks, or with the merge inside the panoptic map",
     )
     add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
+    add("--hard-sigmoid", action="store_true", help="masks by relu6(x + 3) / 6, as the paper's mobile form")
     add("--uint8", action="store_true", help="take H×W×3 bytes; scaling, mean and std in the file")
     add("--images", type=str | None, default=None, help="folder or glob of pictures to compare on")
     add("--json", action="store_true", help="print the figures as JSON")
@@ -79,6 +80,7 @@ def run(args: Namespace) -> int:
     suffix, export = _format(args)
     images = [read_image(path) for path in list_images(args.images)] if args.images else None
     model = load(args.model)
+    model.merge.hard_sigmoid = model.merge.hard_sigmoid or args.hard_sigmoid
     out = Path(args.out or f"{Path(args.model).stem}{suffix}")
     start = time.perf_counter()
     result = export(

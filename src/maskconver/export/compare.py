@@ -82,7 +82,9 @@ def compare(model: Model, file: FileRuntime, images: Sequence[NDArray[np.uint8]]
     Raises:
         ExportError: the file gives NaN or infinite values.
     """
-    own = TorchRuntime(model, proposals=2 * file.proposals)
+    # Centres can be asked for in any number, queries are as many as they are.
+    more = file.proposals if file.merge.rule == "kmax" else 2 * file.proposals
+    own = TorchRuntime(model, proposals=more)
     tolerance = TOLERANCES[file.file.quantize]
     result = Comparison()
     for canvases, geometry in _batches(file, images or generated(file.file)):
@@ -91,8 +93,8 @@ def compare(model: Model, file: FileRuntime, images: Sequence[NDArray[np.uint8]]
         if answer.scores.shape[1] != count:
             raise ExportError(f"the file gives {answer.scores.shape[1]} proposals, the model {count}")
         for i in range(len(geometry)):
-            more, other = _one(expected, i, None, geometry[i]), _one(answer, i, None, geometry[i])
-            _add_proposals(result, more, other, tolerance)
+            found, other = _one(expected, i, None, geometry[i]), _one(answer, i, None, geometry[i])
+            _add_proposals(result, found, other, tolerance)
             one = _one(expected, i, count, geometry[i])
             try:
                 maps = [merge(p, file.merge, file.categories)[0] for p in (one, other)]

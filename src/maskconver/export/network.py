@@ -12,6 +12,7 @@ from .. import __version__
 from ..config import InputConfig
 from ..errors import ConfigError
 from ..exported import Exported, Output, Precision
+from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
 from .panoptic import PanopticMerge, PanopticNetwork
 
@@ -26,12 +27,14 @@ def describe(
     quantize: Precision,
     uint8: bool,
     output: Output = "proposals",
+    kmax: bool = False,
 ) -> Exported:
     """What a file will say about itself, after a look at whether all that fits together.
 
     Args:
         model: what is exported.
         size, dynamic, proposals, quantize, uint8, output: as in `export_onnx`.
+        kmax: whether the format takes kMaX-DeepLab and ReMaX.
 
     Raises:
         ConfigError: something does not fit.
@@ -39,10 +42,8 @@ def describe(
     own: InputConfig = model.input
     if model.categories is None:
         raise ConfigError("the model has no categories, which the file must name; make it with categories=…")
-    if model.merge.rule != "maskconver":
-        raise ConfigError(
-            f'export takes MaskConver models; those of the merge rule "{model.merge.rule}" not yet'
-        )
+    if isinstance(model, KMaXDeepLab):
+        _check_kmax(model, dynamic, proposals, output, kmax)
     if model.config.in_channels != 3:
         raise ConfigError(f"export takes models of RGB images, not of {model.config.in_channels} channels")
     if dynamic and output == "panoptic":
@@ -76,6 +77,21 @@ def describe(
         merge=model.merge,
         categories=model.categories,
     )
+
+
+def _check_kmax(
+    model: KMaXDeepLab, dynamic: bool, proposals: int | None, output: Output, possible: bool
+) -> None:
+    """Refuses what kMaX-DeepLab and ReMaX cannot be exported to."""
+    if not possible or output != "proposals":
+        raise ConfigError("kMaX-DeepLab and ReMaX are exported --to onnx with --output proposals only")
+    if dynamic:
+        raise ConfigError("kMaX-DeepLab and ReMaX are exported for one size: leave out --dynamic")
+    if proposals is not None and proposals != model.config.proposals:
+        raise ConfigError(
+            f"masks of kMaX-DeepLab and ReMaX compete with one another: leave out --proposals {proposals} "
+            f"of {model.config.proposals}"
+        )
 
 
 class Network(nn.Module):

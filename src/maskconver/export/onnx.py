@@ -49,7 +49,7 @@ def export_onnx(
     or those of `CanvasMap` with a first dimension of 1.
 
     Args:
-        model: any MaskConver of RGB images; unchanged.
+        model: any of RGB images; unchanged. kMaX-DeepLab and ReMaX with one size and all their queries.
         path: ends in `.onnx`; an older file is replaced.
         size: (height, width) of the canvas, to which pictures are then scaled; the model's own if left out.
         dynamic: the file takes canvases of any size that is a multiple of 32; otherwise of `size`. Models
@@ -72,7 +72,7 @@ def export_onnx(
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
     _require_packages()
-    description = describe(model, size, dynamic, proposals, quantize, uint8, output)
+    description = describe(model, size, dynamic, proposals, quantize, uint8, output, kmax=True)
     if Path(path).suffix != ".onnx":
         raise ConfigError(f'{path} does not end in ".onnx", by which the file is known later')
     check_calibration(quantize, calibration)

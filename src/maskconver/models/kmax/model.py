@@ -17,6 +17,7 @@ from ..backbones.mobilenet_v3 import ExpandedMobileNetV3
 from ..backbones.resnet import ResNet
 from ..layers import BN_EPS
 from ..maskconver.model import check_channels, check_classes
+from ..maskconver.peaks import is_exporting
 from ..shared import Shareable
 from .config import BACKBONES, KMaXConfig
 from .decoder import KMeansDecoder
@@ -176,7 +177,9 @@ class KMaXDeepLab(Shareable, nn.Module):
         final = self(images, deep=False).final
         assert final.class_logits is not None
         best, labels = final.class_logits.float().softmax(-1)[..., :-1].max(-1)
-        scores, order = best.sort(stable=True, dim=-1, descending=True)
+        # ONNX has no stable sort; its TopK gives the lower index first by definition.
+        ranked = best.topk(best.shape[-1]) if is_exporting() else best.sort(stable=True, descending=True)
+        scores, order = ranked
         scores, order = scores[:, :number], order[:, :number]
 
         def of_queries(values: Tensor) -> Tensor:

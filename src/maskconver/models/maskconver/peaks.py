@@ -12,7 +12,7 @@ from torch import Tensor
 
 PEAK_TOLERANCE = 1e-6
 # torch 2.6 trains and predicts, too; only exporting needs 2.7, as the extra says.
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 # Set while a graph is drawn that PyTorch itself will run.
 for_torch: ContextVar[bool] = ContextVar("for_torch", default=False)
 
@@ -44,7 +44,7 @@ def peak_scores(heatmap_logits: Tensor, kernel: int = 3) -> Tensor:
 def _best(flat: Tensor, k: int) -> Tensor:
     """Indices of the k largest of B×n scores ≥ 0, largest first, the lower index first on a tie."""
     n = flat.shape[1]
-    if _is_exporting() and not for_torch.get():
+    if is_exporting() and not for_torch.get():
         # ONNX and TensorFlow Lite have no such view; their TopK gives the lower index first by definition.
         return flat.topk(torch.sym_min(k, n), dim=1).indices
     # topk promises nothing about ties. Scores are ≥ 0, so their bits order as they do; with the position
