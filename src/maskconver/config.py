@@ -44,21 +44,21 @@ class InputConfig:
     def for_channels(self, channels: int) -> InputConfig:
         """The same for pictures of so many channels.
 
-        RGB's default mean and std become their average, for grey or for each channel beyond the third.
+        Mean and std of RGB become their average, for grey or for each channel beyond the third.
 
         Raises:
-            ConfigError: other means than these that are not as many.
+            ConfigError: as many as neither RGB nor the picture has channels.
         """
         if len(self.mean) == len(self.std) == channels:
             return self
-        if (tuple(self.mean), tuple(self.std)) != (RGB_MEAN, RGB_STD):
+        if not len(self.mean) == len(self.std) == 3:
             raise ConfigError(
                 f"the network takes {channels} channels, but input.mean has {len(self.mean)} values and "
                 f"input.std {len(self.std)}; give {channels} of each"
             )
         mean, std = (
             (*values[: channels if channels > 2 else 0], *[round(sum(values) / 3, 4)] * channels)[:channels]
-            for values in (RGB_MEAN, RGB_STD)
+            for values in (self.mean, self.std)
         )
         return replace(self, mean=mean, std=std)
 

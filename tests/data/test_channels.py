@@ -87,6 +87,7 @@ def test_the_default_mean_follows_the_number_of_channels() -> None:
     assert InputConfig().for_channels(1).mean == (round(sum(RGB_MEAN) / 3, 4),)
     four = InputConfig().for_channels(4)
     assert four.mean[:3] == RGB_MEAN and four.channels == len(four.std) == 4
+    assert InputConfig(mean=(0.5,) * 3, std=(0.2,) * 3).for_channels(2).mean == (0.5, 0.5)
     own = InputConfig(mean=(0.1,), std=(0.2,))
     assert own.for_channels(1) is own
     with pytest.raises(ConfigError, match=r"takes 4 channels, but input\.mean has 1 values"):

@@ -134,3 +134,6 @@ class KMaXConfig:
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
     merge: MergeConfig = field(default_factory=_merge)
+
+    def __post_init__(self) -> None:
+        self.input = self.input.for_channels(self.in_channels)
