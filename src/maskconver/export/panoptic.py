@@ -102,7 +102,10 @@ class PanopticMerge(nn.Module):
             part = slice(top, top + band)
             low, high = (lines.index_select(0, at[part]) for at in (self.low_y, self.high_y))
             masks = low + (high - low) * self.weight_y[part, None, None]
-            masks = (masks + 3).clamp(0, 6) * 0.16667 if self.config.hard_sigmoid else masks.sigmoid()
+            if self.config.hard_sigmoid:
+                masks = (masks + 3).clamp(0, 6) * 0.16667
+            else:  # ONNX Runtime's sigmoid is one number below -18, where masks still compete
+                masks = ((-masks).exp() + 1).reciprocal()
             own_area = own_area + (masks > 0.5).float().sum((0, 1))
             bids = masks * scores
             if self.config.pixel_threshold:
