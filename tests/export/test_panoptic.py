@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,24 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
     assert [tuple(row) for row in segments[0].tolist()] == rows
     assert of_segments[0].tolist() == pytest.approx([s.score for s in expected] + [0] * (n - len(expected)))
     assert (ids.dtype, segments.dtype) == (torch.int32, torch.int32)
+
+
+def test_masks_that_are_all_but_impossible_still_compete_in_onnx_runtime(tmp_path):
+    """Its own sigmoid is one number below -18: every such pixel would go to the best score."""
+    scores, labels = torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[0, 2, 4]])
+    masks = torch.tensor([-40.0, -30.0, -20.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4).contiguous()
+    masks[0, :2, :, :2], masks[0, 2, 0, 3] = torch.tensor([30.0, -5.0])[:, None, None], 3.0
+    config = MergeConfig(mode="reference", min_area=0.0, overlap_threshold=0.3)
+    expected = merge(Proposals(scores, labels, masks), config, FIVE, output_size=(16, 16))[0]
+    module, path = PanopticMerge(config, FIVE, (4, 4), (16, 16)).eval(), tmp_path / "merge.onnx"
+    names = ["scores", "labels", "mask_logits"]
+    torch.onnx.export(
+        module, (scores, labels, masks), path, dynamo=True, verbose=False, opset_version=18, input_names=names
+    )
+    session = onnxruntime.InferenceSession(path)
+    fed = {name: value.numpy() for name, value in zip(names, (scores, labels, masks))}
+    np.testing.assert_array_equal(session.run(None, fed)[0][0], expected.ids)
+    assert len(expected) > 1
 
 
 @pytest.mark.parametrize("quantize", ["none", "fp16"])

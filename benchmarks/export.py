@@ -1,0 +1,413 @@
+"""Exported files end to end: ours, the original with its merge in the graph, and two transformers.
+
+The files are made first (minutes) and kept; then everything is timed in turn, round by round.
+
+Run: .venv/bin/python benchmarks/export.py --model runs/overfit100/last.safetensors --data ../shared/data
+Needs the extras train, export and litert, and transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+warnings.filterwarnings("ignore")
+SIZES = (256, 384, 640)
+INT8 = (256, 640)
+PROPOSALS = (100, 50, 20, 15, 10)
+THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
+KINDS = {"onnx": ".onnx", "litert": ".tflite"}
+# The papers' figures on a Pixel 6 CPU, output at input size: milliseconds, and without post-processing.
+PAPER_SIZES = {256: (46.9, 33.49), 384: (117.1, None), 640: (347.9, 244.5)}
+PAPER_PROPOSALS = {100: 66.8, 50: 46.9, 20: 40.7, 15: 39.9, 10: 36.6}
+
+
+def original_merge(config: Any, is_thing: Any, size: int) -> Any:
+    """The reference's merge in its plain form: N maps of full size, resized, then one-hot (facts: §6, §9).
+
+    Gives category and instance maps.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    class Original(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("is_thing", torch.from_numpy(is_thing).int())
+
+        def forward(self, scores: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
+            score, label = scores[0], labels[0].int()
+            valid = score > config.object_threshold
+            score = score * valid
+            masks = F.interpolate(logits, size=(size, size), mode="bilinear")[0].sigmoid()
+            score, order = score.topk(len(score))
+            masks, label, valid = masks.index_select(0, order), label[order], valid[order]
+            masks = masks.permute(1, 2, 0) * valid
+            won = ((masks * score).argmax(-1)[..., None] == torch.arange(len(score))).float()  # one-hot
+            own_area, visible = (masks > 0.5).float().sum((0, 1)), won.sum((0, 1))
+            smallest = config.min_area * size**2
+            kept = (visible > smallest) & (own_area > 0) & (visible > config.overlap_threshold * own_area)
+            kept = (kept & valid).int()
+            won = won.int()
+            rank = torch.arange(1, len(score) + 1, dtype=torch.int32)
+            category = (won * (kept * (label + 1))).sum(-1)
+            instance = (won * (kept * rank * self.is_thing[label])).sum(-1)
+            return category, instance
+
+    return Original().eval()
+
+
+def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
+    """Every file of one runtime that is not there yet."""
+    import torch
+
+    from maskconver.checkpoint import load
+    from maskconver.export.panoptic import PanopticMerge
+
+    logging.disable(logging.WARNING)
+    model, suffix = load(model_path), KINDS[kind]
+    if kind == "onnx":
+        from maskconver.export.onnx import export_onnx as export
+    else:
+        from maskconver.export.litert import export_litert as export
+
+    def missing(name: str) -> Path | None:
+        path = folder / f"{name}{suffix}"
+        print(f"{time.strftime('%X')} {path.name}", flush=True)
+        return None if path.exists() else path
+
+    def convert(module: Any, example: Any, path: Path) -> None:
+        if kind == "onnx":
+            names = ["scores", "labels", "mask_logits"]
+            program = torch.onnx.export(
+                module, example, dynamo=True, verbose=False, opset_version=18, input_names=names
+            )
+            path.write_bytes(program.model_proto.SerializeToString())
+        else:
+            import litert_torch
+
+            path.write_bytes(litert_torch.convert(module, example).model_content())
+
+    for size in SIZES[::-1]:
+        if path := missing(f"network_{size}"):
+            export(model, path, size=(size, size), proposals=50, images=pictures[:1])
+        mask = torch.rand(1, 50, size // 8, size // 8)
+        example = (
+            torch.rand(1, 50),
+            torch.zeros(1, 50, dtype=torch.int64 if kind == "onnx" else torch.int32),
+            mask,
+        )
+        merge = replace(model.merge, min_area=256 / 640**2)
+        if path := missing(f"merge_{size}"):
+            ours = PanopticMerge(merge, model.categories, mask.shape[2:], (size, size)).eval()
+            convert(ours, example, path)
+        if path := missing(f"original_{size}"):
+            convert(original_merge(merge, model.categories.is_thing, size), example, path)
+    for size in INT8:
+        if path := missing(f"int8_{size}"):
+            options = {"quantize": "int8", "calibration": pictures[4:12], "images": pictures[:1]}
+            export(model, path, size=(size, size), proposals=50, **options)
+    if kind == "onnx":
+        for count in PROPOSALS:
+            if count != 50 and (path := missing(f"network_256_{count}")):
+                export(model, path, size=(256, 256), proposals=count, images=pictures[:1])
+        if path := missing("eomt"):
+            eomt, pixels = transformer("eomt"), torch.zeros(1, 3, 640, 640)
+            program = torch.onnx.export(eomt, (pixels,), dynamo=True, verbose=False, opset_version=18)
+            program.save(path)
+
+
+def transformer(name: str) -> Any:
+    """EoMT with ViT-T/16 dimensions, or Mask2Former over Swin-T, with random weights for 133 classes."""
+    import torch
+    from transformers import (
+        EomtConfig,
+        EomtForUniversalSegmentation,
+        Mask2FormerConfig,
+        Mask2FormerForUniversalSegmentation,
+        SwinConfig,
+    )
+
+    torch.manual_seed(0)
+    if name == "mask2former":
+        swin = SwinConfig(depths=[2, 2, 6, 2], out_features=["stage1", "stage2", "stage3", "stage4"])
+        return Mask2FormerForUniversalSegmentation(
+            Mask2FormerConfig(backbone_config=swin, num_labels=133)
+        ).eval()
+    tiny = EomtConfig(
+        hidden_size=192,
+        num_hidden_layers=12,
+        num_attention_heads=3,
+        num_blocks=3,
+        image_size=640,
+        num_labels=133,
+        num_queries=100,
+    )
+
+    class Answer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = EomtForUniversalSegmentation(tiny).eval()
+            # Masked attention is annealed away in training: inference has none, which exporters must know.
+            del self.model.attn_mask_probs
+            self.model.attn_mask_probs = [0.0] * tiny.num_blocks
+
+        def forward(self, pixels: Any) -> tuple[Any, Any]:
+            answer = self.model(pixel_values=pixels)
+            return answer.class_queries_logits, answer.masks_queries_logits
+
+    return Answer().eval()
+
+
+def session(path: Path) -> Any:
+    """An ONNX file as a function of arrays in the order of its inputs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = THREADS, 3
+    opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in opened.get_inputs()]
+    return lambda *arrays: opened.run(None, dict(zip(names, arrays)))
+
+
+def interpreter(path: Path) -> Any:
+    """The same of a LiteRT file whose outputs have no names."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    opened = Interpreter(str(path), num_threads=THREADS)
+    run = opened.get_signature_runner()
+    names, outputs = sorted(run.get_input_details()), sorted(run.get_output_details())
+
+    def call(*arrays: Any) -> list[Any]:
+        answer = run(**dict(zip(names, arrays)))
+        return [answer[name] for name in outputs]
+
+    return call
+
+
+def rows(kind: str, size: int, folder: Path, merge_config: Any) -> dict[str, Callable[[Any], Any]]:
+    """What is timed at one size: a function of the picture each; those named `network` take its canvas."""
+    from maskconver.litert_runtime import LiteRtRuntime
+    from maskconver.merge import merge
+    from maskconver.onnx_runtime import OnnxRuntime
+    from maskconver.preprocess import prepare
+
+    suffix = KINDS[kind]
+    runtime = OnnxRuntime if kind == "onnx" else LiteRtRuntime
+    opened = session if kind == "onnx" else interpreter
+    network = runtime(folder / f"network_{size}{suffix}", threads=THREADS)
+    ours, original = (opened(folder / f"{name}_{size}{suffix}") for name in ("merge", "original"))
+    whole = network.input
+    label_type = np.int64 if kind == "onnx" else np.int32
+
+    def proposals(picture: Any, net: Any = network) -> Any:
+        return net(prepare(picture, whole)[0][None])
+
+    def in_graph(graph: Any, picture: Any) -> Any:
+        found = proposals(picture)
+        return graph(found.scores, found.labels.astype(label_type), found.mask_logits)
+
+    def outside(picture: Any, net: Any = network) -> Any:
+        found = proposals(picture, net)
+        return merge(found, merge_config, network.categories, output_size=(size, size))[0].ids
+
+    result = {
+        "network": lambda picture: network(picture[1]),
+        "original": lambda picture: in_graph(original, picture[0]),
+        "ours, merge in the graph": lambda picture: in_graph(ours, picture[0]),
+        "ours, merge outside": lambda picture: outside(picture[0]),
+    }
+    if size in INT8:
+        small = runtime(folder / f"int8_{size}{suffix}", threads=THREADS)
+        result["network int8"] = lambda picture: small(picture[1])
+        result["ours int8, merge outside"] = lambda picture: outside(picture[0], small)
+    return result
+
+
+def timed(functions: dict[str, Callable[[Any], Any]], pictures: list[Any], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each, one after the other in every round."""
+    for function in functions.values():
+        function(pictures[0])
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for i in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(pictures[i % len(pictures)])
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def sized_pictures(pictures: list[Any], size: int) -> list[Any]:
+    """Each picture, with its canvas."""
+    from maskconver.config import InputConfig
+    from maskconver.preprocess import prepare
+
+    return [(p, prepare(p, InputConfig(size=(size, size)))[0][None]) for p in pictures]
+
+
+def peak_memory() -> float:
+    """MB; not of getrusage, which counts what the parent had before it became this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
+
+
+def alone(name: str, folder: Path, rounds: int) -> dict[str, float]:
+    """One network in a process of its own: milliseconds, peak memory and file size at 640 px."""
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 640, 640)).astype(np.float32)
+    if name == "mask2former":
+        import torch
+
+        torch.set_num_threads(THREADS)
+        model = transformer(name)
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+
+        def run(_: Any) -> None:
+            with torch.inference_mode():
+                model(pixel_values=torch.from_numpy(pixels))
+    else:
+        file = folder / ("eomt.onnx" if name == "eomt" else "network_640.onnx")
+        call = session(file)
+        size = sum(f.stat().st_size for f in folder.glob(f"{file.name}*"))
+
+        def run(_: Any) -> None:
+            call(pixels)
+
+    ms = timed({name: run}, [None], rounds)[name]
+    return {"ms": ms, "rss": peak_memory(), "size": size / 1e6}
+
+
+def measure(folder: Path, pictures: list[Any], model_path: str, rounds: int) -> None:
+    """Prints all tables."""
+    from maskconver.merge import merge
+    from maskconver.onnx_runtime import OnnxRuntime
+
+    described = OnnxRuntime(folder / "network_640.onnx", threads=THREADS)
+    config = replace(described.merge, min_area=256 / 640**2)
+    print("| | " + " | ".join(f"{k}, {s} px" for k in KINDS for s in SIZES) + " |")
+    print("|---|" + "---|" * (len(KINDS) * len(SIZES)))
+    table: dict[str, list[str]] = {}
+    ms: dict[tuple[str, int], dict[str, float]] = {}
+    differing = []
+    for kind in KINDS:
+        for size in SIZES:
+            functions = rows(kind, size, folder, config)
+            at_size = sized_pictures(pictures, size)
+            ms[kind, size] = timed(functions, at_size, max(rounds * 256 // size, 3))
+            for picture in at_size:
+                maps = (
+                    functions["ours, merge in the graph"](picture),
+                    functions["ours, merge outside"](picture),
+                )
+                ids = next(m for m in maps[0] if m.ndim == 3 and m.shape[-1] == size)[0]
+                differing.append(int((ids != maps[1]).sum()))
+            for name in ms[kind, size]:
+                table.setdefault(name, [])
+    for name in table:
+        cells = []
+        for found in ms.values():
+            ours = name.startswith("ours") and name in found
+            ratio = f" ({found['original'] / found[name]:.1f}x)" if ours else ""
+            cells.append(f"{found[name]:.1f}{ratio}" if name in found else "–")
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(f"\nmedian ms, {THREADS} threads; in brackets how many times faster than the original, end to end.")
+    print(f"pixels that differ between our merge in the graph and outside: {sum(differing)}\n")
+
+    print(
+        "| input | network | end to end, merge outside | paper: Pixel 6 CPU | without post-processing |\n"
+        "|---|---|---|---|---|"
+    )
+    for size in SIZES:
+        found, (whole, network) = ms["litert", size], PAPER_SIZES[size]
+        print(
+            f"| {size} | {found['network']:.1f} ms | {found['ours, merge outside']:.1f} "
+            f"| {whole} | {network or '–'} |"
+        )
+
+    runtimes = {
+        n: OnnxRuntime(folder / ("network_256.onnx" if n == 50 else f"network_256_{n}.onnx"), threads=THREADS)
+        for n in PROPOSALS
+    }
+    functions = {}
+    for n, runtime in runtimes.items():
+        functions[f"{n} network"] = lambda picture, r=runtime: r(picture[1])
+        functions[f"{n}"] = lambda picture, r=runtime: merge(
+            r(picture[1]), config, described.categories, output_size=(256, 256)
+        )
+    found = timed(functions, sized_pictures(pictures, 256), 2 * rounds)
+    print("\n| proposals, 256 px | network | and merge | paper: Pixel 6 CPU |\n|---|---|---|---|")
+    for n in PROPOSALS:
+        print(f"| {n} | {found[f'{n} network']:.1f} ms | {found[f'{n}']:.1f} | {PAPER_PROPOSALS[n]} |")
+
+    print("\n| network alone, 640 px | ms | images/s | peak memory, MB | file, MB |\n|---|---|---|---|---|")
+    for name in ("ours", "eomt", "mask2former"):
+        command = [
+            sys.executable,
+            __file__,
+            "--alone",
+            name,
+            "--files",
+            str(folder),
+            "--rounds",
+            str(rounds // 3),
+        ]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"| {name} | {row['ms']:.0f} | {1000 / row['ms']:.1f} | {row['rss']:.0f} | {row['size']:.1f} |")
+    packages = ", ".join(
+        f"{p} {version(p)}" for p in ("onnxruntime", "ai-edge-litert", "torch", "transformers")
+    )
+    print(
+        f"\nPython {platform.python_version()}, {os.cpu_count()} cores of {platform.machine()}; {packages}; "
+        f"weights of {model_path}"
+    )
+
+
+def main() -> None:
+    """Makes what is missing, then measures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="runs/overfit100/last.safetensors")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument(
+        "--files", type=Path, default=Path("runs/export_benchmark"), help="where the files are kept"
+    )
+    parser.add_argument("--make", choices=KINDS, help="make the files of one runtime and stop")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=24)
+    args = parser.parse_args()
+    if args.alone:
+        print(json.dumps(alone(args.alone, args.files, max(args.rounds, 3))))
+        return
+    if not Path(args.model).exists() or not (args.data / "coco-panoptic-150").exists():
+        print(f"needs {args.model} and {args.data / 'coco-panoptic-150'}; left out")
+        return
+    from maskconver.data.images import read_image
+    from maskconver.data.listing import list_images
+
+    pictures = [
+        read_image(path)
+        for path in sorted(list_images(args.data / "coco-panoptic-150"))[:400]
+        if path.suffix == ".jpg"
+    ][:12]
+    args.files.mkdir(parents=True, exist_ok=True)
+    for kind in [args.make] if args.make else KINDS:
+        make(kind, args.files, args.model, pictures)
+    if not args.make:
+        measure(args.files, pictures[:4], args.model, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
