@@ -66,7 +66,7 @@ def original_merge(config: Any, is_thing: Any, size: int) -> Any:
             won = won.int()
             rank = torch.arange(1, len(score) + 1, dtype=torch.int32)
             category = (won * (kept * (label + 1))).sum(-1)
-            instance = (won * (kept * rank * self.is_thing[label])).sum(-1)
+            instance = (won * (kept * rank * self.is_thing[label.long()])).sum(-1)
             return category, instance
 
     return Original().eval()
