@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ SIZES = (256, 384, 640)
 INT8 = (256, 640)
 PROPOSALS = (100, 50, 20, 15, 10)
 THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
+NEEDED = ("onnxscript", "onnxruntime", "litert_torch", "ai_edge_litert", "transformers")
 KINDS = {"onnx": ".onnx", "litert": ".tflite"}
 # The papers' figures on a Pixel 6 CPU, output at input size: milliseconds, and without post-processing.
 PAPER_SIZES = {256: (46.9, 33.49), 384: (117.1, None), 640: (347.9, 244.5)}
@@ -393,6 +395,9 @@ def main() -> None:
         return
     if not Path(args.model).exists() or not (args.data / "coco-panoptic-150").exists():
         print(f"needs {args.model} and {args.data / 'coco-panoptic-150'}; left out")
+        return
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        print(f"needs {', '.join(missing)}; left out")
         return
     from maskconver.data.images import read_image
     from maskconver.data.listing import list_images
