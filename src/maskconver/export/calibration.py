@@ -15,8 +15,8 @@ from ..file_runtime import as_fed
 from ..preprocess import prepare
 
 LIMIT = 32  # pictures; each takes a second or more
-# The last convolution of each head stays in float32, and all that follows (positions, above all, lose the masks
-# in 8 bits): that costs little. Everything before calculates in 8 bits.
+# The last convolution of each head stays in float32, and all that follows: it costs little, and in 8 bits the
+# positions would lose the masks. Everything before calculates in 8 bits.
 FLOAT_LAYER = re.compile(r"_head\.out\.")
 
 

@@ -15,8 +15,8 @@ from ..exported import INPUT, Exported
 from .calibration import calibration_feeds
 
 SIGNATURE = "serving_default"
-# What calculates in 8 bits: backbone, decoder and heads, but for the last convolution of each head. Their
-# answers and what follows (scores, embeddings, masks) decide by small differences and cost little.
+# What calculates in 8 bits: backbone, decoder and heads, but for the last convolution of each head; see
+# `FLOAT_LAYER`, which names it in ONNX.
 PARTS = r"(backbone|decoder|_head)"
 FLOAT = r"_head/[^;]*Conv2d_out[;_]"
 OPERATIONS = (
