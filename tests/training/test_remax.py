@@ -68,8 +68,10 @@ def test_remax_t_learns_and_every_weight_has_a_gradient(
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["remax_s", "remax_m", "remax_b", "remax_convnext_t", "remax_max_s"])
+SLOW = ("remax_m", "remax_b", "remax_convnext_t", "remax_max_s")
+
+
+@pytest.mark.parametrize("name", ["remax_s", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_the_other_models_learn(name: str) -> None:
     totals, _ = learn(small(name, backbone_drop_path=0.0), 6, 1e-3)
     assert totals[-1] < 0.95 * totals[0] and np.isfinite(totals).all()
