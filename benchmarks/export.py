@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -137,6 +138,8 @@ def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
 def transformer(name: str) -> Any:
     """EoMT with ViT-T/16 dimensions, or Mask2Former over Swin-T, with random weights for 133 classes."""
     import torch
+
+    import_module("maskconver._torchvision")  # before transformers, which imports torchvision
     from transformers import (
         EomtConfig,
         EomtForUniversalSegmentation,
