@@ -119,7 +119,7 @@ def network(model: Model, description: Exported) -> nn.Module:
 
     They are the fields of `Proposals`, or what `PanopticMerge` gives.
     """
-    result: nn.Module = Network(model, description)
+    result: nn.Module = Network(model.fused() if isinstance(model, KMaXDeepLab) else model, description)
     if description.output == "panoptic":
         assert description.size is not None
         stride: int = model.stride  # type: ignore[assignment]

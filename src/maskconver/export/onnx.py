@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, ExportError, MissingExtraError
 from ..exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
 from ..files import atomic_path
+from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
 from ..onnx_runtime import OnnxRuntime
 from .calibration import check_calibration, compared_on
@@ -26,7 +27,8 @@ from .compress import compress
 from .network import any_size, describe, example, network
 from .onnx_quantize import quantize_onnx
 
-OPSET = 18  # of ONNX Runtime 1.14 and OpenVINO 2023 on
+# Of ONNX Runtime 1.14 and OpenVINO 2023 on. With the operator Gelu, of which kMaX-DeepLab is full: 1.17 and 2024.
+OPSET, OPSET_WITH_GELU = 18, 20
 
 
 def export_onnx(
@@ -129,7 +131,7 @@ def _graph(model: Model, description: Exported) -> Any:
                 (example(description),),
                 dynamo=True,
                 verbose=False,
-                opset_version=OPSET,
+                opset_version=OPSET_WITH_GELU if isinstance(model, KMaXDeepLab) else OPSET,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS[description.output]),
                 dynamic_shapes=None if description.size else (any_size(description),),
