@@ -27,7 +27,7 @@ from .compress import compress
 from .network import any_size, describe, example, network
 from .onnx_quantize import quantize_onnx
 
-# Of ONNX Runtime 1.14 and OpenVINO 2023 on. With the operator Gelu, of which kMaX-DeepLab is full: 1.17 and 2024.
+# Of ONNX Runtime 1.14 and OpenVINO 2023 on. With Gelu, of which kMaX-DeepLab is full: 1.17 and 2024.
 OPSET, OPSET_WITH_GELU = 18, 20
 
 
