@@ -25,31 +25,31 @@ def _remax(config: KMaXConfig) -> KMaXConfig:
     )
 
 
-@register_model()
+@register_model(published="COCO PQ 40.4")
 def remax_t() -> KMaXConfig:
     """ReMaX-T: MobileNetV3-Small, one k-means layer a stride, 641 px."""
     return _remax(_kmax(641, backbone="mobilenetv3_small_100", **SMALL))
 
 
-@register_model()
+@register_model(published="COCO PQ 44.6")
 def remax_s() -> KMaXConfig:
     """ReMaX-S: MobileNetV3-Large, one k-means layer a stride, 641 px."""
     return _remax(_kmax(641, backbone="mobilenetv3_large_100", **SMALL))
 
 
-@register_model()
+@register_model(published="COCO PQ 49.1")
 def remax_m() -> KMaXConfig:
     """ReMaX-M: ResNet-50, one k-means layer a stride, 641 px."""
     return _remax(_kmax(641, decoder_layers=(1, 1, 1)))
 
 
-@register_model()
+@register_model(published="COCO PQ 54.2")
 def remax_b() -> KMaXConfig:
     """ReMaX-B: ResNet-50, two k-means layers a stride, 1281 px."""
     return _remax(_kmax(1281))
 
 
-@register_model()
+@register_model(published="COCO PQ 53.0")
 def kmax_r50() -> KMaXConfig:
     """kMaX-DeepLab, ResNet-50, 1281 px."""
     return _kmax(1281)
@@ -59,13 +59,13 @@ def _convnext(name: str) -> KMaXConfig:
     return _kmax(1281, backbone=name, backbone_drop_path=CONVNEXT_DROP[name])
 
 
-@register_model()
+@register_model(published="COCO PQ 55.3")
 def kmax_convnext_t() -> KMaXConfig:
     """kMaX-DeepLab, ConvNeXt-T, 1281 px."""
     return _convnext("convnext_tiny")
 
 
-@register_model()
+@register_model(published="COCO PQ 56.3")
 def kmax_convnext_s() -> KMaXConfig:
     """kMaX-DeepLab, ConvNeXt-S, 1281 px."""
     return _convnext("convnext_small")
@@ -77,13 +77,13 @@ def kmax_max_s() -> KMaXConfig:
     return _kmax(1281, backbone="max_s", backbone_drop_path=0.2)
 
 
-@register_model()
+@register_model(published="COCO PQ 55.9")
 def remax_convnext_t() -> KMaXConfig:
     """ReMaX, ConvNeXt-T, 1281 px."""
     return _remax(_convnext("convnext_tiny"))
 
 
-@register_model()
+@register_model(published="COCO PQ 56.6")
 def remax_convnext_s() -> KMaXConfig:
     """ReMaX, ConvNeXt-S, 1281 px."""
     return _remax(_convnext("convnext_small"))
