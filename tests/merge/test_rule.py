@@ -271,7 +271,7 @@ def test_a_rule_that_does_not_exist_is_refused():
 
 
 def test_a_way_to_compute_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match="fast, reference, coarse"):
+    with pytest.raises(ConfigError, match="fast, compiled, reference, coarse"):
         merge(batch(), MergeConfig(mode="best"), CATEGORIES)
 
 
