@@ -27,6 +27,7 @@ from maskconver.onnx_runtime import OnnxRuntime
 from maskconver.preprocess import normalize
 from maskconver.segmentation import Segmentation
 from tests.fakes import CATEGORIES
+from tests.models.test_kmax_fuse import trained_looking
 
 SIZES = {"nuclei": (128, 160), "mobile": (96, 128)}
 BYTES = {"none": 4.2, "fp16": 2.2, "int8-weights": 1.4, "int8": 1.5}  # a weight, with the graph around it
@@ -299,8 +300,7 @@ def test_what_kmax_models_are_not_exported_to_is_said_before_any_work(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["remax_t", "remax_s"])
 def test_remax_is_exported(tmp_path, name):
-    torch.manual_seed(0)
-    model = mc.create_model(name).eval()
+    model = trained_looking(name, num_classes=None, categories=CATEGORIES, proposals=32)
     path = tmp_path / "model.onnx"
     result = export_onnx(model, path, size=(129, 161))
     assert result.unpaired == 0 and result.proposals == 2 * model.config.proposals

@@ -141,8 +141,8 @@ class FusedKMeansLayer(nn.Module):
         self.mask_kernel.conv.weight *= sign
         _bias(self.mask_kernel.conv).mul_(sign)
         scale, shift = _affine(layer.kmeans_bn)
-        self.register_buffer("sum_scale", scale[:, None, None])
-        self.register_buffer("sum_shift", shift[:, None, None])
+        self.register_buffer("sum_scale", scale[:, None])
+        self.register_buffer("sum_shift", shift[:, None])
         self.kmeans_out, self.qkv, self.attention_out = layer.kmeans_out, layer.qkv, layer.attention_out
         self.sizes = layer.attention.sizes
         scale, _ = _affine(layer.attention.similarity_bn)
@@ -171,12 +171,12 @@ class FusedKMeansLayer(nn.Module):
         weight, bias = self.pixel2.weight[:, :, 0, 0], _bias(self.pixel2)
         with full_precision(pixels.device.type):
             kernel = kernel.float().transpose(1, 2)
-            owner = torch.baddbmm((kernel @ bias)[..., None], kernel @ weight, feature.float()).argmax(1)
+            # Times a column: a product with the vector is miscalculated by ONNX Runtime 1.31.
+            owner = torch.baddbmm(kernel @ bias[:, None], kernel @ weight, feature.float()).argmax(1)
             members = F.one_hot(owner, kernel.shape[1]).float()
-            total = (pixels.flatten(2).float() @ members)[:, :, None]
-            counts = members.sum(1)[:, None, None]
-            values = F.conv2d(total, self.value.weight) + _bias(self.value)[:, None, None] * counts
-            return torch.addcmul(self.sum_shift, values, self.sum_scale).to(pixels.dtype)
+            total = pixels.flatten(2).float() @ members
+            values = self.value.weight[:, :, 0, 0] @ total + _bias(self.value)[:, None] * members.sum(1, True)
+            return torch.addcmul(self.sum_shift, values, self.sum_scale).to(pixels.dtype)[:, :, None]
 
     def attend(self, qkv: Tensor) -> Tensor:
         """B×(2·keys+values)×1×N to B×values×1×N, activated."""
