@@ -48,7 +48,7 @@ def test_every_published_model_has_a_recipe(name: str, capsys: pytest.CaptureFix
     texts = {r: (FOLDER / f"{r}.yaml").read_text() for r in RECIPES}
     if any(yaml.safe_load(text)["model"]["name"] == name for text in texts.values()):
         return
-    named = [r for r, text in texts.items() if re.search(rf"^#.*--model\.name.*\b{name}\b", text, re.M)]
+    named = [r for r, text in texts.items() if re.search(rf"--model\.name[^.]*\b{name}\b", text)]
     assert named
     for recipe in named:
         assert resolved(recipe, capsys, f"--model.name={name}")["model"]["name"] == name
