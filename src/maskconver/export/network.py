@@ -13,6 +13,7 @@ from ..config import InputConfig
 from ..errors import ConfigError
 from ..exported import Exported, Output, Precision
 from ..models.kmax import KMaXDeepLab
+from ..models.maskconver import MaskConver
 from ..models.registry import Model
 from .panoptic import PanopticMerge, PanopticNetwork
 
@@ -119,7 +120,9 @@ def network(model: Model, description: Exported) -> nn.Module:
 
     They are the fields of `Proposals`, or what `PanopticMerge` gives.
     """
-    result: nn.Module = Network(model.fused() if isinstance(model, KMaXDeepLab) else model, description)
+    result: nn.Module = Network(
+        model.fused() if isinstance(model, MaskConver | KMaXDeepLab) else model, description
+    )
     if description.output == "panoptic":
         assert description.size is not None
         stride: int = model.stride  # type: ignore[assignment]

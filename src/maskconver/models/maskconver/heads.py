@@ -63,7 +63,7 @@ class Head(nn.Module):
             self.pw = nn.ModuleList(Conv2d(c, filters, 1) for c in inputs)
         else:
             self.conv = nn.ModuleList(Conv2d(c, filters, kernel) for c in inputs)
-        self.kinds, self.depth = tuple(outputs), depth
+        self.steps = tuple((i, kind) for i in range(depth) for kind in outputs)
         self.stateless = norm is LayerNorm2d
 
         def norms() -> nn.ModuleDict:
@@ -72,7 +72,7 @@ class Head(nn.Module):
         self.norm = nn.ModuleDict({str(n): norms() for n in levels}) if levels else norms()
         last = filters if depth else in_channels
         self.out = Conv2d(last, out_channels, 1 if separable else 3, bias=True)
-        for name in self.kinds:
+        for name in outputs:
             for conv in getattr(self, name):
                 if name == "dw":
                     nn.init.xavier_uniform_(conv.weight)  # type: ignore[arg-type]
@@ -84,16 +84,19 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, level: int | None = None) -> Tensor:
         """B×in×h×w, of a level where there are several, to B×out×h×w."""
+        return self.out(self.convolve(x, level))
+
+    def convolve(self, x: Tensor, level: int | None = None, part: slice = slice(None)) -> Tensor:
+        """All before the output, or a part of these convolutions, each with its norm and activation."""
         norms = self.norm if level is None else self.norm[str(level)]
-        for i in range(self.depth):
-            for kind in self.kinds:
-                norm: nn.Module = norms[kind][i]  # type: ignore[index]
-                x = getattr(self, kind)[i](x)
-                if self.stateless:
-                    x = recomputed(lambda v, norm=norm: self.activation(norm(v)), x)  # type: ignore[misc]
-                else:
-                    x = self.activation(norm(x))
-        return self.out(x)
+        for i, kind in self.steps[part]:
+            norm: nn.Module = norms[kind][i]  # type: ignore[index]
+            x = getattr(self, kind)[i](x)
+            if self.stateless:
+                x = recomputed(lambda v, norm=norm: self.activation(norm(v)), x)  # type: ignore[misc]
+            else:
+                x = self.activation(norm(x))
+        return x
 
 
 class FusingHead(Head):
@@ -143,12 +146,16 @@ class FusingHead(Head):
 
     def forward(self, decoded: Tensor, low_level: Tensor | None) -> Tensor:  # type: ignore[override]
         """B×in×h×w (and B×low×H×W to fuse) to B×out×H×W."""
+        return super().forward(self.join(decoded, low_level))
+
+    def join(self, decoded: Tensor, low_level: Tensor | None) -> Tensor:
+        """What the convolutions get: both inputs at the finer one's size."""
         if self.lowlevel is None:
-            return super().forward(decoded)
+            return decoded
         assert low_level is not None
         fine = self.lowlevel(low_level)
         x = resize(decoded, fine.shape[-2:])
-        return super().forward(x + fine if self.fusion == "sum" else torch.cat([x, fine], 1))
+        return x + fine if self.fusion == "sum" else torch.cat([x, fine], 1)
 
 
 class SumFusion(nn.Module):

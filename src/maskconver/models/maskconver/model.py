@@ -153,15 +153,16 @@ class MaskConver(Shareable, nn.Module):
         Raises:
             ConfigError: another number of channels than the config's.
         """
+        features = self.features(images)
+        return Maps(self.class_head(*features), self.embedding_head(*features), self.mask_head(*features))
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the heads get: the decoder's output and, with the decoder `aspp`, the backbone's finer one."""
         check_channels(images, self.config.in_channels)
         features = self.backbone(images)
         if self.config.decoder == "aspp":
-            decoded, low = self.decoder(features[max(features)]), features[self.config.level]
-        else:
-            decoded, low = self.decoder(features), None
-        return Maps(
-            self.class_head(decoded, low), self.embedding_head(decoded, low), self.mask_head(decoded, low)
-        )
+            return self.decoder(features[max(features)]), features[self.config.level]
+        return self.decoder(features), None
 
     def mask_embeddings(self, embedding_map: Tensor, batch: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
         """Mask embeddings of n centres anywhere in the batch: MLP(centre embedding × class embedding), §3.
@@ -175,14 +176,27 @@ class MaskConver(Shareable, nn.Module):
         Returns:
             n×D float, or n×(D+6) with `position`: the last six are the quadratic form in absolute cells.
         """
-        pooled = embedding_map[batch, :, cells[:, 0], cells[:, 1]]
+        return self.mask_embeddings_of(embedding_map[batch, :, cells[:, 0], cells[:, 1]], cells, labels)
+
+    def mask_embeddings_of(self, pooled: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
+        """`mask_embeddings` of the n×D centre embeddings at n cells."""
         table = None if self.class_embedding is None else self.class_embedding(labels)
         embeddings = self.mlp(with_class(pooled, table, self.config.class_embedding))
         return _at_center(embeddings, cells) if self.config.position else embeddings
 
     def mask_basis(self, mask_features: Tensor) -> Tensor:
         """What embeddings multiply: B×D×h×w mask features, with `position` also six monomials of (y, x)."""
-        return _with_monomials(mask_features) if self.config.position else mask_features
+        if not self.config.position:
+            return mask_features
+        b, _, h, w = mask_features.shape
+        own = monomials(h, w, mask_features.device).expand(b, -1, -1, -1)
+        return torch.cat([mask_features.float(), own], 1)
+
+    def fused(self) -> MaskConver:
+        """A copy for inference alone, faster and equal but for rounding: see `fuse.fuse`."""
+        from .fuse import fuse
+
+        return fuse(self)
 
     @torch.no_grad()
     def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
@@ -228,9 +242,8 @@ def _at_center(embeddings: Tensor, cells: Tensor) -> Tensor:
     return torch.cat([e, moved], 1)
 
 
-def _with_monomials(features: Tensor) -> Tensor:
-    b, _, h, w = features.shape
-    y = (torch.arange(h, device=features.device) / POSITION_UNIT).view(h, 1).expand(h, w)
-    x = (torch.arange(w, device=features.device) / POSITION_UNIT).view(1, w).expand(h, w)
-    monomials = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
-    return torch.cat([features.float(), monomials.expand(b, -1, -1, -1)], 1)
+def monomials(height: int, width: int, device: torch.device) -> Tensor:
+    """6×h×w: 1, x, y, x², xy and y² of every cell."""
+    y = (torch.arange(height, device=device) / POSITION_UNIT).view(height, 1).expand(height, width)
+    x = (torch.arange(width, device=device) / POSITION_UNIT).view(1, width).expand(height, width)
+    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])

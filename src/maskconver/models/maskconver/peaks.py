@@ -38,7 +38,7 @@ def peak_scores(heatmap_logits: Tensor, kernel: int = 3) -> Tensor:
     """
     scores = heatmap_logits.float().sigmoid()
     largest = F.max_pool2d(scores, kernel, stride=1, padding=kernel // 2)
-    return torch.where((scores - largest).abs() < PEAK_TOLERANCE, scores, 0.0)
+    return torch.where(largest - scores < PEAK_TOLERANCE, scores, 0.0)
 
 
 def _best(flat: Tensor, k: int) -> Tensor:
