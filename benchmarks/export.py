@@ -244,18 +244,17 @@ def rows(kind: str, size: int, folder: Path, merge_config: Any) -> dict[str, Cal
         return merge(found, config, network.categories, output_size=(size, size))[0].ids
 
     small = runtime(folder / f"int8_{size}{suffix}", threads=THREADS)
-    result = {
+    return {
         "the original's network": lambda picture: plain(picture[1]),
         "original": lambda picture: in_graph(original, picture[0], plain),
         "network": lambda picture: network(picture[1]),
         "ours, merge in the graph": lambda picture: in_graph(ours, picture[0]),
         "ours, fast merge outside": lambda picture: outside(picture[0], "fast"),
         "ours, compiled merge outside": lambda picture: outside(picture[0], "compiled"),
+        "network, int8": lambda picture: small(picture[1]),
+        "ours, int8, fast merge outside": lambda picture: outside(picture[0], "fast", small),
+        "ours, int8, compiled merge outside": lambda picture: outside(picture[0], "compiled", small),
     }
-    result["network, int8"] = lambda picture: small(picture[1])
-    result["ours, int8, fast merge outside"] = lambda picture: outside(picture[0], "fast", small)
-    result["ours, int8, compiled merge outside"] = lambda picture: outside(picture[0], "compiled", small)
-    return result
 
 
 def timed(functions: dict[str, Callable[[Any], Any]], pictures: list[Any], rounds: int) -> dict[str, float]:
