@@ -4,13 +4,13 @@ Run: .venv/bin/python benchmarks/models.py --threads 2
      .venv/bin/python benchmarks/models.py --parts training --sizes 640     (needs transformers and scipy)
      .venv/bin/python benchmarks/models.py --device cuda --precision bf16 --batch 8 16
 
-Every figure comes from a process of its own. Latency is that of `model.predict`, image to mask logits,
-batch 1, at the model's own input size, the median of a few runs. Memory is the highest the process had (on
-a GPU: that torch took there) above what it had with everything imported; of training steps that without
-what the C library keeps of freed blocks, and beside it that with it. A training step is forward, losses,
-backward and AdamW on noise with a generated annotation of 20 segments, the same for both programs; ours is
-in the memory layout of `maskconver train`, channels-last, with its default mask losses. Mask2Former is that
-of transformers with Swin-T, 100 queries and random weights.
+Every figure comes from a process of its own. Latency is that of `model.fused().predict`, which is what
+`Predictor` runs, image to mask logits, batch 1, at the model's own input size, the median of a few runs.
+Memory is the highest the process had (on a GPU: that torch took there) above what it had with everything
+imported; of training steps that without what the C library keeps of freed blocks, and beside it that with
+it. A training step is forward, losses, backward and AdamW on noise with a generated annotation of 20
+segments, the same for both programs; ours is in the memory layout of `maskconver train`, channels-last, with
+its default mask losses. Mask2Former is that of transformers with Swin-T, 100 queries and random weights.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def inference(args: argparse.Namespace) -> dict[str, float]:
 
     with torch.inference_mode(), mixed(args):
         if not args.compiled:
-            seconds = timed(lambda: model.predict(images), args)
+            run = model.fused().predict
+            seconds = timed(lambda: run(images), args)
             return {"seconds": seconds, "memory": used(args.device) - before}
         plain = timed(lambda: model(images), args)
         network = torch.compile(model, fullgraph=True)

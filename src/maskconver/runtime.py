@@ -84,10 +84,7 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
 
                 return OnnxRuntime(bundled, device, proposals)
             raise MissingExtraError(f'running "{os.fspath(model)}"', "train") from error
-        loaded: Any = checkpoint.load(model)
-        if hasattr(loaded, "fused"):
-            loaded = loaded.fused()
-        return TorchRuntime(loaded, device or _best_device(), proposals)
+        return TorchRuntime(checkpoint.load(model).fused(), device or _best_device(), proposals)
     if hasattr(model, "state_dict"):  # an nn.Module, without importing torch
         return TorchRuntime(model, device, proposals)
     if callable(model) and hasattr(model, "categories"):

@@ -83,6 +83,25 @@ def test_every_backbone_under_every_pixel_decoder_trains_and_predicts(decoder: s
     assert proposals.mask_logits.shape == (2, 9, 16, 16) and proposals.mask_logits.isfinite().all()
 
 
+@pytest.mark.parametrize("decoder", ["convnext_unet", "bifpn", "aspp"])
+@torch.no_grad()
+def test_the_network_for_inference_has_no_batch_norms_and_the_same_answers(
+    decoder: str, image: Tensor
+) -> None:
+    model = narrow(decoder=decoder)
+    for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]:
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fused = model.fused()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    wanted, got = model.predict(image, 9), fused.predict(image, 9)
+    torch.testing.assert_close(got.scores, wanted.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.mask_logits, wanted.mask_logits, rtol=1e-3, atol=1e-5)
+
+
 def test_pixel_decoders_differ_in_the_decoder_only() -> None:
     published = narrow()
     for decoder in ("fpn", "bifpn", "aspp"):

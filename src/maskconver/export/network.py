@@ -13,7 +13,6 @@ from ..config import InputConfig
 from ..errors import ConfigError
 from ..exported import Exported, Output, Precision
 from ..models.kmax import KMaXDeepLab
-from ..models.maskconver import MaskConver
 from ..models.registry import Model
 from .panoptic import PanopticMerge, PanopticNetwork
 
@@ -120,9 +119,7 @@ def network(model: Model, description: Exported) -> nn.Module:
 
     They are the fields of `Proposals`, or what `PanopticMerge` gives.
     """
-    result: nn.Module = Network(
-        model.fused() if isinstance(model, MaskConver | KMaXDeepLab) else model, description
-    )
+    result: nn.Module = Network(model.fused(), description)
     if description.output == "panoptic":
         assert description.size is not None
         stride: int = model.stride  # type: ignore[assignment]

@@ -8,21 +8,18 @@ to each query's sum instead of to every pixel.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fold import fold_batch_norms
+from ..fold import folded
 from ..layers import full_precision
 from .axial import HEADS, AxialAttention, AxialAttention2d, relative_rows
 from .decoder import NORM_EPS, KMeansDecoder, KMeansLayer, Predictor
 from .model import KMaXDeepLab
 from .prediction import Prediction
-
-SEEN = 65  # px of the picture on which convolutions and batch norms are paired
 
 
 def fuse(model: KMaXDeepLab) -> KMaXDeepLab:
@@ -31,15 +28,13 @@ def fuse(model: KMaXDeepLab) -> KMaXDeepLab:
     The copy gives no predictions of the layers and has no semantic head; its state dict is its own. `model`
     stays as it is.
     """
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fused = folded(model, model.config.in_channels)
     fused.semantic_head = None
-    device = next(fused.parameters()).device
-    fold_batch_norms(fused, torch.zeros(1, fused.config.in_channels, SEEN, SEEN, device=device))
     for name, module in list(fused.named_modules()):
         if isinstance(module, AxialAttention2d):
             fused.set_submodule(name, FusedAxialAttention2d(module))
     fused.decoder = FusedDecoder(fused.decoder)  # type: ignore[assignment]
-    return fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fused
 
 
 def _affine(bn: nn.Module) -> tuple[Tensor, Tensor]:

@@ -7,18 +7,15 @@ of its features, so it is applied to each mask embedding instead of to every cel
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
 from ...proposals import Proposals
-from ..fold import fold_batch_norms
+from ..fold import folded
 from ..layers import full_precision
 from .model import MaskConver, monomials
 from .peaks import top_peaks
 
-SEEN = 64  # px of the picture on which convolutions and batch norms are paired
 LAST = slice(-1, None)  # of a separable head: its last 1×1 convolution
 
 
@@ -27,12 +24,10 @@ def fuse(model: MaskConver) -> MaskConver:
 
     Its state dict is its own; `model` stays as it is. Heads of full convolutions stay whole.
     """
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
-    device = next(fused.parameters()).device
-    fold_batch_norms(fused, torch.zeros(1, fused.config.in_channels, SEEN, SEEN, device=device))
+    fused = folded(model, model.config.in_channels)
     if fused.config.separable:
         fused.__class__ = FusedMaskConver
-    return fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fused
 
 
 class FusedMaskConver(MaskConver):
