@@ -75,8 +75,10 @@ def test_a_recipe_written_by_a_run_starts_the_same_run(cells: Path, unbroken: Pa
 def test_a_resumed_run_ends_with_the_same_weights(cells: Path, unbroken: Path, tmp_path: Path) -> None:
     _stop_after(cells, tmp_path, 3)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+    before = (tmp_path / "metrics.csv").read_text()
     assert main(tiny(cells, tmp_path, "--resume=auto")) == 0
     assert same_weights(tmp_path / "last.safetensors", unbroken / "last.safetensors")
+    assert (tmp_path / "metrics_before_3.csv").read_text() == before != (tmp_path / "metrics.csv").read_text()
 
 
 def _stop_after(cells: Path, out: Path, steps: int) -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         step = _check_resumable(checkpoint, data.categories.to_json(), config)
         data.start = step * step_images
         task.last_checkpoint = f"{checkpoint} (step {step})"
+        with suppress(FileNotFoundError):  # Lightning's logger deletes the file of an earlier run
+            (out / "metrics.csv").replace(out / f"metrics_before_{step}.csv")
         say(f"resuming from {task.last_checkpoint}")
     trainer = pl.Trainer(
         accelerator=config.device,
