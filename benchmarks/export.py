@@ -32,6 +32,7 @@ import numpy as np
 warnings.filterwarnings("ignore")
 SIZES = (256, 384, 640)
 PROPOSALS = (100, 50, 20, 15, 10)
+PAUSE = 0.03  # seconds before a call, in which the threads of the one before stop waiting for work
 THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
 NEEDED = ("onnxscript", "onnxruntime", "litert_torch", "ai_edge_litert", "transformers")
 KINDS = {"onnx": ".onnx", "litert": ".tflite"}
@@ -264,6 +265,7 @@ def timed(functions: dict[str, Callable[[Any], Any]], pictures: list[Any], round
     times: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(rounds):
         for name, function in functions.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             function(pictures[i % len(pictures)])
             times[name].append(1000 * (time.perf_counter() - start))

@@ -53,7 +53,8 @@ def test_panoptic_maps_of_real_images_are_equal_pixel_by_pixel(exported, models,
     model = models["nuclei"]
     own = mc.load("nuclei")
     own.config.input = replace(model.input, mode="fit", size=SIZES["nuclei"])
-    for ours, theirs in zip(mc.Predictor(own)(pictures), mc.Predictor(path)(pictures)):
+    # Both fused, as a model file is run: plain and fused may round a pixel of an edge to either side.
+    for ours, theirs in zip(mc.Predictor(own.fused())(pictures), mc.Predictor(path)(pictures)):
         assert len(ours) > 1
         np.testing.assert_array_equal(theirs.ids, ours.ids)
         assert [s.label for s in theirs] == [s.label for s in ours]
