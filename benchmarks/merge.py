@@ -43,15 +43,22 @@ MODES = ("fast", "compiled", "reference", "coarse")
 
 def seconds(call: Callable[[], Any], rounds: int = 5, limit: float = 4.0) -> float:
     """Median time of a call after one that does not count; fewer rounds where they would take too long."""
+    return in_turn([call], rounds, limit)[0]
+
+
+def in_turn(calls: list[Callable[[], Any]], rounds: int = 5, limit: float = 12.0) -> list[float]:
+    """`seconds` of several calls that take turns, so that a slow moment of the machine meets all of them."""
     start = time.perf_counter()
-    call()
-    rounds = max(1, min(rounds, int(limit / max(time.perf_counter() - start, 1e-9))))
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
+    for call in calls:
         call()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    rounds = max(1, min(rounds, int(limit / max(time.perf_counter() - start, 1e-9))))
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, own in zip(calls, times):
+            start = time.perf_counter()
+            call()
+            own.append(time.perf_counter() - start)
+    return [float(np.median(own)) for own in times]
 
 
 def blobs(n: int, size: tuple[int, int], seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
@@ -148,28 +155,13 @@ def transformers_merge(proposals: Proposals, size: tuple[int, int], config: Merg
 
 
 def session(model: Any, size: tuple[int, int], proposals: int, threads: int) -> Callable[[NDArray], Any]:
-    """The network up to its mask logits in ONNX Runtime."""
-    import onnxruntime
-    import torch
+    """The network up to its mask logits in ONNX Runtime, as `maskconver export` writes it."""
+    from maskconver.export.onnx import export_onnx
+    from maskconver.onnx_runtime import OnnxRuntime
 
-    from maskconver.models.maskconver import peaks
-
-    class Network(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            answer = model.predict(images, proposals)
-            return answer.scores, answer.labels, answer.mask_logits
-
-    # ONNX's TopK takes the first of equals by itself, and knows no reinterpretation of bits.
-    peaks._best = lambda flat, k: flat.topk(min(k, flat.shape[1]), 1).indices
-    folder = tempfile.mkdtemp()
-    path = Path(folder) / "network.onnx"
-    torch.onnx.export(
-        Network(), (torch.zeros(1, 3, *size),), path, dynamo=True, verbose=False, input_names=["images"]
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    runner = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: runner.run(None, {"images": images})
+    path = Path(tempfile.mkdtemp()) / "network.onnx"
+    export_onnx(model, path, size=size, proposals=proposals)
+    return OnnxRuntime(path, threads=threads)
 
 
 def real(
@@ -197,7 +189,8 @@ def real(
         answer = replace(answer, geometry=(Geometry((height, width), geometry.canvas_size),))
         configs = {mode: replace(network.merge, mode=mode) for mode in MODES}
         categories = network.categories
-        row = {mode: seconds(partial(merge, answer, config, categories)) for mode, config in configs.items()}
+        calls = [partial(merge, answer, config, categories) for config in configs.values()]
+        row = dict(zip(configs, in_turn(calls)))
         row["network"] = seconds(partial(run, canvas[None]))
         if not network.merge.pixel_threshold:
             row["crude"] = seconds(partial(crude, answer, network.merge))
@@ -231,7 +224,8 @@ def against_others(proposals: Proposals, size: tuple[int, int], config: MergeCon
     import torch
 
     modes = {mode: replace(config, mode=mode) for mode in ("fast", "compiled", "reference")}
-    row = {m: seconds(partial(merge, proposals, c, CATEGORIES, output_size=size)) for m, c in modes.items()}
+    calls = [partial(merge, proposals, c, CATEGORIES, output_size=size) for c in modes.values()]
+    row = dict(zip(modes, in_turn(calls)))
     theirs = transformers_merge(proposals, size, config)
     for count in (1, 2):
         torch.set_num_threads(count)
@@ -250,9 +244,12 @@ def worst(n: int = 50) -> dict[str, float]:
     proposals = single(
         np.full(n, 0.5, np.float32), np.zeros(n, np.int64), rng.normal(0, 3, (n, 80, 80)).astype(np.float32)
     )
-    fast, own, plain = (
-        seconds(partial(merge, proposals, MergeConfig(mode=mode), CATEGORIES, output_size=(640, 640)))
-        for mode in MODES[:3]
+    fast, own, plain = in_turn(
+        [
+            partial(merge, proposals, MergeConfig(mode=mode), CATEGORIES, output_size=(640, 640))
+            for mode in MODES[:3]
+        ],
+        rounds=15,
     )
     return {"fast": round(fast / plain, 2), "compiled": round(own / plain, 2)}
 
@@ -275,7 +272,7 @@ def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
         calls = [
             partial(merge_masks, scores, labels, masks, things, taps, MergeConfig(mode=m)) for m in MODES[:3]
         ]
-        return (*(round(seconds(c, 3) * 1e3, 1) for c in calls), *(peak_memory(c) for c in calls))
+        return (*(round(s * 1e3, 1) for s in in_turn(calls, 7)), *(peak_memory(c) for c in calls))
 
     sizes = [(180, 320), (360, 640), (720, 1280), (1080, 1920), (2160, 3840)]
     by_pixels = [(size[0] * size[1], *measure(100, size)) for size in sizes]
