@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from maskconver.categories import Categories, Category
@@ -17,6 +18,7 @@ from maskconver.kmax_deeplab import official_name
 from maskconver.models import create_model, list_models
 from maskconver.models.cost import count_macs, count_parameters
 from maskconver.models.kmax import KMaXDeepLab
+from maskconver.recipes import FOLDER
 
 CLASSES = 5
 NAMES = sorted({*list_models("kmax*"), *list_models("remax*")})
@@ -155,6 +157,22 @@ def test_lines_longer_than_the_table_of_positions_are_accepted() -> None:
 def test_a_fifth_stage_draws_masks_at_the_stem_s_stride(fifth: str, stride: int) -> None:
     masks = kmax(fifth_stage=fifth).eval().predict(torch.randn(1, 3, 64, 64)).mask_logits
     assert masks.shape[-1] == 64 // stride
+
+
+@pytest.mark.parametrize("name", ["kmax_cityscapes", "remax_cityscapes"])
+@torch.no_grad()
+def test_the_cityscapes_recipes_draw_masks_at_stride_2(name: str) -> None:
+    chosen = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["model"]
+    with torch.device("meta"):
+        model = create_model(chosen.pop("name"), num_classes=19, **chosen).eval()
+        images = torch.zeros(1, 3, 65, 129)
+    assert count_parameters(model, trainable=True) / 1e6 == pytest.approx(56.402, abs=1e-3)  # kmax page §2.1
+    assert model.predict(images).mask_logits.shape == (1, 256, 33, 65)
+
+
+def test_a_fifth_stage_of_stride_2_on_a_pooled_stem_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--model.resnet_layout stride"):
+        create_model("kmax_r50", num_classes=CLASSES, fifth_stage="tensorflow")
 
 
 class TestHalfPrecision:

@@ -105,8 +105,9 @@ class KMaXConfig:
         decoder_layers: k-means layers at strides 32, 16 and 8.
         drop_path: stochastic depth of the k-means layers.
         fifth_stage: one more stage on the stem, as for Cityscapes: `tensorflow` at the stem's own stride (2
-            with ResNet, MaX-S and MobileNetV3), `pytorch` as the published R50 checkpoint has it (the
-            max-pooled stem, before res2), or `none`.
+            with MaX-S, MobileNetV3 and ResNet, which needs `resnet_layout: stride`; 4 with ConvNeXt),
+            `pytorch` as the published R50 checkpoint has it (the max-pooled stem of stride 4, before res2),
+            or `none`.
         semantic: the auxiliary semantic head, of which only training knows: `aspp` at stride 4, `simple` at
             stride 32 (Cityscapes), or `none`.
         remax: how training relaxes masks and classes; only `remask_at_test` touches the network itself.
@@ -137,3 +138,8 @@ class KMaXConfig:
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
+        if (self.backbone, self.resnet_layout, self.fifth_stage) == ("resnet50", "max_pool", "tensorflow"):
+            raise ConfigError(
+                "fifth_stage tensorflow is of stride 2, but a max-pool makes ResNet-50's stem one of stride 4: "
+                "give resnet_layout=stride (--model.resnet_layout stride), or fifth_stage=pytorch"
+            )
