@@ -1,5 +1,6 @@
 """A picture in, a Segmentation of its own size out."""
 
+import sys
 import threading
 import warnings
 
@@ -144,6 +145,39 @@ def test_thresholds_can_be_overridden_and_the_models_own_stay():
         Predictor(runtime, min_area=64)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"mode": "fats"}, 'mode "fats" is not available; there are fast, compiled, reference, coarse'),
+        ({"non_finite": "ignore"}, 'non_finite "ignore" is not available; there are error, drop'),
+        ({"rule": "vote"}, "there are maskconver, kmax"),
+        ({"stuff_threshold": 3}, "stuff_threshold is a share"),
+        ({"pixel_threshold": -0.1}, "pixel_threshold is a share"),
+        ({"overlap_threshold": float("nan")}, "overlap_threshold is a share"),
+        ({"output_side": 0}, "output_side is a number of pixels, at least 1, not 0"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_before_a_model_is_loaded(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        Predictor("no such model", **setting)
+
+
+def test_what_the_merge_of_kmax_models_does_not_have_is_refused_and_the_rest_works():
+    runtime = FakeRuntime()
+    runtime.merge = MergeConfig(rule="kmax", min_area=0.0, pixel_threshold=0.5)
+    for setting in ({"mode": "coarse"}, {"mode": "compiled"}, {"hard_sigmoid": True}):
+        with pytest.raises(ConfigError, match="kMaX models"):
+            Predictor(runtime, **setting)
+    for setting in ({}, {"mode": "reference"}, {"hard_sigmoid": False}):
+        assert len(Predictor(runtime, **setting)(picture())) == 2
+
+
+def test_the_compiled_merge_without_numba_is_refused_before_any_picture(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(MissingExtraError, match=r"maskconver\[fast\]"):
+        Predictor(FakeRuntime(), mode="compiled")
+
+
 def test_nan_from_the_network_is_an_error_with_a_name():
     class Broken(FakeRuntime):
         def __call__(self, images):
@@ -170,8 +204,6 @@ def test_the_fake_fulfils_the_protocol():
 
 
 def test_without_torch_a_model_file_names_the_extra(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "maskconver.checkpoint", None)
     monkeypatch.delattr("maskconver.checkpoint", raising=False)
     with pytest.raises(MissingExtraError, match="train"):
@@ -205,6 +237,12 @@ def test_a_module_runs_in_evaluation_without_gradients_and_goes_on_training(modu
     seg = Predictor(module, proposals=7)(picture())
     assert module.calls == [(False, False, 7)] and module.training
     assert overlap(seg, picture()) > 0.8
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_fewer_proposals_than_one_are_refused(module, number):
+    with pytest.raises(ConfigError, match=f"at least one proposal, not {number}"):
+        Predictor(module, proposals=number)
 
 
 def test_a_device_that_does_not_exist_is_refused(module):

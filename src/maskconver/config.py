@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -71,7 +71,8 @@ class MergeConfig:
         rule: which merge rule the model was made for.
         mode: how the rule is computed. `fast` gives the answer of `reference`, the plain definition, and so
             does `compiled` (extra `fast`), sooner where there are many pictures; `coarse` gives an
-            approximate one: the winners at the masks' own stride, enlarged.
+            approximate one: the winners at the masks' own stride, enlarged. Masks on a GPU are merged there
+            by `fast`, and brought to the CPU by the others. Rule `kmax` has one way only.
         object_threshold: proposals with a score at or below it are dropped.
         overlap_threshold: a proposal survives if it wins more than this share of its own mask.
         min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
@@ -83,7 +84,7 @@ class MergeConfig:
             on one object otherwise share its pixels, and both may fail the overlap test.
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
             `pixel_threshold` applies again); false as published.
-        hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form.
+        hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
         stuff_threshold: `object_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
         class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
@@ -107,3 +108,32 @@ class MergeConfig:
     mask_activation: Literal["softmax", "sigmoid"] = "softmax"
     non_finite: Literal["error", "drop"] = "error"
     output_side: int | None = None
+
+    def check(self) -> None:
+        """Refuses values that mean nothing, before they are met with picture by picture.
+
+        Raises:
+            ConfigError: naming the field, its choices or range, and the value.
+        """
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ConfigError(f'merge {name} "{value}" is not available; there are {", ".join(choices)}')
+        for name in SHARES:
+            value = getattr(self, name)
+            if not (value is None and name == "stuff_threshold") and not 0 <= value <= 1:
+                raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
+        if self.output_side is not None and self.output_side < 1:
+            raise ConfigError(f"output_side is a number of pixels, at least 1, not {self.output_side}")
+
+
+CHOICES = {
+    name: get_args(kind) for name, kind in get_type_hints(MergeConfig).items() if get_origin(kind) is Literal
+}
+SHARES = (
+    "object_threshold",
+    "stuff_threshold",
+    "overlap_threshold",
+    "pixel_threshold",
+    "min_area",
+    "nms_iou",
+)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -19,7 +20,7 @@ from .categories import Categories
 from .config import MergeConfig
 from .data.image_warning import ImageWarning, kept_warnings
 from .data.images import MAX_PIXELS, read_reduced
-from .errors import ConfigError, ImageError, MaskconverError
+from .errors import ConfigError, ImageError, MaskconverError, MissingExtraError
 from .inputs import as_image
 from .merge import merge
 from .pipeline import look_ahead, timed
@@ -90,21 +91,24 @@ class Predictor:
         known = [f.name for f in fields(MergeConfig)]
         if unknown := set(merge) - set(known):
             raise ConfigError(f"no setting {', '.join(sorted(unknown))}; the merge has {', '.join(known)}")
-        for name in ("object_threshold", "overlap_threshold", "min_area"):
-            if not 0 <= merge.get(name, 0) <= 1:
-                raise ConfigError(f"{name} is a share and lies in 0…1, got {merge[name]}")
+        MergeConfig(**merge).check()  # before the model is loaded
         self.runtime = open_runtime(model, device, proposals)
         if self.runtime.categories is None:
             raise ConfigError(
                 "the model has no categories, so its answers have no names; make it with categories=…"
             )
         self.merge = replace(self.runtime.merge, **merge)
+        self.merge.check()
+        if self.merge.rule == "kmax":
+            _require_kmax_merge(merge)
         self._maps = panoptic(self.runtime)
         if self._maps and merge:
             raise ConfigError(
                 f"{model} has its merge inside, so {', '.join(merge)} cannot be changed; "
                 "export it again with --output proposals"
             )
+        if self.merge.mode == "compiled" and not self._maps and find_spec("numba") is None:
+            raise MissingExtraError('merge mode "compiled"', "fast")
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
         self.white_level = white_level
@@ -274,6 +278,14 @@ class Predictor:
         for result, one in zip(results, ready):
             result.image, result.file_name = _of_size(one.picture, result.ids.shape), one.name
         return results
+
+
+def _require_kmax_merge(given: dict[str, Any]) -> None:
+    """Refuses what was asked of a merge that does not have it, and would do nothing."""
+    if (mode := given.get("mode")) in ("compiled", "coarse"):
+        raise ConfigError(f'the merge of kMaX models has no mode "{mode}"; leave it out')
+    if given.get("hard_sigmoid"):
+        raise ConfigError("the masks of kMaX models have no hard sigmoid; leave it out")
 
 
 def _of_size(picture: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:

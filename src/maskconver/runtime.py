@@ -98,6 +98,8 @@ class TorchRuntime:
     def __init__(self, model: Any, device: str | None = None, proposals: int | None = None) -> None:
         import torch
 
+        if proposals is not None and proposals < 1:
+            raise ConfigError(f"a model gives at least one proposal, not {proposals}; leave proposals out")
         if device is not None:
             try:
                 model = model.to(torch.device(device))

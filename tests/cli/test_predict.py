@@ -9,6 +9,7 @@ from PIL import Image
 
 from maskconver.categories import Categories
 from maskconver.cli.main import main
+from maskconver.config import MergeConfig
 from tests.fakes import CATEGORIES, FakeRuntime, picture
 
 
@@ -107,6 +108,24 @@ def test_thresholds_on_the_command_line(folder, capsys):
     assert "2 segments (2 cell)" in capsys.readouterr().out
     assert main(["predict", "fake", "in", "--out", "out", "--min-area", "0.3"]) == 0
     assert "(2 ground)" in capsys.readouterr().out
+
+
+def test_the_score_threshold_on_the_command_line_is_one_of_stuff_too(folder, monkeypatch, capsys):
+    runtime = FakeRuntime()
+    runtime.merge = MergeConfig(
+        rule="kmax", object_threshold=0.7, stuff_threshold=0.5, min_area=0.0, pixel_threshold=0.5
+    )
+    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: runtime)
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    assert "4 segments" in capsys.readouterr().out
+    assert main(["predict", "fake", "in", "--out", "out", "--score-threshold", "0.85"]) == 0
+    assert "2 segments (2 cell)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("--output-side", "0"), ("--score-threshold", "2")])
+def test_options_that_mean_nothing_are_refused_once_before_any_picture(folder, capsys, words):
+    assert main(["predict", "fake", "in", "--out", "out", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("mode", ["fast", "reference", "coarse"])

@@ -265,6 +265,38 @@ def test_torch_proposals_give_the_same_answer():
     )
 
 
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4)])
+def test_an_answer_without_pixels_is_refused(size):
+    with pytest.raises(ConfigError, match="output_size is height and width in pixels"):
+        merge(batch(), OPEN, CATEGORIES, output_size=size)
+
+
+def test_masks_on_a_gpu_are_merged_on_the_cpu_where_only_it_has_the_way_asked_for(monkeypatch):
+    torch = pytest.importorskip("torch")
+    tensor = pytest.importorskip("maskconver.merge.tensor")
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    def proposals():
+        arrays = batch()
+        masks = torch.from_numpy(arrays.mask_logits).as_subclass(OnGpu)
+        return Proposals(torch.from_numpy(arrays.scores), torch.from_numpy(arrays.labels), masks)
+
+    used = []
+
+    def on_gpu(scores, logits, taps, config):
+        used.append(1)
+        return reference.PlainCompetition(scores, np.array(logits), taps, config)
+
+    monkeypatch.setattr(tensor, "TensorCompetition", on_gpu)
+    for mode in ("reference", "coarse"):
+        assert (merge(proposals(), replace(OPEN, mode=mode), CATEGORIES)[0].ids == 1).all()
+    assert not used
+    merge(proposals(), OPEN, CATEGORIES)
+    assert used
+
+
 def test_a_rule_that_does_not_exist_is_refused():
     with pytest.raises(ConfigError, match="kmax"):
         merge(batch(), MergeConfig(rule="vote"), CATEGORIES)

@@ -21,7 +21,12 @@ FIELDS = {
 def add_merge_options(parser: ArgumentParser) -> None:
     """Adds the options; each overrides a field of the model's `MergeConfig`."""
     add = parser.add_argument
-    add("--score-threshold", type=float | None, default=None, help="drop proposals scored at or below this")
+    add(
+        "--score-threshold",
+        type=float | None,
+        default=None,
+        help="drop proposals, things and stuff, scored so or lower",
+    )
     add("--overlap-threshold", type=float | None, default=None, help="share of its mask a segment must win")
     add("--min-area", type=float | None, default=None, help="smallest area, of the longer side squared")
     add("--hard-sigmoid", type=bool | None, default=None, help="the papers' on-device sigmoid")
@@ -41,6 +46,9 @@ def add_merge_options(parser: ArgumentParser) -> None:
 
 
 def merge_settings(args: Namespace) -> dict[str, Any]:
-    """The fields of `MergeConfig` that were given."""
+    """The fields of `MergeConfig` that were given; a score threshold is one of stuff too."""
     given = {field: getattr(args, option) for option, field in FIELDS.items()}
-    return {field: value for field, value in given.items() if value is not None}
+    settings = {field: value for field, value in given.items() if value is not None}
+    if "object_threshold" in settings:
+        settings["stuff_threshold"] = None  # the same
+    return settings

@@ -36,14 +36,16 @@ def merge(
         B segmentations.
 
     Raises:
-        MaskconverError: NaN or infinite values, a label without category, a rule that does not exist.
+        MaskconverError: NaN or infinite values, a label without category, a config or size without meaning.
     """
-    if config.rule not in ("maskconver", "kmax"):
-        raise ConfigError(f'merge rule "{config.rule}" is not available; there are "maskconver" and "kmax"')
+    config.check()
+    if output_size is not None and min(output_size) < 1:
+        raise ConfigError(f"output_size is height and width in pixels, at least 1 each, not {output_size}")
     if proposals.geometry and len(proposals.geometry) != len(proposals):
         raise ConfigError(f"{len(proposals)} images, but {len(proposals.geometry)} geometries")
-    # A tensor on a GPU is merged on it.
-    masks_there = config.rule == "maskconver" and getattr(proposals.mask_logits, "is_cuda", False)
+    # A tensor on a GPU is merged on it, unless one of the ways that only the CPU has was asked for.
+    there = config.rule == "maskconver" and config.mode == "fast"
+    masks_there = there and getattr(proposals.mask_logits, "is_cuda", False)
     arrays = (replace(proposals, mask_logits=None) if masks_there else proposals).numpy()
     all_masks = proposals.mask_logits if masks_there else arrays.mask_logits
     results = []

@@ -32,15 +32,12 @@ class Competition(Protocol):
 
 def _compete(mask_logits: Any, mode: str) -> Callable[..., Competition]:
     if isinstance(mask_logits, np.ndarray):
-        modes = {
+        return {
             "fast": compete,
             "compiled": _compiled,
             "reference": PlainCompetition,
             "coarse": CoarseCompetition,
-        }
-        if mode not in modes:
-            raise ConfigError(f'merge mode "{mode}" is not available; there are {", ".join(modes)}')
-        return modes[mode]
+        }[mode]
     from .tensor import TensorCompetition  # has torch, which made the tensor
 
     return TensorCompetition
@@ -74,7 +71,7 @@ def merge_masks(
     Args:
         scores: (N,) float32 in any order.
         labels: (N,) int64 in 0…C-1, or -1: such a proposal wins pixels and they become void.
-        mask_logits: (N, h, w) float32; a tensor on another device is merged there, `mode` or not.
+        mask_logits: (N, h, w) float32; a tensor is merged where it lies, in mode `fast` only.
         is_thing: (C,) bool.
         taps: how the rows and the columns of the answer read the masks (`output_taps`).
         config: the thresholds, and the way to compute.
