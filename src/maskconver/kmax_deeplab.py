@@ -175,17 +175,34 @@ def read_official(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 # Backbones that the official code has, by blocks and channels of the third stage.
 _CONVNEXT = {(9, 384): "kmax_convnext_t", (27, 384): "kmax_convnext_s"}
+# What the published models of other data sets than COCO have, by their classes (kmax page §7 and §8).
+_CITYSCAPES, _ADE20K = 19, 150
+_OF_DATASET: dict[int, dict[str, Any]] = {
+    _CITYSCAPES: {
+        "input": {"size": (1025, 2049)},
+        "merge": {
+            "object_threshold": 0.5,
+            "stuff_threshold": 0.3,
+            "overlap_threshold": 0.9,
+            "mask_exponent": 0.0,
+        },
+    },
+    _ADE20K: {"merge": {"object_threshold": 0.4, "stuff_threshold": 0.4}},  # at 1281 px, as COCO's
+}
 
 
 def model_of(state: Mapping[str, Any], categories: Categories | None = None) -> KMaXDeepLab:
     """A model, with random weights, of the architecture of an official checkpoint.
+
+    Canvas and thresholds are those of the published models of its data set: Cityscapes' where it has 19
+    classes, ADE20K's with 150, otherwise COCO's.
 
     Args:
         state: tensors by official name.
         categories: the label set; COCO's where the checkpoint has 133 classes and this is None.
 
     Raises:
-        CheckpointError: a backbone that no registered model has.
+        CheckpointError: a backbone that no registered model has; no classes or queries.
     """
     name = "kmax_r50"
     if "backbone.stem.conv1.weight" not in state:
@@ -194,16 +211,33 @@ def model_of(state: Mapping[str, Any], categories: Categories | None = None) -> 
         if found not in _CONVNEXT:
             raise CheckpointError("the checkpoint's backbone is none of ResNet-50, ConvNeXt-T and ConvNeXt-S")
         name = _CONVNEXT[found]
-    classes = len(state[f"{_TRANSFORMER}_predcitor._transformer_class_head.conv.bias"]) - 1
+    (outputs,) = _shape(state, f"{_TRANSFORMER}_predcitor._transformer_class_head.conv.bias", 1)
+    _, queries = _shape(state, f"{_TRANSFORMER}_cluster_centers.weight", 2)
+    classes = outputs - 1  # the last is void
     auxiliary = f"{_TRANSFORMER}_auxiliary_semantic_predictor."
     aspp, simple = f"{auxiliary}final_conv.conv.weight" in state, f"{auxiliary}2.conv.weight" in state
     model = create_model(
         name,
         categories=categories or (Categories.coco() if classes == 133 else None),
         num_classes=classes,
-        proposals=state[f"{_TRANSFORMER}_cluster_centers.weight"].shape[1],
+        proposals=queries,
         fifth_stage="pytorch" if f"{_PIXEL}_in_norms.4.weight" in state else "none",
         semantic="aspp" if aspp else "simple" if simple else "none",
+        **_OF_DATASET.get(classes, {}),
     )
     assert isinstance(model, KMaXDeepLab)
     return model
+
+
+def _shape(state: Mapping[str, Any], name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor that every checkpoint has.
+
+    Raises:
+        CheckpointError: it is not there, or of another number of dimensions.
+    """
+    shape = tuple(getattr(state.get(name), "shape", ()))
+    if len(shape) != dimensions:
+        raise CheckpointError(
+            f"the checkpoint is not whole: {name} is missing or not of {dimensions} dimensions"
+        )
+    return shape

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from maskconver.checkpoint import load  # noqa: E402
 from maskconver.cli.main import main  # noqa: E402
-from maskconver.kmax_deeplab import official_name  # noqa: E402
+from maskconver.kmax_deeplab import model_of, official_name  # noqa: E402
 from maskconver.models import create_model  # noqa: E402
 
 
@@ -47,3 +47,54 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "not a checkpoint of the official kMaX-DeepLab" in capsys.readouterr().err
     assert main(["import-weights", "kmax", str(tmp_path / "none.pth"), *out]) == 2
     assert "no file" in capsys.readouterr().err
+
+
+CENTERS, BIAS = official_name("decoder.centers"), official_name("decoder.predictor.class_head.bias")
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "thresholds"),
+    [
+        (133, (1281, 1281), (0.7, 0.5, 0.8, 1.0)),
+        (19, (1025, 2049), (0.5, 0.3, 0.9, 0.0)),
+        (150, (1281, 1281), (0.4, 0.4, 0.8, 1.0)),
+    ],
+    ids=["COCO", "Cityscapes", "ADE20K"],
+)
+def test_canvas_and_thresholds_are_those_of_the_data_set(
+    classes: int, size: tuple[int, int], thresholds: tuple[float, ...]
+) -> None:
+    with torch.device("meta"):
+        source = create_model("kmax_r50", num_classes=classes, proposals=4, semantic="none")
+        model = model_of({official_name(k): v for k, v in source.state_dict().items()})
+    merge = model.merge
+    assert model.input.size == size and (model.categories is not None) == (classes == 133)
+    assert (
+        merge.object_threshold,
+        merge.stuff_threshold,
+        merge.overlap_threshold,
+        merge.mask_exponent,
+    ) == thresholds
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({BIAS: (20,)}, "19 classes and not their names: give --categories FILE"),
+        ({}, f"not whole: {BIAS} is missing"),
+        ({BIAS: (20,), CENTERS: (256,)}, f"not whole: {CENTERS} is missing or not of 2 dimensions"),
+    ],
+    ids=["names unknown", "no classes", "no queries"],
+)
+def test_files_that_say_too_little_are_refused_in_one_line(
+    tensors: dict[str, tuple[int, ...]],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shapes = {CENTERS: (256, 4), "backbone.stem.conv1.weight": (64, 3, 7, 7), **tensors}
+    torch.save({"model": {k: torch.zeros(v) for k, v in shapes.items()}}, tmp_path / "net.pth")
+    out = tmp_path / "out.safetensors"
+    assert main(["import-weights", "kmax", str(tmp_path / "net.pth"), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and not out.exists()

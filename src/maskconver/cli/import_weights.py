@@ -4,7 +4,8 @@ Example: maskconver import-weights kmax kmax_r50.pth --out kmax_r50.safetensors
 
 `kmax` reads checkpoints of the official kMaX-DeepLab PyTorch code (ResNet-50, ConvNeXt-T and -S). The model's
 sizes are read from the file. Its classes are COCO's where there are 133; for others name a panoptic JSON file
-with their categories, in the order of the file's class channels.
+with their categories, in the order of the file's class channels. With 19 classes canvas and thresholds are
+those published for Cityscapes, with 150 ADE20K's, otherwise COCO's.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ def run(args: Namespace) -> int:
         raise CheckpointError(f'no file "{args.file}" of weights')
     state = read_official(args.file)
     model = model_of(state, _categories(args.categories))
+    if model.categories is None:
+        raise CheckpointError(
+            f"{args.file} has {model.num_classes} classes and not their names: give --categories FILE, a "
+            "panoptic JSON file whose categories stand in the order of the file's class channels"
+        )
     report = import_kmax_deeplab(model, state)
     save(model.eval(), args.out)
     parameters = count_parameters(model, trainable=True)
@@ -46,7 +52,11 @@ def run(args: Namespace) -> int:
         row = {"model": model.name, "classes": model.num_classes, "parameters": parameters, "out": args.out}
         print(json.dumps({**row, "loaded": len(report.loaded), "unused": report.unused}))
     else:
-        print(f"{model.name}, {model.num_classes} classes, {parameters / 1e6:.3f} M parameters: {report}")
+        height, width = model.input.size
+        print(
+            f"{model.name}, {model.num_classes} classes, {parameters / 1e6:.3f} M parameters, "
+            f"canvas {height}×{width}: {report}"
+        )
         print(f"wrote {args.out}")
     return 0
 

@@ -140,6 +140,6 @@ class KMaXConfig:
         self.input = self.input.for_channels(self.in_channels)
         if (self.backbone, self.resnet_layout, self.fifth_stage) == ("resnet50", "max_pool", "tensorflow"):
             raise ConfigError(
-                "fifth_stage tensorflow is of stride 2, but a max-pool makes ResNet-50's stem one of stride 4: "
-                "give resnet_layout=stride (--model.resnet_layout stride), or fifth_stage=pytorch"
+                "fifth_stage tensorflow is of stride 2, but ResNet-50's stem with a max-pool of 4: give "
+                "resnet_layout=stride (--model.resnet_layout stride), or fifth_stage=pytorch"
             )
