@@ -55,6 +55,13 @@ def test_a_saved_folder_is_loaded_and_its_card_tells_the_run(model, run, tmp_pat
     assert card.count("\n| ") < 30, "long curves are thinned"
 
 
+def test_figures_that_do_not_exist_stay_empty_in_the_card(model, run, tmp_path):
+    rows = [{"step": step, "val/pq": None, "val/miou": 0.5} for step in (1, 2)]
+    (run / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model.save_pretrained(tmp_path / "shared", run)
+    assert "| 2 |  | 50.0 |" in (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_model_is_pushed_as_one_folder_and_loaded_by_its_name(model, run, tmp_path, monkeypatch):
     stored = tmp_path / "hub"
 

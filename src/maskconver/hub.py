@@ -157,11 +157,13 @@ def _table(curve: list[dict[str, Any]]) -> str:
     names = [name for name in curve[-1] if name != "step"]
     chosen = curve[len(curve) - 1 :: -max(-(-len(curve) // CURVE_ROWS), 1)][::-1]
     head = " | ".join(["step", *(name.removeprefix("val/") for name in names)])
-    lines = [
-        " | ".join([str(row.get("step", "")), *(f"{100 * row[n]:.1f}" if n in row else "" for n in names)])
-        for row in chosen
-    ]
+    lines = [" | ".join([str(row.get("step", "")), *(_percent(row.get(n)) for n in names)]) for row in chosen]
     return "\n".join(f"| {line} |" for line in (head, "|".join(["---"] * (len(names) + 1)), *lines))
+
+
+def _percent(value: float | None) -> str:
+    """A figure in 0…1 for the card; nothing where there is none, as things' PQ on stuff alone."""
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 def _reached(act: Callable[[], T], repository: str) -> T:
