@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,42 @@ def test_tuning_finds_the_threshold_that_drops_the_noise(dataset) -> None:
     assert config.object_threshold in (0.3, 0.6)
     assert max(v for *_, v in grid) == pytest.approx(1.0)
     assert config.min_area == oracle.merge.min_area
+
+
+def test_tuned_figures_are_those_of_the_tuned_model_where_masks_are_a_softmax_over_all(dataset) -> None:
+    class Rival(Oracle):
+        """The last proposal scores nothing and claims all but the last columns, so that others lose them."""
+
+        def __call__(self, images: np.ndarray) -> Proposals:
+            found = super().__call__(images)
+            found.mask_logits[0, -1, :, : SIZE // 2] = 9.5
+            found.mask_logits[0, -1, :, SIZE // 2 :] = -9
+            return found
+
+    oracle = Rival(dataset, noise=0.01)
+    oracle.merge = replace(oracle.merge, rule="kmax", pixel_threshold=0.5, overlap_threshold=0.3)
+    predictor = Predictor(oracle)
+    predictor.merge, grid = tune(predictor, dataset, (0.1, 0.3), (0.3,))
+    oracle.next = 0
+    assert grid[0][2] == pytest.approx(evaluate(predictor, dataset).total.headline[1])
+    assert 0 < grid[0][2] < 1
+
+
+def test_tuning_takes_tensors_that_numpy_cannot_read(dataset) -> None:
+    torch = pytest.importorskip("torch")
+
+    class OnGpu(torch.Tensor):
+        def __array__(self, *_: object) -> np.ndarray:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    class Device(Oracle):
+        def __call__(self, images: np.ndarray) -> Proposals:
+            found = super().__call__(images)
+            arrays = found.scores, found.labels, found.mask_logits
+            return Proposals(*(torch.from_numpy(a).as_subclass(OnGpu) for a in arrays))
+
+    _, grid = tune(Predictor(Device(dataset)), dataset, (0.3,), (0.5,))
+    assert grid[0][2] == pytest.approx(1.0)
 
 
 def test_an_unknown_group_key_is_refused(dataset) -> None:
@@ -179,6 +216,13 @@ class TestSemantic:
         config, grid = tune(Predictor(Oracle(labelled, noise=0.05)), labelled)
         assert len(grid) == 21 and max(v for *_, v in grid) == 1.0
         assert config.object_threshold < 0.9
+
+    def test_tuning_varies_the_threshold_that_rules_stuff(self, labelled) -> None:
+        oracle = Oracle(labelled, noise=0.05)
+        oracle.merge = replace(oracle.merge, rule="kmax", object_threshold=0.7, stuff_threshold=0.5)
+        config, grid = tune(Predictor(oracle), labelled, (0.3, 0.95), (0.0,))
+        assert (config.object_threshold, config.stuff_threshold) == (0.7, 0.3)
+        assert grid[0][2] > grid[1][2]
 
     def test_the_command_prints_it_first(
         self, labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]

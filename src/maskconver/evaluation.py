@@ -231,7 +231,8 @@ def tune(
 ) -> tuple[MergeConfig, list[tuple[float, float, float]]]:
     """The thresholds with the best `Figures.headline`: PQ of things, or mIoU of semantic models.
 
-    The network runs once an image; only the merge is repeated.
+    The network runs once an image; only the merge is repeated. Where the data has no things and the model
+    a threshold of its own for stuff, that one is varied in place of `object_threshold`.
 
     Args:
         predictor, dataset: as for `evaluate`.
@@ -240,35 +241,45 @@ def tune(
         on_image: called after each image.
 
     Returns:
-        The best merge config, and (object threshold, overlap threshold, figure) of every combination.
+        The best merge config, and (score threshold, overlap threshold, figure) of every combination.
     """
     require_same_categories(predictor.categories, dataset.categories)
     usual = TRIED_THINGS if dataset.categories.is_thing.any() else TRIED_SEMANTIC
     scores, overlaps = object_thresholds or usual[0], overlap_thresholds or usual[1]
+    own_stuff = predictor.merge.rule == "kmax" and predictor.merge.stuff_threshold is not None
+    varied = "stuff_threshold" if own_stuff and not _has_things(dataset) else "object_threshold"
     grid = list(product(scores, overlaps))
+    configs = [replace(predictor.merge, **{varied: s}, overlap_threshold=o) for s, o in grid]
     metrics = [Figures(dataset.categories) for _ in grid]
     for index, proposals in _proposals(predictor, dataset, min(scores)):
-        for metric, (score, overlap) in zip(metrics, grid):
-            config = replace(predictor.merge, object_threshold=score, overlap_threshold=overlap)
+        for metric, config in zip(metrics, configs):
             segmentation = merge(proposals, config, dataset.categories)[0].resized(dataset.ids(index).shape)
             metric.add(_overlap(segmentation, dataset, index))
         on_image()
     values = [m.headline[1] for m in metrics]
-    best = grid[int(np.nanargmax(values))]
-    tuned = replace(predictor.merge, object_threshold=best[0], overlap_threshold=best[1])
-    return tuned, [(*g, v) for g, v in zip(grid, values)]
+    return configs[int(np.nanargmax(values))], [(*g, v) for g, v in zip(grid, values)]
+
+
+def _has_things(dataset: PanopticDataset) -> bool:
+    is_thing = dataset.categories.is_thing
+    return bool(is_thing.any()) and any(
+        is_thing[dataset.segments(i).labels].any() for i in range(len(dataset))
+    )
 
 
 def _proposals(
     predictor: Predictor, dataset: PanopticDataset, least: float
 ) -> Iterator[tuple[int, Proposals]]:
+    """Each image's, as NumPy arrays, without those that no threshold lets through.
+
+    Rule `kmax` keeps all: a mask is a share of a softmax over every proposal.
+    """
     for index in range(len(dataset)):
         canvas, geometry = prepare(dataset.image(index), predictor.runtime.input)
-        found = predictor.runtime(canvas[None])
-        alive = np.asarray(found.scores[0]) > least
-        yield (
-            index,
-            Proposals(
+        found = replace(predictor.runtime(canvas[None]), class_logits=None, geometry=(geometry,)).numpy()
+        if predictor.merge.rule != "kmax":
+            alive = ~(found.scores[0] <= np.float32(least))  # not finite: left to the merge
+            found = Proposals(
                 found.scores[:, alive], found.labels[:, alive], found.mask_logits[:, alive], None, (geometry,)
-            ),
-        )
+            )
+        yield index, found
