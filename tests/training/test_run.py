@@ -146,6 +146,20 @@ def test_resuming_on_other_categories_names_init_from(
     assert "--init-from" in message
 
 
+@pytest.mark.parametrize(
+    ("option", "weights"),
+    [("--model.embedding_dim=24", "model.embedding"), ("--loss.remask=true", "criterion.relaxation")],
+)
+def test_resuming_with_options_that_change_the_weights_names_them_in_one_line(
+    option: str, weights: str, cells: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = (unbroken / "recipe.yaml").read_text()
+    assert main(tiny(cells, unbroken, "--resume=auto", "--steps=9", option)) == 2
+    *_, said = capsys.readouterr().err.splitlines()
+    assert "other options" in said and weights in said and "--init-from" in said
+    assert (unbroken / "recipe.yaml").read_text() == recipe
+
+
 def test_a_damaged_checkpoint_is_refused_in_one_line(
     cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

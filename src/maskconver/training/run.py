@@ -47,7 +47,6 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         say = _silent
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
     if config.threads:
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, verbose=False)
@@ -89,12 +88,13 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         callbacks.append(EMA(config.ema))
     task = SegmentationTask(model, config)
     if checkpoint:
-        step = _check_resumable(checkpoint, data.categories.to_json(), config)
+        step = _check_resumable(checkpoint, task, data.categories.to_json(), config)
         data.start = step * step_images
         task.last_checkpoint = f"{checkpoint} (step {step})"
         with suppress(FileNotFoundError):  # Lightning's logger deletes the file of an earlier run
             (out / "metrics.csv").replace(out / f"metrics_before_{step}.csv")
         say(f"resuming from {task.last_checkpoint}")
+    (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
     trainer = pl.Trainer(
         accelerator=config.device,
         devices=config.devices,
@@ -141,12 +141,22 @@ def _input(config: TrainConfig) -> Any:
     return override(model_config(config.model.name), overrides(config.model)).input  # type: ignore[attr-defined]
 
 
-def _check_resumable(checkpoint: str, categories: list[dict[str, Any]], config: TrainConfig) -> int:
+def _check_resumable(
+    checkpoint: str, task: SegmentationTask, categories: list[dict[str, Any]], config: TrainConfig
+) -> int:
     """The step of a checkpoint that this run can go on from."""
     try:
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        step = int(state["global_step"])
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        step, theirs = int(state["global_step"]), {k: v.shape for k, v in state["state_dict"].items()}
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise CheckpointError(
             f"{checkpoint} is damaged or not a checkpoint of a run ({str(error).splitlines()[0]}); "
             "start from a model file instead: --init-from"
@@ -155,6 +165,14 @@ def _check_resumable(checkpoint: str, categories: list[dict[str, Any]], config: 
         raise CheckpointError(
             f"{checkpoint} was trained on other categories than {config.data.data} has; "
             "start a new run from its model instead: --init-from RUN --out NEW_RUN"
+        )
+    own = {k: v.shape for k, v in task.state_dict().items()}
+    other = [k for k in own | theirs if own.get(k) != theirs.get(k)]
+    if other:
+        raise CheckpointError(
+            f"{checkpoint} was trained with other options than this run's: {len(other)} weights are only in "
+            f"one or of another shape ({', '.join(other[:3])}); resume with those in its recipe.yaml, or "
+            "start a new run from its model: --init-from RUN --out NEW_RUN"
         )
     if step >= config.steps:
         raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise --steps to go on")
