@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import hub
 from .categories import Categories
-from .errors import CheckpointError, MaskconverError
+from .errors import CheckpointError, ConfigError, MaskconverError
 from .files import atomic_path
 from .kmax_deeplab import import_kmax_deeplab
 from .model_garden import import_model_garden
@@ -58,8 +58,11 @@ def save(
         extra: anything JSON can hold, kept beside the config (recipe, metrics).
 
     Raises:
+        ConfigError: a copy for inference (`fused()`), whose weights no model takes.
         OSError: the file cannot be written; an older one stays as it was.
     """
+    if getattr(model, "is_folded", False):
+        raise ConfigError("this is a copy for inference (fused()); save the model it was made from")
     tensors = {
         k: (v.detach().to(dtype) if dtype and v.is_floating_point() else v.detach()).cpu().contiguous()
         for k, v in model.state_dict().items()

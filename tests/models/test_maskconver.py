@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,6 +65,25 @@ def test_concatenation_widens_only_what_follows_the_fusion(image: Tensor) -> Non
 def test_a_sum_of_unequal_widths_is_refused() -> None:
     with pytest.raises(ConfigError, match="fusion=sum adds 8 low-level filters to 16"):
         small(low_level_filters=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"level": 5}, "level 5 is none of the backbone mobilenet_mh; it has "),
+        (
+            {"fusion": "none"},
+            "with fusion=none the maps are those of the backbone's last level: give level=4",
+        ),
+        ({"class_embedding": "product"}, "'product' - at `class_embedding`"),
+        ({"padding": "valid"}, "'valid' - at `padding`"),
+        ({"filters": "many"}, "at `filters`"),
+        ({"input": {"size": [256]}}, "at `input.size`"),
+    ],
+)
+def test_values_that_no_network_can_have_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        small(**changes)
 
 
 def test_padding_changes_what_the_strided_convolutions_see_and_no_weight(image: Tensor) -> None:
@@ -160,7 +181,7 @@ class TestFullConvolutions:
     """What the large single-scale models have and the mobile ones have not."""
 
     def test_replace_every_separable_one_of_aspp_and_heads(self, image: Tensor) -> None:
-        model = small(separable=False, fusion="none", activation="swish", aspp_rates=(2, 3))
+        model = small(separable=False, fusion="none", level=4, activation="swish", aspp_rates=(2, 3))
         kernels = [m for m in model.decoder.modules() if isinstance(m, Conv2d)]
         assert all(m.groups == 1 for m in kernels)
         assert [m.dilation[0] for m in kernels if m.kernel_size == (3, 3)] == [2, 3]

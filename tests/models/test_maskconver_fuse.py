@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskconver.checkpoint import save
+from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.fuse import FusedMaskConver, fuse
@@ -52,7 +53,7 @@ def assert_equal(model: MaskConver, images: Tensor) -> None:
         {},
         {"position": True},
         {"fusion": "concat"},
-        {"fusion": "none"},
+        {"fusion": "none", "level": 4},
         {"activation": "gelu"},
         {"separable": False},
         {"class_embedding": "none"},
@@ -88,3 +89,9 @@ def test_model_files_are_run_fused(tmp_path: Path) -> None:
     save(model, tmp_path / "m.safetensors")
     runtime = open_runtime(tmp_path / "m.safetensors", "cpu")
     assert isinstance(runtime, TorchRuntime) and isinstance(runtime.model, FusedMaskConver)
+
+
+def test_a_fused_copy_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="copy for inference"):
+        save(trained_looking().fused(), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())

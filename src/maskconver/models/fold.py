@@ -18,11 +18,12 @@ T = TypeVar("T", bound=nn.Module)
 def folded(model: T, in_channels: int) -> T:
     """A copy of `model` for inference alone, channels last, with its batch norms folded.
 
-    Its state dict is its own; `model` stays as it is.
+    Its state dict is its own, which no file can hold; `model` stays as it is.
     """
     result = copy.deepcopy(model).eval().requires_grad_(False)
     like = next(result.parameters())
     fold_batch_norms(result, like.new_zeros(1, in_channels, SEEN, SEEN))
+    result.is_folded = True  # type: ignore[assignment]  # for `checkpoint.save`
     return result.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..categories import Categories
 from ..errors import ConfigError
 from .kmax import KMaXConfig, KMaXDeepLab
@@ -135,9 +137,14 @@ def create_model(
         **overrides: any field of the model's config, e.g. `proposals=20`, `merge={"min_area": 0}`.
 
     Raises:
-        ConfigError: an unknown name or field, or categories and num_classes that disagree.
+        ConfigError: an unknown name or field, a value that the field cannot have, or categories and
+            num_classes that disagree.
     """
     config = override(model_config(name), overrides)
+    try:
+        config = msgspec.convert(msgspec.to_builtins(config), type(config))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{type(config).__name__}: {str(error).replace('$.', '')}") from error
     if categories is None and num_classes is None:
         categories = Categories.coco()
     return build_model(config, num_classes or len(categories or ()), categories, name)

@@ -41,6 +41,18 @@ def check_channels(images: Tensor, in_channels: int) -> None:
         )
 
 
+def _check_level(config: MaskConverConfig, channels: dict[int, int]) -> None:
+    """Refuses a level of which there is no feature, and one that is not that of unfused maps."""
+    top = max(channels)
+    if config.level not in channels:
+        levels = ", ".join(map(str, sorted(channels)))
+        raise ConfigError(f"level {config.level} is none of the backbone {config.backbone}; it has {levels}")
+    if config.decoder == "aspp" and config.fusion == "none" and config.level != top:
+        raise ConfigError(
+            f"with fusion=none the maps are those of the backbone's last level: give level={top}"
+        )
+
+
 class Maps(NamedTuple):
     """What the network says about every cell, at stride 2^level.
 
@@ -81,6 +93,7 @@ class MaskConver(Shareable, nn.Module):
             config.backbone, config.in_channels, config.padding, momentum, activation=config.activation
         )
         channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
+        _check_level(config, channels)
         fuse = config.decoder == "aspp" and config.fusion != "none"
         if config.decoder == "aspp":
             self.decoder: nn.Module = ASPP(
