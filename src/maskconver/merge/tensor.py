@@ -11,7 +11,8 @@ from ..config import MergeConfig
 from ..resize import Taps
 from .reference import wins_share
 
-BAND_VALUES = 1 << 25  # interpolated values held at a time, 128 MB
+# Interpolated values a band: 32 MB as float32, of which at most three are held at a time.
+BAND_VALUES = 1 << 23
 
 
 class TensorCompetition:
@@ -28,20 +29,20 @@ class TensorCompetition:
         taps: tuple[Taps, Taps],
         config: MergeConfig,
     ) -> None:
-        rows, columns = taps
-        n, device = len(scores), logits.device
+        n, device, logits = len(scores), logits.device, logits.float()
+        rows, columns = (_on(t, device) for t in taps)
         weights = torch.from_numpy(scores).to(device)[:, None, None]
-        index = torch.arange(n, device=device)[:, None, None]
-        winner = torch.empty(len(rows), len(columns), dtype=torch.int32, device=device)
+        index = torch.arange(n, dtype=torch.int32, device=device)[:, None, None]
+        winner = torch.empty(len(taps[0]), len(taps[1]), dtype=torch.int32, device=device)
         own_area = torch.zeros(n, dtype=torch.long, device=device)
-        band = max(BAND_VALUES // (len(columns) * n), 1)
-        for top in range(0, len(rows), band):
+        band = max(BAND_VALUES // (winner.shape[1] * n), 1)
+        for top in range(0, len(winner), band):
             part = slice(top, top + band)
-            masks = _read(_read(logits.float(), rows[part], 1), columns, 2)
-            masks = (masks + 3).clamp(0, 6) * 0.16667 if config.hard_sigmoid else masks.sigmoid()
-            own_area += (masks > 0.5).sum((1, 2))
+            masks = _read(_read(logits, [t[part] for t in rows], 1), columns, 2)
+            masks = masks.add_(3).clamp_(0, 6).mul_(0.16667) if config.hard_sigmoid else masks.sigmoid_()
+            own_area += (masks > 0.5).sum((1, 2), dtype=torch.int32)  # of booleans a copy is made as this
             if config.pixel_threshold:
-                masks = masks.where(masks > config.pixel_threshold, 0)
+                masks.masked_fill_(masks <= config.pixel_threshold, 0)
             masks *= weights
             best = masks.amax(0)
             first = index.where(masks == best, n).amin(0)  # argmax does not promise the first of equals
@@ -56,18 +57,23 @@ class TensorCompetition:
 
     def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
         """As `PlainCompetition.paint`."""
-        painted: NDArray[np.int32] = (
-            torch.from_numpy(numbers).to(self.winner.device)[self.winner].cpu().numpy()
-        )
-        return painted
+        table = torch.from_numpy(numbers).to(self.winner.device)
+        painted = table.index_select(0, self.winner.flatten())  # indexing would copy the winners as int64
+        ids: NDArray[np.int32] = painted.view_as(self.winner).cpu().numpy()
+        return ids
 
 
-def _read(values: Tensor, taps: Taps, axis: int) -> Tensor:
+def _on(taps: Taps, device: torch.device) -> list[Tensor]:
+    """Low and high index, weight, and whether the output lies beyond the image; of an axis, on the device."""
+    return [torch.from_numpy(a).to(device) for a in (taps.low, taps.high, taps.weight, ~taps.inside)]
+
+
+def _read(values: Tensor, taps: list[Tensor], axis: int) -> Tensor:
     """One axis read at the taps: `low + weight · (high - low)`, 0 beyond the image."""
-    low_index, high_index, weight, inside = (
-        torch.from_numpy(a).to(values.device) for a in (taps.low, taps.high, taps.weight, taps.inside)
-    )
+    low_index, high_index, weight, beyond = taps
     shape = [-1 if i == axis else 1 for i in range(3)]
     low, high = values.index_select(axis, low_index), values.index_select(axis, high_index)
-    read = low + (high - low) * weight.view(shape)
-    return read if bool(taps.inside.all()) else read.where(inside.view(shape), 0)
+    high -= low
+    high *= weight.view(shape)
+    low += high
+    return low.masked_fill_(beyond.view(shape), 0)
