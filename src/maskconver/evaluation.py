@@ -249,7 +249,8 @@ def tune(
     own_stuff = predictor.merge.rule == "kmax" and predictor.merge.stuff_threshold is not None
     varied = "stuff_threshold" if own_stuff and not _has_things(dataset) else "object_threshold"
     grid = list(product(scores, overlaps))
-    configs = [replace(predictor.merge, **{varied: s}, overlap_threshold=o) for s, o in grid]
+    thresholds: list[dict[str, Any]] = [{varied: s, "overlap_threshold": o} for s, o in grid]
+    configs = [replace(predictor.merge, **t) for t in thresholds]
     metrics = [Figures(dataset.categories) for _ in grid]
     for index, proposals in _proposals(predictor, dataset, min(scores)):
         for metric, config in zip(metrics, configs):
