@@ -50,6 +50,16 @@ def made(config: CopyPasteConfig, seed: int = 0, **sizes: tuple[int, int]) -> Sa
 
 
 class TestCopyPaste:
+    def test_pasted_pictures_are_cropped_and_not_magnified(self) -> None:
+        augment = AugmentConfig(crop=(12, 16), flip=0.0, copy_paste=NEVER)
+        found = train_example(
+            sample(1), InputConfig(size=CANVAS), augment, TargetConfig(), IS_THING,
+            np.random.default_rng(0), sample(2),
+        )  # fmt: skip
+        changes = np.flatnonzero(np.diff(found.image[0, 5]))
+        assert found.image.shape[1:] == (12, 16)
+        assert len(changes) >= 2 and set(np.diff(changes)) == {6}  # bands as wide as they were
+
     def test_all_segments_but_crowd_and_void_are_pasted(self) -> None:
         result = made(ALWAYS)
         from_second = result.image[..., 1] == 2

@@ -95,7 +95,10 @@ def train_example(
         partner: what is pasted on it by `augment.copy_paste`, or None.
     """
     if partner is not None:
-        canvas_size = augment.crop or input_config.size
+        # In `fit` mode what comes of it is scaled to the canvas again, before a crop is taken.
+        canvas_size = input_config.size
+        if input_config.mode == "native" and augment.crop:
+            canvas_size = augment.crop
         sample = copy_paste(sample, partner, canvas_size, is_thing, augment.copy_paste, augment.flip, rng)
     values: NDArray = sample.image
     ids = sample.ids
