@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,7 @@ from ..errors import ConfigError, MaskconverError
 from ..proposals import Geometry
 from ..resize import Taps, lerp
 
-BAND_VALUES = 1 << 23  # of all masks at the size of the answer, at a time
+BAND_VALUES = 1 << 21  # of all masks at the size of the answer, at a time; bounds the memory
 
 
 def merge_kmax(
@@ -82,25 +84,44 @@ def _paint(
     things = is_thing[labels] & (labels >= 0)
     thresholds = np.where(things, config.object_threshold, stuff_threshold).astype(np.float32)
     candidates = np.flatnonzero((scores > thresholds) & (labels >= 0))
-    masks, mask_scores = _masks(mask_logits, candidates, steps, config)
-    areas = masks.sum((1, 2))
+    bands, areas, mask_scores = _masks(mask_logits, candidates, steps, config)
     rank = scores[candidates] ** config.class_exponent * mask_scores**config.mask_exponent
-    ids = np.zeros(masks.shape[1:], np.int32)
+    ids = np.zeros((len(steps[0][1]), len(steps[1][1])), np.int32)
     opened: list[int] = []
     segment_of: dict[int, int] = {}
     for i in np.argsort(-rank, kind="stable"):  # what is free depends on everyone before
-        free = masks[i] & (ids == 0)
-        if not free.sum() > config.overlap_threshold * areas[i]:
+        parts = [(ids[band.rows], mask) for band in bands if (mask := band.mask(i)) is not None]
+        free = [mask & (part == 0) for part, mask in parts]
+        if not sum(f.sum() for f in free) > config.overlap_threshold * areas[i]:
             continue
         query = int(candidates[i])
         label = int(labels[query])
         if is_thing[label] or label not in segment_of:
             opened.append(query)
             segment_of[label] = len(opened)
-        ids[free] = segment_of[label]
+        for (part, _), f in zip(parts, free):
+            part[f] = segment_of[label]
+    bands.clear()  # as large as the answer, which is copied next
     # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
     smallest = round(config.min_area * max(ids.shape, default=0) ** 2, 6)
     return _larger_than(smallest, ids, np.array(opened, np.int64))
+
+
+@dataclass(slots=True)
+class _Band:
+    """Some rows of the answer, and the masks of the k candidates that reach there, eight pixels a byte."""
+
+    rows: slice
+    width: int
+    candidate: NDArray[np.int64]  # (k,) ascending
+    packed: NDArray[np.uint8]  # (k, rows, bytes)
+
+    def mask(self, candidate: int) -> NDArray[np.bool_] | None:
+        """The candidate's, rows×W; None where it does not reach."""
+        at = int(np.searchsorted(self.candidate, candidate))
+        if candidate not in self.candidate[at : at + 1]:
+            return None
+        return np.unpackbits(self.packed[at], axis=1, count=self.width).view(bool)
 
 
 def _masks(
@@ -108,12 +129,11 @@ def _masks(
     candidates: NDArray[np.int64],
     steps: tuple[list[Taps], list[Taps]],
     config: MergeConfig,
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Masks of the candidates at the size of the answer, and the mean probability within each."""
+) -> tuple[list[_Band], NDArray[np.int64], NDArray[np.float64]]:
+    """Masks of the candidates at the size of the answer, their areas, and the mean probability of each."""
     (canvas_rows, image_rows), (canvas_columns, image_columns) = steps
     height, width = len(image_rows), len(image_columns)
-    masks = np.zeros((len(candidates), height, width), bool)
-    total = np.zeros(len(candidates))
+    bands, areas, total = [], np.zeros(len(candidates), np.int64), np.zeros(len(candidates))
     band = max(BAND_VALUES // max(len(logits) * width, 1), 1)
     for top in range(0, height if len(candidates) else 0, band):
         part = image_rows[top : top + band]
@@ -127,9 +147,12 @@ def _masks(
         else:
             probability = 1 / (1 + np.exp(-values[candidates]))
         sure = probability > np.float32(config.pixel_threshold)
-        masks[:, top : top + band] = sure
+        area = sure.sum((1, 2))
+        reach = np.flatnonzero(area)
+        bands.append(_Band(slice(top, top + band), width, reach, np.packbits(sure[reach], 2)))
+        areas += area
         total += np.where(sure, probability, 0).sum((1, 2), dtype=np.float64)
-    return masks, total / np.maximum(masks.sum((1, 2)), 1)
+    return bands, areas, total / np.maximum(areas, 1)
 
 
 def _steps(
@@ -164,6 +187,9 @@ def _larger_than(
     area: float, ids: NDArray[np.int32], first: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Segments of so many pixels or fewer become void; the others are numbered anew."""
-    kept = np.bincount(ids.ravel(), minlength=len(first) + 1)[1:] > area
+    areas = np.zeros(len(first) + 1, np.int64)
+    for rows in np.array_split(ids, 16):  # bincount copies what it counts, twice as large
+        areas += np.bincount(rows.ravel(), minlength=len(areas))
+    kept = areas[1:] > area
     numbers = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
     return numbers[ids], first[kept]
