@@ -19,9 +19,11 @@ def test_all_cases_are_there():
     assert len(CASES) == 12
 
 
-@pytest.mark.parametrize("mode", ["fast", "reference"])
+@pytest.mark.parametrize("mode", ["fast", "compiled", "reference"])
 @pytest.mark.parametrize("case", CASES)
 def test_category_and_instance_maps_are_the_references(case, mode):
+    if mode == "compiled":
+        pytest.importorskip("numba")
     data = np.load(FOLDER / f"{case}.npz")
     size = tuple(data["output_size"].tolist())
     config = MergeConfig(
