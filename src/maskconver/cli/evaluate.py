@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver evaluate`."""
     add = parser.add_argument
-    add("model", type=str, help="a bundled name, a .safetensors, .onnx or .tflite file, or a run's folder")
+    add(
+        "model",
+        type=str,
+        help="a bundled name, a .safetensors, .onnx, .tflite or .pt2 file, or a run's folder",
+    )
     add("--data", type=str | None, default=None, help="folder of the data set")
     add("--split", type=str | None, default=None, help="train, val, …; needed where there are several")
     add("--images", type=str | None, default=None, help="folder or zip of the pictures, instead of --data")
@@ -61,7 +65,7 @@ def run(args: Namespace) -> int:
     from ..evaluation import evaluate, tune, write_gallery
     from ..predictor import Predictor
 
-    if args.tune and args.model.endswith((".onnx", ".tflite")):
+    if args.tune and args.model.endswith((".onnx", ".tflite", ".pt2")):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(
         args.data,

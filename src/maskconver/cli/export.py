@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from ..export.compare import Comparison
 
+EXPORTED = (".onnx", ".tflite", ".pt2")
+
 
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver export`."""
@@ -67,7 +69,9 @@ def configure(parser: ArgumentParser) -> None:
     add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
     add("--hard-sigmoid", action="store_true", help="masks by relu6(x + 3) / 6, as the paper's mobile form")
     add("--uint8", action="store_true", help="take H×W×3 bytes; scaling, mean and std in the file")
-    add("--images", type=str | None, default=None, help="folder or glob of pictures to compare on")
+    add(
+        "--images", type=str | None, default=None, help="folder or glob of pictures to compare on, at most 32"
+    )
     add("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -76,12 +80,18 @@ def run(args: Namespace) -> int:
     from ..checkpoint import load
     from ..data.images import read_image
     from ..data.listing import list_images
+    from ..export.calibration import spread
 
+    if args.model.endswith(EXPORTED):
+        raise ConfigError(f"{args.model} is an exported file already; export the model it was made from")
     suffix, export = _format(args)
-    images = [read_image(path) for path in list_images(args.images)] if args.images else None
+    given = {"images": args.images, "calibration": args.calibrate}
+    paths = {name: spread(list_images(source)) for name, source in given.items() if source}
     model = load(args.model)
+    pictures = {name: [read_image(path) for path in found] for name, found in paths.items()}
     model.merge.hard_sigmoid = model.merge.hard_sigmoid or args.hard_sigmoid
-    out = Path(args.out or f"{Path(args.model).stem}{suffix}")
+    # A folder may have a point in its name, or be ".".
+    out = Path(args.out or Path(args.model).resolve().name.removesuffix(".safetensors") + suffix)
     start = time.perf_counter()
     result = export(
         model,
@@ -90,7 +100,7 @@ def run(args: Namespace) -> int:
         proposals=args.proposals,
         uint8=args.uint8,
         output=args.output,
-        images=images,
+        **pictures,
     )
     seconds, size = time.perf_counter() - start, out.stat().st_size
     if args.json:
@@ -107,9 +117,6 @@ def _format(args: Namespace) -> tuple[str, Callable[..., Comparison]]:
     Raises:
         ConfigError: an option that the format does not have.
     """
-    from ..data.images import read_image
-    from ..data.listing import list_images
-
     if args.to == "torch-export":
         if args.quantize != "none" or args.calibrate:
             raise ConfigError(
@@ -118,17 +125,15 @@ def _format(args: Namespace) -> tuple[str, Callable[..., Comparison]]:
         from ..export.torch_export import export_torch
 
         return ".pt2", partial(export_torch, dynamic=args.dynamic)
-    from ..export.calibration import check_calibration, spread
+    from ..export.calibration import check_calibration
 
     check_calibration(args.quantize, args.calibrate)
-    paths = spread(list_images(args.calibrate)) if args.calibrate else []
-    options = {"quantize": args.quantize, "calibration": [read_image(path) for path in paths]}
     if args.to == "litert":
         if args.dynamic:
             raise ConfigError("a LiteRT file has one size; leave out --dynamic")
         from ..export.litert import export_litert
 
-        return ".tflite", partial(export_litert, **options)
+        return ".tflite", partial(export_litert, quantize=args.quantize)
     from ..export.onnx import export_onnx
 
-    return ".onnx", partial(export_onnx, dynamic=args.dynamic, **options)
+    return ".onnx", partial(export_onnx, dynamic=args.dynamic, quantize=args.quantize)

@@ -1,0 +1,104 @@
+"""`maskconver export`: what it reads, what it calls the file, what it refuses before work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from maskconver.cli.main import main
+from maskconver.config import MergeConfig
+from maskconver.errors import CheckpointError
+from maskconver.export.compare import Comparison
+
+
+class Stub:
+    """Stands for a loaded model."""
+
+    merge = MergeConfig()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What the command asks `export_onnx` for; the working directory is an empty one."""
+    options: dict[str, Any] = {}
+
+    def export(model: object, path: Path, **given: Any) -> Comparison:
+        options.update(given, path=path)
+        path.write_bytes(b"a model")
+        return Comparison(images=len(given.get("images", ())))
+
+    monkeypatch.setattr("maskconver.checkpoint.load", lambda _: Stub())
+    monkeypatch.setattr("maskconver.export.onnx.export_onnx", export)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return options
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """40 pictures of one pixel."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((1, 1, 3), i, np.uint8)).save(tmp_path / "pictures" / f"{i:02}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("nuclei", "nuclei.onnx"),
+        ("../runs/v1.2", "v1.2.onnx"),
+        ("../runs/best.safetensors", "best.onnx"),
+        (".", "here.onnx"),
+        ("user/cells", "cells.onnx"),
+    ],
+)
+def test_the_file_is_named_after_the_model(model: str, name: str, asked: dict[str, Any]) -> None:
+    assert main(["export", model]) == 0
+    assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_of_a_large_folder_some_pictures_from_all_over_it_are_read(
+    folder: Path, asked: dict[str, Any]
+) -> None:
+    words = ["export", "nuclei", "--quantize", "int8", "--calibrate", str(folder), "--images", str(folder)]
+    assert main(words) == 0
+    for name in ("images", "calibration"):
+        seen = [int(picture[0, 0, 0]) for picture in asked[name]]
+        assert len(seen) == 32 and seen[0] == 0 and seen[-1] > 35
+
+
+def test_pictures_are_read_after_the_model(
+    folder: Path,
+    asked: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(name: str) -> None:
+        raise CheckpointError(f"no model {name}")
+
+    (folder / "00.png").write_bytes(b"no picture")
+    monkeypatch.setattr("maskconver.checkpoint.load", load)
+    assert main(["export", "nothing", "--images", str(folder)]) == 2
+    assert "no model nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nuclei.onnx", "nuclei.tflite", "nuclei.pt2"])
+def test_an_exported_file_is_not_exported_again(
+    name: str, asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", name, "--to", "litert"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name} is an exported file already" in said and said.count("\n") == 1 and not asked
+
+
+def test_thresholds_of_an_exported_file_are_not_tuned(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("nuclei.onnx", "nuclei.tflite", "nuclei.pt2"):
+        assert main(["evaluate", name, "--data", "nothing", "--tune", "tuned.safetensors"]) == 2
+        assert f"{name} cannot be changed" in capsys.readouterr().err
