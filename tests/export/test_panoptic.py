@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import numpy_helper
 from PIL import Image
 
 import maskconver as mc
@@ -18,6 +19,8 @@ from maskconver.cli.main import main
 from maskconver.config import InputConfig, MergeConfig
 from maskconver.data.synth import synthesize
 from maskconver.errors import ConfigError, ExportError, MaskconverError
+from maskconver.export import onnx as onnx_export
+from maskconver.export.calibration import FLOAT_LAYER
 from maskconver.export.onnx import export_onnx
 from maskconver.export.panoptic import PanopticMerge
 from maskconver.merge import merge
@@ -154,6 +157,19 @@ def test_a_map_that_differs_is_refused(models, tmp_path, monkeypatch):
     monkeypatch.setattr(CanvasMap, "segmentation", other)
     with pytest.raises(ExportError, match="does not answer as the model does"):
         export_onnx(models["mobile"], tmp_path / "model.onnx", output="panoptic")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quantised_maps_that_have_little_to_do_with_the_model_are_refused(models, tmp_path, monkeypatch):
+    def spoilt(proto, *_):
+        for tensor in proto.graph.initializer:
+            if FLOAT_LAYER.search(tensor.name):
+                tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+        return proto
+
+    monkeypatch.setattr(onnx_export, "_quantized", spoilt)
+    with pytest.raises(ExportError, match="the quantised file does not answer"):
+        export_onnx(models["mobile"], tmp_path / "model.onnx", output="panoptic", quantize="fp16")
     assert list(tmp_path.iterdir()) == []
 
 

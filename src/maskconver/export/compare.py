@@ -39,6 +39,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8-weights": Tolerance(0.1, 0.25, 0.2, 1.0),
     "int8": Tolerance(0.25, 0.5, 0.4, 1.0),
 }
+# A quantised file with the merge inside gives nothing but maps: they may differ in so many of their pixels.
+QUANTIZED_MAPS = 0.5
 
 
 @dataclass
@@ -122,6 +124,19 @@ def require_equal(result: Comparison, precision: Precision) -> None:
     )
     if not equal:
         raise ExportError(f"the file does not answer as the model does and was not kept: {result}")
+
+
+def require_alike(result: Comparison) -> None:
+    """Refuses a quantised file with the merge inside whose maps differ by more than `QUANTIZED_MAPS`.
+
+    Raises:
+        ExportError: with the figures.
+    """
+    if result.differing > QUANTIZED_MAPS * result.pixels:
+        raise ExportError(
+            f"the quantised file does not answer as the model does and was not kept: {result}; "
+            "with another --quantize it may"
+        )
 
 
 def generated(file: Exported) -> list[NDArray[np.uint8]]:

@@ -24,7 +24,7 @@ from ..models.fold import fold_batch_norms
 from ..models.registry import Model
 from ..native_output import silenced
 from .calibration import check_calibration, compared_on
-from .compare import Comparison, compare, require_equal
+from .compare import Comparison, compare, require_alike, require_equal
 from .compare_panoptic import compare_panoptic
 from .litert_quantize import quantize_litert
 from .network import describe, example, network
@@ -81,11 +81,12 @@ def export_litert(
         content = _graph(model, description)
         quantized = quantize_litert(content, description, calibration)
         if output == "panoptic":
-            # In full precision first, as quantised maps may differ by any number of pixels.
+            # In full precision first, as quantised maps may differ in many pixels.
             result: Comparison = compare_panoptic(model, _written(content, description, temporary), images)
             require_equal(result, "none")
             if quantize != "none":
                 result = compare_panoptic(model, _written(quantized, description, temporary), images)
+                require_alike(result)
             return result
         result = compare(model, _written(quantized, description, temporary), images)
         require_equal(result, quantize)

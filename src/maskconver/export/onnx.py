@@ -21,7 +21,7 @@ from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
 from ..onnx_runtime import OnnxRuntime
 from .calibration import check_calibration, compared_on
-from .compare import Comparison, compare, require_equal
+from .compare import Comparison, compare, require_alike, require_equal
 from .compare_panoptic import compare_panoptic
 from .compress import compress
 from .network import any_size, describe, example, network
@@ -83,12 +83,13 @@ def export_onnx(
         proto = _graph(model, description)
         _strip(proto)
         if output == "panoptic":
-            # In full precision first, as quantised maps may differ by any number of pixels.
+            # In full precision first, as quantised maps may differ in many pixels.
             result: Comparison = compare_panoptic(model, _written(proto, description, temporary), images)
             require_equal(result, "none")
             if quantize != "none":
                 proto = _quantized(proto, description, calibration or ())
                 result = compare_panoptic(model, _written(proto, description, temporary), images)
+                require_alike(result)
             return result
         proto = _quantized(proto, description, calibration or ())
         result = compare(model, _written(proto, description, temporary), images)
