@@ -16,6 +16,8 @@ from maskconver.cli.main import main
 from maskconver.data.synth import synthesize
 from maskconver.errors import CheckpointError, ConfigError
 from maskconver.export.torch_export import export_torch
+from tests.fakes import CATEGORIES
+from tests.models.test_kmax_fuse import trained_looking
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,14 @@ def test_the_file_gives_the_models_answer(file, models):
     np.testing.assert_array_equal(ours.ids, own.ids)
     with pytest.raises(ConfigError, match="gives 50 proposals, not 51"):
         mc.Predictor(path, proposals=51)
+
+
+@pytest.mark.slow
+def test_remax_gives_its_answer_too(tmp_path):
+    model = trained_looking(num_classes=None, categories=CATEGORIES, proposals=32)
+    result = export_torch(model, tmp_path / "remax.pt2", size=(97, 129))
+    assert result.unpaired == 0 and result.proposals == 2 * 32
+    assert mc.Predictor(tmp_path / "remax.pt2")(np.zeros((90, 120, 3), np.uint8)).ids.shape == (90, 120)
 
 
 def test_the_command_writes_one_and_predict_runs_it(tmp_path, models, monkeypatch, capsys):

@@ -84,7 +84,9 @@ def _check_kmax(
 ) -> None:
     """Refuses what kMaX-DeepLab and ReMaX cannot be exported to."""
     if not possible or output != "proposals":
-        raise ConfigError("kMaX-DeepLab and ReMaX are exported --to onnx with --output proposals only")
+        raise ConfigError(
+            "kMaX-DeepLab and ReMaX are exported --to onnx or torch-export, with --output proposals only"
+        )
     if dynamic:
         raise ConfigError("kMaX-DeepLab and ReMaX are exported for one size: leave out --dynamic")
     if proposals is not None and proposals != model.config.proposals:

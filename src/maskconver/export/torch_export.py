@@ -36,7 +36,7 @@ def export_torch(
     """Writes a model to one `.pt2` file, runs it, and keeps it only if it answers as the model does.
 
     Args:
-        model: any MaskConver of RGB images; unchanged.
+        model: any of RGB images; unchanged. kMaX-DeepLab and ReMaX with one size and all their queries.
         path: ends in `.pt2`; an older file is replaced.
         size, dynamic, proposals, uint8, output, images: as in `export_onnx`.
 
@@ -47,7 +47,7 @@ def export_torch(
         ConfigError: an option that does not fit the model.
         ExportError: the model cannot be exported, or the file differs from it; `path` is then as it was.
     """
-    description = describe(model, size, dynamic, proposals, "none", uint8, output)
+    description = describe(model, size, dynamic, proposals, "none", uint8, output, kmax=True)
     if Path(path).suffix != ".pt2":
         raise ConfigError(f'{path} does not end in ".pt2", by which the file is known later')
     training, device = model.training, next(model.parameters()).device
