@@ -2,16 +2,20 @@
 
 import sys
 import threading
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from maskconver.categories import Categories, Category
 from maskconver.config import MergeConfig
 from maskconver.data.images import ImageWarning
 from maskconver.errors import ConfigError, ImageError, MaskconverError, MissingExtraError
 from maskconver.predictor import Predictor, Runtime, open_runtime
+from maskconver.proposals import Proposals
+from maskconver.resize import resize_bilinear
 from tests.fakes import CATEGORIES, FakeRuntime, bright_and_dark, picture
 
 
@@ -388,3 +392,26 @@ def test_jpegs_that_the_canvas_needs_whole_are_read_whole(tmp_path):
     answer = Predictor(FakeRuntime(size=(64, 64)), draft_jpeg=True)(path)
     np.testing.assert_array_equal(answer.ids, expected.ids)
     np.testing.assert_array_equal(answer.image, expected.image)
+
+
+@pytest.mark.parametrize("things", [50, 0])  # panoptic, and semantic: every class stuff, all scores 1
+def test_a_4k_picture_with_100_proposals_takes_less_than_150_mb(things):
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(-3, 6, (100, 9, 16)).astype(np.float32)
+    masks = np.stack([resize_bilinear(mask, (160, 160)) for mask in coarse])
+    scores = np.linspace(1, 0.1 if things else 1, 100, dtype=np.float32)
+
+    class Many(FakeRuntime):
+        def __call__(self, images):
+            return Proposals(scores[None], np.arange(100)[None], masks[None])
+
+    runtime = Many(size=(640, 640))
+    runtime.categories = Categories(Category(i + 1, f"{i}", i < things, (i, 0, 0)) for i in range(100))
+    runtime.merge = MergeConfig(overlap_threshold=0.0)
+    image = np.zeros((2160, 3840, 3), np.uint8)
+    tracemalloc.start()
+    found = Predictor(runtime)(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) > 20 and found.ids.shape == (2160, 3840)
+    assert peak < 150e6
