@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,15 +17,22 @@ pytest.importorskip("litert_torch", reason='needs litert-torch, of the extra "ex
 
 import maskconver as mc
 from maskconver.cli.main import main
-from maskconver.config import InputConfig, MergeConfig
+from maskconver.config import RGB_MEAN, RGB_STD, InputConfig, MergeConfig
+from maskconver.data.synth import synthesize
 from maskconver.errors import CheckpointError, ConfigError, ExportError, MissingExtraError
 from maskconver.export.litert import _described, convert, export_litert
 from maskconver.export.litert_quantize import quantize_litert
-from maskconver.exported import Exported
+from maskconver.export.panoptic import PanopticMerge, PanopticNetwork
+from maskconver.exported import OUTPUTS, Exported
 from maskconver.litert_runtime import LiteRtRuntime
+from maskconver.merge import merge
+from maskconver.preprocess import prepare
+from maskconver.proposals import Proposals
+from tests.export.test_device_example import SCRIPT
 from tests.fakes import CATEGORIES
 
 SIZE = (32, 48)
+RGB = torch.tensor([RGB_MEAN, RGB_STD]).view(2, 3, 1, 1)
 
 
 class Small(nn.Module):
@@ -81,6 +90,51 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(file):
     )  # fmt: skip
     assert repr(runtime) == "small in small.tflite"
     assert b"maskconver.models" not in file.read_bytes() and b"/tests/" not in file.read_bytes()
+
+
+class Bytes(nn.Module):
+    """`Small` with its merge inside, of 1×h×w×3 bytes."""
+
+    def __init__(self, config: MergeConfig) -> None:
+        super().__init__()
+        masks = SIZE[0] // 4, SIZE[1] // 4
+        self.network = PanopticNetwork(Small(), PanopticMerge(config, CATEGORIES, masks, SIZE))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        canvas = (images.permute(0, 3, 1, 2).float() / 255 - RGB[0]) / RGB[1]
+        return self.network(canvas)
+
+
+@pytest.fixture(scope="module")
+def panoptic_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("panoptic") / "small.tflite"
+    merge = MergeConfig(overlap_threshold=0.1, min_area=0.0)
+    about = description(output="panoptic", uint8=True, merge=merge)
+    given = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
+    path.write_bytes(_described(convert(Bytes(merge).eval(), given, OUTPUTS["panoptic"]), about.to_json()))
+    return path
+
+
+def test_a_file_with_the_merge_inside_gives_the_plain_merge_s_map(panoptic_file):
+    runtime = LiteRtRuntime(panoptic_file)
+    canvas, _ = prepare(synthesize("scenes", SIZE, 3).image, runtime.input)
+    fed = torch.from_numpy(runtime.to_uint8(canvas[None])).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        scores, labels, masks = Small().eval()((fed - RGB[0]) / RGB[1])
+    plain = replace(runtime.merge, mode="reference")
+    (expected,) = merge(Proposals(scores, labels, masks).numpy(), plain, CATEGORIES, output_size=SIZE)
+    (found,) = runtime.canvas_maps(canvas[None])
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    rows = [(s.id, s.label, s.area) for s in expected]
+    assert rows and [tuple(row) for row in found.segments.tolist()][: len(rows)] == rows
+
+
+def test_the_script_for_devices_runs_the_file(panoptic_file):
+    pixels = synthesize("scenes", (60, 70), 3).image
+    ids, rows = runpy.run_path(str(SCRIPT))["segment"](str(panoptic_file), pixels)
+    own = mc.Predictor(panoptic_file)(pixels)
+    assert (ids == own.ids).mean() > 0.995  # bytes round differently
+    assert [name for _, name, _, area in rows if area] == [s.category for s in own]
 
 
 @pytest.mark.parametrize("quantize", ["fp16", "int8-weights", "int8"])

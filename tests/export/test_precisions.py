@@ -45,6 +45,12 @@ def test_maps_of_the_trained_model_agree(exported, models, pictures, to, quantiz
 
 
 @litert
+def test_a_litert_file_with_the_merge_inside_gives_the_models_maps(exported):
+    _, result = exported("mobile", "litert", output="panoptic", uint8=True, proposals=20)
+    assert result.images == 2 and result.differing == 0
+
+
+@litert
 def test_bytes_go_into_a_litert_file_that_normalises_itself(exported, models, pictures):
     path, result = exported("mobile", "litert", uint8=True)
     assert result.differing == 0
