@@ -1,4 +1,4 @@
-"""The shipped ONNX file in OpenVINO; see docs/tasks/ship.md. Runs where OpenVINO is installed."""
+"""The shipped ONNX file in OpenVINO; see docs/tasks/ship.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maskconver.onnx_runtime import OnnxRuntime
 from maskconver.preprocess import prepare
 from maskconver.runtime import BUNDLED
 
-openvino = pytest.importorskip("openvino", reason="180 MB that no extra of the tests installs")
+openvino = pytest.importorskip("openvino", reason='needs openvino, of the extra "dev"')
 pytest.importorskip("onnxruntime")
 
 

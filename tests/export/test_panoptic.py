@@ -113,6 +113,17 @@ def test_predict_takes_the_file_and_gives_answers_of_the_pictures_size(exported,
     capsys.readouterr()
 
 
+def test_openvino_gives_the_same_map(exported):
+    openvino = pytest.importorskip("openvino", reason='needs openvino, of the extra "dev"')
+    path, _ = exported("mobile", output="panoptic")
+    runtime = OnnxRuntime(path)
+    canvas, _ = prepare(synthesize("scenes", (96, 128), 5).image, runtime.input)
+    (expected,) = runtime.canvas_maps(canvas[None])
+    found = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(canvas[None])
+    assert expected.ids.any() and (found["ids"][0] != expected.ids).mean() < 1e-4
+    np.testing.assert_array_equal(found["segments"][0][:, :2], expected.segments[:, :2])
+
+
 def test_what_lies_in_the_padding_is_no_segment():
     ids = np.zeros((64, 64), np.int32)
     ids[:30, :20], ids[:30, 20:], ids[40:] = 3, 1, 2
