@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from memory import peak
+
 warnings.filterwarnings("ignore")
 SIZES = (256, 384, 640)
 PROPOSALS = (100, 50, 20, 15, 10)
@@ -280,12 +282,6 @@ def sized_pictures(pictures: list[Any], size: int) -> list[Any]:
     return [(p, prepare(p, InputConfig(size=(size, size)))[0][None]) for p in pictures]
 
 
-def peak_memory() -> float:
-    """MB; not of getrusage, which counts what the parent had before it became this process."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
-
-
 def alone(name: str, folder: Path, rounds: int) -> dict[str, float]:
     """One network in a process of its own: milliseconds, peak memory and file size at 640 px."""
     pixels = np.random.default_rng(0).normal(size=(1, 3, 640, 640)).astype(np.float32)
@@ -308,7 +304,7 @@ def alone(name: str, folder: Path, rounds: int) -> dict[str, float]:
             call(pixels)
 
     ms = timed({name: run}, [None], rounds)[name]
-    return {"ms": ms, "rss": peak_memory(), "size": size / 1e6}
+    return {"ms": ms, "rss": 1000 * peak(), "size": size / 1e6}
 
 
 def measure(folder: Path, pictures: list[Any], model_path: str, rounds: int) -> None:

@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -55,7 +56,14 @@ def annotated(size: int, batch: int, segments: int, classes: int) -> Batch:
 
 
 def peak() -> float:
-    """Highest resident memory of this process so far, GB."""
+    """Highest resident memory of this process so far, GB.
+
+    On Linux not of getrusage, which counts what the parent had before it became this process.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 1e9
 
 

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from maskconver.data.transforms.train import Example
 from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig
 from maskconver.models import create_model
 from maskconver.targets import TargetConfig, assign_targets
+from memory import peak
 
 CLASSES, THINGS = 133, 5
 ARMS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "full ASPP": {"aspp": "full"},
     "separable ASPP": {"aspp": "separable"},
 }
-UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 
 def scenes(size: int, batch: int) -> Batch:
@@ -90,7 +89,7 @@ def memory(name: str, arm: str, size: int, batch: int, samples: int) -> None:
     pictures = scenes(size, batch)
     for _ in range(2):
         trainer.step(pictures)
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 1e9))
+    print(json.dumps(peak()))
 
 
 def main() -> None:
