@@ -71,7 +71,7 @@ def kmax_convnext_s() -> KMaXConfig:
     return _convnext("convnext_small")
 
 
-@register_model()
+@register_model(published="COCO PQ 56.2")
 def kmax_max_s() -> KMaXConfig:
     """kMaX-DeepLab, MaX-S (axial ResNet-50), 1281 px."""
     return _kmax(1281, backbone="max_s", backbone_drop_path=0.2)
