@@ -75,6 +75,37 @@ def test_image_ids_are_taken_from_the_ground_truth_by_name(folder, capsys):
     assert "no image c.jpg" in capsys.readouterr().err
 
 
+def test_label_pngs_can_be_read_back_as_a_label_folder(folder):
+    from maskconver.data.label_folder import LabelFolder
+
+    assert main(["predict", "fake", "in", "--out", "out", "--labels"]) == 0
+    data = LabelFolder("in", "out/labels", "out/classes.json")
+    assert [c.name for c in data.categories] == [c.name for c in CATEGORIES]
+    panoptic = read(folder / "out")
+    for index, row in enumerate(panoptic["annotations"]):
+        areas = {}
+        for s in row["segments_info"]:
+            areas[s["category_id"]] = areas.get(s["category_id"], 0) + s["area"]
+        ids, counts = np.unique(data[index].ids, return_counts=True)
+        assert {int(i): int(n) for i, n in zip(ids, counts) if i} == areas
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype", "values"),
+    [((1, 7), "uint8", (0, 6, 255)), ((0, 3), "uint8", (0, 1, 255)), ((5, 300), "uint16", (4, 299, 65535))],
+)
+def test_values_of_label_pngs_are_ids_minus_one(tmp_path, ids, dtype, values):
+    from maskconver.categories import Category
+    from maskconver.data.label_png import label_writer
+    from maskconver.segmentation import Segmentation
+
+    categories = Categories([Category(i, f"c{i}", False, (i % 200, 1, 2)) for i in ids])
+    found = Segmentation.from_ids(np.array([[1, 2, 0]], np.int32), categories, labels=[0, 1])
+    label_writer(tmp_path, categories)(found, "a")
+    written = np.asarray(Image.open(tmp_path / "labels" / "a.png"))
+    assert written.dtype == dtype and tuple(written[0].tolist()) == values
+
+
 def test_overlays_have_the_size_of_the_pictures(folder):
     assert main(["predict", "fake", "in/*.png", "--out", "out", "--overlay", "--no-masks"]) == 0
     assert Image.open(folder / "out" / "overlays" / "a.png").size == (90, 60)

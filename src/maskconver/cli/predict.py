@@ -1,7 +1,8 @@
 """Segment images, folders or globs.
 
 Writes COCO panoptic files (`panoptic.json` and a PNG an image in `panoptic/`), with --overlay also pictures
-of the segments over the image in `overlays/`. An image that cannot be read does not stop the others.
+of the segments over the image in `overlays/`, with --labels PNGs of classes in `labels/`. An image that
+cannot be read does not stop the others.
 
 Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.images import MAX_PIXELS, ImageWarning
+from ..data.label_png import label_writer
 from ..data.listing import list_images
 from ..data.panoptic_files import read_panoptic_json
 from ..data.panoptic_writer import panoptic_writer
@@ -50,7 +52,8 @@ def configure(parser: ArgumentParser) -> None:
     add("paths", nargs="+", type=str, help="images, folders (searched to the bottom), globs")
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
-    add("--no-masks", action="store_true", help="write no panoptic files, only overlays")
+    add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
+    add("--no-masks", action="store_true", help="write no panoptic files, only overlays and labels")
     add("--ids-from", type=str | None, default=None, help="COCO JSON whose image ids are taken, by file name")
     add("--json", action="store_true", help="print the figures as JSON")
     add("--device", type=str | None, default=None, help="cpu, cuda, mps; the best there is by default")
@@ -64,8 +67,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
-    if args.no_masks and not args.overlay:
-        raise ConfigError("--no-masks without --overlay leaves nothing to write; add --overlay")
+    if args.no_masks and not (args.overlay or args.labels):
+        raise ConfigError("--no-masks leaves nothing to write; add --overlay or --labels")
     if args.draft_jpeg and args.overlay:
         raise ConfigError(
             "--overlay draws on the whole picture, --draft-jpeg does not read it; leave one out"
@@ -123,11 +126,14 @@ def _results(
     """A function that has an image's files written in the background; all are written when the block ends."""
     with ExitStack() as stack:
         masks = None if args.no_masks else stack.enter_context(panoptic_writer(out, categories, image_ids))
+        labels = label_writer(out, categories) if args.labels else None
 
         def write(result: Segmentation, stem: str) -> None:
             with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
                 if masks:
                     masks(result, stem)
+                if labels:
+                    labels(result, stem)
                 if args.overlay:
                     with atomic_path(out / "overlays" / f"{stem}.png") as temporary:
                         result.draw().save(temporary, "PNG", compress_level=3)
@@ -154,7 +160,7 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
 
     Earlier results are passed over where the output lies in an input folder.
     """
-    results = {(out / "panoptic").resolve(), (out / "overlays").resolve()}
+    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels")}
     named = {Path(path) for path in paths}
     found: set[Path] = set()
     missing: list[tuple[str, str]] = []
@@ -241,6 +247,8 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
         print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
         if not args.no_masks:
             print(f"panoptic: {out / 'panoptic.json'}")
+        if args.labels:
+            print(f"labels: {out / 'labels'}")
         if args.overlay:
             print(f"overlays: {out / 'overlays'}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
