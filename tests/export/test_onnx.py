@@ -297,6 +297,10 @@ def test_what_kmax_models_are_not_exported_to_is_said_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match="--to onnx or torch-export"):
         describe(model, None, False, None, "none", False)  # as LiteRT asks
 
+    model.merge.hard_sigmoid = True
+    with pytest.raises(ConfigError, match="have no hard sigmoid"):
+        export_onnx(model, tmp_path / "m.onnx")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["remax_t", "remax_s"])

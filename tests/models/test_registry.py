@@ -120,6 +120,13 @@ def test_a_compiled_network_answers_as_the_plain_one() -> None:
     torch.testing.assert_close(compiled.heatmap_logits, plain.heatmap_logits, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["maskconver_mobile_256", "kmax_r50"])
+@pytest.mark.parametrize("classes", [0, -1])
+def test_a_model_has_at_least_one_class(name: str, classes: int) -> None:
+    with pytest.raises(ConfigError, match="give 1 or more"):
+        create_model(name, num_classes=classes)
+
+
 def test_names_are_listed_by_pattern() -> None:
     assert "maskconver_mobile_256" in list_models("maskconver_mobile_*")
     assert list_models("nothing*") == []

@@ -87,6 +87,8 @@ def _check_kmax(
         raise ConfigError(
             "kMaX-DeepLab and ReMaX are exported --to onnx or torch-export, with --output proposals only"
         )
+    if model.merge.hard_sigmoid:
+        raise ConfigError("kMaX-DeepLab and ReMaX have no hard sigmoid: leave out --hard-sigmoid")
     if dynamic:
         raise ConfigError("kMaX-DeepLab and ReMaX are exported for one size: leave out --dynamic")
     if proposals is not None and proposals != model.config.proposals:

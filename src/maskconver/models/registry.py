@@ -65,7 +65,13 @@ def kind_of(config: Config) -> str:
 def build_model(
     config: Config, num_classes: int, categories: Categories | None = None, name: str = ""
 ) -> Model:
-    """The network of a config, with random weights."""
+    """The network of a config, with random weights.
+
+    Raises:
+        ConfigError: no classes, or a config that no network can have.
+    """
+    if num_classes < 1:
+        raise ConfigError(f"a model of {num_classes} classes is not possible; give 1 or more")
     model: Model = KINDS[kind_of(config)][1](config, num_classes, categories, name)
     return model
 
