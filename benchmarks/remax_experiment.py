@@ -290,7 +290,7 @@ def plot(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7, loc="upper right")
+            axis.legend(fontsize=7, loc="lower right" if axis is axes[0, 0] else "best")
     for axis in axes[1]:
         axis.set_yscale("log")
     figure.tight_layout()
