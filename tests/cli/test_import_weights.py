@@ -15,6 +15,7 @@ from maskconver.kmax_deeplab import model_of, official_name  # noqa: E402
 from maskconver.models import create_model  # noqa: E402
 
 
+@pytest.mark.slow
 def test_an_official_checkpoint_becomes_a_model_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_label_without_category_is_refused() -> None:
         merged([0.9], [5], stripes(range(4)))
 
 
+@pytest.mark.slow
 def test_memory_at_4k_stays_under_150_mb_and_grows_with_the_masks_by_a_bit_a_pixel() -> None:
     """At a quarter of the sides: there 100 masks of a byte a pixel would take 52 MB, 830 at 4K."""
     rng = np.random.default_rng(0)
