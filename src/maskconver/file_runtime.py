@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .exported import Exported
 from .proposals import Proposals
 
 
-class FileRuntime:
+class FileRuntime(ABC):
     """A file written by `maskconver export`; see `Runtime` for the attributes.
 
     A format gives `_answer`, which runs one canvas, and whether it wants channels last.
@@ -75,9 +76,9 @@ class FileRuntime:
         """Normalised canvases B×3×h×w float32 back to bytes B×h×w×3; padding becomes the mean colour."""
         return to_uint8(images, self.input)
 
+    @abstractmethod
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
         """One canvas, as the file takes it, to the file's outputs in the order of `OUTPUTS`."""
-        raise NotImplementedError
 
     def _run(self, images: NDArray[np.float32]) -> list[list[NDArray[Any]]]:
         """The outputs for every canvas; files take one at a time.

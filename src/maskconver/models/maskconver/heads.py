@@ -87,7 +87,16 @@ class Head(nn.Module):
         return self.out(self.convolve(x, level))
 
     def convolve(self, x: Tensor, level: int | None = None, part: slice = slice(None)) -> Tensor:
-        """All before the output, or a part of these convolutions, each with its norm and activation."""
+        """The convolutions before the output, each with its norm and activation.
+
+        Args:
+            x: B×in×h×w, or what the step before `part` gave.
+            level: whose norms are taken, where there are several.
+            part: of the steps, to run only these.
+
+        Returns:
+            B×filters×h×w; after a depthwise step as many channels as it took.
+        """
         norms = self.norm if level is None else self.norm[str(level)]
         for i, kind in self.steps[part]:
             norm: nn.Module = norms[kind][i]  # type: ignore[index]
@@ -149,7 +158,7 @@ class FusingHead(Head):
         return super().forward(self.join(decoded, low_level))
 
     def join(self, decoded: Tensor, low_level: Tensor | None) -> Tensor:
-        """What the convolutions get: both inputs at the finer one's size."""
+        """What the convolutions get: B×in×h×w (and B×low×H×W to fuse) to B×in×H×W; `concat` adds channels."""
         if self.lowlevel is None:
             return decoded
         assert low_level is not None

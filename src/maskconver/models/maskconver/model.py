@@ -170,7 +170,15 @@ class MaskConver(Shareable, nn.Module):
         return Maps(self.class_head(*features), self.embedding_head(*features), self.mask_head(*features))
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the heads get: the decoder's output and, with the decoder `aspp`, the backbone's finer one."""
+        """What the heads get, of normalised images B×C×H×W float.
+
+        Returns:
+            The decoder's output, B×filters×h×w, and the backbone's feature of `level`,
+            B×low×H/2^level×W/2^level, with the decoder `aspp`; otherwise None.
+
+        Raises:
+            ConfigError: another number of channels than the config's.
+        """
         check_channels(images, self.config.in_channels)
         features = self.backbone(images)
         if self.config.decoder == "aspp":
@@ -192,7 +200,16 @@ class MaskConver(Shareable, nn.Module):
         return self.mask_embeddings_of(embedding_map[batch, :, cells[:, 0], cells[:, 1]], cells, labels)
 
     def mask_embeddings_of(self, pooled: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
-        """`mask_embeddings` of the n×D centre embeddings at n cells."""
+        """`mask_embeddings` of centre embeddings that are read already.
+
+        Args:
+            pooled: n×D float.
+            cells: n×2 int64 (y, x).
+            labels: n int64 in 0…C-1.
+
+        Returns:
+            n×D, or n×(D+6) with `position`.
+        """
         table = None if self.class_embedding is None else self.class_embedding(labels)
         embeddings = self.mlp(with_class(pooled, table, self.config.class_embedding))
         return _at_center(embeddings, cells) if self.config.position else embeddings
