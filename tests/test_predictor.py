@@ -158,6 +158,7 @@ def test_thresholds_can_be_overridden_and_the_models_own_stay():
         ({"stuff_threshold": 3}, "stuff_threshold is a share"),
         ({"pixel_threshold": -0.1}, "pixel_threshold is a share"),
         ({"overlap_threshold": float("nan")}, "overlap_threshold is a share"),
+        ({"nms_iou": None}, "nms_iou is a share"),
         ({"output_side": 0}, "output_side is a number of pixels, at least 1, not 0"),
     ],
 )

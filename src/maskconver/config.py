@@ -120,7 +120,9 @@ class MergeConfig:
                 raise ConfigError(f'merge {name} "{value}" is not available; there are {", ".join(choices)}')
         for name in SHARES:
             value = getattr(self, name)
-            if not (value is None and name == "stuff_threshold") and not 0 <= value <= 1:
+            if value is None and name == "stuff_threshold":
+                continue
+            if value is None or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
         if self.output_side is not None and self.output_side < 1:
             raise ConfigError(f"output_side is a number of pixels, at least 1, not {self.output_side}")
