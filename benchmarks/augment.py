@@ -21,13 +21,14 @@ from pathlib import Path
 
 import torch
 
-from maskconver.config import InputConfig
-from maskconver.data import open_dataset, synth
-from maskconver.data.datamodule import DataConfig, TrainDataset
-from maskconver.data.transforms.color import ColorConfig
-from maskconver.data.transforms.copy_paste import CopyPasteConfig
-from maskconver.data.transforms.train import AugmentConfig
-from maskconver.targets import TargetConfig
+from maskconver.core.config import InputConfig
+from maskconver.data import open_dataset
+from maskconver.data.synth import write as synth
+from maskconver.training.augment.color import ColorConfig
+from maskconver.training.augment.copy_paste import CopyPasteConfig
+from maskconver.training.augment.example import AugmentConfig
+from maskconver.training.loader import DataConfig, TrainDataset
+from maskconver.training.target_config import TargetConfig
 
 REFERENCE = TargetConfig(islands=1, islands_dilation="reference", islands_min_area=1024, ignore_void=False)
 PASTE = CopyPasteConfig(probability=1.0, scale=(0.05, 2.9), pasted_scale=(0.025, 1.5))

@@ -82,8 +82,8 @@ def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
     """Every file of one runtime that is not there yet."""
     import torch
 
-    from maskconver.checkpoint import load
     from maskconver.export.panoptic import PanopticMerge
+    from maskconver.models.checkpoint import load
     from maskconver.models.maskconver import MaskConver
 
     class Plain(MaskConver):
@@ -153,7 +153,9 @@ def transformer(name: str) -> Any:
     """EoMT with ViT-T/16 dimensions, or Mask2Former over Swin-T, with random weights for 133 classes."""
     import torch
 
-    import_module("maskconver._torchvision")  # before transformers, which imports torchvision
+    import_module(
+        "maskconver.models.backbones._torchvision"
+    )  # before transformers, which imports torchvision
     from transformers import (
         EomtConfig,
         EomtForUniversalSegmentation,
@@ -221,10 +223,10 @@ def interpreter(path: Path) -> Any:
 
 def rows(kind: str, size: int, folder: Path, merge_config: Any) -> dict[str, Callable[[Any], Any]]:
     """What is timed at one size: a function of the picture each; those named `network` take its canvas."""
-    from maskconver.litert_runtime import LiteRtRuntime
+    from maskconver.core.preprocess import prepare
+    from maskconver.inference.litert import LiteRtRuntime
+    from maskconver.inference.onnx import OnnxRuntime
     from maskconver.merge import merge
-    from maskconver.onnx_runtime import OnnxRuntime
-    from maskconver.preprocess import prepare
 
     suffix = KINDS[kind]
     runtime = OnnxRuntime if kind == "onnx" else LiteRtRuntime
@@ -276,8 +278,8 @@ def timed(functions: dict[str, Callable[[Any], Any]], pictures: list[Any], round
 
 def sized_pictures(pictures: list[Any], size: int) -> list[Any]:
     """Each picture, with its canvas."""
-    from maskconver.config import InputConfig
-    from maskconver.preprocess import prepare
+    from maskconver.core.config import InputConfig
+    from maskconver.core.preprocess import prepare
 
     return [(p, prepare(p, InputConfig(size=(size, size)))[0][None]) for p in pictures]
 
@@ -309,8 +311,8 @@ def alone(name: str, folder: Path, rounds: int) -> dict[str, float]:
 
 def measure(folder: Path, pictures: list[Any], model_path: str, rounds: int) -> None:
     """Prints all tables."""
+    from maskconver.inference.onnx import OnnxRuntime
     from maskconver.merge import merge
-    from maskconver.onnx_runtime import OnnxRuntime
 
     described = OnnxRuntime(folder / "network_640.onnx", threads=THREADS)
     config = replace(described.merge, min_area=256 / 640**2)
@@ -413,8 +415,8 @@ def main() -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         print(f"needs {', '.join(missing)}; left out")
         return
-    from maskconver.data.images import read_image
-    from maskconver.data.listing import list_images
+    from maskconver.io.images import read_image
+    from maskconver.io.listing import list_images
 
     pictures = [
         read_image(path)

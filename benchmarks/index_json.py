@@ -16,7 +16,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from maskconver.categories import Categories
+from maskconver.core.categories import Categories
 
 IMAGES, RUNS = 118_000, 3
 
@@ -31,7 +31,7 @@ print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9)
 """
 READERS = {
     "maskconver `read_panoptic_json`": (
-        "from maskconver.data.panoptic_files import read_panoptic_json",
+        "from maskconver.io.panoptic_json import read_panoptic_json",
         "read_panoptic_json(sys.argv[1])",
     ),
     "`json.load` alone": ("import json", "json.load(open(sys.argv[1]))"),

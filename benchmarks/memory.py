@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskconver.data.batch import Batch
-from maskconver.data.datamodule import collate
 from maskconver.data.sample import SegmentTable
-from maskconver.data.transforms.train import Example
-from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.models import create_model
-from maskconver.targets import TargetConfig, assign_targets
+from maskconver.models.batch import Batch
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
+from maskconver.training.augment.example import Example
+from maskconver.training.loader import collate
+from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import assign_targets
 
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 

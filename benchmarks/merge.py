@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskconver.categories import Categories
-from maskconver.config import MergeConfig
+from maskconver.core.categories import Categories
+from maskconver.core.config import MergeConfig
+from maskconver.core.proposals import Geometry, Proposals
+from maskconver.core.resize import Taps, resize_bilinear
 from maskconver.merge import merge
-from maskconver.merge.rule import merge_masks, output_taps
-from maskconver.proposals import Geometry, Proposals
-from maskconver.resize import Taps, resize_bilinear
+from maskconver.merge.maskconver import merge_masks, output_taps
 
 CATEGORIES = Categories.coco()
 MODES = ("fast", "compiled", "reference", "coarse")
@@ -128,7 +128,7 @@ def transformers_merge(proposals: Proposals, size: tuple[int, int], config: Merg
     """The post-processing of Mask2Former in Hugging Face's library on the same scores and masks."""
     import torch
 
-    from maskconver import _torchvision  # noqa: F401 - before transformers imports torchvision
+    from maskconver.models.backbones import _torchvision  # noqa: F401 - before transformers imports torchvision
 
     try:
         from transformers import Mask2FormerImageProcessor  # isort: skip
@@ -157,7 +157,7 @@ def transformers_merge(proposals: Proposals, size: tuple[int, int], config: Merg
 def session(model: Any, size: tuple[int, int], proposals: int, threads: int) -> Callable[[NDArray], Any]:
     """The network up to its mask logits in ONNX Runtime, as `maskconver export` writes it."""
     from maskconver.export.onnx import export_onnx
-    from maskconver.onnx_runtime import OnnxRuntime
+    from maskconver.inference.onnx import OnnxRuntime
 
     path = Path(tempfile.mkdtemp()) / "network.onnx"
     export_onnx(model, path, size=size, proposals=proposals)
@@ -171,8 +171,8 @@ def real(
     import torch
 
     import maskconver
-    from maskconver.inputs import as_image
-    from maskconver.preprocess import prepare
+    from maskconver.core.preprocess import prepare
+    from maskconver.inference.inputs import as_image
 
     network = maskconver.load(model).eval()
     image_input = network.input if size is None else replace(network.input, size=size)

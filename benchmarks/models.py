@@ -31,10 +31,10 @@ from typing import Any
 
 import torch
 
-from maskconver.data.batch import Batch
-from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.models import create_model, list_models
-from maskconver.models.cost import count_macs, count_parameters
+from maskconver.models.batch import Batch
+from maskconver.models.inspect import count_macs, count_parameters
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
 from memory import annotated, peak
 
 CLASSES, SEGMENTS = 133, 20

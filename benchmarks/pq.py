@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskconver.categories import Categories
-from maskconver.data.panoptic_files import PanopticFile, read_panoptic_json, read_panoptic_png
+from maskconver.core.categories import Categories
+from maskconver.io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from maskconver.metrics.files import panoptic_quality_files
 from maskconver.metrics.panoptic_quality import PanopticQuality
 
@@ -120,7 +120,7 @@ def repeat(data: dict[str, Any], times: int) -> dict[str, Any]:
 
 def arrays(pairs: list[Pair], categories: Categories) -> None:
     """Prints ours beside torchmetrics."""
-    import maskconver._torchvision  # noqa: F401, I001  (before torchmetrics, which imports torchvision)
+    import maskconver.models.backbones._torchvision  # noqa: F401, I001  (before torchmetrics, which imports torchvision)
     import torch
     from torchmetrics.detection import PanopticQuality as TorchMetrics
 

@@ -29,17 +29,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskconver import Predictor, Segmentation
-from maskconver.config import InputConfig
-from maskconver.data.images import read_image
-from maskconver.data.listing import list_images
-from maskconver.data.panoptic_png import read_panoptic_png
-from maskconver.data.panoptic_writer import panoptic_writer
-from maskconver.data.synth import synthesize
-from maskconver.idmap import lookup
-from maskconver.pipeline import behind, timed
-from maskconver.preprocess import fitted_size, normalize, prepare, resize_bilinear, stretch
-from maskconver.proposals import Proposals
-from maskconver.runtime import Runtime
+from maskconver.core.config import InputConfig
+from maskconver.core.panoptic_png import read_panoptic_png
+from maskconver.core.preprocess import fitted_size, normalize, prepare, resize_bilinear, stretch
+from maskconver.core.proposals import Proposals
+from maskconver.core.segments import lookup
+from maskconver.data.synth.write import synthesize
+from maskconver.inference.runtime import Runtime
+from maskconver.inference.stream import behind, timed
+from maskconver.io.images import read_image
+from maskconver.io.listing import list_images
+from maskconver.io.results import panoptic_writer
 
 STAGES = ("network", "merge", "decode", "prepare", "write", "waiting")
 

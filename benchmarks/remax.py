@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskconver.data.batch import Batch
-from maskconver.data.datamodule import collate
-from maskconver.data.synth import synthesize
-from maskconver.data.transforms.train import Example
-from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig
+from maskconver.data.synth.write import synthesize
 from maskconver.models import create_model
-from maskconver.targets import TargetConfig, assign_targets
+from maskconver.models.batch import Batch
+from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
+from maskconver.training.augment.example import Example
+from maskconver.training.loader import collate
+from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import assign_targets
 from memory import peak
 
 CLASSES, THINGS = 133, 5

@@ -28,22 +28,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskconver.data.datamodule import DataConfig, SegmentationData
-from maskconver.data.synth import write_dataset
-from maskconver.data.transforms.train import AugmentConfig
-from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig, Output
-from maskconver.losses.mask_id import false_losses
-from maskconver.losses.maskconver import LossConfig
-from maskconver.losses.pq_style import Assignment
+from maskconver.data.synth.write import write_dataset
 from maskconver.merge import merge
 from maskconver.metrics import PanopticQuality
 from maskconver.metrics.overlap import Overlap
 from maskconver.models import create_model
-from maskconver.targets import TargetConfig
-from maskconver.targets.kmax import MaskTargets
+from maskconver.models.kmax.loss_terms import Assignment
+from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
+from maskconver.models.kmax.mask_id import false_losses
+from maskconver.models.kmax.targets import MaskTargets
+from maskconver.models.maskconver.losses import LossConfig
+from maskconver.training.augment.example import AugmentConfig
 from maskconver.training.criterion import MaskConverCriterion
+from maskconver.training.loader import DataConfig, SegmentationData
 from maskconver.training.optim import OptimConfig, create_optimizer
 from maskconver.training.schedules import ScheduleConfig, learning_rate
+from maskconver.training.target_config import TargetConfig
 
 RELAXED = {"mask_id_loss": "sigmoid", "remask_layers": 4, "eta": 0.1, "aspp": "separable"}
 KMAX = {"bn_momentum": 0.1, "drop_path": 0.0, "proposals": 32}

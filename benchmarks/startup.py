@@ -25,7 +25,7 @@ ROWS = {
     "maskconver --help": ["-m", "maskconver.cli", "--help"],
     "maskconver data check --help": ["-m", "maskconver.cli", "data", "check", "--help"],
     "maskconver predict --help": ["-m", "maskconver.cli", "predict", "--help"],
-    "import maskconver.predictor": ["-c", "import maskconver.predictor"],
+    "import maskconver.inference.predictor": ["-c", "import maskconver.inference.predictor"],
     "import torch": ["-c", "import torch"],
 }
 FIRST = """
@@ -75,7 +75,7 @@ def said(python: str, code: str, *arguments: str) -> str:
 
 def core(python: str) -> None:
     """The first picture without PyTorch, stage by stage, and what the packages take on disk."""
-    from maskconver.data.synth import synthesize
+    from maskconver.data.synth.write import synthesize
 
     with tempfile.TemporaryDirectory() as folder:
         picture = f"{folder}/cells.npy"

@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 
-import maskconver.data.transforms.train as train_transforms
-import maskconver.losses.maskconver as losses
-from maskconver.data.datamodule import collate
+import maskconver.models.maskconver.losses as losses
+import maskconver.training.augment.example as train_transforms
 from maskconver.data.dataset import open_dataset
-from maskconver.data.synth import write_dataset
-from maskconver.data.transforms.train import AugmentConfig, train_example
-from maskconver.losses.maskconver import LossConfig, maskconver_losses
+from maskconver.data.synth.write import write_dataset
 from maskconver.models import create_model
-from maskconver.targets import TargetConfig
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
+from maskconver.training.augment.example import AugmentConfig, train_example
+from maskconver.training.loader import collate
 from maskconver.training.optim import OptimConfig, create_optimizer
+from maskconver.training.target_config import TargetConfig
 
 SECONDS: dict[str, list[float]] = defaultdict(list)
 

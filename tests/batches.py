@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maskconver.data.batch import Batch
-from maskconver.data.datamodule import collate
 from maskconver.data.sample import SegmentTable
-from maskconver.data.transforms.train import Example
-from maskconver.targets import TargetConfig, assign_targets
+from maskconver.models.batch import Batch
+from maskconver.training.augment.example import Example
+from maskconver.training.loader import collate
+from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import assign_targets
 
 IS_THING = np.array([True, True, True, False, False])  # labels 0…4
 

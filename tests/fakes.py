@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from maskconver.categories import Categories, Category
-from maskconver.config import InputConfig, MergeConfig
-from maskconver.proposals import Proposals
+from maskconver.core.categories import Categories, Category
+from maskconver.core.config import InputConfig, MergeConfig
+from maskconver.core.proposals import Proposals
 
 CATEGORIES = Categories(
     [Category(3, "cell", True, (220, 60, 60)), Category(8, "ground", False, (40, 40, 40))]
@@ -24,7 +24,7 @@ def bright_and_dark(images: np.ndarray, stride: int = 4) -> Proposals:
 
 
 class FakeRuntime:
-    """Fulfils `maskconver.predictor.Runtime` and remembers the shapes it was called with."""
+    """Fulfils `maskconver.inference.predictor.Runtime` and remembers the shapes it was called with."""
 
     def __init__(self, mode: str = "fit", size: tuple[int, int] = (64, 64), scale: float = 1.0) -> None:
         self.input = InputConfig(mode, size, scale, 16, mean=(0.0,) * 3, std=(1.0,) * 3)

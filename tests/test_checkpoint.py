@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from maskconver import Categories, Category, load, save
-from maskconver.checkpoint import init_from, read_metadata, read_tensors
 from maskconver.errors import CheckpointError
 from maskconver.models import create_model
+from maskconver.models.checkpoint import init_from, read_metadata, read_tensors
 from maskconver.models.maskconver import MaskConver
 
 
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_older_file_and_nothing_half_written(
         Path(name).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(name))
 
-    monkeypatch.setattr("maskconver.checkpoint.save_file", full)
+    monkeypatch.setattr("maskconver.models.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(small("b"), path)
     assert path.read_bytes() == before

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from maskconver.data.synth import write_dataset
-from maskconver.runtime import BUNDLED
+from maskconver.data.synth.write import write_dataset
+from maskconver.inference.runtime import BUNDLED
 
 BLOCK = """
 import importlib, sys

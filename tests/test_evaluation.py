@@ -12,11 +12,11 @@ from PIL import Image
 
 from maskconver import Categories, Category, Geometry, Predictor, Proposals
 from maskconver.cli.main import main
-from maskconver.config import InputConfig, MergeConfig
+from maskconver.core.config import InputConfig, MergeConfig
 from maskconver.data import open_dataset
-from maskconver.data.synth import synth_categories, write_dataset
+from maskconver.data.synth.write import synth_categories, write_dataset
 from maskconver.errors import ConfigError
-from maskconver.evaluation import evaluate, tune, write_gallery
+from maskconver.inference.evaluation import evaluate, tune, write_gallery
 
 SIZE = 48
 

@@ -13,10 +13,10 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 from huggingface_hub import errors  # noqa: E402
 
 import maskconver as mc  # noqa: E402
-from maskconver import hub  # noqa: E402
-from maskconver.checkpoint import find, read_metadata  # noqa: E402
 from maskconver.cli.main import main  # noqa: E402
 from maskconver.errors import CheckpointError, ConfigError  # noqa: E402
+from maskconver.models import hub  # noqa: E402
+from maskconver.models.checkpoint import find, read_metadata  # noqa: E402
 from tests.fakes import CATEGORIES  # noqa: E402
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskconver.data.synth import synthesize
-from maskconver.onnx_runtime import OnnxRuntime
-from maskconver.preprocess import prepare
-from maskconver.runtime import BUNDLED
+from maskconver.core.preprocess import prepare
+from maskconver.data.synth.write import synthesize
+from maskconver.inference.onnx import OnnxRuntime
+from maskconver.inference.runtime import BUNDLED
 
 openvino = pytest.importorskip("openvino", reason='needs openvino, of the extra "dev"')
 pytest.importorskip("onnxruntime")

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskconver.categories import Categories
-from maskconver.config import MergeConfig
+from maskconver.core.categories import Categories
+from maskconver.core.config import MergeConfig
+from maskconver.core.proposals import Geometry, Proposals
+from maskconver.core.segmentation import Segmentation
 from maskconver.data.dataset import open_dataset
-from maskconver.data.synth import write_dataset
+from maskconver.data.synth.write import write_dataset
 from maskconver.errors import ConfigError
-from maskconver.evaluation import evaluate
+from maskconver.inference.evaluation import evaluate
+from maskconver.inference.predictor import Predictor
 from maskconver.merge import merge
-from maskconver.predictor import Predictor
-from maskconver.proposals import Geometry, Proposals
-from maskconver.segmentation import Segmentation
 from tests.fakes import FakeRuntime, picture
 
 CATEGORIES = Categories.from_json(

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from maskconver.pipeline import behind, look_ahead, timed
+from maskconver.inference.stream import behind, look_ahead, timed
 
 
 def test_results_come_in_the_order_of_the_items_whoever_is_done_first() -> None:

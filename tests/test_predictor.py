@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskconver.categories import Categories, Category
-from maskconver.config import MergeConfig
-from maskconver.data.images import ImageWarning
+from maskconver.core.categories import Categories, Category
+from maskconver.core.config import MergeConfig
+from maskconver.core.proposals import Proposals
+from maskconver.core.resize import resize_bilinear
 from maskconver.errors import ConfigError, ImageError, MaskconverError, MissingExtraError
-from maskconver.predictor import Predictor, Runtime, open_runtime
-from maskconver.proposals import Proposals
-from maskconver.resize import resize_bilinear
+from maskconver.inference.predictor import Predictor, Runtime, open_runtime
+from maskconver.io.images import ImageWarning
 from tests.fakes import CATEGORIES, FakeRuntime, bright_and_dark, picture
 
 
@@ -209,8 +209,8 @@ def test_the_fake_fulfils_the_protocol():
 
 
 def test_without_torch_a_model_file_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "maskconver.checkpoint", None)
-    monkeypatch.delattr("maskconver.checkpoint", raising=False)
+    monkeypatch.setitem(sys.modules, "maskconver.models.checkpoint", None)
+    monkeypatch.delattr("maskconver.models.checkpoint", raising=False)
     with pytest.raises(MissingExtraError, match="train"):
         open_runtime("model.safetensors")
 

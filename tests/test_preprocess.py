@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskconver.config import InputConfig
-from maskconver.preprocess import (
+from maskconver.core.config import InputConfig
+from maskconver.core.preprocess import (
     fitted_size,
     normalize,
     prepare,

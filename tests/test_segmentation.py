@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskconver.categories import Categories, Category
-from maskconver.drawing import segment_colors
+from maskconver.core.categories import Categories, Category
+from maskconver.core.drawing import segment_colors
+from maskconver.core.segmentation import Segmentation
 from maskconver.errors import ConfigError, DataError
-from maskconver.segmentation import Segmentation
 
 CATEGORIES = Categories(
     [

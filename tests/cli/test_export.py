@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from maskconver.cli.main import main
-from maskconver.config import MergeConfig
+from maskconver.core.config import MergeConfig
 from maskconver.errors import CheckpointError
 from maskconver.export.compare import Comparison
 
@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         path.write_bytes(b"a model")
         return Comparison(images=len(given.get("images", ())))
 
-    monkeypatch.setattr("maskconver.checkpoint.load", lambda _: Stub())
+    monkeypatch.setattr("maskconver.models.checkpoint.load", lambda _: Stub())
     monkeypatch.setattr("maskconver.export.onnx.export_onnx", export)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -84,7 +84,7 @@ def test_pictures_are_read_after_the_model(
         raise CheckpointError(f"no model {name}")
 
     (folder / "00.png").write_bytes(b"no picture")
-    monkeypatch.setattr("maskconver.checkpoint.load", load)
+    monkeypatch.setattr("maskconver.models.checkpoint.load", load)
     assert main(["export", "nothing", "--images", str(folder)]) == 2
     assert "no model nothing" in capsys.readouterr().err
 

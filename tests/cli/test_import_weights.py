@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from maskconver.checkpoint import load  # noqa: E402
 from maskconver.cli.main import main  # noqa: E402
-from maskconver.kmax_deeplab import model_of, official_name  # noqa: E402
 from maskconver.models import create_model  # noqa: E402
+from maskconver.models.checkpoint import load  # noqa: E402
+from maskconver.models.kmax.import_official import model_of, official_name  # noqa: E402
 
 
 @pytest.mark.slow

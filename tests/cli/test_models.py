@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from maskconver.checkpoint import WEIGHTS, read_metadata
 from maskconver.cli.main import main
+from maskconver.models.checkpoint import WEIGHTS, read_metadata
 
 
 def test_a_row_says_what_a_model_costs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskconver.categories import Categories
 from maskconver.cli.main import main
-from maskconver.config import MergeConfig
+from maskconver.core.categories import Categories
+from maskconver.core.config import MergeConfig
 from tests.fakes import CATEGORIES, FakeRuntime, picture
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Two pictures in `in`, beside which the command runs; its model is `fake`."""
-    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: FakeRuntime())
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: FakeRuntime())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     Image.fromarray(picture(60, 90)).save(tmp_path / "in" / "a.png")
@@ -95,9 +95,9 @@ def test_label_pngs_can_be_read_back_as_a_label_folder(folder):
     [((1, 7), "uint8", (0, 6, 255)), ((0, 3), "uint8", (0, 1, 255)), ((5, 300), "uint16", (4, 299, 65535))],
 )
 def test_values_of_label_pngs_are_ids_minus_one(tmp_path, ids, dtype, values):
-    from maskconver.categories import Category
-    from maskconver.data.label_png import label_writer
-    from maskconver.segmentation import Segmentation
+    from maskconver.core.categories import Category
+    from maskconver.core.segmentation import Segmentation
+    from maskconver.io.label_png import label_writer
 
     categories = Categories([Category(i, f"c{i}", False, (i % 200, 1, 2)) for i in ids])
     found = Segmentation.from_ids(np.array([[1, 2, 0]], np.int32), categories, labels=[0, 1])
@@ -146,7 +146,7 @@ def test_the_score_threshold_on_the_command_line_is_one_of_stuff_too(folder, mon
     runtime.merge = MergeConfig(
         rule="kmax", object_threshold=0.7, stuff_threshold=0.5, min_area=0.0, pixel_threshold=0.5
     )
-    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: runtime)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: runtime)
     assert main(["predict", "fake", "in", "--out", "out"]) == 0
     assert "4 segments" in capsys.readouterr().out
     assert main(["predict", "fake", "in", "--out", "out", "--score-threshold", "0.85"]) == 0
@@ -199,7 +199,7 @@ def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(folder, mo
             return super().__call__(images)
 
     weak = Weak()
-    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: weak)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: weak)
     assert main(["predict", "fake", "in", "--out", "out"]) == 1
     assert "in/a.png: out of memory in a long story" in capsys.readouterr().err
 
@@ -219,7 +219,9 @@ def test_inputs_that_do_not_exist_are_refused(folder, capsys, path):
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_any_work(folder, capsys, monkeypatch):
-    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        "maskconver.inference.predictor.open_runtime", lambda *_: pytest.fail("work was begun")
+    )
     (folder / "file").write_text("")
     for out in ("file", "file/below"):
         assert main(["predict", "fake", "in", "--out", out]) == 2
@@ -252,7 +254,7 @@ def test_ctrl_c_keeps_what_is_done_in_a_whole_json(folder, monkeypatch):
             return super().__call__(images)
 
     stopped = Stopped()
-    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: stopped)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: stopped)
     assert main(["predict", "fake", "in", "--out", "out"]) == 130
     assert [row["file_name"] for row in read(folder / "out")["annotations"]] == ["a.png"]
 
@@ -261,7 +263,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder, monkeypatch, capsys):
     def full(path, ids):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("maskconver.data.panoptic_writer.write_panoptic_png", full)
+    monkeypatch.setattr("maskconver.io.results.write_panoptic_png", full)
     assert main(["predict", "fake", "in", "--out", "out"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list((folder / "out").iterdir()) == []
@@ -314,7 +316,7 @@ def test_reduced_jpegs_keep_their_size_and_are_not_drawn_on(folder, capsys):
 
 
 def test_ctrl_c_while_a_picture_is_written_finishes_that_one(folder, monkeypatch):
-    from maskconver.data import panoptic_writer
+    from maskconver.io import results as panoptic_writer
 
     interrupted = threading.Event()
     write = panoptic_writer.write_panoptic_png
@@ -331,15 +333,15 @@ def test_ctrl_c_while_a_picture_is_written_finishes_that_one(folder, monkeypatch
             return super().__call__(images)
 
     stopped = Stopped()
-    monkeypatch.setattr("maskconver.predictor.open_runtime", lambda *_: stopped)
-    monkeypatch.setattr("maskconver.data.panoptic_writer.write_panoptic_png", slow)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: stopped)
+    monkeypatch.setattr("maskconver.io.results.write_panoptic_png", slow)
     assert main(["predict", "fake", "in", "--out", "out"]) == 130
     assert [row["file_name"] for row in read(folder / "out")["annotations"]] == ["a.png"]
     assert [p.name for p in (folder / "out" / "panoptic").iterdir()] == ["a.png"]
 
 
 def test_a_disk_that_fills_up_later_ends_the_run_in_one_line_without_a_json(folder, monkeypatch, capsys):
-    from maskconver.data import panoptic_writer
+    from maskconver.io import results as panoptic_writer
 
     write = panoptic_writer.write_panoptic_png
 
@@ -348,7 +350,7 @@ def test_a_disk_that_fills_up_later_ends_the_run_in_one_line_without_a_json(fold
             raise OSError(28, "No space left on device", str(path))
         write(path, ids)
 
-    monkeypatch.setattr("maskconver.data.panoptic_writer.write_panoptic_png", full)
+    monkeypatch.setattr("maskconver.io.results.write_panoptic_png", full)
     assert main(["predict", "fake", "in", "--out", "out"]) == 2
     err = capsys.readouterr().err
     assert "No space left on device" in err and err.count("\n") == 1

@@ -11,15 +11,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from maskconver.config import InputConfig
-from maskconver.data.datamodule import DataConfig, SegmentationData
+from maskconver.core.config import InputConfig
 from maskconver.data.sample import Sample, SegmentTable
-from maskconver.data.synth import write_dataset
-from maskconver.data.transforms.autoaugment import PANOPTIC, auto_augment
-from maskconver.data.transforms.copy_paste import CopyPasteConfig, choose_segments, copy_paste, paste
-from maskconver.data.transforms.train import AugmentConfig, train_example
+from maskconver.data.synth.write import write_dataset
 from maskconver.errors import ConfigError
-from maskconver.targets import TargetConfig
+from maskconver.training.augment.autoaugment import PANOPTIC, auto_augment
+from maskconver.training.augment.copy_paste import CopyPasteConfig, choose_segments, copy_paste, paste
+from maskconver.training.augment.example import AugmentConfig, train_example
+from maskconver.training.loader import DataConfig, SegmentationData
+from maskconver.training.target_config import TargetConfig
 
 IS_THING = np.array([True, True, False, False])
 CANVAS = (24, 32)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskconver.config import RGB_MEAN, InputConfig
+from maskconver.core.config import RGB_MEAN, InputConfig
+from maskconver.core.preprocess import prepare
 from maskconver.data.dataset import open_dataset
-from maskconver.data.images import read_image
-from maskconver.data.synth import write_dataset
+from maskconver.data.synth.write import write_dataset
 from maskconver.errors import ConfigError, ImageError
-from maskconver.inputs import as_image
-from maskconver.preprocess import prepare
+from maskconver.inference.inputs import as_image
+from maskconver.io.images import read_image
 
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (5, 7, 4), np.uint8)
@@ -97,11 +97,11 @@ def test_the_default_mean_follows_the_number_of_channels() -> None:
 @pytest.mark.parametrize("channels", [1, 4])
 def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from maskconver.data.transforms.autoaugment import OPERATIONS
-    from maskconver.data.transforms.color import ColorConfig, jitter_color
-    from maskconver.data.transforms.copy_paste import CopyPasteConfig
-    from maskconver.data.transforms.train import AugmentConfig, train_example
-    from maskconver.targets import TargetConfig
+    from maskconver.training.augment.autoaugment import OPERATIONS
+    from maskconver.training.augment.color import ColorConfig, jitter_color
+    from maskconver.training.augment.copy_paste import CopyPasteConfig
+    from maskconver.training.augment.example import AugmentConfig, train_example
+    from maskconver.training.target_config import TargetConfig
 
     write_dataset(tmp_path, "cells", 2, (32, 40))
     dataset = open_dataset(tmp_path, channels=1)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskconver.cli.main import main
 from maskconver.data import check_dataset, open_dataset
-from maskconver.data.check import proposals_for
+from maskconver.data.check.run import proposals_for
 from maskconver.errors import DataError
 
 from .conftest import Spoil, base_ids

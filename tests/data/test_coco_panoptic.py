@@ -15,9 +15,9 @@ from PIL import Image
 
 from maskconver.data import CocoPanoptic, open_dataset
 from maskconver.data.dataset import DataWarning
-from maskconver.data.file_source import FileSource
 from maskconver.data.layout import find_splits
 from maskconver.errors import DataError, ImageError
+from maskconver.io.sources import FileSource
 
 from .conftest import Spoil, base_ids, colours
 

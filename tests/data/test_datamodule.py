@@ -12,13 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from maskconver.config import InputConfig
-from maskconver.data.batch import Batch
-from maskconver.data.datamodule import DataConfig, First, PositionSampler, SegmentationData, collate
-from maskconver.data.synth import write_dataset
-from maskconver.data.transforms.train import AugmentConfig
+from maskconver.core.config import InputConfig
+from maskconver.data.synth.write import write_dataset
 from maskconver.errors import DataError
-from maskconver.targets import TargetConfig
+from maskconver.models.batch import Batch
+from maskconver.training.augment.example import AugmentConfig
+from maskconver.training.loader import DataConfig, First, PositionSampler, SegmentationData, collate
+from maskconver.training.target_config import TargetConfig
 
 INPUT = InputConfig(size=(32, 48))
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskconver.data.image_warning import kept_warnings
-from maskconver.data.images import ImageWarning, image_size, read_image, read_reduced
-from maskconver.data.listing import list_images
 from maskconver.errors import ImageError
+from maskconver.io.images import ImageWarning, image_size, read_image, read_reduced
+from maskconver.io.listing import list_images
+from maskconver.io.pixels import kept_warnings
 
 RNG = np.random.default_rng(0)
 PICTURE = np.asarray(

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskconver.data import panoptic_png
-from maskconver.data.panoptic_files import read_panoptic_json, read_panoptic_png, write_panoptic_png
+from maskconver.core import panoptic_png
 from maskconver.errors import DataError
+from maskconver.io.panoptic_json import read_panoptic_json, read_panoptic_png, write_panoptic_png
 
 from ..metrics import panoptic
 

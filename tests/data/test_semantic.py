@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskconver.categories import Categories
+from maskconver.core.categories import Categories
 from maskconver.data import open_dataset
 from maskconver.data.semantic import SemanticView, as_model_sees
 from maskconver.errors import DataError
@@ -61,7 +61,7 @@ def test_a_semantic_model_sees_panoptic_data_as_it_was_trained(spoiled: Spoil) -
 def test_training_and_evaluation_take_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     from maskconver.cli.main import main
-    from maskconver.data.synth import write_dataset
+    from maskconver.data.synth.write import write_dataset
 
     for split in ("train", "val"):
         write_dataset(tmp_path / "d", "scenes", 2, (64, 64), split=split)

@@ -11,7 +11,7 @@ import pytest
 
 from maskconver.cli.main import main
 from maskconver.data import check_dataset, open_dataset, synthesize
-from maskconver.data.synth import STYLES, synth_categories, write_dataset
+from maskconver.data.synth.write import STYLES, synth_categories, write_dataset
 from maskconver.errors import ConfigError, DataError
 
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from maskconver.config import InputConfig
+from maskconver.core.config import InputConfig
+from maskconver.core.preprocess import prepare
 from maskconver.data.sample import Sample, SegmentTable
-from maskconver.data.transforms.color import ColorConfig, jitter_color
-from maskconver.data.transforms.geometry import crop_image, crop_map, resize_crop_geometry
-from maskconver.data.transforms.train import AugmentConfig, Example, train_example
-from maskconver.preprocess import prepare
-from maskconver.targets import TargetConfig
+from maskconver.training.augment.color import ColorConfig, jitter_color
+from maskconver.training.augment.example import AugmentConfig, Example, train_example
+from maskconver.training.augment.geometry import crop_image, crop_map, resize_crop_geometry
+from maskconver.training.target_config import TargetConfig
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 IS_THING = np.array([True, False])

@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 import maskconver as mc
-from maskconver.data.images import read_image
-from maskconver.data.synth import synthesize
+from maskconver.core.preprocess import prepare
+from maskconver.data.synth.write import synthesize
 from maskconver.export import litert as litert_export
 from maskconver.export import onnx as onnx_export
 from maskconver.export.compare import Comparison
 from maskconver.export.litert import export_litert
 from maskconver.export.onnx import export_onnx
-from maskconver.exported import Exported
+from maskconver.inference.exported import Exported
+from maskconver.io.images import read_image
 from maskconver.models.registry import Model
-from maskconver.preprocess import prepare
 from tests.conftest import SHARED
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import maskconver as mc
-from maskconver.data.synth import synthesize
+from maskconver.data.synth.write import synthesize
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "device.py"
 BLOCK = "import sys\nfor n in ('torch', 'maskconver', 'scipy'): sys.modules[n] = None\n"

@@ -17,17 +17,17 @@ pytest.importorskip("litert_torch", reason='needs litert-torch, of the extra "ex
 
 import maskconver as mc
 from maskconver.cli.main import main
-from maskconver.config import RGB_MEAN, RGB_STD, InputConfig, MergeConfig
-from maskconver.data.synth import synthesize
+from maskconver.core.config import RGB_MEAN, RGB_STD, InputConfig, MergeConfig
+from maskconver.core.preprocess import prepare
+from maskconver.core.proposals import Proposals
+from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError, ExportError, MissingExtraError
 from maskconver.export.litert import _described, convert, export_litert
 from maskconver.export.litert_quantize import quantize_litert
 from maskconver.export.panoptic import PanopticMerge, PanopticNetwork
-from maskconver.exported import OUTPUTS, Exported
-from maskconver.litert_runtime import LiteRtRuntime
+from maskconver.inference.exported import OUTPUTS, Exported
+from maskconver.inference.litert import LiteRtRuntime
 from maskconver.merge import merge
-from maskconver.preprocess import prepare
-from maskconver.proposals import Proposals
 from tests.export.test_device_example import SCRIPT
 from tests.fakes import CATEGORIES
 

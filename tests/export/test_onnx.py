@@ -15,17 +15,17 @@ from PIL import Image
 
 import maskconver as mc
 from maskconver.cli.main import main
-from maskconver.data.synth import synthesize
+from maskconver.core.preprocess import normalize
+from maskconver.core.segmentation import Segmentation
+from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError, ExportError, MissingExtraError
 from maskconver.export import onnx as onnx_export
 from maskconver.export.compare import Comparison, differing_pixels, require_equal
-from maskconver.export.compress import compress
 from maskconver.export.network import describe
 from maskconver.export.onnx import export_onnx
-from maskconver.exported import KEY, Exported
-from maskconver.onnx_runtime import OnnxRuntime
-from maskconver.preprocess import normalize
-from maskconver.segmentation import Segmentation
+from maskconver.export.onnx_quantize_fold import compress
+from maskconver.inference.exported import KEY, Exported
+from maskconver.inference.onnx import OnnxRuntime
 from tests.fakes import CATEGORIES
 from tests.models.test_kmax_fuse import trained_looking
 

@@ -13,20 +13,20 @@ from onnx import numpy_helper
 from PIL import Image
 
 import maskconver as mc
-from maskconver.canvas_map import CanvasMap
-from maskconver.categories import Categories, Category
 from maskconver.cli.main import main
-from maskconver.config import InputConfig, MergeConfig
-from maskconver.data.synth import synthesize
+from maskconver.core.categories import Categories, Category
+from maskconver.core.config import InputConfig, MergeConfig
+from maskconver.core.preprocess import prepare
+from maskconver.core.proposals import Geometry, Proposals
+from maskconver.data.synth.write import synthesize
 from maskconver.errors import ConfigError, ExportError, MaskconverError
 from maskconver.export import onnx as onnx_export
 from maskconver.export.calibration import FLOAT_LAYER
 from maskconver.export.onnx import export_onnx
 from maskconver.export.panoptic import PanopticMerge
+from maskconver.inference.canvas_map import CanvasMap
+from maskconver.inference.onnx import OnnxRuntime
 from maskconver.merge import merge
-from maskconver.onnx_runtime import OnnxRuntime
-from maskconver.preprocess import prepare
-from maskconver.proposals import Geometry, Proposals
 from tests.fakes import CATEGORIES
 
 FIVE = Categories([Category(i + 1, str(i), i % 2 == 0, (i, 0, 0)) for i in range(5)])

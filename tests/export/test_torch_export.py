@@ -13,7 +13,7 @@ from PIL import Image
 
 import maskconver as mc
 from maskconver.cli.main import main
-from maskconver.data.synth import synthesize
+from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError
 from maskconver.export.torch_export import export_torch
 from tests.fakes import CATEGORIES
@@ -45,7 +45,7 @@ def test_remax_gives_its_answer_too(tmp_path):
 
 
 def test_the_command_writes_one_and_predict_runs_it(tmp_path, models, monkeypatch, capsys):
-    monkeypatch.setattr("maskconver.checkpoint.load", lambda _: copy.deepcopy(models["mobile"]))
+    monkeypatch.setattr("maskconver.models.checkpoint.load", lambda _: copy.deepcopy(models["mobile"]))
     out = tmp_path / "model.pt2"
     args = ["export", "mobile", "--to", "torch-export", "--output", "panoptic", "--out", str(out)]
     assert main([*args, "--quantize", "fp16"]) == 2 and not out.exists()

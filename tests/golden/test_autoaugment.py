@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from maskconver.data.transforms.autoaugment import OPERATIONS, PANOPTIC, auto_augment, enhancement
+from maskconver.training.augment.autoaugment import OPERATIONS, PANOPTIC, auto_augment, enhancement
 
 from .reference import case
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from maskconver.data.sample import Sample, SegmentTable
-from maskconver.data.transforms.copy_paste import paste
-from maskconver.data.transforms.geometry import crop_image, crop_map, resize_crop_geometry
+from maskconver.training.augment.copy_paste import paste
+from maskconver.training.augment.geometry import crop_image, crop_map, resize_crop_geometry
 
 from .reference import case
 

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskconver.kmax_deeplab import import_kmax_deeplab, official_name
 from maskconver.models import create_model
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.axial import Block
 from maskconver.models.kmax.decoder import KMeansLayer, Predictor
+from maskconver.models.kmax.import_official import import_kmax_deeplab, official_name
 from maskconver.models.kmax.pixel_decoder import PixelDecoder
 from maskconver.models.kmax.semantic import SemanticDecoder
 

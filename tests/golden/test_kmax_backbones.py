@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskconver.models.backbones.convnext import PaddedConvNeXt
 from maskconver.models.backbones.mobilenet_v3 import ExpandedMobileNetV3
 from maskconver.models.backbones.resnet import ResNet
-from maskconver.models.cost import count_parameters
+from maskconver.models.inspect import count_parameters
 from maskconver.models.kmax.max_s import MaXS
 
 from .reference import CASES, case, kmax_weight, nchw
@@ -162,7 +162,7 @@ def test_mobilenet_v3_with_depthwise_endpoints(size: str, millions: float) -> No
 @pytest.mark.parametrize("file", ["convnext_mini", "convnext_mini_even"])
 @torch.no_grad()
 def test_convnext_of_any_size(file: str) -> None:
-    from maskconver.kmax_deeplab import official_name
+    from maskconver.models.kmax.import_official import official_name
 
     arrays = case(f"kmax/{file}")
     backbone = PaddedConvNeXt((1, 1, 1, 1), (8, 12, 16, 20))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from maskconver.config import MergeConfig
+from maskconver.core.config import MergeConfig
+from maskconver.core.proposals import Geometry
 from maskconver.merge.kmax import merge_kmax
-from maskconver.proposals import Geometry
 
 from .reference import case
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskconver.data.batch import Batch
-from maskconver.losses.focal import center_sums, focal_loss
-from maskconver.losses.maskconver import LossConfig, maskconver_losses, nearest
-from maskconver.losses.masks import joint_dice, mask_sums, pixel_bce
+from maskconver.models.batch import Batch
+from maskconver.models.maskconver.focal import center_sums, focal_loss
+from maskconver.models.maskconver.loss_terms import joint_dice, mask_sums, pixel_bce
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses, nearest
 from maskconver.models.maskconver.model import Maps
 
 from .reference import case, nchw

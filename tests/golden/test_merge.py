@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskconver.config import MergeConfig
-from maskconver.merge.rule import merge_masks, output_taps
-from maskconver.proposals import Geometry
+from maskconver.core.config import MergeConfig
+from maskconver.core.proposals import Geometry
+from maskconver.merge.maskconver import merge_masks, output_taps
 
 pytestmark = pytest.mark.golden
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskconver.model_garden import _own_layout, _own_name, import_model_garden
 from maskconver.models import create_model
-from maskconver.models.cost import count_parameters
+from maskconver.models.inspect import count_parameters
 from maskconver.models.maskconver import MaskConver
+from maskconver.models.maskconver.model_garden import _own_layout, _own_name, import_model_garden
 from maskconver.models.maskconver.peaks import peak_scores, top_peaks
 
 from .reference import case, image, nchw, noise, variable_rows, weight

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from maskconver.data.panoptic_files import read_panoptic_json, read_panoptic_png
+from maskconver.io.panoptic_json import read_panoptic_json, read_panoptic_png
 from maskconver.metrics.files import panoptic_quality_files
 from maskconver.metrics.panoptic_quality import PanopticQuality
 

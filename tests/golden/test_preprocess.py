@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskconver.config import InputConfig
-from maskconver.preprocess import normalize, prepare, resize_bilinear
+from maskconver.core.config import InputConfig
+from maskconver.core.preprocess import normalize, prepare, resize_bilinear
 
 pytestmark = pytest.mark.golden
 

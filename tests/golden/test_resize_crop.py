@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from maskconver.config import InputConfig
-from maskconver.data.transforms.geometry import CropGeometry, crop_image, crop_map, resize_crop_geometry
-from maskconver.preprocess import normalize
+from maskconver.core.config import InputConfig
+from maskconver.core.preprocess import normalize
+from maskconver.training.augment.geometry import CropGeometry, crop_image, crop_map, resize_crop_geometry
 
 from .reference import case
 

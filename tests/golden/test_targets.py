@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from maskconver.config import InputConfig
+from maskconver.core.config import InputConfig
+from maskconver.core.preprocess import prepare, resize_nearest
 from maskconver.data.sample import SegmentTable
-from maskconver.losses.maskconver import nearest
-from maskconver.preprocess import prepare, resize_nearest
-from maskconver.targets import (
-    TargetConfig,
-    assign_levels,
-    assign_targets,
+from maskconver.models.maskconver.levels import assign_levels
+from maskconver.models.maskconver.losses import nearest
+from maskconver.models.maskconver.targets import (
     center_cells,
     center_heatmaps,
-    stuff_islands,
+    gaussian_radius,
+    gaussian_sigma,
 )
-from maskconver.targets.heatmaps import gaussian_radius, gaussian_sigma
+from maskconver.training.islands import stuff_islands
+from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import assign_targets
 
 from .reference import case
 

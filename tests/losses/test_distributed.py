@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from maskconver.data.batch import Batch
-from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.models import create_model
+from maskconver.models.batch import Batch
 from maskconver.models.maskconver import MaskConver
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
 from maskconver.models.maskconver.model import Maps
 from tests.batches import batch_of, squares, table
 

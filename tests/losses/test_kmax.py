@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskconver.data.batch import Batch
 from maskconver.errors import ConfigError
-from maskconver.losses import kmax as module
-from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig, features_at
-from maskconver.losses.matching import match, region_sums
-from maskconver.losses.sampling import sample_pixels
-from maskconver.losses.semantic import sampled_semantic_loss
 from maskconver.models import create_model
+from maskconver.models.batch import Batch
 from maskconver.models.kmax import KMaXDeepLab, KMaXOutput, ReMaXConfig
+from maskconver.models.kmax import losses as module
+from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, features_at
+from maskconver.models.kmax.matching import match, region_sums
 from maskconver.models.kmax.pixel_decoder import resize_aligned
 from maskconver.models.kmax.prediction import Prediction
-from maskconver.targets import TargetConfig
-from maskconver.targets.kmax import MaskTargets, mask_targets
+from maskconver.models.kmax.sampling import sample_pixels
+from maskconver.models.kmax.semantic_loss import sampled_semantic_loss
+from maskconver.models.kmax.targets import MaskTargets, mask_targets
+from maskconver.training.target_config import TargetConfig
 from tests.batches import batch_of, squares, table
 
 CLASSES, QUERIES = 5, 6

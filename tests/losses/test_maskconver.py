@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskconver.data.batch import Batch
-from maskconver.losses.maskconver import LossConfig, maskconver_losses, nearest
 from maskconver.models import create_model
+from maskconver.models.batch import Batch
 from maskconver.models.maskconver import MaskConver
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses, nearest
 from maskconver.models.maskconver.model import Maps
-from maskconver.targets import TargetConfig
+from maskconver.training.target_config import TargetConfig
 from tests.batches import batch_of, squares, table
 
 EVERYTHING = [

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import maskconver.losses.masks as masks
-from maskconver.losses.masks import (
+import maskconver.models.maskconver.loss_terms as masks
+from maskconver.models.maskconver.loss_terms import (
     BCE,
     DICE,
     chunked_mask_sums,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskconver.data.batch import Batch
-from maskconver.losses.maskconver import LossConfig, maskconver_losses, nearest, predicted_cells
 from maskconver.models import create_model
+from maskconver.models.batch import Batch
 from maskconver.models.maskconver import MultiScaleMaskConver, PyramidMaps
-from maskconver.targets import TargetConfig
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses, nearest, predicted_cells
+from maskconver.training.target_config import TargetConfig
 from tests.batches import batch_of, squares, table
 from tests.losses.test_maskconver import ANNOTATIONS, total
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskconver.data.batch import Batch
-from maskconver.losses.maskconver import LossConfig
-from maskconver.losses.remask import ETA, center_classes, class_cover, soften_centers
 from maskconver.models import create_model
-from maskconver.targets import TargetConfig
-from maskconver.targets.kmax import mask_targets
+from maskconver.models.batch import Batch
+from maskconver.models.kmax.targets import mask_targets
+from maskconver.models.maskconver.losses import LossConfig
+from maskconver.models.maskconver.remask import ETA, center_classes, class_cover, soften_centers
 from maskconver.training.criterion import MaskConverCriterion
+from maskconver.training.target_config import TargetConfig
 from tests.batches import batch_of, squares
 from tests.losses.test_kmax import ANNOTATIONS
 

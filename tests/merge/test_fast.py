@@ -8,13 +8,14 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from maskconver.config import MergeConfig
+from maskconver.core.config import MergeConfig
+from maskconver.core.proposals import Geometry
+from maskconver.core.resize import lerp, resize_bilinear
 from maskconver.errors import MissingExtraError
-from maskconver.merge import blocks, fast
+from maskconver.merge import blocks
+from maskconver.merge import bounds as fast
+from maskconver.merge.maskconver import merge_masks, output_taps
 from maskconver.merge.reference import PlainCompetition, probabilities
-from maskconver.merge.rule import merge_masks, output_taps
-from maskconver.proposals import Geometry
-from maskconver.resize import lerp, resize_bilinear
 
 IS_THING = np.array([True, True, False, False])
 

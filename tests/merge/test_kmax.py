@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from maskconver.categories import Categories, Category
-from maskconver.config import MergeConfig
+from maskconver.core.categories import Categories, Category
+from maskconver.core.config import MergeConfig
+from maskconver.core.proposals import Geometry, Proposals
+from maskconver.core.resize import resize_bilinear
+from maskconver.core.segmentation import Segmentation
 from maskconver.errors import ConfigError, MaskconverError
 from maskconver.merge import kmax, merge
-from maskconver.proposals import Geometry, Proposals
-from maskconver.resize import resize_bilinear
-from maskconver.segmentation import Segmentation
 
 CATEGORIES = Categories([Category(1, "cat", True, (1, 0, 0)), Category(2, "sky", False, (0, 1, 0))])
 CAT, SKY = 0, 1

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskconver.categories import Categories, Category
-from maskconver.config import MergeConfig
+from maskconver.core.categories import Categories, Category
+from maskconver.core.config import MergeConfig
+from maskconver.core.preprocess import resize_bilinear
+from maskconver.core.proposals import Geometry, Proposals
 from maskconver.errors import ConfigError, MaskconverError
 from maskconver.merge import merge, reference
-from maskconver.merge.rule import merge_masks, output_taps
-from maskconver.preprocess import resize_bilinear
-from maskconver.proposals import Geometry, Proposals
+from maskconver.merge.maskconver import merge_masks, output_taps
 
 IS_THING = np.array([True, True, False, False])
 CATEGORIES = Categories(

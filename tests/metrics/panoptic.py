@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskconver.data.panoptic_files import write_panoptic_png
+from maskconver.io.panoptic_json import write_panoptic_png
 
 CATEGORIES = [
     {"id": 1, "name": "car", "isthing": 1, "color": [0, 0, 142]},

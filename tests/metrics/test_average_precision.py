@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from maskconver.categories import Categories, Category
+from maskconver.core.categories import Categories, Category
 from maskconver.errors import ConfigError, DataError, MissingExtraError
 from maskconver.metrics.average_precision import PooledAveragePrecision, pooled_average_precision
 from maskconver.metrics.mask_ap import MaskAveragePrecision, encode_segments

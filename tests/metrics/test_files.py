@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from maskconver.cli.main import main
-from maskconver.data.panoptic_files import write_panoptic_png
 from maskconver.errors import DataError
+from maskconver.io.panoptic_json import write_panoptic_png
 from maskconver.metrics.files import panoptic_quality_files
 
 from . import panoptic

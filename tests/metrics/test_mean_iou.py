@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from maskconver.categories import Categories, Category
+from maskconver.core.categories import Categories, Category
 from maskconver.errors import DataError
 from maskconver.metrics.mean_iou import MeanIoU
 

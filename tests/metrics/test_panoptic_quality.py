@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from maskconver.categories import Categories, Category
+from maskconver.core.categories import Categories, Category
 from maskconver.data.sample import SegmentTable
 from maskconver.errors import DataError
 from maskconver.metrics.panoptic_quality import PanopticQuality

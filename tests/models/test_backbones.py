@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from maskconver.checkpoint import save
 from maskconver.errors import CheckpointError
 from maskconver.models import create_model
 from maskconver.models.backbones import TIMM_BACKBONES, create_backbone
 from maskconver.models.backbones.resnet import ResNet, max_pool
 from maskconver.models.backbones.weights import load_backbone
+from maskconver.models.checkpoint import save
 
 SMALL: dict[str, Any] = {"widths": (4, 2, 2, 2, 2)}
 
@@ -48,7 +48,7 @@ def test_the_max_pool_keeps_half_of_the_positions_rounded_up(padding: Any, size:
 
 
 def test_resnet_is_torchvisions_where_its_padding_and_activation_are() -> None:
-    import maskconver._torchvision  # noqa: F401  (before torchvision)
+    import maskconver.models.backbones._torchvision  # noqa: F401  (before torchvision)
 
     from torchvision.models import resnet50  # isort: skip
 

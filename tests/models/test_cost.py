@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from maskconver.models import create_model
-from maskconver.models.cost import count_macs, count_parameters
+from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.maskconver import MaskConver
 
 MOBILE: dict[str, Any] = {"num_classes": 201, "proposals": 50}

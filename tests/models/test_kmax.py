@@ -11,13 +11,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from maskconver.categories import Categories, Category
-from maskconver.checkpoint import import_kmax_deeplab, init_from, load, save
+from maskconver.core.categories import Categories, Category
 from maskconver.errors import CheckpointError, ConfigError
-from maskconver.kmax_deeplab import official_name
 from maskconver.models import create_model, list_models
-from maskconver.models.cost import count_macs, count_parameters
+from maskconver.models.checkpoint import import_kmax_deeplab, init_from, load, save
+from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.kmax import KMaXDeepLab
+from maskconver.models.kmax.import_official import official_name
 from maskconver.recipes import FOLDER
 
 CLASSES = 5

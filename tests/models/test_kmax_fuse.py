@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskconver.checkpoint import save
+from maskconver.inference.runtime import TorchRuntime, open_runtime
 from maskconver.models import create_model
+from maskconver.models.checkpoint import save
 from maskconver.models.fold import fold_batch_norms
 from maskconver.models.kmax import KMaXDeepLab, ReMaXConfig
 from maskconver.models.kmax.fuse import fuse
-from maskconver.runtime import TorchRuntime, open_runtime
 from tests.fakes import CATEGORIES
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
-from maskconver.models.cost import count_macs
+from maskconver.models.inspect import count_macs
 from maskconver.models.layers import Conv2d
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.model import POSITION_TERMS, POSITION_UNIT

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskconver.checkpoint import save
 from maskconver.errors import ConfigError
+from maskconver.inference.runtime import TorchRuntime, open_runtime
 from maskconver.models import create_model
+from maskconver.models.checkpoint import save
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.fuse import FusedMaskConver, fuse
-from maskconver.runtime import TorchRuntime, open_runtime
 from tests.fakes import CATEGORIES
 
 

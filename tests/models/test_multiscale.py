@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskconver.categories import Categories
+from maskconver.core.categories import Categories
+from maskconver.core.proposals import Proposals
 from maskconver.errors import ConfigError
-from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.merge import merge
 from maskconver.models import create_model
-from maskconver.models.cost import count_parameters
 from maskconver.models.decoders.convnext_unet import ConvNeXtBlock
+from maskconver.models.inspect import count_parameters
 from maskconver.models.layers import DropPath
 from maskconver.models.maskconver import MultiScaleMaskConver
 from maskconver.models.maskconver.heads import with_class
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
 from maskconver.models.maskconver.peaks import peak_scores, pyramid_peaks
-from maskconver.proposals import Proposals
 from tests.batches import batch_of, squares
 
 NARROW: dict[str, Any] = {

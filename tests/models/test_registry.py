@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskconver.categories import Categories
-from maskconver.checkpoint import load, save
+from maskconver.core.categories import Categories
 from maskconver.errors import ConfigError
-from maskconver.losses.maskconver import LossConfig, maskconver_losses
 from maskconver.models import create_model, list_models
+from maskconver.models.checkpoint import load, save
 from maskconver.models.maskconver import Maps, PyramidMaps
+from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
 from maskconver.training.optim import parameter_groups
 from tests.batches import batch_of, squares
 

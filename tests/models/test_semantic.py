@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from maskconver.models import create_model
-from maskconver.models.cost import count_macs, count_parameters
+from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.registry import model_config
 from tests.golden.test_model import SEMANTIC
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maskconver.data.sample import SegmentTable
-from maskconver.targets import ImageTargets, TargetConfig, assign_targets
+from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import ImageTargets, assign_targets
 from tests.batches import IS_THING, squares, table
 
 

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import maskconver.targets.heatmaps as heatmaps
-from maskconver.targets import center_cells, center_heatmaps
-from maskconver.targets.heatmaps import gaussian_sigma
+import maskconver.models.maskconver.targets as heatmaps
+from maskconver.models.maskconver.targets import center_cells, center_heatmaps, gaussian_sigma
 
 SHAPE = (2, 3, 12, 16)  # B, C, h, w
 

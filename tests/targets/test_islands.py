@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from maskconver.targets import stuff_islands
+from maskconver.training.islands import stuff_islands
 
 
 def mask_of(*windows: tuple[int, int, int, int], size: tuple[int, int] = (120, 160)) -> NDArray[np.bool_]:

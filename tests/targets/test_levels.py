@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from maskconver.models import list_models, model_config
 from maskconver.models.maskconver import MultiScaleConfig
-from maskconver.targets import assign_levels
+from maskconver.models.maskconver.levels import assign_levels
 
 RANGES = ((0.0, 10.0), (10.0, 20.0), (15.0, 1e7))
 

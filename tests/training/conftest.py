@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskconver.data.synth import write_dataset
+from maskconver.data.synth.write import write_dataset
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from maskconver.data.datamodule import DataConfig, SegmentationData
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.training import callbacks
 from maskconver.training.callbacks import EMA, Throughput
 from maskconver.training.config import TrainConfig
+from maskconver.training.loader import DataConfig, SegmentationData
 from maskconver.training.optim import OptimConfig, parameter_groups, scaled_lr
 from maskconver.training.task import NonFiniteLoss, SegmentationTask
 

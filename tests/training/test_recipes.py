@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from maskconver.cli.main import main
-from maskconver.config import InputConfig
-from maskconver.data.datamodule import DataConfig, SegmentationData
-from maskconver.data.synth import write_dataset
-from maskconver.data.transforms.train import AugmentConfig
+from maskconver.core.config import InputConfig
+from maskconver.data.synth.write import write_dataset
 from maskconver.models import list_models
 from maskconver.models.registry import model_config, model_description, override
 from maskconver.recipes import FOLDER
-from maskconver.targets import TargetConfig
+from maskconver.training.augment.example import AugmentConfig
+from maskconver.training.loader import DataConfig, SegmentationData
+from maskconver.training.target_config import TargetConfig
 
 RECIPES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 REFERENCE = {"islands_dilation": "reference", "islands_min_area": 1024, "order": "reference"}

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from maskconver import Predictor, load
-from maskconver.checkpoint import read_metadata, read_tensors, save
 from maskconver.cli.main import main
-from maskconver.data.synth import write_dataset
+from maskconver.data.synth.write import write_dataset
 from maskconver.errors import ConfigError
-from maskconver.losses.kmax import KMaXCriterion, KMaXLossConfig
-from maskconver.losses.maskconver import LossConfig
 from maskconver.models import create_model
+from maskconver.models.checkpoint import read_metadata, read_tensors, save
 from maskconver.models.kmax import KMaXDeepLab
+from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
+from maskconver.models.maskconver.losses import LossConfig
 from maskconver.training.config import TrainConfig
 from maskconver.training.criterion import create_criterion
 from maskconver.training.optim import OptimConfig, create_optimizer

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from maskconver import Predictor, load
-from maskconver.checkpoint import read_metadata, read_tensors
 from maskconver.cli.main import main
-from maskconver.data.synth import write_dataset
+from maskconver.data.synth.write import write_dataset
 from maskconver.models import create_model
+from maskconver.models.checkpoint import read_metadata, read_tensors
 
 from .conftest import tiny
 

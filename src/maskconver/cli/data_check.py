@@ -15,9 +15,9 @@ from contextlib import ExitStack
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.check import Report, SplitReport, check_dataset, proposals_for
-from ..data.check_json import Defect
-from ..data.images import MAX_PIXELS
+from ..data.check.json import Defect
+from ..data.check.run import Report, SplitReport, check_dataset, proposals_for
+from ..io.images import MAX_PIXELS
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Check and print; returns the exit code."""
-    from .progress import progress_bar
+    from .options import progress_bar
 
     with ExitStack() as bars:
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .merge_options import add_merge_options, merge_settings
-from .progress import progress_bar
+from .options import progress_bar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from ..evaluation import Evaluation, Figures
+    from ..inference.evaluation import Evaluation, Figures
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -62,8 +62,8 @@ def run(args: Namespace) -> int:
     from ..data.dataset import open_dataset
     from ..data.semantic import as_model_sees
     from ..errors import ConfigError
-    from ..evaluation import evaluate, tune, write_gallery
-    from ..predictor import Predictor
+    from ..inference.evaluation import evaluate, tune, write_gallery
+    from ..inference.predictor import Predictor
 
     if args.tune and args.model.endswith((".onnx", ".tflite", ".pt2")):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
@@ -103,7 +103,7 @@ def run(args: Namespace) -> int:
 
 
 def _save_tuned(model: str, path: str, merge: Any) -> None:
-    from ..checkpoint import find, load, read_metadata, save
+    from ..models.checkpoint import find, load, read_metadata, save
 
     loaded = load(model)
     loaded.config.merge = merge

@@ -77,10 +77,10 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver export`; 0 when the file was written."""
-    from ..checkpoint import load
-    from ..data.images import read_image
-    from ..data.listing import list_images
     from ..export.calibration import spread
+    from ..io.images import read_image
+    from ..io.listing import list_images
+    from ..models.checkpoint import load
 
     if args.model.endswith(EXPORTED):
         raise ConfigError(f"{args.model} is an exported file already; export the model it was made from")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from ..categories import Categories
+    from ..core.categories import Categories
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -31,10 +31,10 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver import-weights`."""
-    from ..checkpoint import save
     from ..errors import CheckpointError
-    from ..kmax_deeplab import import_kmax_deeplab, model_of, read_official
-    from ..models.cost import count_parameters
+    from ..models.checkpoint import save
+    from ..models.inspect import count_parameters
+    from ..models.kmax.import_official import import_kmax_deeplab, model_of, read_official
 
     if not Path(args.file).is_file():
         raise CheckpointError(f'no file "{args.file}" of weights')
@@ -62,7 +62,7 @@ def run(args: Namespace) -> int:
 
 
 def _categories(path: str | None) -> Categories | None:
-    from ..categories import Categories
+    from ..core.categories import Categories
     from ..errors import ConfigError
 
     if path is None:

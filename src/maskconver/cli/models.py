@@ -26,9 +26,9 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver models`."""
-    from ..checkpoint import WEIGHTS, read_metadata
     from ..errors import ConfigError
     from ..models import list_models
+    from ..models.checkpoint import WEIGHTS, read_metadata
 
     names = list_models(args.pattern)
     bundled = [p for p in sorted(WEIGHTS.glob("*.safetensors")) if args.pattern in ("*", p.stem)]
@@ -74,7 +74,7 @@ def _graph(names: list[str], args: Namespace) -> int:
 
 
 def _row(name: str, num_classes: int) -> dict[str, Any]:
-    from ..models.cost import count_macs, count_parameters
+    from ..models.inspect import count_macs, count_parameters
     from ..models.registry import model_description
 
     model = _shapes_only(name, num_classes)

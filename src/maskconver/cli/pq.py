@@ -44,7 +44,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver pq`; 0 when the figures could be computed."""
-    from .progress import progress_bar
+    from .options import progress_bar
 
     if args.processes < 1:
         raise ConfigError(f"--processes {args.processes} is not possible; give 1 or more")

@@ -21,23 +21,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.images import MAX_PIXELS, ImageWarning
-from ..data.label_png import label_writer
-from ..data.listing import list_images
-from ..data.panoptic_files import read_panoptic_json
-from ..data.panoptic_writer import panoptic_writer
+from ..core.files import atomic_path
 from ..errors import ConfigError, ImageError, MaskconverError
-from ..files import atomic_path
-from ..pipeline import behind, timed
+from ..inference.stream import behind, timed
+from ..io.images import MAX_PIXELS, ImageWarning
+from ..io.label_png import label_writer
+from ..io.listing import list_images
+from ..io.panoptic_json import read_panoptic_json
+from ..io.results import panoptic_writer
 from .merge_options import add_merge_options, merge_settings
-from .progress import progress_bar
+from .options import progress_bar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from ..categories import Categories
-    from ..predictor import Predictor
-    from ..segmentation import Segmentation
+    from ..core.categories import Categories
+    from ..core.segmentation import Segmentation
+    from ..inference.predictor import Predictor
 
 SHOWN_ROWS = 20
 # The stages that follow one another, and those that run beside them in threads of their own.
@@ -142,7 +142,7 @@ def _results(
 
 
 def _predictor(args: Namespace) -> Predictor:
-    from ..predictor import Predictor
+    from ..inference.predictor import Predictor
 
     return Predictor(
         args.model,

@@ -7,10 +7,9 @@ __getattr__, __dir__, __all__ = lazy.attach(
     submod_attrs={
         "sample": ["Sample", "SegmentTable"],
         "dataset": ["PanopticDataset", "open_dataset"],
-        "coco_panoptic": ["CocoPanoptic"],
+        "coco": ["CocoPanoptic"],
         "label_folder": ["LabelFolder"],
-        "images": ["read_image"],
-        "check": ["check_dataset"],
-        "synth": ["synthesize"],
+        "check.run": ["check_dataset"],
+        "synth.write": ["synthesize"],
     },
 )

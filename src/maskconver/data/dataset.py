@@ -11,9 +11,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..categories import Categories
-from .file_source import FileSource
-from .images import MAX_PIXELS, read_image
+from ..core.categories import Categories
+from ..io.images import MAX_PIXELS, read_image
+from ..io.sources import FileSource
 from .layout import LabelLayout, find_layout
 from .sample import Sample, SegmentTable
 
@@ -126,7 +126,7 @@ def open_dataset(
     Raises:
         DataError: what was looked for and not found, or what is wrong with the annotation.
     """
-    from .coco_panoptic import CocoPanoptic
+    from .coco import CocoPanoptic
     from .label_folder import LabelFolder
 
     layout = find_layout(

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..io.images import MAX_PIXELS, SUFFIXES, image_size
+from ..io.label_png import LabelClasses, read_classes, read_label_png
+from ..io.sources import FileSource
 from .dataset import DataWarning, PanopticDataset
-from .file_source import FileSource
-from .images import MAX_PIXELS, SUFFIXES, image_size
-from .label_png import LabelClasses, read_classes, read_label_png
 from .sample import Sample, SegmentTable
 
 # What Cityscapes appends to the name of a picture and to that of its labels.

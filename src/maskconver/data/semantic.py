@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..categories import Categories, Category, made_up_color
+from ..core.categories import Categories, Category, made_up_color
+from ..core.segments import Runs
 from ..errors import DataError
-from ..idmap import Runs
 from .dataset import PanopticDataset
 from .sample import Sample, SegmentTable
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.preprocess import prepare
 from ..errors import ConfigError
-from ..exported import Exported, Precision
-from ..file_runtime import as_fed
-from ..preprocess import prepare
+from ..inference.exported import Exported, Precision
+from ..inference.file_runtime import as_fed
 
 LIMIT = 32  # pictures; each takes a second or more
 # The last convolution of each head stays in float32, and all that follows: it costs little, and in 8 bits the

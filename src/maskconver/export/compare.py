@@ -9,16 +9,16 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.synth import synthesize
+from ..core.preprocess import normalize, prepare
+from ..core.proposals import Geometry, Proposals
+from ..core.segmentation import Segmentation
+from ..data.synth.write import synthesize
 from ..errors import ExportError, MaskconverError
-from ..exported import Exported, Precision
-from ..file_runtime import FileRuntime
+from ..inference.exported import Exported, Precision
+from ..inference.file_runtime import FileRuntime
+from ..inference.runtime import TorchRuntime
 from ..merge import merge
 from ..models.registry import Model
-from ..preprocess import normalize, prepare
-from ..proposals import Geometry, Proposals
-from ..runtime import TorchRuntime
-from ..segmentation import Segmentation
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.proposals import Proposals
 from ..errors import ExportError, MaskconverError
+from ..inference.runtime import TorchRuntime
 from ..merge import merge
 from ..models.registry import Model
-from ..proposals import Proposals
-from ..runtime import TorchRuntime
 from .compare import Comparison, _batches, differing_pixels, generated
 
 

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..core.files import atomic_path
 from ..errors import ConfigError, ExportError, MissingExtraError
-from ..exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
-from ..files import atomic_path
-from ..litert_runtime import LiteRtRuntime
+from ..inference.exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
+from ..inference.litert import LiteRtRuntime
+from ..inference.silence import silenced
 from ..models.fold import fold_batch_norms
 from ..models.registry import Model
-from ..native_output import silenced
 from .calibration import check_calibration, compared_on
 from .compare import Comparison, compare, require_alike, require_equal
 from .compare_panoptic import compare_panoptic

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..config import InputConfig
+from ..core.config import InputConfig
 from ..errors import ConfigError
-from ..exported import Exported, Output, Precision
+from ..inference.exported import Exported, Output, Precision
 from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
 from .panoptic import PanopticMerge, PanopticNetwork

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.files import atomic_path
 from ..errors import ConfigError, ExportError, MissingExtraError
-from ..exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
-from ..files import atomic_path
+from ..inference.exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
+from ..inference.onnx import OnnxRuntime
 from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
-from ..onnx_runtime import OnnxRuntime
 from .calibration import check_calibration, compared_on
 from .compare import Comparison, compare, require_alike, require_equal
 from .compare_panoptic import compare_panoptic
-from .compress import compress
 from .network import any_size, describe, example, network
 from .onnx_quantize import quantize_onnx
+from .onnx_quantize_fold import compress
 
 # Of ONNX Runtime 1.14 and OpenVINO 2023 on. With Gelu, of which kMaX-DeepLab is full: 1.17 and 2024.
 OPSET, OPSET_WITH_GELU = 18, 20

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exported import INPUT, Exported
+from ..inference.exported import INPUT, Exported
 from .calibration import FLOAT_LAYER, calibration_feeds
 
 OPERATIONS = ("Conv", "Relu", "Add", "Mul", "Concat", "Resize", "ReduceMean", "AveragePool", "MaxPool", "Pad")

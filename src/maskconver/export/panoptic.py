@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..categories import Categories
-from ..config import MergeConfig
-from ..resize import Taps
+from ..core.categories import Categories
+from ..core.config import MergeConfig
+from ..core.resize import Taps
 
 BAND_VALUES = 1 << 20  # interpolated values held at a time, 4 MB
 BANDS = 16  # at most: every band is a copy of the same operators in the file

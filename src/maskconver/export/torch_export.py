@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.files import atomic_path
 from ..errors import ConfigError, ExportError
-from ..exported import KEY, Output
-from ..files import atomic_path
+from ..inference.exported import KEY, Output
+from ..inference.torch import TorchExportRuntime
 from ..models.maskconver.peaks import for_torch
 from ..models.registry import Model
-from ..torch_export_runtime import TorchExportRuntime
 from .compare import Comparison, compare, require_equal
 from .compare_panoptic import compare_panoptic
 from .network import any_size, describe, example, network

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..categories import Categories
-from ..config import MergeConfig
+from ..core.categories import Categories
+from ..core.config import MergeConfig
+from ..core.proposals import Proposals
+from ..core.segmentation import Segmentation
 from ..errors import ConfigError
-from ..proposals import Proposals
-from ..segmentation import Segmentation
 from .kmax import merge_kmax
-from .rule import merge_masks, output_taps
+from .maskconver import merge_masks, output_taps
 
 __all__ = ["merge"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..resize import Taps
+from ..core.resize import Taps
 
 CHUNK = 1 << 14  # pairs of block and candidate worked on at a time; bounds the memory
 

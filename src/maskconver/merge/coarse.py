@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import MergeConfig
-from ..resize import Taps
+from ..core.config import MergeConfig
+from ..core.resize import Taps
 from .reference import probabilities, wins_share
 
 

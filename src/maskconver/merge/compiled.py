@@ -14,8 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import MergeConfig
-from ..resize import Taps
+from ..core.config import MergeConfig
+from ..core.resize import Taps
 from .blocks import Axis, BoundsDoNotPay, Values, bounds_error
 from .reference import PlainCompetition, best_bids, interpolate, probabilities
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import MergeConfig
+from ..core.config import MergeConfig
+from ..core.proposals import Geometry
+from ..core.resize import Taps, lerp
 from ..errors import ConfigError, MaskconverError
-from ..proposals import Geometry
-from ..resize import Taps, lerp
 
 BAND_VALUES = 1 << 21  # of all masks at the size of the answer, at a time; bounds the memory
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import MergeConfig
-from ..resize import Taps
+from ..core.config import MergeConfig
+from ..core.resize import Taps
 
 # Masks are resized a band of rows at a time, of about this many float32 values (1 MB, to stay in the caches).
 BAND_VALUES = 1 << 18

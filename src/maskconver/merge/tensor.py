@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import MergeConfig
-from ..resize import Taps
+from ..core.config import MergeConfig
+from ..core.resize import Taps
 from .reference import wins_share
 
 # Interpolated values a band: 32 MB as float32, of which at most three are held at a time.

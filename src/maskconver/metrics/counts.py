@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..categories import Categories
+from ..core.categories import Categories
 from ..errors import DataError
 
 

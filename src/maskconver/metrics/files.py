@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..categories import Categories
-from ..data.file_source import FileSource
+from ..core.categories import Categories
 from ..data.layout import find_panoptic
-from ..data.panoptic_files import PanopticFile, read_panoptic_json, read_panoptic_png
 from ..errors import DataError, MaskconverError
+from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
+from ..io.sources import FileSource
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality, PanopticQualityResult
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..categories import Categories
+from ..core.categories import Categories
 from ..errors import DataError, MissingExtraError
 from .overlap import Segments, segment_table
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..categories import VOID_LABEL, Categories
+from ..core.categories import VOID_LABEL, Categories
 from ..errors import DataError
 from .counts import Counts
 from .overlap import Overlap, Segments

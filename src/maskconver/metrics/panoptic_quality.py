@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..categories import Categories
+from ..core.categories import Categories
 from ..errors import DataError
 from .counts import Counts
 from .overlap import Overlap, Segments

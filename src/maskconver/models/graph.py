@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cost import count_parameters
+from .inspect import count_parameters
 from .registry import Model
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..categories import Categories
+from ..core.categories import Categories
 from ..errors import ConfigError
 from .kmax import KMaXConfig, KMaXDeepLab
 from .maskconver import MaskConver, MaskConverConfig, MultiScaleConfig, MultiScaleMaskConver

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import _torchvision  # noqa: F401  (before lightning)
-from ..checkpoint import save
-from ..segmentation import Segmentation
+from ..core.segmentation import Segmentation
+from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
+from ..models.checkpoint import save
 
 import lightning.pytorch as pl  # isort: skip
 from lightning.pytorch.loggers import TensorBoardLogger  # isort: skip

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_type_hints
 
-from ..data.datamodule import DataConfig
-from ..losses.kmax import KMaXLossConfig
-from ..losses.maskconver import LossConfig
 from ..models import model_config
 from ..models.kmax import KMaXConfig
+from ..models.kmax.losses import KMaXLossConfig
+from ..models.maskconver.losses import LossConfig
 from ..models.registry import KINDS
+from .loader import DataConfig
 from .optim import OptimConfig
 from .schedules import ScheduleConfig
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data.batch import Batch
 from ..errors import ConfigError
-from ..losses.kmax import KMaXCriterion
-from ..losses.maskconver import LossConfig, maskconver_losses
-from ..losses.remask import SemanticRelaxation
+from ..models.batch import Batch
 from ..models.kmax import KMaXDeepLab
+from ..models.kmax.losses import KMaXCriterion
+from ..models.maskconver.losses import LossConfig, maskconver_losses
+from ..models.maskconver.remask import SemanticRelaxation
 from ..models.registry import CenterModel, Model
 from .config import TrainConfig
 

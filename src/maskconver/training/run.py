@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from .. import _torchvision  # noqa: F401  (before lightning)
-from ..checkpoint import init_from
-from ..data.datamodule import SegmentationData
 from ..errors import CheckpointError, ConfigError
 from ..models import create_model
+from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.backbones.weights import load_backbone
+from ..models.checkpoint import init_from
 from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
 from .config import TrainConfig, overrides
+from .loader import SegmentationData
 from .optim import scaled_lr
 from .task import SegmentationTask
 

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _torchvision  # noqa: F401  (before lightning)
-from ..data.batch import Batch
-from ..data.datamodule import ValidationItem
 from ..errors import MaskconverError
 from ..merge import merge
 from ..metrics import MeanIoU, PanopticQuality
 from ..metrics.overlap import Overlap
+from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
+from ..models.batch import Batch
 from ..models.registry import Model
 from .config import TrainConfig
 from .criterion import create_criterion
+from .loader import ValidationItem
 from .optim import create_optimizer, scaled_lr
 from .schedules import learning_rate
 

@@ -12,7 +12,7 @@ from ..layers import Activation, Padding
 from .mobilenet_mh import MobileNetMH
 from .resnet import ResNet
 from .spinenet import SpineNet
-from .timm_features import TimmFeatures
+from .timm import TimmFeatures
 
 OWN_BACKBONES = ("mobilenet_mh", "resnet50", "spinenet49", "spinenet49plus")
 TIMM_BACKBONES = (

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ... import _torchvision  # noqa: F401  (before timm, which imports torchvision)
+from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 SIZES = {
     "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ... import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 from ..layers import BN_EPS, Padding
+from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 # The last inverted-bottleneck block of each resolution, as (group, position in it) of timm's blocks.
 ENDPOINTS = {

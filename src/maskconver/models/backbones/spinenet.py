@@ -7,14 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import (
-    Activation,
-    ConvNorm,
-    Padding,
-    activation_function,
-    kaiming_fan_in,
-    variance_scaling_,
-)
+from ..layers import Activation, ConvNorm, Padding, activation_function, kaiming_fan_in, variance_scaling_
 from .resnet import EXPANSION, Bottleneck, max_pool
 
 STEM_CHANNELS, STEM_STRIDE, ALPHA = 64, 4, 0.5

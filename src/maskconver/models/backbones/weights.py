@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ... import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 from ...errors import CheckpointError
+from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 PRETRAINED = "pretrained"
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema")

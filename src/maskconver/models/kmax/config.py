@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...config import InputConfig, MergeConfig
+from ...core.config import InputConfig, MergeConfig
 from ...errors import ConfigError
 from ..layers import Padding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..layers import full_precision
-from ..remask import SemanticBranch, class_probability, relax, semantic_gate
+from ..remax import SemanticBranch, class_probability, relax, semantic_gate
 from .config import ReMaXConfig
 from .prediction import Prediction
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...categories import Categories
-from ...config import InputConfig, MergeConfig
+from ...core.categories import Categories
+from ...core.config import InputConfig, MergeConfig
+from ...core.proposals import Proposals
 from ...errors import ConfigError
-from ...proposals import Proposals
 from ..backbones.convnext import SIZES, PaddedConvNeXt
 from ..backbones.mobilenet_v3 import CHANNELS as MOBILENETS
 from ..backbones.mobilenet_v3 import ExpandedMobileNetV3

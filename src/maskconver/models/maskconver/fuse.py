@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...proposals import Proposals
+from ...core.proposals import Proposals
 from ..fold import folded
 from ..layers import full_precision
 from .model import MaskConver, monomials

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...categories import Categories
-from ...config import InputConfig, MergeConfig
+from ...core.categories import Categories
+from ...core.config import InputConfig, MergeConfig
+from ...core.proposals import Proposals
 from ...errors import ConfigError
-from ...proposals import Proposals
 from ..backbones import create_backbone
 from ..decoders.aspp import ASPP
 from ..decoders.aspp_fpn import ASPPFPN

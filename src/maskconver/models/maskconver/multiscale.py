@@ -7,12 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...categories import Categories
-from ...config import InputConfig, MergeConfig
+from ...core.categories import Categories
+from ...core.config import InputConfig, MergeConfig
+from ...core.proposals import Proposals
 from ...errors import ConfigError
-from ...proposals import Proposals
 from ..backbones import create_backbone
-from ..decoders.pixel_decoder import PixelDecoder
 from ..fold import folded
 from ..layers import full_precision, pad_to_multiple
 from ..shared import Shareable
@@ -20,6 +19,7 @@ from .config import MultiScaleConfig
 from .heads import MLP, Head, PanopticFPNFusion, SumFusion, with_class
 from .model import CENTER_BIAS, check_channels, check_classes
 from .peaks import pyramid_peaks
+from .pyramid import PixelDecoder
 
 MASK_LEVEL, FINEST = 2, 3  # stride 4 of the masks, stride 8 of the finest feature the decoders take
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...config import InputConfig, MergeConfig
+from ...core.config import InputConfig, MergeConfig
 from ..registry import register_model
 from .config import LEVEL_RANGES_1280, MaskConverConfig, MultiScaleConfig
 

@@ -1,0 +1,1 @@
+"""The shared vocabulary: categories, segments, proposals and configuration, as arrays; without PyTorch."""

@@ -1,0 +1,141 @@
+"""Configuration inside every model file: how a picture goes in and how masks become an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from ..errors import ConfigError
+
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+@dataclass
+class InputConfig:
+    """How an image is brought to the network (the same in training, evaluation and serving).
+
+    Attributes:
+        mode: `fit` scales the image so that it fits `size` and pads right and below;
+            `native` keeps the image's own size times `scale` and pads to a multiple of `multiple`.
+        size: canvas (height, width) in pixels for `fit`, and the training crop.
+        scale: factor applied to the image in `native` mode.
+        multiple: canvas sizes are multiples of this many pixels in `native` mode.
+        mean, std: per-channel normalisation of values scaled to 0…1; their number is that of the channels:
+            3 are RGB, 1 is grey, 4 the bands of RGBA and other pictures of 4 channels.
+        stretch: `percentile` first maps each image's `percentiles` to 0…1 (one range over all channels),
+            for pictures that use a small part of their range (fluorescence microscopy).
+        percentiles: low and high percentile of the stretch, in percent.
+    """
+
+    mode: Literal["fit", "native"] = "fit"
+    size: tuple[int, int] = (640, 640)
+    scale: float = 1.0
+    multiple: int = 32
+    mean: tuple[float, ...] = RGB_MEAN
+    std: tuple[float, ...] = RGB_STD
+    stretch: Literal["none", "percentile"] = "none"
+    percentiles: tuple[float, float] = (0.5, 99.8)
+
+    @property
+    def channels(self) -> int:
+        """How many channels a picture is read with."""
+        return len(self.mean)
+
+    def for_channels(self, channels: int) -> InputConfig:
+        """The same for pictures of so many channels.
+
+        Mean and std of RGB become their average, for grey or for each channel beyond the third.
+
+        Raises:
+            ConfigError: as many as neither RGB nor the picture has channels.
+        """
+        if len(self.mean) == len(self.std) == channels:
+            return self
+        if not len(self.mean) == len(self.std) == 3:
+            raise ConfigError(
+                f"the network takes {channels} channels, but input.mean has {len(self.mean)} values and "
+                f"input.std {len(self.std)}; give {channels} of each"
+            )
+        mean, std = (
+            (*values[: channels if channels > 2 else 0], *[round(sum(values) / 3, 4)] * channels)[:channels]
+            for values in (self.mean, self.std)
+        )
+        return replace(self, mean=mean, std=std)
+
+
+@dataclass
+class MergeConfig:
+    """Thresholds that turn proposals into one label a pixel.
+
+    Attributes:
+        rule: which merge rule the model was made for.
+        mode: how the rule is computed. `fast` gives the answer of `reference`, the plain definition, and so
+            does `compiled` (extra `fast`), sooner where there are many pictures; `coarse` gives an
+            approximate one: the winners at the masks' own stride, enlarged. Masks on a GPU are merged there
+            by `fast`, and brought to the CPU by the others. Rule `kmax` has one way only.
+        object_threshold: proposals with a score at or below it are dropped.
+        overlap_threshold: a proposal survives if it wins more than this share of its own mask.
+        min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
+            longer side (256 / 640² is the published 256 px on the 640 px canvas).
+        pixel_threshold: a mask claims only pixels where its probability exceeds this; 0, as published, gives
+            every pixel to somebody, also where no mask says so.
+        nms_iou: first, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
+            a better one of the same label by more than this IoU; 1, as published, drops none. Two peaks
+            on one object otherwise share its pixels, and both may fail the overlap test.
+        reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
+            `pixel_threshold` applies again); false as published.
+        hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
+        stuff_threshold: `object_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
+        class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
+        mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
+        non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
+        output_side: longer side of the answer in pixels, the picture's own where None. The canvas's side
+            merges at input size, as in the papers' faster rows; figures are of the answer enlarged again.
+    """
+
+    rule: Literal["maskconver", "kmax"] = "maskconver"
+    mode: Literal["fast", "compiled", "reference", "coarse"] = "fast"
+    object_threshold: float = 0.01
+    overlap_threshold: float = 0.7
+    min_area: float = field(default=256 / 640**2)
+    pixel_threshold: float = 0.0
+    nms_iou: float = 1.0
+    reassign: bool = False
+    hard_sigmoid: bool = False
+    stuff_threshold: float | None = None
+    class_exponent: float = 1.0
+    mask_exponent: float = 1.0
+    mask_activation: Literal["softmax", "sigmoid"] = "softmax"
+    non_finite: Literal["error", "drop"] = "error"
+    output_side: int | None = None
+
+    def check(self) -> None:
+        """Refuses values that mean nothing, before they are met with picture by picture.
+
+        Raises:
+            ConfigError: naming the field, its choices or range, and the value.
+        """
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ConfigError(f'merge {name} "{value}" is not available; there are {", ".join(choices)}')
+        for name in SHARES:
+            value = getattr(self, name)
+            if value is None and name == "stuff_threshold":
+                continue
+            if value is None or not 0 <= value <= 1:
+                raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
+        if self.output_side is not None and self.output_side < 1:
+            raise ConfigError(f"output_side is a number of pixels, at least 1, not {self.output_side}")
+
+
+CHOICES = {
+    name: get_args(kind) for name, kind in get_type_hints(MergeConfig).items() if get_origin(kind) is Literal
+}
+SHARES = (
+    "object_threshold",
+    "stuff_threshold",
+    "overlap_threshold",
+    "pixel_threshold",
+    "min_area",
+    "nms_iou",
+)

@@ -1,0 +1,190 @@
+"""Pictures of a segmentation: coloured segments over the image, crisp borders, names where there is room."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import ConfigError
+from .segments import Runs, lookup
+
+if TYPE_CHECKING:
+    from .segmentation import Segment, Segmentation
+
+GOLDEN = 0.618033988749895
+# Names smaller than this cannot be read; names larger than that shout.
+FONT_SIZES = (10, 26)
+
+
+def draw(
+    segmentation: Segmentation,
+    image: NDArray[np.uint8] | None = None,
+    *,
+    alpha: float = 0.45,
+    borders: bool = True,
+    labels: bool | None = None,
+    scores: bool = False,
+) -> Image.Image:
+    """`Segmentation.draw`: the segments over the picture.
+
+    Args:
+        segmentation: what to draw.
+        image: H×W×C uint8 to draw on, its first three channels or grey; the segmentation's own if
+            left out, black if there is none.
+        alpha: strength of the fill, 0…1.
+        borders: draw a line around every segment.
+        labels: write the category where there is room; None: if there are more than two categories.
+        scores: add the score in percent.
+
+    Raises:
+        ConfigError: the picture has another size than the id map, or alpha is not in 0…1.
+    """
+    ids, segments = segmentation.ids, segmentation.segments
+    if image is None:
+        image = segmentation.image
+    if image is None:
+        image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
+    if image.ndim == 3 and image.shape[2] != 3:
+        image = image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, 2)
+    if image.shape != (*ids.shape, 3):
+        raise ConfigError(f"a picture of shape {image.shape} does not lie under an id map of {ids.shape}")
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha must lie in 0…1, got {alpha}")
+    colors = segment_colors(segmentation)
+    index = lookup(ids, [s.id for s in segments], np.arange(1, len(segments) + 1), 0)
+
+    # picture · (256 - a) + colour · a in whole numbers; row 0 of the tables is void, which stays as it is.
+    strength = np.full(len(segments) + 1, round(alpha * 256), np.uint16)
+    strength[0] = 0
+    fill = np.concatenate([np.zeros((1, 3), np.uint16), colors.astype(np.uint16)]) * strength[:, None]
+    drawn = image * (256 - strength)[index][..., None]
+    drawn += fill[index]
+    canvas = (drawn >> 8).astype(np.uint8)
+    if borders and segments:
+        lines = _borders(index, segments)
+        canvas[lines] = _lightened(colors)[index[lines] - 1]
+    picture = Image.fromarray(canvas)
+    if labels is None:
+        labels = len(segmentation.categories) > 2
+    if (labels or scores) and segments:
+        _write_names(picture, segmentation, colors, labels, scores)
+    return picture
+
+
+def segment_colors(segmentation: Segmentation) -> NDArray[np.uint8]:
+    """The RGB of every segment: stuff has its category's colour, things have colours near their category's.
+
+    Things step through hue, brightness and saturation by the golden ratio, so that neighbours in the list
+    differ. The fewer thing classes there are, the wider their hues may wander.
+
+    Returns:
+        (S, 3) uint8.
+    """
+    things = max(int(segmentation.categories.is_thing.sum()), 1)
+    spread = max(0.9 / things, 0.1)
+    seen = dict.fromkeys(range(len(segmentation.categories)), 0)
+    colors = np.zeros((len(segmentation.segments), 3), np.uint8)
+    for row, segment in enumerate(segmentation.segments):
+        color = segmentation.categories[segment.label].color
+        step = seen[segment.label]
+        seen[segment.label] += 1
+        if not segment.is_thing or (step == 0 and things > 1):
+            colors[row] = color
+            continue
+        hue, saturation, value = colorsys.rgb_to_hsv(*(v / 255 for v in color))
+        hue += spread * ((step * GOLDEN + 0.5) % 1 - 0.5)
+        saturation = min(max(saturation, 0.45) * (0.75 + 0.4 * (step * GOLDEN**2 % 1)), 1.0)
+        value = min(max(value, 0.7) * (0.8 + 0.35 * (step * GOLDEN**3 % 1)), 1.0)
+        colors[row] = [round(255 * v) for v in colorsys.hsv_to_rgb(hue % 1, saturation, value)]
+    return colors
+
+
+def _lightened(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (colors.astype(np.uint16) * 3 // 5 + 102).astype(np.uint8)
+
+
+def _borders(index: NDArray[np.int32], segments: list[Segment]) -> NDArray[np.bool_]:
+    """Pixels of segments that touch something else; stuff beside a thing leaves the line to the thing.
+
+    Lines are thicker in large pictures, but thin in small segments.
+    """
+    thickest = max(round(max(index.shape) / 700), 1)
+    extents = np.array([min(s.bbox[2:]) for s in segments])
+    thickness = np.minimum(np.append(0, extents // 14 + 1), thickest).astype(np.uint8)[index]
+    thing = np.array([False, *(s.is_thing for s in segments)])[index]
+    lines = np.zeros(index.shape, bool)
+    for step in range(1, thickest + 1):
+        wide = thickness >= step
+        for axis in (0, 1):
+            near = (slice(None),) * axis + (slice(None, -step),)
+            far = (slice(None),) * axis + (slice(step, None),)
+            differ = index[near] != index[far]
+            lines[near] |= differ & wide[near] & (thing[near] | ~thing[far])
+            lines[far] |= differ & wide[far] & (thing[far] | ~thing[near])
+    return lines
+
+
+def _write_names(
+    picture: Image.Image, segmentation: Segmentation, colors: NDArray[np.uint8], labels: bool, scores: bool
+) -> None:
+    """Write each name where a box of its size lies inside the segment; leave it out where none does."""
+    ids, segments = segmentation.ids, segmentation.segments
+    largest = min(max(max(ids.shape) // 45, FONT_SIZES[0]), FONT_SIZES[1])
+    fonts = [ImageFont.load_default(size) for size in sorted({largest, FONT_SIZES[0]}, reverse=True)]
+    pen = ImageDraw.Draw(picture)
+    points_of = _roomy_points(ids, segmentation)
+    for row, segment in enumerate(segments):
+        words = [segment.category] * labels + [f"{segment.score:.0%}"] * scores
+        for font in fonts:
+            left, top, right, bottom = map(round, pen.textbbox((0, 0), text := " ".join(words), font=font))
+            pad = (bottom - top) // 4 + 1
+            width, height = right - left + 2 * pad, bottom - top + 2 * pad
+            if width > segment.bbox[2] or height > segment.bbox[3]:
+                continue
+            corner = _place(ids, segment.id, points_of(row), width, height)
+            if corner is None:
+                continue
+            x, y = corner
+            color = tuple((colors[row].astype(int) * 2 // 5).tolist())
+            pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=pad, fill=color)
+            pen.text((x + pad - left, y + pad - top), text, font=font, fill=(255, 255, 255))
+            break
+
+
+def _roomy_points(ids: NDArray[np.int32], segmentation: Segmentation) -> Callable[[int], NDArray[np.int64]]:
+    """A function from a segment's row to (y, x) of points with room around them, the best first.
+
+    They are the centres of its widest horizontal runs, those near its top or bottom counting as narrow.
+    """
+    segments = segmentation.segments
+    runs = Runs.of(ids)
+    segment = lookup(runs.ids, [s.id for s in segments], np.arange(len(segments)), -1)
+    boxes = np.array([s.bbox for s in segments])
+    top, below = boxes[segment, 1], boxes[segment, 1] + boxes[segment, 3] - 1
+    room = np.minimum(runs.length, 5 * np.minimum(runs.y - top, below - runs.y) + 1)
+    order = np.lexsort((-room, segment))
+    start = np.searchsorted(segment[order], np.arange(len(segments) + 1))
+
+    def of(row: int) -> NDArray[np.int64]:
+        mine = order[start[row] : start[row + 1]]
+        mine = mine[: max(len(mine) // 2, 1)][:: max(len(mine) // 16, 1)]
+        return np.stack([runs.y[mine], runs.x[mine] + runs.length[mine] // 2], 1)
+
+    return of
+
+
+def _place(
+    ids: NDArray[np.int32], number: int, points: NDArray[np.int64], width: int, height: int
+) -> tuple[int, int] | None:
+    """The first (x, y) of a box around one of the points of which nine tenths lie in the segment."""
+    rows, columns = ids.shape
+    for y, x in points.tolist():
+        y, x = min(max(y - height // 2, 0), rows - height), min(max(x - width // 2, 0), columns - width)
+        if (ids[y : y + height, x : x + width] == number).mean() >= 0.9:
+            return x, y
+    return None

@@ -1,0 +1,204 @@
+"""From a picture to the network's canvas: stretch, normalise, resize, pad; everywhere the same."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import ConfigError
+from .config import InputConfig
+from .proposals import Geometry
+from .resize import Taps, resize_bilinear, resize_nearest
+
+__all__ = [
+    "fitted_size",
+    "normalize",
+    "prepare",
+    "resize_bilinear",
+    "resize_nearest",
+    "scaled_size",
+    "stretch",
+]
+
+# Images are resized a band of rows at a time, of about this many values, to stay in the caches.
+BAND_VALUES = 1 << 16
+
+
+def prepare(
+    image: NDArray[np.uint8], config: InputConfig, *, whole: tuple[int, int] | None = None
+) -> tuple[NDArray[np.float32], Geometry]:
+    """Bring one image to the network's canvas.
+
+    The image is stretched if the model asks for it, normalised, resized (bilinear, half-pixel centres, no
+    antialiasing) and padded with zeros right and below.
+
+    Args:
+        image: H×W×C uint8, as many channels as the config has.
+        config: the model's input; see `InputConfig` for the two modes.
+        whole: (height, width) of the picture of which `image` is a half, a quarter or an eighth (as
+            `read_reduced` gives it); the geometry is then the whole picture's.
+
+    Returns:
+        The canvas, C×h×w float32, and how it lies on the image.
+    """
+    if image.ndim != 3 or image.shape[2] != config.channels:
+        raise ConfigError(
+            f"a picture of shape {image.shape}, but the model takes {config.channels} channels "
+            "(a model of others is made with --model.in_channels)"
+        )
+    size = whole or (image.shape[0], image.shape[1])
+    scaled = scaled_size(size, config)
+    canvas = config.size if config.mode == "fit" else tuple(_multiple(n, config.multiple) for n in scaled)
+    # The last row and column of a reduced picture may stand for fewer pixels than the others.
+    step = 1
+    while step * image.shape[0] < size[0] or step * image.shape[1] < size[1]:
+        step *= 2
+    taps = [Taps.resize(image.shape[i], scaled[i], size[i] / step) for i in (0, 1)]
+    padded = np.zeros((config.channels, *canvas), np.float32)
+    _fill(padded[:, : scaled[0], : scaled[1]], np.ascontiguousarray(image), taps[0], taps[1], config)
+    scale = scaled[0] / size[0], scaled[1] / size[1]
+    return padded, Geometry(size, (int(canvas[0]), int(canvas[1])), scale)
+
+
+def scaled_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
+    """The (height, width) that an image of `size` has on the canvas, padding left out."""
+    if config.mode == "fit":
+        return fitted_size(size, config.size)
+    return max(round(size[0] * config.scale), 1), max(round(size[1] * config.scale), 1)
+
+
+def _fill(
+    out: NDArray[np.float32], image: NDArray[np.uint8], rows: Taps, columns: Taps, config: InputConfig
+) -> None:
+    """Stretch, resize and normalise an image H×W×C into C×h×w, a band of rows at a time.
+
+    Resizing and normalising are both linear, with weights that sum to one, so their order does not matter:
+    normalising comes last, on the fewest pixels, as one multiply-add. No more of the image is read than the
+    four neighbours of each output pixel.
+    """
+    height, width, c = image.shape
+    _, h, w = out.shape
+    low, high = _stretch_range(image, config.percentiles) if config.stretch == "percentile" else (0.0, 255.0)
+    factor, summand = (v[:, None, None] for v in _multiply_add(config, high - low))
+    # One row of bytes: all reds of the output, then all greens, then all blues.
+    left, right = ((c * at + np.arange(c)[:, None]).ravel() for at in (columns.low, columns.high))
+    weight = np.tile(columns.weight, c)
+    lines = image.reshape(height, c * width)
+    same_rows = h == height and not rows.weight.any()
+    same_columns = w == width and not columns.weight.any()
+
+    def values(part: NDArray[np.uint8]) -> NDArray[np.float32]:
+        result = part.astype(np.float32)
+        if (low, high) != (0.0, 255.0):
+            result -= np.float32(low)
+            np.clip(result, 0, np.float32(high - low), out=result)
+        return result
+
+    few = width > 2 * w  # then it pays to pick the columns before anything is calculated
+    band = max(BAND_VALUES // (c * (w if few else max(w, width))), 1)
+    for top in range(0, h, band):
+        part = slice(top, top + band)
+        above, below = lines[rows.low[part]], lines[rows.high[part]]
+        share = rows.weight[part, None]
+        if few:
+            first = _lerp(values(above.take(left, 1)), values(below.take(left, 1)), share)
+            second = _lerp(values(above.take(right, 1)), values(below.take(right, 1)), share)
+        else:
+            both = values(above) if same_rows else _lerp(values(above), values(below), share)
+            first = both.take(left, 1)
+            second = first if same_columns else both.take(right, 1)
+        line = first if same_columns else _lerp(first, second, weight)
+        target = out[:, part]
+        np.multiply(line.reshape(-1, c, w).transpose(1, 0, 2), factor, out=target)
+        target += summand
+
+
+def _lerp(
+    low: NDArray[np.float32], high: NDArray[np.float32], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`low + weight · (high - low)`, in the memory of its arguments."""
+    high -= low
+    high *= weight
+    low += high
+    return low
+
+
+def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of an image scaled to fit a canvas: aspect kept, halves to even, at least 1.
+
+    float32 arithmetic as in the reference's resize-and-crop.
+    """
+    sides = np.array(size, np.float32)
+    k = (np.array(canvas, np.float32) / sides).min()
+    height, width = np.maximum(np.round(sides * k), 1).astype(int)
+    return int(height), int(width)
+
+
+def normalize(image: NDArray, config: InputConfig, *, unit: bool = False) -> NDArray[np.float32]:
+    """`(v / 255 - mean) / std` per channel.
+
+    Args:
+        image: …×C, values 0…255, or 0…1 with `unit`.
+        config: holds mean and std.
+        unit: the values lie in 0…1 already.
+
+    Returns:
+        …×C float32.
+    """
+    factor, summand = _multiply_add(config, 1 if unit else 255)
+    values = image.astype(np.float32)
+    values *= factor
+    values += summand
+    return values
+
+
+def _multiply_add(config: InputConfig, white: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(C,) a and b so that `a·v + b` is `(v / white - mean) / std`."""
+    mean, std = np.array(config.mean), np.array(config.std)
+    return (1 / (white * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def stretch(image: NDArray[np.uint8], percentiles: tuple[float, float]) -> NDArray[np.float32]:
+    """Map an image's low and high percentile to 0 and 1 and clip: one range over all channels.
+
+    A picture whose percentiles coincide (a few bright spots on black) is stretched over all the values it
+    has; one of a single value is only divided by 255.
+
+    Args:
+        image: H×W[×C] uint8.
+        percentiles: low and high, in percent.
+
+    Returns:
+        Same shape, float32 in 0…1.
+    """
+    low, high = _stretch_range(image, percentiles)
+    table = np.clip((np.arange(256) - low) / (high - low), 0, 1).astype(np.float32)
+    return table[image]
+
+
+def _stretch_range(image: NDArray[np.uint8], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The values that `stretch` maps to 0 and 1."""
+    # Pillow counts bytes three times as fast as np.bincount, which makes 64-bit numbers of them first.
+    lines = np.ascontiguousarray(image).reshape(len(image), -1)
+    counts = np.array(Image.frombuffer("L", lines.shape[::-1], lines, "raw", "L", 0, 1).histogram())
+    low, high = _percentiles(counts, percentiles)
+    if high <= low:
+        used = np.flatnonzero(counts)
+        low, high = float(used[0]), float(used[-1])
+    return (low, high) if high > low else (0.0, 255.0)
+
+
+def _percentiles(counts: NDArray[np.integer], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """`np.percentile` (linear) of the values 0…255 that occur `counts` times, without sorting the pixels."""
+    cumulative = np.cumsum(counts)
+    positions = np.array(percentiles) / 100 * (cumulative[-1] - 1)
+    below = np.floor(positions)
+    low = np.searchsorted(cumulative, below, side="right")
+    high = np.searchsorted(cumulative, np.ceil(positions), side="right")
+    values = low + (positions - below) * (high - low)
+    return float(values[0]), float(values[1])
+
+
+def _multiple(length: int, step: int) -> int:
+    return -(-length // step) * step

@@ -1,0 +1,88 @@
+"""`Proposals`: N scored masks an image, from whatever network; the hinge between networks and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How the network's canvas lies on one original image.
+
+    The image was resized by `scale` and lies on the canvas at `-offset`; canvas pixels beyond it are padding.
+
+    Attributes:
+        image_size: (height, width) of the original image in pixels; the size of the answer.
+        canvas_size: (height, width) the network saw, in pixels.
+        scale: (y, x) scaled size / original size.
+        offset: (y, x) of the crop in the scaled image, in scaled pixels; 0 except in training.
+    """
+
+    image_size: tuple[int, int]
+    canvas_size: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def of_side(self, side: int | None) -> Geometry:
+        """How the canvas lies on the image brought to that longer side in pixels; None leaves it its own.
+
+        Raises:
+            ConfigError: the side is not positive.
+        """
+        if side is None:
+            return self
+        if side < 1:
+            raise ConfigError(f"output_side is a number of pixels, at least 1, not {side}")
+        longer = max(self.image_size)
+        height, width = (max(round(n * side / longer), 1) for n in self.image_size)
+        scale = (
+            self.scale[0] * self.image_size[0] / height,
+            self.scale[1] * self.image_size[1] / width,
+        )
+        return replace(self, image_size=(height, width), scale=scale)
+
+
+@dataclass(slots=True)
+class Proposals:
+    """N scored masks for each of B images, sorted by score, highest first.
+
+    Arrays are NumPy arrays or torch tensors, all of one kind.
+
+    Attributes:
+        scores: (B, N) float32 in 0…1.
+        labels: (B, N) int64 in 0…C-1; -1 means void.
+        mask_logits: (B, N, h, w) float32.
+        class_logits: (B, N, C+1) float32 or None; the last column is "no object".
+        geometry: one `Geometry` an image, or empty where the masks are wanted on the canvas itself.
+    """
+
+    scores: Any
+    labels: Any
+    mask_logits: Any
+    class_logits: Any | None = None
+    geometry: tuple[Geometry, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def numpy(self) -> Proposals:
+        """The same on the CPU as NumPy arrays (float32, int64)."""
+
+        def convert(value: Any) -> Any:
+            if value is None or isinstance(value, np.ndarray):
+                return value
+            value = value.detach()
+            return (value.float() if value.is_floating_point() else value).cpu().numpy()
+
+        return Proposals(
+            convert(self.scores),
+            convert(self.labels),
+            convert(self.mask_logits),
+            convert(self.class_logits),
+            self.geometry,
+        )

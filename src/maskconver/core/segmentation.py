@@ -1,0 +1,255 @@
+"""`Segmentation`: the answer for one image, an id a pixel and a row a segment."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DataError
+from .categories import VOID_LABEL, Categories
+from .files import atomic_path
+from .resize import resize_nearest
+from .segments import lookup, measure
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row of a segmentation.
+
+    Attributes:
+        id: its value in the id map, 1 or more.
+        label: 0…C-1.
+        category_id, category: the id and name of that label in the data set.
+        is_thing: a countable object, otherwise stuff.
+        score: 0…1.
+        area: pixels.
+        bbox: (x, y, width, height) in pixels; all 0 for a segment without pixels.
+    """
+
+    id: int
+    label: int
+    category_id: int
+    category: str
+    is_thing: bool
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+
+
+@dataclass(slots=True, repr=False)
+class Segmentation:
+    """The panoptic segmentation of one image.
+
+    Attributes:
+        ids: H×W int32 segment ids, 0 = void.
+        segments: a row for every id, highest score first where a model made them.
+        categories: the label set.
+        image: H×W×3 uint8 RGB (or of the model's channels), the picture itself, or None.
+        file_name: where the picture came from; "" if unknown.
+    """
+
+    ids: NDArray[np.int32]
+    segments: list[Segment]
+    categories: Categories
+    image: NDArray[np.uint8] | None = field(default=None, compare=False)
+    file_name: str = ""
+
+    @classmethod
+    def from_ids(
+        cls,
+        ids: NDArray[np.integer],
+        categories: Categories,
+        *,
+        labels: ArrayLike,
+        segment_ids: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        image: NDArray[np.uint8] | None = None,
+        file_name: str = "",
+    ) -> Segmentation:
+        """Build the rows from an id map: areas and boxes of all segments in one pass.
+
+        Args:
+            ids: H×W segment ids, 0 = void.
+            categories: the label set.
+            labels: (S,) label of each segment, 0…C-1.
+            segment_ids: (S,) the id of each; 1…S if left out.
+            scores: (S,) in 0…1; 1 if left out.
+            image, file_name: as in the class.
+
+        Raises:
+            DataError: the map holds an id that is not listed; an id is listed twice or not positive; a label
+                does not exist.
+        """
+        labels = np.asarray(labels, np.int64)
+        listed = np.arange(1, len(labels) + 1) if segment_ids is None else np.asarray(segment_ids, np.int64)
+        values = np.ones(len(labels)) if scores is None else np.asarray(scores, float)
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(categories)):
+            raise DataError(f"labels must lie in 0…{len(categories) - 1}, got {labels.min()}…{labels.max()}")
+        areas, boxes = measure(ids, listed)
+        segments = []
+        for row in zip(listed.tolist(), labels.tolist(), values.tolist(), areas.tolist(), boxes.tolist()):
+            number, label, score, area, box = row
+            c = categories[label]
+            segments.append(Segment(number, label, c.id, c.name, c.is_thing, score, area, tuple(box)))
+        return cls(ids.astype(np.int32, copy=False), segments, categories, image, file_name)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for s in self.segments:
+            counts[s.category] = counts.get(s.category, 0) + 1
+        common = sorted(counts.items(), key=lambda item: -item[1])
+        rows = ", ".join(f"{n} {name}" for name, n in common[:6]) + (", …" if len(common) > 6 else "")
+        things = sum(s.is_thing for s in self.segments)
+        height, width = self.ids.shape
+        source = f" of {self.file_name}" if self.file_name else ""
+        return (
+            f"<Segmentation{source}: {width}×{height} px, {things} things, {len(self) - things} stuff"
+            f"{': ' + rows if rows else ''}>"
+        )
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.draw().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def category_map(self) -> NDArray[np.int32]:
+        """H×W int32 labels, -1 = void: the semantic segmentation."""
+        return lookup(self.ids, [s.id for s in self.segments], [s.label for s in self.segments], VOID_LABEL)
+
+    def mask(self, segment_id: int) -> NDArray[np.bool_]:
+        """H×W bool, the pixels of one segment."""
+        return self.ids == segment_id
+
+    def resized(self, size: tuple[int, int]) -> Segmentation:
+        """The same at another (height, width), every pixel that of the nearest one; the picture, too.
+
+        Segments that no pixel is left of are left out.
+        """
+        if self.ids.shape == tuple(size):
+            return self
+        image = None if self.image is None else resize_nearest(self.image, size)
+        areas, boxes = measure(
+            ids := resize_nearest(self.ids, size), np.array([s.id for s in self], np.int64)
+        )
+        rows = zip(self.segments, areas.tolist(), boxes.tolist())
+        segments = [replace(s, area=area, bbox=tuple(box)) for s, area, box in rows if area]
+        return replace(self, ids=ids, segments=segments, image=image)
+
+    def filter(
+        self,
+        predicate: Callable[[Segment], bool] | None = None,
+        *,
+        category: str | Collection[str] | None = None,
+        things: bool | None = None,
+        min_score: float = 0.0,
+        min_area: int = 0,
+    ) -> Segmentation:
+        """The same picture with fewer segments; the pixels of the others become void, ids stay as they are.
+
+        Args:
+            predicate: keep a segment where this is true.
+            category: keep these names.
+            things: keep things (true) or stuff (false) only.
+            min_score, min_area: keep at least this score, this many pixels.
+        """
+        names = {category} if isinstance(category, str) else category
+        kept = [
+            s
+            for s in self.segments
+            if (names is None or s.category in names)
+            and (things is None or s.is_thing == things)
+            and s.score >= min_score
+            and s.area >= min_area
+            and (predicate is None or predicate(s))
+        ]
+        numbers = [s.id for s in kept]
+        return replace(self, ids=lookup(self.ids, numbers, numbers, 0), segments=kept)
+
+    def draw(
+        self,
+        image: NDArray[np.uint8] | None = None,
+        *,
+        alpha: float = 0.45,
+        borders: bool = True,
+        labels: bool | None = None,
+        scores: bool = False,
+    ) -> Image:
+        """The segments as a coloured layer over the picture.
+
+        Every thing has its own colour near its category's; stuff has the category's.
+
+        Args:
+            image: H×W×3 uint8 to draw on; the segmentation's own if left out, black if there is none.
+            alpha: strength of the fill, 0…1.
+            borders: draw a line around every segment.
+            labels: write the category where there is room; None: if there are more than two categories.
+            scores: add the score in percent.
+        """
+        from .drawing import draw
+
+        return draw(self, image, alpha=alpha, borders=borders, labels=labels, scores=scores)
+
+    def to_coco(self, image_id: int | str = 0, file_name: str | None = None) -> dict[str, Any]:
+        """The row of `annotations` of a COCO panoptic JSON; `score` is added to the format's keys.
+
+        Args:
+            image_id: as in the file's `images`.
+            file_name: of the panoptic PNG; the picture's stem + `.png` if left out.
+        """
+        rows = [
+            {
+                "id": s.id,
+                "category_id": s.category_id,
+                "area": s.area,
+                "bbox": list(s.bbox),
+                "iscrowd": 0,
+                "score": round(s.score, 5),
+            }
+            for s in self.segments
+        ]
+        return {"image_id": image_id, "file_name": file_name or self._stem() + ".png", "segments_info": rows}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `<name>.png` (ids as COCO's RGB) and `<name>.json` (a COCO panoptic file of this one image).
+
+        Returns:
+            The path of the JSON.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        from .panoptic_png import write_panoptic_png
+
+        stem = self._stem()
+        path = Path(folder) / f"{stem}.json"
+        height, width = self.ids.shape
+        content = {
+            "images": [{"id": stem, "file_name": self.file_name or stem, "height": height, "width": width}],
+            "annotations": [self.to_coco(stem)],
+            "categories": self.categories.to_json(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_panoptic_png(path.with_suffix(".png"), self.ids)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        return path
+
+    def _stem(self) -> str:
+        return Path(self.file_name).stem or "segmentation"

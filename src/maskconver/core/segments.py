@@ -1,0 +1,80 @@
+"""Id maps (H×W integers, 0 = void): areas, boxes and look-ups of all segments in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DataError
+
+
+def lookup(ids: NDArray[np.integer], keys: ArrayLike, values: ArrayLike, default: int) -> NDArray[np.int32]:
+    """Replace every id (0…2²⁴-1) by the value of its key; `default` where there is none."""
+    keys, values = np.asarray(keys, np.int64), np.asarray(values, np.int32)
+    table = np.full(max(int(ids.max(initial=0)), int(keys.max(initial=0))) + 1, default, np.int32)
+    table[keys] = values
+    return table[ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The id map cut into horizontal runs of one id, row by row: far fewer than pixels.
+
+    Attributes:
+        ids, y, x, length: (R,) of each run.
+    """
+
+    ids: NDArray[np.integer]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, ids: NDArray[np.integer]) -> Runs:
+        """All runs of an H×W id map, void included."""
+        starts = np.ones(ids.shape, bool)
+        np.not_equal(ids[:, 1:], ids[:, :-1], out=starts[:, 1:])
+        flat = np.flatnonzero(starts)
+        y, x = np.divmod(flat, max(ids.shape[1], 1))
+        return cls(ids.ravel()[flat], y, x, np.diff(flat, append=ids.size))
+
+
+def measure(
+    ids: NDArray[np.integer], segment_ids: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Area and box of every segment in one pass.
+
+    Args:
+        ids: H×W, 0 = void.
+        segment_ids: (S,) the ids to measure; all non-zero ids of the map must be among them.
+
+    Returns:
+        (S,) int64 areas and (S, 4) int64 boxes (x, y, width, height); zeros for ids without pixels.
+
+    Raises:
+        DataError: an id of the map is not listed; an id is listed twice, or is not positive.
+    """
+    order = np.argsort(segment_ids, kind="stable")
+    known = segment_ids[order]
+    if len(known) and (known[0] < 1 or (np.diff(known) == 0).any()):
+        raise DataError("segment ids must be positive and unique")
+    runs = Runs.of(ids)
+    where = np.searchsorted(known, runs.ids)
+    found = np.append(known, -1)[where] == runs.ids
+    if not (found | (runs.ids == 0)).all():
+        stray = runs.ids[~found & (runs.ids != 0)][0]
+        raise DataError(f"the map holds the segment id {stray}, which is not among the {len(known)} listed")
+    segment = order[where[found]]
+    y, x, length = runs.y[found], runs.x[found], runs.length[found]
+    areas = np.zeros(len(known), np.int64)
+    np.add.at(areas, segment, length)
+    low = np.full((2, len(known)), max(ids.shape))
+    high = np.zeros((2, len(known)), np.int64)
+    for axis, (start, end) in enumerate(((x, x + length), (y, y + 1))):
+        np.minimum.at(low[axis], segment, start)
+        np.maximum.at(high[axis], segment, end)
+    boxes = np.concatenate([low, high - low]).T
+    boxes[areas == 0] = 0
+    return areas, boxes

@@ -1,0 +1,1 @@
+"""Finds every defect of a data set."""

@@ -1,0 +1,87 @@
+"""The data check of a label folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import DataError
+from ...io.label_png import LabelClasses, read_classes, read_label_png
+from ...io.sources import FileSource
+from ..label_folder import pair_files, segment_table
+from ..layout import LabelLayout
+from .image import ImageFinding, check_picture
+from .json import Defect
+from .report import SplitReport, mapped, tally
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChecker:
+    """Checks one (image id, picture, label PNG) after the other; can be sent to other processes.
+
+    Attributes:
+        images, labels: where the files are.
+        classes: what the values mean.
+        decode, max_pixels: as in `ImageChecker`.
+    """
+
+    images: FileSource
+    labels: FileSource
+    classes: LabelClasses
+    decode: bool
+    max_pixels: int
+
+    def __call__(self, names: tuple[str, str, str]) -> ImageFinding:
+        """Check the files of one image."""
+        image_id, picture, png = names
+        found = ImageFinding()
+        size = check_picture(self.images, picture, image_id, found, self.decode, self.max_pixels)
+        where = self.labels.where(png)
+        try:
+            ids = read_label_png(self.labels.read(png), self.classes, where)
+        except DataError as error:
+            text = str(error).removeprefix(f"{where}: ")
+            kind = "unknown-label" if text.startswith("the value ") else "broken-png"
+            found.defects.append(Defect(kind, where, text, "error", image_id))
+            return found
+        if size is not None and size != ids.shape:
+            text = f"the label PNG is {ids.shape[1]}×{ids.shape[0]}, the picture {size[1]}×{size[0]}"
+            found.defects.append(Defect("size-mismatch", where, text, "error", image_id))
+        table = segment_table(ids, self.classes.categories.ids)
+        rows = zip(table.labels, table.areas.tolist())
+        found.segments = [(int(self.classes.categories.ids[label]), area, False) for label, area in rows]
+        if not found.segments:
+            text = f"every pixel has the value to ignore ({self.classes.ignore})"
+            found.defects.append(Defect("nothing-labelled", where, text, "warning", image_id))
+        return found
+
+
+def check_labels(
+    layout: LabelLayout,
+    decode: bool,
+    max_pixels: int,
+    workers: int,
+    progress: Callable[[str, int], Callable[[], Any]] | None,
+) -> SplitReport:
+    """Every defect of one split of a label folder; arguments as for `check_dataset`.
+
+    Raises:
+        DataError: the classes cannot be read, or two files have one name.
+    """
+    classes = read_classes(layout.classes)
+    images, labels = FileSource(layout.images), FileSource(layout.labels)
+    pairs, alone, extra = pair_files(images, labels)
+    report = SplitReport(layout.split, str(layout.classes), len(pairs) + len(alone), len(pairs))
+    for name in alone:
+        text = "has no label PNG of its name; it is not used"
+        report.defects.append(Defect("missing-png", images.where(name), text))
+    for name in extra:
+        text = "has no picture of its name; it is not used"
+        report.defects.append(Defect("extra-png", labels.where(name), text, "warning"))
+    advance = progress(layout.split, len(pairs)) if progress else None
+    checker = LabelChecker(images, labels, classes, decode, max_pixels)
+    rows = {c.id: {"id": c.id, "name": c.name, "isthing": 0} for c in classes.categories}
+    with mapped(checker, pairs, workers) as findings:
+        tally(report, rows, ((pair[0], found) for pair, found in zip(pairs, findings)), None, advance)
+    return report

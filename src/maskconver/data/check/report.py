@@ -1,0 +1,167 @@
+"""What a data check found: the report of each split, and the counting behind it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .image import ImageFinding
+from .json import Defect, Row
+
+Item = TypeVar("Item")
+SIZE_BINS = (1, 16, 64, 256, 1024, 4096, 16384, 65536)
+"""Lower limits of the size bins, pixels."""
+PROPOSALS = (10, 20, 50, 100, 150, 200, 256, 400, 600, 800, 1000)
+
+
+@dataclass(slots=True)
+class SplitReport:
+    """What was found in one split.
+
+    Attributes:
+        split: its name; "" for a lone `panoptic.json`.
+        panoptic_json: its file; of a label folder the file that names the classes.
+        images: how many the file lists.
+        annotated: how many of them have an annotation.
+        segments: all listed segments; `crowds` of them are crowd.
+        crowds: segments marked as crowd.
+        classes: a row for every category: id, name, isthing, segments, images, pixels.
+        size_bins: (lower limit, things, stuff) segments by area.
+        segments_per_image: count of proposals that each annotated image asks for, by image id.
+        defects: all of them.
+    """
+
+    split: str
+    panoptic_json: str
+    images: int = 0
+    annotated: int = 0
+    segments: int = 0
+    crowds: int = 0
+    classes: list[Row] = field(default_factory=list)
+    size_bins: list[tuple[int, int, int]] = field(default_factory=list)
+    segments_per_image: dict[int | str, int] = field(default_factory=dict)
+    defects: list[Defect] = field(default_factory=list)
+
+    @property
+    def largest(self) -> tuple[int | str | None, int]:
+        """(image id, segments) of the image with the most segments; crowd left out, each stuff class once."""
+        counts = self.segments_per_image
+        return max(counts.items(), key=lambda item: item[1]) if counts else (None, 0)
+
+    def to_json(self) -> Row:
+        """The figures and defects as plain JSON values."""
+        image, most = self.largest
+        counts = np.array([*self.segments_per_image.values()] or [0])
+        return {
+            "split": self.split,
+            "panoptic_json": self.panoptic_json,
+            "images": self.images,
+            "unannotated": self.images - self.annotated,
+            "segments": self.segments,
+            "crowds": self.crowds,
+            "classes": self.classes,
+            "size_bins": [dict(zip(("from_area", "things", "stuff"), row)) for row in self.size_bins],
+            "most_segments": {"image_id": image, "segments": most},
+            "segments_p99": float(np.percentile(counts, 99)),
+            "proposals": proposals_for(most),
+            "defects": [d.to_json() for d in self.defects],
+        }
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found in a data set, split by split."""
+
+    splits: list[SplitReport]
+
+    @property
+    def defects(self) -> list[Defect]:
+        """Those of all splits, in order."""
+        return [d for s in self.splits for d in s.defects]
+
+    def to_json(self) -> Row:
+        """The whole report as plain JSON values."""
+        kinds = Counter(d.kind for d in self.defects)
+        return {
+            "ok": not self.defects,
+            "defects": kinds.total(),
+            "defects_by_kind": dict(kinds.most_common()),
+            "splits": [s.to_json() for s in self.splits],
+        }
+
+
+def proposals_for(segments: int) -> int:
+    """The usual number of proposals that is enough for an image with so many segments (at most 1000)."""
+    return next((n for n in PROPOSALS if n >= segments), PROPOSALS[-1])
+
+
+def tally(
+    report: SplitReport,
+    categories: dict[int, Row],
+    findings: Iterable[tuple[int | str, ImageFinding]],
+    max_segments: int | None,
+    advance: Callable[[], Any] | None,
+) -> None:
+    """Adds what was found about each image to a report: defects, class counts, sizes, segments an image.
+
+    Args:
+        report: is filled.
+        categories: rows of `categories` by id.
+        findings: (image id, finding) of every image.
+        max_segments: images with more segments are reported.
+        advance: called after each image.
+    """
+    segments, in_images, pixels = Counter[int](), Counter[int](), Counter[int]()
+    bins = np.zeros((2, len(SIZE_BINS)), np.int64)
+    for image_id, found in findings:
+        report.defects += found.defects
+        things = {c for c in {s[0] for s in found.segments} if categories.get(c, {}).get("isthing")}
+        for category, area, crowd in found.segments:
+            segments[category] += 1
+            pixels[category] += area
+            report.crowds += crowd
+            if area:
+                bins[0 if category in things else 1, bisect_right(SIZE_BINS, area) - 1] += 1
+        in_images.update({s[0] for s in found.segments})
+        stuff = {s[0] for s in found.segments} - things
+        asked = sum(s[0] in things and not s[2] for s in found.segments) + len(stuff)
+        report.segments_per_image[image_id] = asked
+        if max_segments is not None and asked > max_segments:
+            text = f"image {image_id} has {asked} segments, more than {max_segments}"
+            report.defects.append(
+                Defect("too-many-segments", report.panoptic_json, text, "warning", image_id)
+            )
+        if advance:
+            advance()
+    report.segments = segments.total()
+    report.size_bins = [(low, int(t), int(s)) for low, t, s in zip(SIZE_BINS, *bins)]
+    report.classes = [
+        {
+            "id": number,
+            "name": str(row.get("name", number)),
+            "isthing": int(bool(row.get("isthing"))),
+            "segments": segments[number],
+            "images": in_images[number],
+            "pixels": pixels[number],
+        }
+        for number, row in categories.items()
+    ]
+
+
+@contextmanager
+def mapped(
+    checker: Callable[[Item], ImageFinding], items: list[Item], workers: int
+) -> Iterator[Iterator[ImageFinding]]:
+    """The findings in order, from this process or from several."""
+    if workers <= 1 or len(items) < 2:
+        yield map(checker, items)
+    else:
+        with get_context("spawn").Pool(workers) as pool:
+            yield pool.imap(checker, items, chunksize=max(1, min(32, len(items) // (4 * workers))))

@@ -1,0 +1,1 @@
+"""Generated panoptic data sets."""

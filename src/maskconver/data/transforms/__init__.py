@@ -1,1 +1,0 @@
-"""What happens to a sample between the file and the batch."""

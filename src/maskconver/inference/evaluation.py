@@ -1,0 +1,286 @@
+"""A model on a data set: PQ, mIoU and AP at the images' own size, whole and by group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..core.categories import Categories
+from ..core.config import MergeConfig
+from ..core.preprocess import prepare
+from ..core.proposals import Proposals
+from ..core.segmentation import Segmentation
+from ..data.dataset import PanopticDataset
+from ..errors import ConfigError, DataError, MaskconverError
+from ..merge import merge
+from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_average_precision
+from ..metrics.overlap import Overlap
+from ..metrics.panoptic_quality import match_segments
+from .predictor import Predictor
+
+# What `tune` tries: scores, then shares of its own mask a proposal must win.
+TRIED_THINGS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), (0.3, 0.5, 0.6, 0.7, 0.8)
+TRIED_SEMANTIC = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0.0, 0.3, 0.5)
+
+
+@dataclass
+class Figures:
+    """Metrics of a set of images, each streaming; see `maskconver.metrics`."""
+
+    categories: Categories
+    images: int = 0
+    mask_ap: MaskAveragePrecision | None = None
+    pq: PanopticQuality = field(init=False)
+    miou: MeanIoU = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pq, self.miou = PanopticQuality(self.categories), MeanIoU(self.categories)
+
+    def add(self, overlap: Overlap) -> None:
+        """Count one image."""
+        self.images += 1
+        self.pq.add(overlap)
+        self.miou.add(overlap)
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """(name, fraction): PQ of things, or of everything where no thing occurs; mIoU of semantic data."""
+        if not self.categories.is_thing.any():
+            return "mIoU", self.miou.compute().miou
+        quality = self.pq.compute()
+        return ("PQ of things", quality.things.pq) if quality.things.n else ("PQ", quality.all.pq)
+
+    def to_json(self) -> dict[str, Any]:
+        """`All`, `Things`, `Stuff`, `per_class` of PQ; `mIoU`; `AP50_pooled`; `AP` where it was asked for."""
+        answer = {"images": self.images, **self.pq.compute().to_json()}
+        answer["mIoU"] = self.miou.compute().to_json()
+        answer["AP50_pooled"] = pooled_average_precision(self.pq.state, self.categories).to_json()
+        if self.mask_ap is not None:
+            answer["AP"] = self.mask_ap.compute().to_json()
+        return answer
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` gives.
+
+    Attributes:
+        total: over all images.
+        groups: by the value of the key asked for.
+        quality: (index, share of right things in 0…1) of each image: TP / (TP + FP/2 + FN/2) times mean IoU.
+        failures: (file, reason) of images that could not be read.
+    """
+
+    total: Figures
+    groups: dict[str, Figures]
+    quality: list[tuple[int, float]]
+    failures: list[tuple[str, str]]
+
+
+def require_same_categories(model: Categories, data: Categories) -> None:
+    """Refuses a data set whose labels mean something else than the model's (colours may differ).
+
+    Raises:
+        ConfigError: names both and the way out.
+    """
+
+    def key(categories: Categories) -> list[tuple[int, str, bool]]:
+        return [(c.id, c.name, c.is_thing) for c in categories]
+
+    if key(model) != key(data):
+        raise ConfigError(
+            f"the model knows {model!r}, the data has {data!r}; evaluate on data with the model's "
+            "categories, or fine-tune first: maskconver train --init-from MODEL --data DIR"
+        )
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: PanopticDataset,
+    *,
+    by: str | None = None,
+    mask_ap: bool = False,
+    on_image: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Segments every image and compares, streaming; nothing is kept per image but one number.
+
+    Args:
+        predictor: of a model with the data's categories.
+        dataset: with ground truth.
+        by: a key of `images[]` to group by, e.g. `image_type`.
+        mask_ap: also COCO mask AP of the things (extra `ap`).
+        on_image: called after each image.
+
+    Raises:
+        ConfigError: categories differ, or no image has the key.
+        MissingExtraError: `mask_ap` without hotcoco.
+    """
+    categories = dataset.categories
+    require_same_categories(predictor.categories, categories)
+    if not len(dataset):
+        raise DataError(f"{dataset.path}: no annotated image, nothing to evaluate")
+    if by and not any(by in dataset.info(i) for i in range(len(dataset))):
+        raise ConfigError(f'no image has the key "{by}"; images have {", ".join(sorted(dataset.info(0)))}')
+    most = int(dataset.segment_counts.max())
+    total = Figures(categories, mask_ap=MaskAveragePrecision(categories, max(100, most)) if mask_ap else None)
+    result = Evaluation(total, {}, [], [])
+    stream = predictor.stream(range(len(dataset)), read=dataset.image, keep_images=False)
+    with closing(stream) as answers:
+        for index, answer in answers:
+            try:
+                if isinstance(answer, MaskconverError):
+                    raise answer
+                _count(result, answer.resized(dataset.ids(index).shape), dataset, index, by)
+            except (MaskconverError, OSError) as error:
+                result.failures.append((dataset.image_path(index), " ".join(str(error).split())))
+            on_image()
+    return result
+
+
+def _count(
+    result: Evaluation, segmentation: Segmentation, dataset: PanopticDataset, index: int, by: str | None
+) -> None:
+    overlap = _overlap(segmentation, dataset, index)
+    result.total.add(overlap)
+    if result.total.mask_ap is not None:
+        scores = [s.score for s in segmentation.segments]
+        truth = dataset.segments(index)
+        result.total.mask_ap.update(
+            segmentation.ids, segmentation.segments, scores, dataset.ids(index), truth
+        )
+    if by:
+        group = str(dataset.info(index).get(by))
+        result.groups.setdefault(group, Figures(dataset.categories)).add(overlap)
+    result.quality.append((index, _quality(overlap, dataset.categories)))
+
+
+def _overlap(segmentation: Segmentation, dataset: PanopticDataset, index: int) -> Overlap:
+    return Overlap.of(
+        segmentation.ids,
+        segmentation.segments,
+        dataset.ids(index),
+        dataset.segments(index),
+        dataset.categories,
+        dataset.image_ids[index],
+    )
+
+
+def _quality(overlap: Overlap, categories: Categories) -> float:
+    """PQ of one image's things, classes pooled; of everything where there are no things."""
+    matches = match_segments(overlap)
+    things = (
+        categories.is_thing
+        if categories.is_thing[overlap.gt.labels].any()
+        else np.ones(len(categories), bool)
+    )
+    hits = things[overlap.gt.labels[matches.gt]]
+    wrong = things[overlap.pred.labels[matches.false_positives]].sum()
+    missed = things[overlap.gt.labels[matches.false_negatives]].sum()
+    weight = hits.sum() + 0.5 * (wrong + missed)
+    return float(matches.iou[hits].sum() / weight) if weight else math.nan
+
+
+def write_gallery(
+    folder: Path,
+    predictor: Predictor,
+    dataset: PanopticDataset,
+    quality: list[tuple[int, float]],
+    count: int = 8,
+) -> list[Path]:
+    """Draws the best and worst predictions beside their ground truth.
+
+    Args:
+        folder: gets `best_01_….jpg` and `worst_01_….jpg`, prediction left, ground truth right.
+        predictor, dataset: as evaluated.
+        quality: of `Evaluation`.
+        count: of each kind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ranked = sorted((row for row in quality if not math.isnan(row[1])), key=lambda row: -row[1])
+    chosen = [("best", ranked[:count]), ("worst", ranked[::-1][:count])]
+    paths = []
+    for kind, rows in chosen:
+        for number, (index, value) in enumerate(rows, 1):
+            sample = dataset[index]
+            prediction = predictor(sample.image)
+            table = sample.segments
+            truth = Segmentation.from_ids(
+                sample.ids, dataset.categories, labels=table.labels, segment_ids=table.ids, image=sample.image
+            )
+            pair = np.concatenate([np.asarray(s.draw().convert("RGB")) for s in (prediction, truth)], 1)
+            path = folder / f"{kind}_{number:02d}_{100 * value:03.0f}_{Path(sample.file_name).stem}.jpg"
+            Image.fromarray(pair).save(path, quality=88)
+            paths.append(path)
+    return paths
+
+
+def tune(
+    predictor: Predictor,
+    dataset: PanopticDataset,
+    object_thresholds: tuple[float, ...] | None = None,
+    overlap_thresholds: tuple[float, ...] | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> tuple[MergeConfig, list[tuple[float, float, float]]]:
+    """The thresholds with the best `Figures.headline`: PQ of things, or mIoU of semantic models.
+
+    The network runs once an image; only the merge is repeated. Where the data has no things and the model
+    a threshold of its own for stuff, that one is varied in place of `object_threshold`.
+
+    Args:
+        predictor, dataset: as for `evaluate`.
+        object_thresholds, overlap_thresholds: the values that are tried, in all combinations; None tries what
+            suits things or, where there are none, semantic segmentation.
+        on_image: called after each image.
+
+    Returns:
+        The best merge config, and (score threshold, overlap threshold, figure) of every combination.
+    """
+    require_same_categories(predictor.categories, dataset.categories)
+    usual = TRIED_THINGS if dataset.categories.is_thing.any() else TRIED_SEMANTIC
+    scores, overlaps = object_thresholds or usual[0], overlap_thresholds or usual[1]
+    own_stuff = predictor.merge.rule == "kmax" and predictor.merge.stuff_threshold is not None
+    varied = "stuff_threshold" if own_stuff and not _has_things(dataset) else "object_threshold"
+    grid = list(product(scores, overlaps))
+    thresholds: list[dict[str, Any]] = [{varied: s, "overlap_threshold": o} for s, o in grid]
+    configs = [replace(predictor.merge, **t) for t in thresholds]
+    metrics = [Figures(dataset.categories) for _ in grid]
+    for index, proposals in _proposals(predictor, dataset, min(scores)):
+        for metric, config in zip(metrics, configs):
+            segmentation = merge(proposals, config, dataset.categories)[0].resized(dataset.ids(index).shape)
+            metric.add(_overlap(segmentation, dataset, index))
+        on_image()
+    values = [m.headline[1] for m in metrics]
+    return configs[int(np.nanargmax(values))], [(*g, v) for g, v in zip(grid, values)]
+
+
+def _has_things(dataset: PanopticDataset) -> bool:
+    is_thing = dataset.categories.is_thing
+    return bool(is_thing.any()) and any(
+        is_thing[dataset.segments(i).labels].any() for i in range(len(dataset))
+    )
+
+
+def _proposals(
+    predictor: Predictor, dataset: PanopticDataset, least: float
+) -> Iterator[tuple[int, Proposals]]:
+    """Each image's, as NumPy arrays, without those that no threshold lets through.
+
+    Rule `kmax` keeps all: a mask is a share of a softmax over every proposal.
+    """
+    for index in range(len(dataset)):
+        canvas, geometry = prepare(dataset.image(index), predictor.runtime.input)
+        found = replace(predictor.runtime(canvas[None]), class_logits=None, geometry=(geometry,)).numpy()
+        if predictor.merge.rule != "kmax":
+            alive = ~(found.scores[0] <= np.float32(least))  # not finite: left to the merge
+            found = Proposals(
+                found.scores[:, alive], found.labels[:, alive], found.mask_logits[:, alive], None, (geometry,)
+            )
+        yield index, found

@@ -1,0 +1,305 @@
+"""`Predictor`: a picture in, a `Segmentation` out, whatever runs the network."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.categories import Categories
+from ..core.config import MergeConfig
+from ..core.preprocess import prepare, resize_bilinear, scaled_size
+from ..core.proposals import Geometry, Proposals
+from ..core.segmentation import Segmentation
+from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError
+from ..io.images import MAX_PIXELS, read_reduced
+from ..io.pixels import ImageWarning, kept_warnings
+from ..merge import merge
+from .inputs import as_image
+from .runtime import Runtime as Runtime
+from .runtime import open_runtime, panoptic
+from .stream import look_ahead, timed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class _Ready:
+    """A picture on the canvas; `picture` is None where it is not wanted or was only read reduced."""
+
+    canvas: NDArray[np.float32]
+    geometry: Geometry
+    picture: NDArray[np.uint8] | None
+    name: str
+
+
+_Read = tuple[
+    _Ready | MaskconverError, list[str], dict[str, float]
+]  # with warnings and seconds of the stages
+
+
+class Predictor:
+    """Segments pictures with one model.
+
+    ```python
+    predictor = Predictor("nuclei", object_threshold=0.3)
+    predictor("cells.png").draw().save("overlay.png")
+    ```
+
+    Args:
+        model: a bundled name, a model file or a run's folder; a loaded `nn.Module`.
+        device: where PyTorch runs; the best there is if left out, and a module stays where it is.
+        proposals: masks an image to ask for; the model's own number if left out.
+        batch_size: how many images of a list run together, where their canvases have one size.
+        max_pixels: larger files are refused.
+        white_level: the value shown as white in pictures of more than 8 bits, e.g. 4095.
+        draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the canvas needs no
+            more. The answer has the size of the file all the same, but differs a little, and its `image` is
+            None for such files. See docs/decisions/draft-jpeg.md.
+        merge: fields of `MergeConfig` to override, e.g. `object_threshold=0.3`.
+
+    Raises:
+        CheckpointError: no such model, or a file that cannot be loaded.
+        ConfigError: a device, field or value that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | nn.Module | Runtime,
+        *,
+        device: str | None = None,
+        proposals: int | None = None,
+        batch_size: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        white_level: float | None = None,
+        draft_jpeg: bool = False,
+        **merge: Any,
+    ) -> None:
+        known = [f.name for f in fields(MergeConfig)]
+        if unknown := set(merge) - set(known):
+            raise ConfigError(f"no setting {', '.join(sorted(unknown))}; the merge has {', '.join(known)}")
+        MergeConfig(**merge).check()  # before the model is loaded
+        self.runtime = open_runtime(model, device, proposals)
+        if self.runtime.categories is None:
+            raise ConfigError(
+                "the model has no categories, so its answers have no names; make it with categories=…"
+            )
+        self.merge = replace(self.runtime.merge, **merge)
+        self.merge.check()
+        if self.merge.rule == "kmax":
+            _require_kmax_merge(merge)
+        self._maps = panoptic(self.runtime)
+        if self._maps and merge:
+            raise ConfigError(
+                f"{model} has its merge inside, so {', '.join(merge)} cannot be changed; "
+                "export it again with --output proposals"
+            )
+        if self.merge.mode == "compiled" and not self._maps and find_spec("numba") is None:
+            raise MissingExtraError('merge mode "compiled"', "fast")
+        self.batch_size = max(batch_size, 1)
+        self.max_pixels = max_pixels
+        self.white_level = white_level
+        self.draft_jpeg = draft_jpeg
+
+    @property
+    def categories(self) -> Categories:
+        """The model's label set."""
+        return self.runtime.categories
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.runtime!r})"
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Segmentation]: ...
+    @overload
+    def __call__(self, images: Any) -> Segmentation: ...
+    def __call__(self, images: Any) -> Segmentation | list[Segmentation]:
+        """Segment one picture, or a list of them.
+
+        Args:
+            images: a path, a Pillow picture, an array H×W[×3], a tensor [3×]H×W (see `as_image`).
+
+        Returns:
+            A segmentation at the picture's own size, with the picture in it; a list for a list.
+
+        Raises:
+            ImageError: a picture that cannot be read.
+            MaskconverError: the network returned NaN or infinite values.
+        """
+        if not isinstance(images, list | tuple):
+            return self._segment([self._read(images)])[0]
+        results: list[Segmentation] = []
+        for start in range(0, len(images), self.batch_size):
+            results += self._segment([self._read(i) for i in images[start : start + self.batch_size]])
+        return results
+
+    def stream(
+        self,
+        images: Iterable[Item],
+        *,
+        read: Callable[[Item], Any] | None = None,
+        keep_images: bool = True,
+        ahead: int = 2,
+        threads: int = 2,
+        seconds: dict[str, float] | None = None,
+    ) -> Generator[tuple[Item, Segmentation | MaskconverError], None, None]:
+        """Segment pictures one after the other, the next ones being read meanwhile.
+
+        ```python
+        for path, answer in predictor.stream(Path("plates").glob("*.png")):
+            print(path, answer if isinstance(answer, Exception) else len(answer))
+        ```
+
+        Args:
+            images: what `Predictor` takes, of any number; or anything that `read` understands.
+            read: opens one of them, in a background thread, e.g. `dataset.image` for the numbers of a data
+                set. Must give what `Predictor` takes.
+            keep_images: false leaves the picture out of the answers. It is then let go before the network
+                runs, so that no more than `threads` pictures are in memory at a time.
+            ahead: how many pictures are read ahead, 0 or more; at least `batch_size - 1`.
+            threads: how many read at a time.
+            seconds: gets the time of each stage added: `decode` and `prepare` (resizing and normalising) in
+                their threads; `waiting` for them, `network` and `merge` in the caller's.
+
+        Yields:
+            Each of `images` and its segmentation, in order; or the error that kept it from being segmented,
+            after which the others follow.
+
+        Warns:
+            ImageWarning: in the caller's thread, before the picture it is about.
+        """
+        times = {} if seconds is None else seconds
+
+        def work(item: Item) -> _Read:
+            spent: dict[str, float] = {}
+            with kept_warnings() as texts:
+                try:
+                    return self._read(item, read, keep_images, spent), texts, spent
+                except (MaskconverError, OSError, MemoryError) as error:
+                    return _named(error), texts, spent
+
+        steps = look_ahead(work, images, max(ahead, self.batch_size - 1), max(threads, 1))
+        with closing(steps) as coming:
+            while begun := list(islice(coming, self.batch_size)):
+                yield from self._finish(begun, times)
+
+    def _finish(
+        self, begun: list[tuple[Item, Future[_Read]]], times: dict[str, float]
+    ) -> Iterator[tuple[Item, Segmentation | MaskconverError]]:
+        """One batch of the stream; a function of its own so that nothing of it outlives it."""
+        items = [item for item, _ in begun]
+        with timed(times, "waiting"):
+            done = [future.result() for _, future in begun]
+        begun.clear()  # a future keeps its picture
+        for _, _, spent in done:
+            for stage, value in spent.items():
+                times[stage] = times.get(stage, 0.0) + value
+        answers = iter(self._answers([r for r, _, _ in done if isinstance(r, _Ready)], times))
+        for item, (result, texts, _) in zip(items, done):
+            for text in texts:
+                warnings.warn(text, ImageWarning, stacklevel=3)
+            yield item, result if isinstance(result, MaskconverError) else next(answers)
+
+    def _read(
+        self,
+        image: Any,
+        read: Callable[[Any], Any] | None = None,
+        keep: bool = True,
+        seconds: dict[str, float] | None = None,
+    ) -> _Ready:
+        times = {} if seconds is None else seconds
+        whole: tuple[int, int] | None = None
+        with timed(times, "decode"):
+            image = read(image) if read else image
+            if self.draft_jpeg and isinstance(image, str | os.PathLike):
+                picture, whole = read_reduced(
+                    image,
+                    lambda size: scaled_size(size, self.runtime.input),
+                    max_pixels=self.max_pixels,
+                    white_level=self.white_level,
+                    channels=self.runtime.input.channels,
+                )
+                name = Path(image).name
+            else:
+                picture, name = as_image(
+                    image,
+                    max_pixels=self.max_pixels,
+                    white_level=self.white_level,
+                    channels=self.runtime.input.channels,
+                )
+        with timed(times, "prepare"):
+            canvas, geometry = prepare(picture, self.runtime.input, whole=whole)
+        keep = keep and picture.shape[:2] == geometry.image_size
+        return _Ready(canvas, geometry, picture if keep else None, name)
+
+    def _answers(
+        self, ready: Sequence[_Ready], seconds: dict[str, float]
+    ) -> list[Segmentation | MaskconverError]:
+        """As `_segment`, but what cannot be segmented is an error among the answers."""
+        try:
+            return [*self._segment(ready, seconds)]
+        except (MaskconverError, OSError, MemoryError, RuntimeError) as error:
+            if len(ready) == 1:
+                return [_named(error)]
+        return [answer for one in ready for answer in self._answers([one], seconds)]
+
+    def _segment(
+        self, ready: Sequence[_Ready], seconds: dict[str, float] | None = None
+    ) -> list[Segmentation]:
+        """Runs neighbours of one canvas size together."""
+        times = {} if seconds is None else seconds
+        results: list[Segmentation] = []
+        for _, group in groupby(ready, key=lambda one: one.geometry.canvas_size):
+            together = list(group)
+            with timed(times, "network"):
+                canvases = np.stack([one.canvas for one in together])
+                found = self._maps(canvases) if self._maps else self.runtime(canvases)
+            with timed(times, "merge"):
+                geometry = tuple(one.geometry for one in together)
+                if isinstance(found, Proposals):
+                    results += merge(replace(found, geometry=geometry), self.merge, self.categories)
+                else:
+                    own = self.runtime.input, self.categories
+                    side = self.merge.output_side
+                    results += [one.segmentation(at, *own, side=side) for one, at in zip(found, geometry)]
+        for result, one in zip(results, ready):
+            result.image, result.file_name = _of_size(one.picture, result.ids.shape), one.name
+        return results
+
+
+def _require_kmax_merge(given: dict[str, Any]) -> None:
+    """Refuses what was asked of a merge that does not have it, and would do nothing."""
+    if (mode := given.get("mode")) in ("compiled", "coarse"):
+        raise ConfigError(f'the merge of kMaX models has no mode "{mode}"; leave it out')
+    if given.get("hard_sigmoid"):
+        raise ConfigError("the masks of kMaX models have no hard sigmoid; leave it out")
+
+
+def _of_size(picture: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The picture at the size of an answer that is not its own (`output_side`)."""
+    if picture is None or picture.shape[:2] == size:
+        return picture
+    return np.clip(resize_bilinear(picture, (size[0], size[1])) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _named(error: Exception) -> MaskconverError:
+    """The error as one of ours, in one line."""
+    if isinstance(error, MaskconverError):
+        return error
+    text = " ".join(str(error).split()) or type(error).__name__
+    named = ImageError(text) if isinstance(error, OSError) else MaskconverError(text)
+    named.__cause__ = error
+    return named

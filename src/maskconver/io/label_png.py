@@ -1,0 +1,183 @@
+"""Label PNGs (value = class) and the file that names the classes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..core.categories import Categories, Category, made_up_color
+from ..core.files import atomic_path
+from ..core.segmentation import Segmentation
+from ..errors import DataError, ImageError
+from .images import MAX_PIXELS, image_size
+
+IGNORE = 255
+_FORM = '{"ignore": 255, "classes": [{"label": 0, "name": "sky", "color": [128, 128, 128]}, …]}'
+
+
+@dataclass(frozen=True)
+class LabelClasses:
+    """What the values of label PNGs mean.
+
+    Attributes:
+        categories: the classes, all stuff, in the order of their values; category id = value + 1.
+        ignore: the value of pixels without a class.
+        path: the file this stands in, for messages.
+    """
+
+    categories: Categories
+    ignore: int = IGNORE
+    path: str = ""
+
+    @property
+    def table(self) -> NDArray[np.int32]:
+        """(65536,) int32: segment id (value + 1) by value, 0 for the value to ignore, -1 for all others."""
+        table = np.full(65536, -1, np.int32)
+        table[self.categories.ids - 1] = self.categories.ids
+        if 0 <= self.ignore < len(table):
+            table[self.ignore] = 0
+        return table
+
+
+def label_writer(folder: Path, categories: Categories) -> Callable[[Segmentation, str], None]:
+    """Writes `classes.json` now, and gives a function that writes an image's `labels/STEM.png`.
+
+    What is written can be read as a label folder again. Values are category ids minus 1, as reading adds 1
+    (positions where an id is 0); pixels without a class are 255, or 65535 in 16 bits where there are more.
+
+    Args:
+        folder: is made.
+        categories: of all images.
+
+    Raises:
+        OSError: nothing can be written.
+    """
+    values = categories.ids - 1 if categories.ids.min(initial=1) > 0 else np.arange(len(categories))
+    dtype: type[np.unsignedinteger] = np.uint8 if values.max(initial=0) < IGNORE else np.uint16
+    ignore = int(np.iinfo(dtype).max)
+    table = np.array([*values, ignore], dtype)  # -1, no label, is the last
+    rows = [{"label": int(v), "name": c.name, "color": list(c.color)} for v, c in zip(values, categories)]
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "classes.json") as temporary:
+        text = json.dumps({"ignore": ignore, "classes": rows}, ensure_ascii=False, indent=1)
+        temporary.write_text(text, encoding="utf-8")
+
+    def write(result: Segmentation, stem: str) -> None:
+        with atomic_path(folder / "labels" / f"{stem}.png") as temporary:
+            Image.fromarray(table[result.category_map()]).save(temporary, "PNG", compress_level=3)
+
+    return write
+
+
+def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
+    """The classes of a label folder.
+
+    Two forms: JSON as `{"ignore": 255, "classes": [{"label": 0, "name": "sky", "color": [r, g, b]}, …]}`,
+    where `ignore` and `color` may be left out and a class may be just its name (then its value is its
+    position); or text with one name a line, the first for value 0.
+
+    Raises:
+        DataError: no such file, not of these forms, or a value twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file (it names the classes of the label PNGs)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    ignore: Any = IGNORE
+    rows: Any
+    if path.suffix.lower() == ".json":
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
+        if isinstance(rows, dict):
+            ignore, rows = rows.get("ignore", IGNORE), rows.get("classes")
+    else:
+        rows = [line.strip() for line in text.splitlines() if line.strip()]
+    if not isinstance(rows, list) or not rows or not _is_value(ignore):
+        raise DataError(f"{path}: names no classes; it must look like {_FORM}, or be text with a name a line")
+    classes = sorted((_class(row, position, path) for position, row in enumerate(rows)), key=lambda c: c.id)
+    for first, second in pairwise(classes):
+        if first.id == second.id:
+            raise DataError(f'{path}: "{first.name}" and "{second.name}" both have the value {first.id - 1}')
+    for c in classes:
+        if c.id - 1 == ignore:
+            raise DataError(f'{path}: "{c.name}" has the value {ignore}, which is the one to ignore')
+    return LabelClasses(Categories(classes), ignore, os.fspath(path))
+
+
+def _class(row: Any, position: int, path: Path) -> Category:
+    row = {"name": row} if isinstance(row, str) else row
+    value: Any = row.get("label", position) if isinstance(row, dict) else None
+    if not _is_value(value) or "name" not in row:
+        raise DataError(f"{path}: class {str(row)[:60]} lacks a name or a label in 0…65535; write {_FORM}")
+    color = row.get("color") or made_up_color(position)
+    if len(color) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in color):
+        raise DataError(f'{path}: the color of "{row["name"]}" is not three numbers 0…255')
+    return Category(value + 1, str(row["name"]), False, (color[0], color[1], color[2]))
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535
+
+
+def read_label_png(data: bytes, classes: LabelClasses, name: str) -> NDArray[np.int32]:
+    """A label PNG as id map.
+
+    Args:
+        data: the file's bytes.
+        classes: what the values mean.
+        name: what messages call the file.
+
+    Returns:
+        H×W int32: value + 1; 0 for the value to ignore.
+
+    Raises:
+        DataError: damaged, not of one channel, or a value that is neither a class nor the one to ignore.
+    """
+    values = _values(data, name)
+    ids = classes.table[values]
+    if (ids < 0).any():
+        strange = values[ids < 0]
+        known = f"{len(classes.categories)} classes, ignore {classes.ignore}"
+        count = f"{len(strange)} pixel{'s' * (len(strange) > 1)}"
+        raise DataError(
+            f"{name}: the value {int(strange[0])} is no class of {classes.path} ({known}); {count} outside "
+            "the classes; mend the PNG, or add the class"
+        )
+    return ids
+
+
+def _values(data: bytes, name: str) -> NDArray[np.integer]:
+    """The values of a grey or palette PNG, H×W."""
+    try:
+        height, width = image_size(data, name=name)
+        if height * width > MAX_PIXELS:
+            raise DataError(f"{name}: {width}×{height} pixels are more than {MAX_PIXELS} and are refused")
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.mode not in ("1", "L", "P", "I", "I;16"):
+                raise DataError(
+                    f"{name}: has {len(image.getbands())} channels ({image.mode}); a label PNG has one, its "
+                    "value is the class (panoptic PNGs go with a panoptic JSON)"
+                )
+            values = np.asarray(image)
+    except ImageError as error:
+        raise DataError(str(error)) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: not a sound PNG ({error}); copy or write it again") from None
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    return values.astype(np.uint16) if values.dtype.itemsize > 2 else values

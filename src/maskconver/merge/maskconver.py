@@ -1,0 +1,209 @@
+"""The MaskConver rule: proposals compete for pixels, those that lose too many are dropped.
+
+Source: `MaskConverPanopticGenerator` of the reference implementation; the papers describe it as MaskFormer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.config import MergeConfig
+from ..core.proposals import Geometry
+from ..core.resize import Taps
+from ..errors import ConfigError, MaskconverError, MissingExtraError
+from .bounds import compete
+from .coarse import CoarseCompetition
+from .reference import PlainCompetition
+
+
+class Competition(Protocol):
+    """Who wins each pixel; the contract is `PlainCompetition`'s."""
+
+    visible: NDArray[np.int64]
+
+    def covers(self, share: float, asked: NDArray[np.bool_]) -> NDArray[np.bool_]: ...
+
+    def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]: ...
+
+
+def _compete(mask_logits: Any, mode: str) -> Callable[..., Competition]:
+    if isinstance(mask_logits, np.ndarray):
+        return {
+            "fast": compete,
+            "compiled": _compiled,
+            "reference": PlainCompetition,
+            "coarse": CoarseCompetition,
+        }[mode]
+    from .tensor import TensorCompetition  # has torch, which made the tensor
+
+    return TensorCompetition
+
+
+def _compiled(*arguments: Any) -> Competition:
+    try:
+        from .compiled import compete
+    except ModuleNotFoundError as error:
+        raise MissingExtraError('merge mode "compiled"', "fast") from error
+    return compete(*arguments)
+
+
+def merge_masks(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    mask_logits: Any,
+    is_thing: NDArray[np.bool_],
+    taps: tuple[Taps, Taps],
+    config: MergeConfig,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """One label a pixel from the N proposals of one image.
+
+    Proposals scored above `object_threshold` compete. Every pixel goes to the one with the largest mask
+    probability × score (the first on a tie). A proposal is kept if it wins more
+    pixels than the smallest area, and more than `overlap_threshold` of those where its own mask exceeds 0.5.
+    The pixels of a rejected one become void, never the runner-up's. Every kept thing is a segment; kept stuff
+    of one class is one segment. All comparisons are strict and in float32. `pixel_threshold`, `nms_iou` and
+    `reassign` are ours and off by default; see `MergeConfig`.
+
+    Args:
+        scores: (N,) float32 in any order.
+        labels: (N,) int64 in 0…C-1, or -1: such a proposal wins pixels and they become void.
+        mask_logits: (N, h, w) float32; a tensor is merged where it lies, in mode `fast` only.
+        is_thing: (C,) bool.
+        taps: how the rows and the columns of the answer read the masks (`output_taps`).
+        config: the thresholds, and the way to compute.
+
+    Returns:
+        H×W int32 segment ids, 1…S in order of score, 0 = void; and (S,) int64, the proposal that gives each
+        segment its label and score (the best of its parts).
+
+    Raises:
+        MaskconverError: NaN or infinite scores, or logits of a proposal above the threshold (unless
+            `non_finite` drops them); a label that does not exist.
+    """
+    _check(scores, labels, mask_logits, len(is_thing))
+    rows, columns = taps
+    competing = _compete(mask_logits, config.mode)
+    candidates, masks = _candidates(scores, mask_logits, config)
+    if len(candidates) and config.nms_iou < 1:
+        distinct = _distinct(masks, labels[candidates], config.nms_iou)
+        candidates, masks = candidates[distinct], masks[distinct]
+    if not len(candidates) or not len(rows) or not len(columns):
+        return np.zeros((len(rows), len(columns)), np.int32), candidates[:0]
+    competition = competing(scores[candidates], masks, taps, config)
+    # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
+    smallest = round(config.min_area * max(len(rows), len(columns)) ** 2, 6)
+    kept = (competition.visible > smallest) & (labels[candidates] >= 0)
+    kept = competition.covers(config.overlap_threshold, kept)
+    if config.reassign and kept.any() and not kept.all():
+        candidates, masks, kept = candidates[kept], masks[kept], kept[kept]
+        competition = competing(scores[candidates], masks, taps, config)
+    numbers, first = _segments(labels[candidates], kept, is_thing)
+    return competition.paint(np.append(numbers, np.int32(0))), candidates[first]
+
+
+def _candidates(
+    scores: NDArray[np.float32], mask_logits: Any, config: MergeConfig
+) -> tuple[NDArray[np.int64], Any]:
+    """The proposals above the threshold, best first, and their masks."""
+    drop = config.non_finite == "drop"
+    if not (drop or np.isfinite(scores).all()):
+        raise MaskconverError(_NON_FINITE.format("scores"))
+    chosen = np.flatnonzero((scores > np.float32(config.object_threshold)) & np.isfinite(scores))
+    chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+    # A network gives its proposals best first: then those above the threshold need no copy.
+    leading = np.array_equal(chosen, np.arange(len(chosen)))
+    masks = mask_logits[: len(chosen)] if leading else mask_logits[chosen]
+    if isinstance(masks, np.ndarray):
+        masks = np.ascontiguousarray(masks)
+    if not _finite(masks):
+        if not drop:
+            raise MaskconverError(_NON_FINITE.format("mask logits"))
+        finite = np.flatnonzero([_finite(mask) for mask in masks])
+        chosen, masks = chosen[finite], masks[finite]
+    return chosen, masks
+
+
+_NON_FINITE = (
+    "the network's {} hold NaN or infinite values; run it in float32, take weights that did not diverge, "
+    "or leave such proposals out with non_finite=drop"
+)
+
+
+def _finite(values: Any) -> bool:
+    return not np.prod(values.shape) or bool(np.isfinite([float(values.min()), float(values.max())]).all())
+
+
+def _distinct(masks: Any, labels: NDArray[np.int64], iou: float) -> NDArray[np.int64]:
+    """Which of the masks, best first, overlap no better kept one of their label above `iou`; greedy."""
+    above = masks > 0
+    inside = (above if isinstance(above, np.ndarray) else above.cpu().numpy()).reshape(len(labels), -1)
+    areas = inside.sum(1, dtype=np.float32)
+    shared_cells = inside[:, inside.sum(0, dtype=np.int32) > 1].astype(np.float32)
+    shared = shared_cells @ shared_cells.T
+    union = areas[:, None] + areas - shared
+    clash = (shared > np.float32(iou) * union) & (labels[:, None] == labels)
+    kept = np.ones(len(labels), bool)
+    for i in range(1, len(labels)):  # whether one is kept depends on which better ones were
+        kept[i] = not (clash[i, :i] & kept[:i]).any()
+    return np.flatnonzero(kept)
+
+
+def output_taps(
+    mask_size: tuple[int, int], geometry: Geometry | None, output_size: tuple[int, int] | None
+) -> tuple[Taps, Taps]:
+    """How the rows and columns of the answer read the masks.
+
+    With a geometry the padding is cut off and the masks are brought back to the original image; output pixels
+    beyond the image read a logit of 0. Without one the masks are resized to `output_size` as they are.
+
+    Args:
+        mask_size: (h, w) of the mask logits.
+        geometry: how the network's canvas lies on the image, or None.
+        output_size: (height, width) of the answer; None is the image's own size, or that of the masks.
+    """
+    if geometry is None:
+        rows, columns = output_size or mask_size
+        return Taps.resize(mask_size[0], rows), Taps.resize(mask_size[1], columns)
+
+    def axis(i: int) -> Taps:
+        scale = geometry.scale[i]
+        # Length of the canvas in original pixels. The reference rounds it up; the small constant keeps a
+        # quotient that is whole but for rounding from becoming one more.
+        length = np.ceil(geometry.canvas_size[i] / scale - 1e-4)
+        pixels = np.arange(output_size[i] if output_size else geometry.image_size[i])
+        positions = (pixels + geometry.offset[i] / scale + 0.5) * (mask_size[i] / length) - 0.5
+        return Taps.at(positions, mask_size[i], inside=pixels < geometry.image_size[i])
+
+    return axis(0), axis(1)
+
+
+def _segments(
+    labels: NDArray[np.int64], kept: NDArray[np.bool_], is_thing: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The segment number of every proposal (0 = void), and the first proposal of every segment."""
+    rank = np.flatnonzero(kept)
+    best_of_class = np.full(len(is_thing), len(labels))
+    np.minimum.at(best_of_class, labels[rank], rank)
+    group = np.where(is_thing[labels[rank]], rank, best_of_class[labels[rank]])
+    first, segment = np.unique(group, return_inverse=True)
+    number = np.zeros(len(labels), np.int32)
+    number[rank] = segment + 1
+    return number, first
+
+
+def _check(scores: NDArray, labels: NDArray, mask_logits: NDArray, classes: int) -> None:
+    n = len(scores)
+    if scores.shape != (n,) or labels.shape != (n,) or mask_logits.ndim != 3 or len(mask_logits) != n:
+        raise ConfigError(
+            f"one image's proposals are scores (N,), labels (N,), masks (N, h, w); got {scores.shape}, "
+            f"{labels.shape}, {mask_logits.shape}"
+        )
+    if n and not (labels.min() >= -1 and labels.max() < classes):
+        raise ConfigError(
+            f"a proposal has label {labels.max() if labels.max() >= classes else labels.min()}, "
+            f"but there are {classes} categories (0…{classes - 1}, -1 = void)"
+        )

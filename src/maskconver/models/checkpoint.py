@@ -1,0 +1,251 @@
+"""Model files: weights, config and categories in one safetensors file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..core.categories import Categories
+from ..core.files import atomic_path
+from ..errors import CheckpointError, ConfigError, MaskconverError
+from . import hub
+from .kmax.import_official import import_kmax_deeplab
+from .maskconver.model_garden import import_model_garden
+from .registry import KINDS, Model, build_model, is_class_shaped, kind_of
+
+__all__ = [
+    "find",
+    "import_kmax_deeplab",
+    "import_model_garden",
+    "init_from",
+    "load",
+    "read_metadata",
+    "read_tensors",
+    "save",
+]
+
+FORMAT = 1  # raised when files of an older package can no longer be read as they are
+# How a merge is computed is the business of whoever runs the model, and not kept with it.
+COMPUTING = ("mode", "non_finite")
+COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it and no file has it
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def save(
+    model: Model,
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes weights, config and categories to one safetensors file, whole or not at all.
+
+    Args:
+        model: what to save.
+        path: ends in `.safetensors`.
+        dtype: floating-point weights are stored as this (`torch.float16` halves the file).
+        extra: anything JSON can hold, kept beside the config (recipe, metrics).
+
+    Raises:
+        ConfigError: a copy for inference (`fused()`), whose weights no model takes.
+        OSError: the file cannot be written; an older one stays as it was.
+    """
+    if getattr(model, "is_folded", False):
+        raise ConfigError("this is a copy for inference (fused()); save the model it was made from")
+    tensors = {
+        k: (v.detach().to(dtype) if dtype and v.is_floating_point() else v.detach()).cpu().contiguous()
+        for k, v in model.state_dict().items()
+        if not k.endswith(COUNTER)
+    }
+    config = dataclasses.asdict(model.config)
+    for name in COMPUTING:
+        del config["merge"][name]
+    meta = {
+        "format": FORMAT,
+        "kind": kind_of(model.config),
+        "model": model.name,
+        "num_classes": model.num_classes,
+        "config": config,
+        "categories": model.categories.to_json() if model.categories else None,
+        "extra": dict(extra or {}),
+    }
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"maskconver": json.dumps(meta)})
+    except SafetensorError as error:  # safetensors wraps the operating system's error
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def find(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file behind a path, a bundled name or a repository of the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: none of them.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    for name in ("best.safetensors", hub.FILE):
+        if (path / name).is_file():
+            return path / name
+    bundled = WEIGHTS / f"{name_or_path}.safetensors"
+    if bundled.is_file():
+        return bundled
+    if hub.is_repository(name_or_path):
+        return hub.download(os.fspath(name_or_path))
+    names = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
+    raise CheckpointError(
+        f'no model file "{name_or_path}", and no bundled model of that name (bundled: {names})'
+    )
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON a model file carries: format, model, num_classes, config, categories, extra.
+
+    Raises:
+        CheckpointError: not a model file of this package, damaged, or of another version.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("maskconver")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); save the model again"
+        ) from error
+    if text is None:
+        raise CheckpointError(
+            f"{path} holds weights but no maskconver config; it was not saved by maskconver.save"
+        )
+    try:
+        meta: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged config ({error})") from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a model file of format {meta.get('format')}, this version reads format {FORMAT}; "
+            "use the maskconver version that wrote it, or train again with --init-from"
+        )
+    return meta
+
+
+def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Model:
+    """A model from its file, in evaluation mode and float32. Never executes code from the file.
+
+    Args:
+        name_or_path: a `.safetensors` file, a run's folder (its best model), a bundled name, or a repository
+            of the Hugging Face Hub, `user/name`.
+        device: where to put it.
+
+    Raises:
+        CheckpointError: no such file, not a model of this package, or weights that do not fit its config.
+    """
+    path = find(name_or_path)
+    meta = read_metadata(path)
+    try:
+        config_type, _ = KINDS[meta.get("kind", "maskconver")]  # files of version 0.1 had one kind
+        for name in COMPUTING:
+            meta["config"]["merge"].pop(name, None)
+        config = msgspec.convert(meta["config"], config_type)
+        categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
+        with torch.device("meta"):  # no time for random weights that are replaced at once
+            model = build_model(config, meta["num_classes"], categories, meta["model"])
+    except (KeyError, TypeError, msgspec.ValidationError, MaskconverError) as error:
+        raise CheckpointError(f"{path} has a config this version does not understand: {error}") from error
+    state, own = read_tensors(path), model.state_dict()
+    counters = {k: torch.zeros_like(v, device="cpu") for k, v in own.items() if k.endswith(COUNTER)}
+    missing = len(own.keys() - state.keys() - counters.keys())
+    unexpected = len(state.keys() - own.keys())
+    mismatched = sum(k in own and own[k].shape != v.shape for k, v in state.items())
+    if missing or unexpected or mismatched:
+        raise CheckpointError(
+            f"{path} does not fit its config: {missing} tensors missing, {unexpected} unexpected, "
+            f"{mismatched} of another shape"
+        )
+    # The file may be replaced while the model lives: the weights must not be views of it.
+    model.load_state_dict({**counters, **{k: v.clone() for k, v in state.items()}}, assign=True)
+    return model.to(device).eval()
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, floating point as float32."""
+    with safe_open(path, "pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+@dataclass
+class InitReport:
+    """What `init_from` did, tensor names in the model's own naming.
+
+    Attributes:
+        taken: tensors copied whole.
+        by_category: class-shaped tensors of which rows were copied by category name, and how many rows.
+        fresh: tensors left at their random start (not in the file, another shape, or not among the modules).
+    """
+
+    taken: list[str]
+    by_category: dict[str, int]
+    fresh: list[str]
+
+    def __str__(self) -> str:
+        rows = "".join(f"; {n} of the classes in {k}" for k, n in self.by_category.items())
+        return f"{len(self.taken)} tensors taken, {len(self.fresh)} new{rows}"
+
+
+def init_from(
+    model: Model, name_or_path: str | os.PathLike[str], modules: tuple[str, ...] | None = None
+) -> InitReport:
+    """Starts a model from another's weights; class-shaped tensors are matched by category name.
+
+    Args:
+        model: changed in place.
+        name_or_path: as in `load`.
+        modules: only these modules (`backbone`, `decoder`, `decoder.unet`, …); None for all.
+
+    Raises:
+        CheckpointError: no such file, or nothing in it fits.
+    """
+    path = find(name_or_path)
+    source, own = read_tensors(path), model.state_dict()
+    names = [row["name"] for row in read_metadata(path)["categories"] or []]
+    target_names = list(model.categories.names) if model.categories else []
+    pairs = [(i, names.index(n)) for i, n in enumerate(target_names) if n in names]
+    report = InitReport([], {}, [])
+    if modules:
+        known = {name for name, _ in model.named_modules()}
+        if wrong := set(modules) - known:
+            children = ", ".join(sorted(name for name, _ in model.named_children()))
+            raise CheckpointError(
+                f"no module {', '.join(sorted(wrong))} to initialise; there are {children} and their parts"
+            )
+    for key, value in own.items():
+        if key.endswith(COUNTER):
+            continue
+        theirs = source.get(key)
+        if theirs is None or (modules and not key.startswith(tuple(f"{m}." for m in modules))):
+            report.fresh.append(key)
+        elif is_class_shaped(key) and names and target_names and value.shape[1:] == theirs.shape[1:]:
+            for mine, other in pairs:
+                value[mine] = theirs[other].to(value)
+            if len(value) > len(target_names) and len(theirs) > len(names):  # both end with "no object"
+                value[-1] = theirs[-1].to(value)
+            report.by_category[key] = len(pairs)
+        elif value.shape == theirs.shape:
+            value.copy_(theirs)
+            report.taken.append(key)
+        else:
+            report.fresh.append(key)
+    if not report.taken:
+        raise CheckpointError(f"nothing in {path} fits this model; is it of the same family and size?")
+    return report

@@ -1,0 +1,254 @@
+"""The weighted sum kMaX-DeepLab and ReMaX are trained with (kmax page §3 and §4)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ..batch import Batch
+from ..layers import full_precision
+from ..reclass import class_overlap, soften
+from . import KMaXConfig, KMaXDeepLab, KMaXOutput
+from .gate import MaskGate
+from .instance_discrimination import instance_discrimination
+from .loss_terms import Assignment, assign, class_loss, dice_loss
+from .mask_id import mask_id_loss, mask_probability
+from .matching import match, similarities
+from .pixel_decoder import resize_aligned
+from .prediction import Prediction
+from .sampling import sample_pixels
+from .semantic_loss import branch_loss, one_hot_map, sampled_semantic_loss
+from .targets import MaskTargets, mask_targets
+
+
+@dataclass
+class KMaXLossConfig:
+    """Weights and samples; the defaults are the published ones, of all three data sets.
+
+    Attributes:
+        class_weight, dice_weight, mask_id_weight, instance_weight: λ of the terms of every output.
+        semantic_weight: λ of the auxiliary semantic head's.
+        instance_samples: pixels whose features are compared, for each image and output.
+        instance_sampling: temperature with which pixels of small masks are drawn more often.
+        instance_temperature: τ of the compared features.
+        semantic_samples, semantic_sampling: the same for the semantic head.
+        semantic_hardest: only this share of the sampled pixels, those of the largest loss (DeepLab2's
+            Cityscapes has 0.2).
+        share_final_matching: the final output's assignment holds for the layers' outputs too; false matches
+            each on its own.
+    """
+
+    class_weight: float = 3.0
+    dice_weight: float = 3.0
+    mask_id_weight: float = 0.3
+    instance_weight: float = 1.0
+    semantic_weight: float = 1.0
+    instance_samples: int = 4096
+    instance_sampling: float = 1.5
+    instance_temperature: float = 0.3
+    semantic_samples: int = 4096
+    semantic_sampling: float = 2.0
+    semantic_hardest: float = 1.0
+    share_final_matching: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("instance_samples", "semantic_samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"kmax_loss.{name} is {getattr(self, name)}; it can be 1 or more")
+        if not 0 < self.semantic_hardest <= 1:
+            raise ConfigError(
+                f"kmax_loss.semantic_hardest is {self.semantic_hardest:g}; it can be above 0 to 1 (all)"
+            )
+
+
+class Output(NamedTuple):
+    """One of the outputs that are supervised, its masks at the final size.
+
+    Attributes:
+        class_logits: B×N×(K+1) float32.
+        masks: B×N×h×w logits.
+        relaxed: B×N×h×w logits of ReMask; `masks` themselves elsewhere.
+        feature: B×D×h'×w', at its own size.
+    """
+
+    class_logits: Tensor
+    masks: Tensor
+    relaxed: Tensor
+    feature: Tensor
+
+
+class KMaXCriterion(nn.Module):
+    """The loss terms of a step; has the ReMask branches, which are no part of the network.
+
+    Args:
+        model: what it will judge; `model.config.remax` says how masks and classes are relaxed.
+        config: weights.
+
+    Attributes:
+        matching_seconds: time spent assigning queries to masks so far. On a CPU all of it; elsewhere what
+            the host does once it has the costs.
+    """
+
+    def __init__(self, model: KMaXDeepLab, config: KMaXLossConfig) -> None:
+        super().__init__()
+        self.config, self.remax = config, model.config.remax
+        self.num_classes = model.num_classes
+        self.relaxed = min(self.remax.remask_layers, len(model.decoder.layers))
+        own = 0 if self.remax.remask_at_test else self.relaxed
+        self.gates = nn.ModuleList(_gate(model.config, model.num_classes) for _ in range(own))
+        self.matching_seconds = 0.0
+
+    def forward(self, model: KMaXDeepLab, output: KMaXOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms of a batch, each weighted already; their sum is what training minimises.
+
+        Args:
+            model: whose output it is.
+            output: `model(batch.images)`, in training.
+            batch: images and their masks.
+
+        Returns:
+            `class`, `dice`, `mask_id`, `instance` summed over all outputs; `semantic` of the auxiliary head
+            and `remask` of the branches, where there are any. Scalars, float32.
+        """
+        size = (output.final.mask_logits.shape[-2], output.final.mask_logits.shape[-1])
+        targets = mask_targets(batch, size)
+        relaxed, branch_terms = self._relax(model, output.layers, batch)
+        config = self.config
+        with full_precision(output.final.mask_logits.device.type):
+            outputs = [_at_size(p, r, size) for p, r in zip((output.final, *output.layers), (None, *relaxed))]
+            assignments = self._assign(outputs, targets)
+            terms: dict[str, Tensor] = {}
+            for found, assignment in zip(outputs, assignments):
+                for name, value in self.terms(found, assignment, targets).items():
+                    terms[name] = terms.get(name, 0) + getattr(config, f"{name}_weight") * value
+            if output.semantic_logits is not None:
+                logits = output.semantic_logits.float()
+                semantic = mask_targets(batch, (logits.shape[-2], logits.shape[-1])).semantic
+                terms["semantic"] = config.semantic_weight * sampled_semantic_loss(
+                    logits,
+                    semantic,
+                    config.semantic_samples,
+                    config.semantic_sampling,
+                    config.semantic_hardest,
+                )
+        if branch_terms:
+            terms["remask"] = self.remax.semantic_weight * torch.stack(branch_terms).sum()
+        return terms
+
+    def _relax(
+        self, model: KMaXDeepLab, layers: tuple[Prediction, ...], batch: Batch
+    ) -> tuple[list[Tensor | None], list[Tensor]]:
+        """The relaxed mask logits of each layer (None: not relaxed), and the branches' losses."""
+        relaxed: list[Tensor | None] = [None] * len(layers)
+        losses = []
+        for i, prediction in enumerate(layers[: self.relaxed]):
+            gate = model.decoder.layers[i].gate if self.remax.remask_at_test else self.gates[i]
+            assert isinstance(gate, MaskGate) and prediction.key is not None
+            h, w = prediction.mask_logits.shape[-2:]
+            truth = mask_targets(batch, (h, w)).semantic
+            if gate.branch is None:
+                relaxed[i] = gate(prediction, one_hot_map(truth, self.num_classes), truth=True)
+                continue
+            logits = prediction.semantic_logits
+            if logits is None:
+                logits = gate.semantic_logits(prediction, prediction.key)
+            relaxed[i] = gate(prediction, logits)
+            kind = self.remax.semantic_loss
+            if kind == "as_masks":
+                kind = "bce" if self.remax.mask_id_loss == "sigmoid" else "softmax_ce"
+            with full_precision(logits.device.type):
+                losses.append(branch_loss(logits.float(), truth, kind))
+        return relaxed, losses
+
+    @torch.no_grad()
+    def _assign(self, outputs: list[Output], targets: MaskTargets) -> list[Assignment]:
+        """Who answers for which mask, for every output: one transfer to the host and back."""
+        start = time.perf_counter()
+        matched = outputs[:1] if self.config.share_final_matching else outputs
+        probabilities = [mask_probability(o.masks, self.remax.mask_id_loss) for o in matched]
+        labelled = (targets.owner >= 0)[:, None]
+        pairs = [similarities(o.class_logits, m * labelled, targets) for o, m in zip(matched, probabilities)]
+        dice, probability = (torch.stack(v) for v in zip(*pairs))
+        if dice.is_cuda:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+        found = match(dice, probability, targets.labels.expand(len(matched), -1, -1))
+        self.matching_seconds += time.perf_counter() - start
+        assignments = [
+            assign(*parts, targets, self.num_classes)
+            for parts in zip(found, dice, probability, probabilities)
+        ]
+        return assignments if len(matched) > 1 else assignments * len(outputs)
+
+    def terms(self, output: Output, assignment: Assignment, targets: MaskTargets) -> dict[str, Tensor]:
+        """The four terms of one output, not weighted yet."""
+        activation, config, n = self.remax.mask_id_loss, self.config, output.masks.shape[1]
+        overlap = None
+        if self.remax.eta:
+            raw = mask_probability(output.masks.detach(), activation)
+            overlap = class_overlap(raw, targets, self.num_classes)
+        soft = soften(assignment.target, overlap, self.remax.eta, self.num_classes)
+        owner = assignment.owner.flatten(1)
+        chosen = sample_pixels(owner, n, config.instance_samples, config.instance_sampling)
+        feature = features_at(output.feature, chosen, (output.masks.shape[-2], output.masks.shape[-1]))
+        return {
+            "class": class_loss(output.class_logits, soft, assignment.class_weight),
+            "dice": dice_loss(mask_probability(output.relaxed, activation), assignment),
+            "mask_id": mask_id_loss(output.relaxed, assignment.owner, activation),
+            "instance": instance_discrimination(
+                feature,
+                owner if chosen is None else owner.gather(1, chosen),
+                n,
+                config.instance_temperature,
+            ),
+        }
+
+
+def _gate(config: KMaXConfig, num_classes: int) -> MaskGate:
+    return MaskGate(config.remax, num_classes, config.bn_momentum)
+
+
+def _at_size(prediction: Prediction, relaxed: Tensor | None, size: tuple[int, int]) -> Output:
+    """A prediction with its masks enlarged, corners aligned where the final height is odd."""
+    assert prediction.class_logits is not None
+    align = size[0] % 2 == 1
+    masks = resize_aligned(prediction.mask_logits.float(), size, align)
+    return Output(
+        prediction.class_logits.float(),
+        masks,
+        masks if relaxed is None else resize_aligned(relaxed.float(), size, align),
+        prediction.pixel_feature.float(),
+    )
+
+
+def features_at(feature: Tensor, pixels: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Features of pixels of a finer grid, as if the map were enlarged to it first.
+
+    Args:
+        feature: B×D×h×w.
+        pixels: B×k int64 into the flattened grid of `size`; None for all.
+        size: (height, width) of the grid.
+
+    Returns:
+        B×k×D.
+    """
+    height, width = size
+    align = height % 2 == 1
+    if pixels is None:
+        return resize_aligned(feature, size, align).flatten(2).transpose(1, 2)
+    if tuple(feature.shape[-2:]) == size:
+        index = pixels[:, None].expand(-1, feature.shape[1], -1)
+        return feature.flatten(2).gather(2, index).transpose(1, 2)
+    y, x = pixels.div(width, rounding_mode="floor"), pixels % width
+    places = [
+        2 * v / max(n - 1, 1) - 1 if align else (2 * v + 1) / n - 1 for v, n in ((x, width), (y, height))
+    ]
+    grid = torch.stack(places, -1)[:, None].to(feature.dtype)
+    sampled = F.grid_sample(feature, grid, "bilinear", "border", align_corners=align)
+    return sampled[:, :, 0].transpose(1, 2)

@@ -1,0 +1,136 @@
+"""Mask losses from per-mask sums, so that N full masks never exist together (reference page §5)."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..distributed import sum_over_processes, world_size
+from ..remax import relax, semantic_gate
+from .remask import Gate
+
+CHUNK_PIXELS = 1 << 21  # mask pixels a chunk: 8 MB of float32 for each of a handful of intermediates
+
+
+def mask_sums(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """What every mask loss is made of, for n masks.
+
+    Args:
+        logits: n×h×w float32.
+        targets: n×h×w bool.
+        valid: h×w (or n×h×w) bool; other pixels count nowhere.
+
+    Returns:
+        (n, 5): sum of BCE, of p·t, of p, of t, and the number of valid pixels.
+    """
+    weight = valid.to(logits.dtype).expand_as(logits)
+    target = targets.to(logits.dtype) * weight
+    p = logits.sigmoid() * weight
+    bce = (F.softplus(logits) * weight - logits * target).sum((1, 2))
+    return torch.stack(
+        [bce, (p * target).sum((1, 2)), p.sum((1, 2)), target.sum((1, 2)), weight.sum((1, 2))], 1
+    )
+
+
+def chunked_mask_sums(
+    embeddings: Tensor,
+    basis: Tensor,
+    region: Tensor,
+    regions: Tensor,
+    valid: Tensor,
+    gate: Gate | None = None,
+) -> Tensor:
+    """`mask_sums` of one image's masks `embeddings · basis`, resized bilinearly to the size of `regions`.
+
+    Memory holds one chunk of masks at a time, in the backward pass too (chunks are recomputed there).
+
+    Args:
+        embeddings: n×D.
+        basis: D×h×w mask features.
+        region: (n,) the target's value in `regions`.
+        regions: H×W int32.
+        valid: H×W bool.
+        gate: relaxes the masks (equations 1 and 2); of n masks and one image.
+    """
+
+    def sums(e: Tensor, r: Tensor, classes: Tensor | None, features: Tensor) -> Tensor:
+        logits = torch.einsum("nd,dhw->nhw", e, features)
+        if gate is not None and classes is not None:
+            logits = relax(logits, semantic_gate(gate.semantic, classes[None])[0])
+        if logits.shape[-2:] != regions.shape:
+            logits = F.interpolate(logits[None], regions.shape, mode="bilinear", align_corners=False)[0]
+        return mask_sums(logits, regions == r[:, None, None], valid)
+
+    step = max(CHUNK_PIXELS // regions.numel(), 1)
+    classes = repeat(None) if gate is None else gate.classes.split(step)
+    parts = [
+        checkpoint(sums, e, r, c, basis, use_reentrant=False, preserve_rng_state=False)
+        for e, r, c in zip(embeddings.split(step), region.split(step), classes)
+    ]
+    return torch.cat(parts)
+
+
+def pixel_bce(sums: Tensor) -> Tensor:
+    """The reference's BCE: summed over all masks, divided by (their valid pixels + 1)."""
+    pixels = sum_over_processes(sums[:, 4].sum())
+    return sums[:, 0].sum() * world_size() / (pixels + 1)
+
+
+def object_bce(sums: Tensor) -> Tensor:
+    """Mean over masks of their BCE divided by (the target's area + 16 pixels): objects weigh alike (ours).
+
+    The 16 keep a sliver at the edge of a crop from outweighing whole objects.
+    """
+    return _mean_over_masks(sums[:, 0] / (sums[:, 3] + 16))
+
+
+def joint_dice(sums: Tensor) -> Tensor:
+    """The reference's adaptive dice over all masks of the replica: `1 - D·exp(1-D)`, D = 2I / (U + 1e-7).
+
+    0 where there is no mask.
+    """
+    if not len(sums):
+        return sums.sum()
+    dice = 2 * sums[:, 1].sum() / (sums[:, 2].sum() + sums[:, 3].sum() + 1e-7)
+    return 1 - dice * torch.exp(1 - dice)
+
+
+def per_mask_dice(sums: Tensor) -> Tensor:
+    """Mean over masks of `1 - (2I + 1) / (U + 1)` (V-Net's dice with DETR's smoothing)."""
+    return _mean_over_masks(1 - (2 * sums[:, 1] + 1) / (sums[:, 2] + sums[:, 3] + 1))
+
+
+def entry_bce(sums: Tensor, image: Tensor, normalizers: Tensor, pixels: int) -> Tensor:
+    """The multi-scale reference's BCE (its page §3): a mean over all pixels of the grid, a sum over the masks
+    of an image divided by its normaliser, a mean over images.
+
+    Args:
+        sums: (n, 5), see `mask_sums`.
+        image: (n,) int64.
+        normalizers: (B,).
+        pixels: of the grid, padding included.
+    """
+    per_image = normalizers.new_zeros(len(normalizers)).index_add(0, image, sums[:, 0] / pixels)
+    return (per_image / normalizers).mean()
+
+
+def image_dice(sums: Tensor, image: Tensor, images: int) -> Tensor:
+    """Mean over images of one joint dice over the masks of each (multi-scale page §3, *Build*)."""
+    return torch.stack([joint_dice(sums[image == i]) for i in range(images)]).mean()
+
+
+def _mean_over_masks(losses: Tensor) -> Tensor:
+    """The mean over the masks of all processes; 0 where there is none."""
+    count = sum_over_processes(losses.new_tensor(float(len(losses))))
+    return losses.sum() * world_size() / count.clamp(min=1)
+
+
+BCE = {"pixel": pixel_bce, "object": object_bce}
+DICE = {"joint": joint_dice, "per_mask": per_mask_dice}
+BCEName = Literal["pixel", "object", "entry"]
+DiceName = Literal["joint", "per_mask", "image", "none"]

@@ -1,0 +1,145 @@
+"""One sample to one training example: copy-paste, geometry, colour, normalisation, targets, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.config import InputConfig
+from ...core.preprocess import normalize, stretch
+from ...data.sample import Sample
+from ...errors import ConfigError
+from ..target_config import TargetConfig
+from ..targets import ImageTargets, assign_targets
+from .autoaugment import OPERATIONS, POLICIES, Step, auto_augment
+from .color import ColorConfig, jitter_color
+from .copy_paste import CopyPasteConfig, copy_paste
+from .geometry import CropGeometry, crop_image, crop_map, resize_crop_geometry
+
+
+@dataclass
+class AugmentConfig:
+    """How training varies a picture.
+
+    Attributes:
+        crop: (height, width) of a training example; the model's input size where None.
+        flip: probability of a horizontal flip.
+        flip_vertical: probability of a vertical flip.
+        rotate90: turn by a random multiple of 90°.
+        scale: range of the scale jitter; (1, 1) is none.
+        scale_law: `uniform` as the reference, or `log`: halving as likely as doubling.
+        color: see `ColorConfig`.
+        autoaugment: `panoptic`, the policy of the published recipes, or a policy of one's own: a list of
+            sub-policies, each a list of [operation, probability, level 0…10].
+        copy_paste: see `CopyPasteConfig`; off by default.
+    """
+
+    crop: tuple[int, int] | None = None
+    flip: float = 0.5
+    flip_vertical: float = 0.0
+    rotate90: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
+    scale_law: Literal["uniform", "log"] = "uniform"
+    color: ColorConfig = field(default_factory=ColorConfig)
+    autoaugment: Literal["none", "panoptic"] | list[list[tuple[str, float, float]]] = "none"
+    copy_paste: CopyPasteConfig = field(default_factory=CopyPasteConfig)
+
+    def __post_init__(self) -> None:
+        for name, *_ in (step for steps in self.policy for step in steps):
+            if name not in OPERATIONS:
+                raise ConfigError(f'autoaugment has no operation "{name}"; there is {", ".join(OPERATIONS)}')
+
+    @property
+    def policy(self) -> Sequence[Sequence[Step]]:
+        """The sub-policies of `autoaugment`."""
+        return POLICIES[self.autoaugment] if isinstance(self.autoaugment, str) else self.autoaugment
+
+    @classmethod
+    def none(cls) -> AugmentConfig:
+        """Nothing varies: the picture as inference sees it."""
+        return cls(flip=0.0)
+
+
+@dataclass(slots=True)
+class Example:
+    """One training example: image C×H×W float32, normalised; its targets; and where it came from."""
+
+    image: NDArray[np.float32]
+    targets: ImageTargets
+    image_id: int | str
+
+
+def train_example(
+    sample: Sample,
+    input_config: InputConfig,
+    augment: AugmentConfig,
+    targets: TargetConfig,
+    is_thing: NDArray[np.bool_],
+    rng: np.random.Generator,
+    partner: Sample | None = None,
+) -> Example:
+    """Varies a sample and computes its targets on the training canvas.
+
+    The order is the reference's: copy-paste, flips, AutoAugment on the whole uint8 picture, resize and crop,
+    then what the reference does not have (colour jitter), normalisation.
+
+    Args:
+        sample: from a reader.
+        input_config: the model's input; its stretch and normalisation are the ones of inference.
+        augment, targets: the recipe's choices.
+        is_thing: (C,) bool by label.
+        rng: where all draws come from.
+        partner: what is pasted on it by `augment.copy_paste`, or None.
+    """
+    if partner is not None:
+        # In `fit` mode what comes of it is scaled to the canvas again, before a crop is taken.
+        canvas_size = input_config.size
+        if input_config.mode == "native" and augment.crop:
+            canvas_size = augment.crop
+        sample = copy_paste(sample, partner, canvas_size, is_thing, augment.copy_paste, augment.flip, rng)
+    values: NDArray = sample.image
+    ids = sample.ids
+    if augment.flip and rng.random() < augment.flip:
+        values, ids = values[:, ::-1], ids[:, ::-1]
+    if augment.flip_vertical and rng.random() < augment.flip_vertical:
+        values, ids = values[::-1], ids[::-1]
+    if augment.rotate90 and (turns := int(rng.integers(4))):
+        values, ids = np.rot90(values, turns), np.rot90(ids, turns)
+    values = auto_augment(values, augment.policy, rng)
+    if input_config.stretch == "percentile":
+        values = stretch(values, input_config.percentiles)
+    geometry = _draw_geometry(ids.shape, input_config, augment, rng)
+    crop = crop_image(values, geometry)
+    if input_config.stretch == "none":
+        crop /= 255
+    if augment.color != ColorConfig():
+        crop = jitter_color(crop, augment.color, rng)
+    (height, width), (h, w) = geometry.crop, geometry.covered
+    canvas = np.zeros((crop.shape[2], height, width), np.float32)
+    canvas[:, :h, :w] = normalize(crop, input_config, unit=True).transpose(2, 0, 1)
+    id_canvas = np.full((height, width), -1, np.int32)  # -1 is padding
+    id_canvas[:h, :w] = crop_map(ids, geometry)
+    assigned = assign_targets(np.maximum(id_canvas, 0), sample.segments, is_thing, targets, id_canvas >= 0)
+    return Example(canvas, assigned, sample.image_id)
+
+
+def _draw_geometry(
+    size: tuple[int, ...], input_config: InputConfig, augment: AugmentConfig, rng: np.random.Generator
+) -> CropGeometry:
+    low, high = augment.scale
+    jitter = None
+    if (low, high) != (1.0, 1.0):
+        jitter = float(rng.uniform(low, high))
+        if augment.scale_law == "log":
+            jitter = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    place = (float(rng.random()), float(rng.random()))
+    height, width = size[:2]
+    if input_config.mode == "native":
+        canvas = (round(height * input_config.scale), round(width * input_config.scale))
+    else:
+        canvas = input_config.size
+    return resize_crop_geometry((height, width), canvas, augment.crop or input_config.size, jitter, place)

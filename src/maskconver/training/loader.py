@@ -1,0 +1,326 @@
+"""Training as a stream of examples that depends on seed and position only; validation in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from ..core.config import InputConfig
+from ..core.preprocess import prepare
+from ..core.proposals import Geometry
+from ..data.dataset import PanopticDataset, open_dataset
+from ..data.sample import Sample, SegmentTable
+from ..data.semantic import SemanticView
+from ..errors import DataError
+from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
+from ..models.batch import Batch
+from .augment.example import AugmentConfig, Example, train_example
+from .target_config import TargetConfig
+
+import lightning.pytorch as pl  # isort: skip
+
+
+@dataclass
+class SplitFiles:
+    """Files of one split that are not where the data set's folder has them; see `find_layout`.
+
+    Attributes:
+        images: folder or .zip of the pictures.
+        panoptic_json: the COCO panoptic file.
+        panoptic_pngs: folder or .zip of its PNGs.
+        labels: folder or .zip of label PNGs.
+        classes: the file that names their classes.
+    """
+
+    images: str | None = None
+    panoptic_json: str | None = None
+    panoptic_pngs: str | None = None
+    labels: str | None = None
+    classes: str | None = None
+
+
+@dataclass
+class DataConfig:
+    """Which data, how it is varied and how it is loaded.
+
+    Attributes:
+        data: folder of the data set; may be left out where the files are named one by one.
+        train_split, val_split: names of the splits in it.
+        train, val: files of these splits that lie elsewhere.
+        batch_size: images a step on one device.
+        workers: loader processes; 0 loads in the training process.
+        semantic: forget the instances: `all` classes as stuff, or `things` and one background; see
+            `SemanticView`. Data that are semantic already need no switch.
+        val_images: validate on the first so many images only; None for all.
+        balance: a key of `images[]` (e.g. `image_type`) whose values are drawn more evenly than they occur.
+        balance_power: 1 draws every value equally often, 0 as it occurs.
+        augment: how pictures are varied.
+        targets: how annotation becomes targets.
+    """
+
+    data: str = ""
+    train_split: str = "train"
+    val_split: str = "val"
+    train: SplitFiles = field(default_factory=SplitFiles)
+    val: SplitFiles = field(default_factory=SplitFiles)
+    semantic: Literal["off", "all", "things"] = "off"
+    batch_size: int = 8
+    workers: int = 1
+    val_images: int | None = None
+    balance: str | None = None
+    balance_power: float = 0.5
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
+
+
+class PositionSampler(Sampler[tuple[int, int]]):
+    """An endless shuffled stream of (position, index); the index at a position depends on the seed alone.
+
+    So a run that resumes at position p sees exactly what an unbroken run would, whatever the number of
+    workers.
+
+    Args:
+        weights: (N,) probability of each image, or None for each once an epoch.
+        size: N.
+        length: positions in all.
+        seed: of the stream.
+        rank, world: this process takes every `world`-th position.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        length: int,
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.size, self.length, self.seed, self.weights, self.rank, self.world = (
+            size,
+            length,
+            seed,
+            weights,
+            rank,
+            world,
+        )
+        self.start = 0
+
+    def __len__(self) -> int:
+        return self.length // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, order = -1, np.zeros(0, np.int64)
+        for position in range(self.start + self.rank, self.length, self.world):
+            if position // self.size != epoch:
+                epoch = position // self.size
+                rng = np.random.default_rng((self.seed, epoch))
+                order = rng.permutation(self.size) if self.weights is None else self._weighted(rng)
+            yield position, int(order[position % self.size])
+
+    def _weighted(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        return rng.choice(self.size, self.size, p=self.weights)
+
+
+class TrainDataset(Dataset[Example]):
+    """Examples by (position, index); the position seeds the variation."""
+
+    def __init__(
+        self,
+        dataset: Sequence[Sample],
+        config: DataConfig,
+        input_config: InputConfig,
+        is_thing: NDArray[np.bool_],
+        seed: int,
+    ) -> None:
+        self.dataset, self.config, self.input, self.is_thing, self.seed = (
+            dataset,
+            config,
+            input_config,
+            is_thing,
+            seed,
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:  # type: ignore[override]
+        position, index = key
+        rng = np.random.default_rng((self.seed, 1, position))
+        augment, partner = self.config.augment, None
+        if augment.copy_paste.probability and rng.random() < augment.copy_paste.probability:
+            partner = self.dataset[int(rng.integers(len(self.dataset)))]
+        return train_example(
+            self.dataset[index], self.input, augment, self.config.targets, self.is_thing, rng, partner
+        )
+
+
+@dataclass(slots=True)
+class ValidationItem:
+    """One validation image: its canvas C×h×w, how it lies on the image, and the sample."""
+
+    canvas: NDArray[np.float32]
+    geometry: Geometry
+    sample: Sample
+
+
+class ValidationDataset(Dataset[ValidationItem]):
+    """Images as inference sees them, with their annotation."""
+
+    def __init__(self, dataset: PanopticDataset | First, input_config: InputConfig) -> None:
+        self.dataset, self.input = dataset, input_config
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> ValidationItem:
+        sample = self.dataset[index]
+        sample.segments = self.dataset.segments(index)  # those without a pixel too: they count as missed
+        canvas, geometry = prepare(sample.image, self.input)
+        return ValidationItem(canvas, geometry, sample)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Examples of one canvas size to a batch; ragged rows become flat columns with a batch index."""
+    targets = [e.targets for e in examples]
+
+    def flat(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([getattr(t, name) for t in targets]))
+
+    return Batch(
+        torch.from_numpy(np.stack([e.image for e in examples])),
+        torch.from_numpy(np.stack([t.valid for t in targets])),
+        torch.from_numpy(np.stack([t.regions for t in targets])),
+        torch.repeat_interleave(torch.arange(len(targets)), torch.tensor([len(t.labels) for t in targets])),
+        flat("labels"),
+        flat("region"),
+        flat("boxes"),
+        flat("centers"),
+        flat("keep"),
+        tuple(e.image_id for e in examples),
+    )
+
+
+class First(Sequence[Sample]):
+    """The first n of a data set."""
+
+    def __init__(self, dataset: PanopticDataset, n: int) -> None:
+        self.dataset, self.n = dataset, min(n, len(dataset))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = range(self.n)[index]  # raises IndexError beyond n, which ends an iteration
+        return [self.dataset[i] for i in chosen] if isinstance(index, slice) else self.dataset[chosen]
+
+    def segments(self, index: int) -> SegmentTable:
+        """As `PanopticDataset.segments`."""
+        return self.dataset.segments(index)
+
+    @property
+    def segment_counts(self) -> NDArray[np.int64]:
+        """As `PanopticDataset.segment_counts`."""
+        return self.dataset.segment_counts[: self.n]
+
+
+class SegmentationData(pl.LightningDataModule):
+    """Training and validation loaders of one data set.
+
+    Args:
+        config: which data and how.
+        input_config: the model's input.
+        samples: examples the training stream has in all (steps × accumulation × batch × processes).
+        seed: of order and variation.
+        overfit: train and validate on the first so many training images, unvaried.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        input_config: InputConfig,
+        samples: int,
+        seed: int = 0,
+        overfit: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not config.data and config.train == SplitFiles():
+            raise DataError(
+                "no data set given: --data DIR, or --data.train.images, --data.train.panoptic_json, "
+                "--data.train.panoptic_pngs (or .labels, .classes) and the same of --data.val"
+            )
+        self.config, self.input, self.samples, self.seed = config, input_config, samples, seed
+        train = _open(config, config.train_split, config.train, input_config.channels)
+        self.categories = train.categories
+        if overfit:
+            self.train: PanopticDataset | First = First(train, overfit)
+            self.val: PanopticDataset | First = First(train, overfit)
+            config.augment = AugmentConfig.none()
+        else:
+            val = _open(config, config.val_split, config.val, input_config.channels)
+            if val.categories != train.categories:
+                raise DataError(
+                    f"{val.path}: the categories of {config.train_split} and {config.val_split} differ; "
+                    f"those of training are in {train.path}"
+                )
+            self.train = train
+            self.val = First(val, config.val_images) if config.val_images else val
+        if not len(self.train):
+            raise DataError(f"{train.path}: no annotated image in {config.train_split}; nothing to train on")
+        self.start = 0
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """Batches from position `start` on."""
+        rank, world = self._process()
+        sampler = PositionSampler(len(self.train), self.samples, self.seed, self._weights(), rank, world)
+        sampler.start = self.start
+        dataset = TrainDataset(self.train, self.config, self.input, self.categories.is_thing, self.seed)
+        return DataLoader(
+            dataset,
+            self.config.batch_size,
+            sampler=sampler,  # type: ignore[arg-type]
+            num_workers=self.config.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=True,
+            persistent_workers=self.config.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[ValidationItem]:
+        """One image a batch, in order; each process takes its share."""
+        rank, world = self._process()
+        return DataLoader(
+            Subset(ValidationDataset(self.val, self.input), range(rank, len(self.val), world)),
+            batch_size=None,
+            num_workers=min(self.config.workers, 1),
+            collate_fn=_same,  # type: ignore[arg-type]  # without batches it gets the item itself
+        )
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _weights(self) -> NDArray[np.float64] | None:
+        key = self.config.balance
+        if key is None or isinstance(self.train, First):
+            return None
+        values = [str(self.train.info(i).get(key)) for i in range(len(self.train))]
+        if set(values) == {"None"}:
+            raise DataError(f'no image of {self.config.data} has the key "{key}" that balance names')
+        counts = {v: values.count(v) for v in set(values)}
+        weights = np.array([counts[v] ** -self.config.balance_power for v in values])
+        return weights / weights.sum()
+
+
+def _open(config: DataConfig, split: str, files: SplitFiles, channels: int) -> PanopticDataset:
+    dataset = open_dataset(config.data or None, split, **vars(files), channels=channels)
+    return dataset if config.semantic == "off" else SemanticView(dataset, config.semantic)
+
+
+def _same(item: ValidationItem) -> ValidationItem:
+    return item
