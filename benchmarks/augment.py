@@ -28,7 +28,7 @@ from maskconver.training.augment.color import ColorConfig
 from maskconver.training.augment.copy_paste import CopyPasteConfig
 from maskconver.training.augment.example import AugmentConfig
 from maskconver.training.loader import DataConfig, TrainDataset
-from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import TargetConfig
 
 REFERENCE = TargetConfig(islands=1, islands_dilation="reference", islands_min_area=1024, ignore_void=False)
 PASTE = CopyPasteConfig(probability=1.0, scale=(0.05, 2.9), pasted_scale=(0.025, 1.5))

@@ -416,7 +416,7 @@ def main() -> None:
         print(f"needs {', '.join(missing)}; left out")
         return
     from maskconver.io.images import read_image
-    from maskconver.io.listing import list_images
+    from maskconver.io.sources import list_images
 
     pictures = [
         read_image(path)

@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskconver.data.sample import SegmentTable
+from maskconver.core.segments import SegmentTable
 from maskconver.models import create_model
 from maskconver.models.batch import Batch
 from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
 from maskconver.training.augment.example import Example
 from maskconver.training.loader import collate
-from maskconver.training.target_config import TargetConfig
-from maskconver.training.targets import assign_targets
+from maskconver.training.targets import TargetConfig, assign_targets
 
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from maskconver import PanopticQuality, Predictor
-from maskconver.data.dataset import PanopticDataset, open_dataset
+from maskconver.data.dataset import PanopticDataset
+from maskconver.data.open import open_dataset
 from maskconver.errors import ExportError
 from maskconver.export import litert, onnx
-from maskconver.export.calibration import spread
+from maskconver.export.network import spread
 from maskconver.models.checkpoint import load
 from maskconver.models.registry import Model
 

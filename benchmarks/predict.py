@@ -38,8 +38,8 @@ from maskconver.data.synth.write import synthesize
 from maskconver.inference.runtime import Runtime
 from maskconver.inference.stream import behind, timed
 from maskconver.io.images import read_image
-from maskconver.io.listing import list_images
 from maskconver.io.results import panoptic_writer
+from maskconver.io.sources import list_images
 
 STAGES = ("network", "merge", "decode", "prepare", "write", "waiting")
 

@@ -31,8 +31,7 @@ from maskconver.models.batch import Batch
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
 from maskconver.training.augment.example import Example
 from maskconver.training.loader import collate
-from maskconver.training.target_config import TargetConfig
-from maskconver.training.targets import assign_targets
+from maskconver.training.targets import TargetConfig, assign_targets
 from memory import peak
 
 CLASSES, THINGS = 133, 5

@@ -33,17 +33,15 @@ from maskconver.merge import merge
 from maskconver.metrics import PanopticQuality
 from maskconver.metrics.overlap import Overlap
 from maskconver.models import create_model
-from maskconver.models.kmax.loss_terms import Assignment
+from maskconver.models.kmax.loss_terms import Assignment, false_losses
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
-from maskconver.models.kmax.mask_id import false_losses
 from maskconver.models.kmax.targets import MaskTargets
 from maskconver.models.maskconver.losses import LossConfig
 from maskconver.training.augment.example import AugmentConfig
 from maskconver.training.criterion import MaskConverCriterion
 from maskconver.training.loader import DataConfig, SegmentationData
-from maskconver.training.optim import OptimConfig, create_optimizer
-from maskconver.training.schedules import ScheduleConfig, learning_rate
-from maskconver.training.target_config import TargetConfig
+from maskconver.training.optim import OptimConfig, ScheduleConfig, create_optimizer, learning_rate
+from maskconver.training.targets import TargetConfig
 
 RELAXED = {"mask_id_loss": "sigmoid", "remask_layers": 4, "eta": 0.1, "aspp": "separable"}
 KMAX = {"bn_momentum": 0.1, "drop_path": 0.0, "proposals": 32}

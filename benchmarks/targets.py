@@ -26,14 +26,14 @@ import torch
 
 import maskconver.models.maskconver.losses as losses
 import maskconver.training.augment.example as train_transforms
-from maskconver.data.dataset import open_dataset
+from maskconver.data.open import open_dataset
 from maskconver.data.synth.write import write_dataset
 from maskconver.models import create_model
 from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
 from maskconver.training.augment.example import AugmentConfig, train_example
 from maskconver.training.loader import collate
 from maskconver.training.optim import OptimConfig, create_optimizer
-from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import TargetConfig
 
 SECONDS: dict[str, list[float]] = defaultdict(list)
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maskconver.data.sample import SegmentTable
+from maskconver.core.segments import SegmentTable
 from maskconver.models.batch import Batch
 from maskconver.training.augment.example import Example
 from maskconver.training.loader import collate
-from maskconver.training.target_config import TargetConfig
-from maskconver.training.targets import assign_targets
+from maskconver.training.targets import TargetConfig, assign_targets
 
 IS_THING = np.array([True, True, True, False, False])  # labels 0…4
 

@@ -3,8 +3,8 @@ from .core.categories import Categories as Categories
 from .core.categories import Category as Category
 from .core.proposals import Geometry as Geometry
 from .core.proposals import Proposals as Proposals
-from .core.segmentation import Segment as Segment
 from .core.segmentation import Segmentation as Segmentation
+from .core.segments import Segment as Segment
 from .errors import MaskconverError as MaskconverError
 from .inference.predictor import Predictor as Predictor
 from .merge import merge as merge

@@ -97,7 +97,7 @@ def test_label_pngs_can_be_read_back_as_a_label_folder(folder):
 def test_values_of_label_pngs_are_ids_minus_one(tmp_path, ids, dtype, values):
     from maskconver.core.categories import Category
     from maskconver.core.segmentation import Segmentation
-    from maskconver.io.label_png import label_writer
+    from maskconver.io.results import label_writer
 
     categories = Categories([Category(i, f"c{i}", False, (i % 200, 1, 2)) for i in ids])
     found = Segmentation.from_ids(np.array([[1, 2, 0]], np.int32), categories, labels=[0, 1])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from maskconver.core.config import RGB_MEAN, InputConfig
 from maskconver.core.preprocess import prepare
-from maskconver.data.dataset import open_dataset
+from maskconver.data.open import open_dataset
 from maskconver.data.synth.write import write_dataset
 from maskconver.errors import ConfigError, ImageError
 from maskconver.inference.inputs import as_image
@@ -101,7 +101,7 @@ def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path:
     from maskconver.training.augment.color import ColorConfig, jitter_color
     from maskconver.training.augment.copy_paste import CopyPasteConfig
     from maskconver.training.augment.example import AugmentConfig, train_example
-    from maskconver.training.target_config import TargetConfig
+    from maskconver.training.targets import TargetConfig
 
     write_dataset(tmp_path, "cells", 2, (32, 40))
     dataset = open_dataset(tmp_path, channels=1)

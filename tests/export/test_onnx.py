@@ -23,11 +23,11 @@ from maskconver.export import onnx as onnx_export
 from maskconver.export.compare import Comparison, differing_pixels, require_equal
 from maskconver.export.network import describe
 from maskconver.export.onnx import export_onnx
-from maskconver.export.onnx_quantize_fold import compress
+from maskconver.export.onnx_quantize import compress
 from maskconver.inference.exported import KEY, Exported
 from maskconver.inference.onnx import OnnxRuntime
 from tests.fakes import CATEGORIES
-from tests.models.test_kmax_fuse import trained_looking
+from tests.models.kmax.test_fuse import trained_looking
 
 SIZES = {"nuclei": (128, 160), "mobile": (96, 128)}
 BYTES = {"none": 4.2, "fp16": 2.2, "int8-weights": 1.4, "int8": 1.5}  # a weight, with the graph around it

@@ -21,10 +21,10 @@ from maskconver.core.proposals import Geometry, Proposals
 from maskconver.data.synth.write import synthesize
 from maskconver.errors import ConfigError, ExportError, MaskconverError
 from maskconver.export import onnx as onnx_export
-from maskconver.export.calibration import FLOAT_LAYER
+from maskconver.export.network import FLOAT_LAYER
 from maskconver.export.onnx import export_onnx
 from maskconver.export.panoptic import PanopticMerge
-from maskconver.inference.canvas_map import CanvasMap
+from maskconver.inference.exported import CanvasMap
 from maskconver.inference.onnx import OnnxRuntime
 from maskconver.merge import merge
 from tests.fakes import CATEGORIES

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from maskconver.data.sample import Sample, SegmentTable
+from maskconver.core.segments import SegmentTable
+from maskconver.data.dataset import Sample
 from maskconver.training.augment.copy_paste import paste
 from maskconver.training.augment.geometry import crop_image, crop_map, resize_crop_geometry
 

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskconver.models.backbones.convnext import PaddedConvNeXt
-from maskconver.models.backbones.mobilenet_v3 import ExpandedMobileNetV3
 from maskconver.models.backbones.resnet import ResNet
+from maskconver.models.backbones.timm import ExpandedMobileNetV3, PaddedConvNeXt
 from maskconver.models.inspect import count_parameters
 from maskconver.models.kmax.max_s import MaXS
 
@@ -176,7 +175,7 @@ def test_convnext_of_any_size(file: str) -> None:
 
 @pytest.mark.parametrize(("name", "millions"), [("tiny", 27.819), ("small", 49.453)])
 def test_convnext_sizes(name: str, millions: float) -> None:
-    from maskconver.models.backbones.convnext import SIZES
+    from maskconver.models.backbones.timm import SIZES
 
     with torch.device("meta"):
         backbone = PaddedConvNeXt(*SIZES[f"convnext_{name}"])

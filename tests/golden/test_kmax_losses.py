@@ -13,14 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskconver.models import create_model
-from maskconver.models.kmax.loss_terms import Assignment, class_loss, dice_loss
+from maskconver.models.kmax.loss_terms import (
+    Assignment,
+    MaskActivation,
+    branch_loss,
+    class_loss,
+    dice_loss,
+    false_losses,
+    mask_id_loss,
+    mask_probability,
+    one_hot_map,
+    sampled_semantic_loss,
+)
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
-from maskconver.models.kmax.mask_id import MaskActivation, false_losses, mask_id_loss, mask_probability
 from maskconver.models.kmax.matching import match, similarities
-from maskconver.models.kmax.semantic_loss import branch_loss, one_hot_map, sampled_semantic_loss
 from maskconver.models.kmax.targets import MaskTargets
-from maskconver.models.reclass import class_overlap, soften
-from maskconver.models.remax import class_probability, relax, semantic_gate
+from maskconver.models.remax import class_overlap, class_probability, relax, semantic_gate, soften
 
 from .reference import case
 

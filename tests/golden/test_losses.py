@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskconver.models.batch import Batch
-from maskconver.models.maskconver.focal import center_sums, focal_loss
-from maskconver.models.maskconver.loss_terms import joint_dice, mask_sums, pixel_bce
+from maskconver.models.maskconver.loss_terms import center_sums, focal_loss, joint_dice, mask_sums, pixel_bce
 from maskconver.models.maskconver.losses import LossConfig, maskconver_losses, nearest
 from maskconver.models.maskconver.model import Maps
 

@@ -11,8 +11,8 @@ import torch
 from maskconver.models import create_model
 from maskconver.models.inspect import count_parameters
 from maskconver.models.maskconver import MaskConver
-from maskconver.models.maskconver.model_garden import _own_layout, _own_name, import_model_garden
 from maskconver.models.maskconver.peaks import peak_scores, top_peaks
+from tests.golden.model_garden import _own_layout, _own_name, import_model_garden
 
 from .reference import case, image, nchw, noise, variable_rows, weight
 

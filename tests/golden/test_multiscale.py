@@ -17,15 +17,14 @@ from maskconver.core.proposals import Geometry, Proposals
 from maskconver.merge import merge
 from maskconver.models import create_model
 from maskconver.models.backbones.resnet import ResNet
-from maskconver.models.checkpoint import import_model_garden
 from maskconver.models.decoders.convnext_unet import ConvNeXtBlock, ConvNeXtUNet
 from maskconver.models.decoders.fpn import FPN
 from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.layers import LayerNorm2d
 from maskconver.models.maskconver import MultiScaleMaskConver
 from maskconver.models.maskconver.heads import MLP, Head, PanopticFPNFusion, SumFusion
-from maskconver.models.maskconver.model_garden import _own_name
 from maskconver.models.maskconver.peaks import peak_scores, pyramid_peaks
+from tests.golden.model_garden import _own_name, import_model_garden
 
 from .reference import case, multiscale_input, multiscale_weight, nchw, variable_rows
 

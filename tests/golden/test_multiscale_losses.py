@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskconver.models.maskconver.focal import center_sums
-from maskconver.models.maskconver.loss_terms import entry_bce, image_dice, joint_dice, mask_sums
+from maskconver.models.maskconver.loss_terms import center_sums, entry_bce, image_dice, joint_dice, mask_sums
 
 from .reference import case, multiscale_input, nchw
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskconver.training.schedules import ScheduleConfig, learning_rate
+from maskconver.training.optim import ScheduleConfig, learning_rate
 
 from .reference import case
 

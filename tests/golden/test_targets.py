@@ -8,18 +8,16 @@ import torch
 
 from maskconver.core.config import InputConfig
 from maskconver.core.preprocess import prepare, resize_nearest
-from maskconver.data.sample import SegmentTable
-from maskconver.models.maskconver.levels import assign_levels
+from maskconver.core.segments import SegmentTable
 from maskconver.models.maskconver.losses import nearest
 from maskconver.models.maskconver.targets import (
+    assign_levels,
     center_cells,
     center_heatmaps,
     gaussian_radius,
     gaussian_sigma,
 )
-from maskconver.training.islands import stuff_islands
-from maskconver.training.target_config import TargetConfig
-from maskconver.training.targets import assign_targets
+from maskconver.training.targets import TargetConfig, assign_targets, stuff_islands
 
 from .reference import case
 

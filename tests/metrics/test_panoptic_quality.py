@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maskconver.core.categories import Categories, Category
-from maskconver.data.sample import SegmentTable
+from maskconver.core.segments import SegmentTable
 from maskconver.errors import DataError
 from maskconver.metrics.panoptic_quality import PanopticQuality
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from maskconver.models import create_model
-from maskconver.models.graph import graph, stages
-from maskconver.models.inspect import count_parameters
+from maskconver.models.inspect import count_parameters, graph, stages
 
 
 def test_stages_have_the_shapes_of_their_outputs_and_their_parameters() -> None:

@@ -16,7 +16,7 @@ from maskconver.models.registry import model_config, model_description, override
 from maskconver.recipes import FOLDER
 from maskconver.training.augment.example import AugmentConfig
 from maskconver.training.loader import DataConfig, SegmentationData
-from maskconver.training.target_config import TargetConfig
+from maskconver.training.targets import TargetConfig
 
 RECIPES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 REFERENCE = {"islands_dilation": "reference", "islands_min_area": 1024, "order": "reference"}

@@ -24,7 +24,7 @@ from maskconver.training.config import TrainConfig
 from maskconver.training.criterion import create_criterion
 from maskconver.training.optim import OptimConfig, create_optimizer
 from tests.batches import batch_of, squares
-from tests.losses.test_kmax import ANNOTATIONS
+from tests.models.kmax.test_losses import ANNOTATIONS
 
 OFF = {"mask_id_loss": "sigmoid", "remask_layers": 0, "eta": 0.0}
 

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .merge_options import add_merge_options, merge_settings
-from .options import progress_bar
+from .options import add_merge_options, merge_settings, progress_bar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -59,7 +58,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver evaluate`; 0 when every image was evaluated, 1 when some failed."""
-    from ..data.dataset import open_dataset
+    from ..data.open import open_dataset
     from ..data.semantic import as_model_sees
     from ..errors import ConfigError
     from ..inference.evaluation import evaluate, tune, write_gallery

@@ -77,9 +77,9 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver export`; 0 when the file was written."""
-    from ..export.calibration import spread
+    from ..export.network import spread
     from ..io.images import read_image
-    from ..io.listing import list_images
+    from ..io.sources import list_images
     from ..models.checkpoint import load
 
     if args.model.endswith(EXPORTED):
@@ -125,7 +125,7 @@ def _format(args: Namespace) -> tuple[str, Callable[..., Comparison]]:
         from ..export.torch_export import export_torch
 
         return ".pt2", partial(export_torch, dynamic=args.dynamic)
-    from ..export.calibration import check_calibration
+    from ..export.network import check_calibration
 
     check_calibration(args.quantize, args.calibrate)
     if args.to == "litert":

@@ -63,7 +63,7 @@ def _shapes_only(name: str, num_classes: int) -> Any:
 
 
 def _graph(names: list[str], args: Namespace) -> int:
-    from ..models.graph import graph, stages
+    from ..models.inspect import graph, stages
 
     models = [_shapes_only(name, args.num_classes) for name in names]
     if args.json:

@@ -4,6 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+FIELDS = {
+    "score_threshold": "object_threshold",
+    "overlap_threshold": "overlap_threshold",
+    "min_area": "min_area",
+    "hard_sigmoid": "hard_sigmoid",
+    "merge": "mode",
+    "non_finite": "non_finite",
+    "output_side": "output_side",
+}
+
+
+def add_merge_options(parser: ArgumentParser) -> None:
+    """Adds the options; each overrides a field of the model's `MergeConfig`."""
+    add = parser.add_argument
+    add(
+        "--score-threshold",
+        type=float | None,
+        default=None,
+        help="drop proposals, things and stuff, scored so or lower",
+    )
+    add("--overlap-threshold", type=float | None, default=None, help="share of its mask a segment must win")
+    add("--min-area", type=float | None, default=None, help="smallest area, of the longer side squared")
+    add("--hard-sigmoid", type=bool | None, default=None, help="the papers' on-device sigmoid")
+    add(
+        "--merge",
+        type=Literal["fast", "compiled", "reference", "coarse"] | None,
+        default=None,
+        help="fast, compiled or reference (same answer: soon, sooner for many pictures, plain), or coarse",
+    )
+    add(
+        "--non-finite",
+        type=Literal["error", "drop"] | None,
+        default=None,
+        help="refuse NaN and infinite proposals, or leave them out",
+    )
+    add("--output-side", type=int | None, default=None, help="longer side of the answer in pixels")
+
+
+def merge_settings(args: Namespace) -> dict[str, Any]:
+    """The fields of `MergeConfig` that were given; a score threshold is one of stuff too."""
+    given = {field: getattr(args, option) for option, field in FIELDS.items()}
+    settings = {field: value for field, value in given.items() if value is not None}
+    if "object_threshold" in settings:
+        settings["stuff_threshold"] = None  # the same
+    return settings
 
 
 @contextmanager

@@ -25,12 +25,10 @@ from ..core.files import atomic_path
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
-from ..io.label_png import label_writer
-from ..io.listing import list_images
 from ..io.panoptic_json import read_panoptic_json
-from ..io.results import panoptic_writer
-from .merge_options import add_merge_options, merge_settings
-from .options import progress_bar
+from ..io.results import label_writer, panoptic_writer
+from ..io.sources import list_images
+from .options import add_merge_options, merge_settings, progress_bar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

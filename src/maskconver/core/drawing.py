@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import ConfigError
-from .segments import Runs, lookup
-
-if TYPE_CHECKING:
-    from .segmentation import Segment, Segmentation
+from .categories import Categories
+from .segments import Runs, Segment, lookup
 
 GOLDEN = 0.618033988749895
 # Names smaller than this cannot be read; names larger than that shout.
@@ -22,7 +19,9 @@ FONT_SIZES = (10, 26)
 
 
 def draw(
-    segmentation: Segmentation,
+    ids: NDArray[np.int32],
+    segments: list[Segment],
+    categories: Categories,
     image: NDArray[np.uint8] | None = None,
     *,
     alpha: float = 0.45,
@@ -30,12 +29,13 @@ def draw(
     labels: bool | None = None,
     scores: bool = False,
 ) -> Image.Image:
-    """`Segmentation.draw`: the segments over the picture.
+    """The segments over the image, as `Segmentation.draw` gives it.
 
     Args:
-        segmentation: what to draw.
-        image: H×W×C uint8 to draw on, its first three channels or grey; the segmentation's own if
-            left out, black if there is none.
+        ids: H×W segment ids, 0 = void.
+        segments: a row for every id.
+        categories: the label set.
+        image: H×W×C uint8 to draw on, its first three channels or grey; black if there is none.
         alpha: strength of the fill, 0…1.
         borders: draw a line around every segment.
         labels: write the category where there is room; None: if there are more than two categories.
@@ -44,9 +44,6 @@ def draw(
     Raises:
         ConfigError: the picture has another size than the id map, or alpha is not in 0…1.
     """
-    ids, segments = segmentation.ids, segmentation.segments
-    if image is None:
-        image = segmentation.image
     if image is None:
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
     if image.ndim == 3 and image.shape[2] != 3:
@@ -55,7 +52,7 @@ def draw(
         raise ConfigError(f"a picture of shape {image.shape} does not lie under an id map of {ids.shape}")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must lie in 0…1, got {alpha}")
-    colors = segment_colors(segmentation)
+    colors = segment_colors(segments, categories)
     index = lookup(ids, [s.id for s in segments], np.arange(1, len(segments) + 1), 0)
 
     # picture · (256 - a) + colour · a in whole numbers; row 0 of the tables is void, which stays as it is.
@@ -70,13 +67,13 @@ def draw(
         canvas[lines] = _lightened(colors)[index[lines] - 1]
     picture = Image.fromarray(canvas)
     if labels is None:
-        labels = len(segmentation.categories) > 2
+        labels = len(categories) > 2
     if (labels or scores) and segments:
-        _write_names(picture, segmentation, colors, labels, scores)
+        _write_names(picture, ids, segments, colors, labels, scores)
     return picture
 
 
-def segment_colors(segmentation: Segmentation) -> NDArray[np.uint8]:
+def segment_colors(segments: list[Segment], categories: Categories) -> NDArray[np.uint8]:
     """The RGB of every segment: stuff has its category's colour, things have colours near their category's.
 
     Things step through hue, brightness and saturation by the golden ratio, so that neighbours in the list
@@ -85,12 +82,12 @@ def segment_colors(segmentation: Segmentation) -> NDArray[np.uint8]:
     Returns:
         (S, 3) uint8.
     """
-    things = max(int(segmentation.categories.is_thing.sum()), 1)
+    things = max(int(categories.is_thing.sum()), 1)
     spread = max(0.9 / things, 0.1)
-    seen = dict.fromkeys(range(len(segmentation.categories)), 0)
-    colors = np.zeros((len(segmentation.segments), 3), np.uint8)
-    for row, segment in enumerate(segmentation.segments):
-        color = segmentation.categories[segment.label].color
+    seen = dict.fromkeys(range(len(categories)), 0)
+    colors = np.zeros((len(segments), 3), np.uint8)
+    for row, segment in enumerate(segments):
+        color = categories[segment.label].color
         step = seen[segment.label]
         seen[segment.label] += 1
         if not segment.is_thing or (step == 0 and things > 1):
@@ -130,14 +127,18 @@ def _borders(index: NDArray[np.int32], segments: list[Segment]) -> NDArray[np.bo
 
 
 def _write_names(
-    picture: Image.Image, segmentation: Segmentation, colors: NDArray[np.uint8], labels: bool, scores: bool
+    picture: Image.Image,
+    ids: NDArray[np.int32],
+    segments: list[Segment],
+    colors: NDArray[np.uint8],
+    labels: bool,
+    scores: bool,
 ) -> None:
     """Write each name where a box of its size lies inside the segment; leave it out where none does."""
-    ids, segments = segmentation.ids, segmentation.segments
     largest = min(max(max(ids.shape) // 45, FONT_SIZES[0]), FONT_SIZES[1])
     fonts = [ImageFont.load_default(size) for size in sorted({largest, FONT_SIZES[0]}, reverse=True)]
     pen = ImageDraw.Draw(picture)
-    points_of = _roomy_points(ids, segmentation)
+    points_of = _roomy_points(ids, segments)
     for row, segment in enumerate(segments):
         words = [segment.category] * labels + [f"{segment.score:.0%}"] * scores
         for font in fonts:
@@ -156,12 +157,11 @@ def _write_names(
             break
 
 
-def _roomy_points(ids: NDArray[np.int32], segmentation: Segmentation) -> Callable[[int], NDArray[np.int64]]:
+def _roomy_points(ids: NDArray[np.int32], segments: list[Segment]) -> Callable[[int], NDArray[np.int64]]:
     """A function from a segment's row to (y, x) of points with room around them, the best first.
 
     They are the centres of its widest horizontal runs, those near its top or bottom counting as narrow.
     """
-    segments = segmentation.segments
     runs = Runs.of(ids)
     segment = lookup(runs.ids, [s.id for s in segments], np.arange(len(segments)), -1)
     boxes = np.array([s.bbox for s in segments])

@@ -15,36 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
 from .categories import VOID_LABEL, Categories
+from .drawing import draw
 from .files import atomic_path
 from .resize import resize_nearest
-from .segments import lookup, measure
+from .segments import Segment, lookup, measure
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One row of a segmentation.
-
-    Attributes:
-        id: its value in the id map, 1 or more.
-        label: 0…C-1.
-        category_id, category: the id and name of that label in the data set.
-        is_thing: a countable object, otherwise stuff.
-        score: 0…1.
-        area: pixels.
-        bbox: (x, y, width, height) in pixels; all 0 for a segment without pixels.
-    """
-
-    id: int
-    label: int
-    category_id: int
-    category: str
-    is_thing: bool
-    score: float
-    area: int
-    bbox: tuple[int, int, int, int]
 
 
 @dataclass(slots=True, repr=False)
@@ -202,9 +179,16 @@ class Segmentation:
             labels: write the category where there is room; None: if there are more than two categories.
             scores: add the score in percent.
         """
-        from .drawing import draw
-
-        return draw(self, image, alpha=alpha, borders=borders, labels=labels, scores=scores)
+        return draw(
+            self.ids,
+            self.segments,
+            self.categories,
+            self.image if image is None else image,
+            alpha=alpha,
+            borders=borders,
+            labels=labels,
+            scores=scores,
+        )
 
     def to_coco(self, image_id: int | str = 0, file_name: str | None = None) -> dict[str, Any]:
         """The row of `annotations` of a COCO panoptic JSON; `score` is added to the format's keys.

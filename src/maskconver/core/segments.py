@@ -10,6 +10,50 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import DataError
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row of a segmentation.
+
+    Attributes:
+        id: its value in the id map, 1 or more.
+        label: 0…C-1.
+        category_id, category: the id and name of that label in the data set.
+        is_thing: a countable object, otherwise stuff.
+        score: 0…1.
+        area: pixels.
+        bbox: (x, y, width, height) in pixels; all 0 for a segment without pixels.
+    """
+
+    id: int
+    label: int
+    category_id: int
+    category: str
+    is_thing: bool
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+
+
+@dataclass(slots=True)
+class SegmentTable:
+    """The segments of one image, a column each, S rows in file order.
+
+    Attributes:
+        ids: (S,) int32, the value in the id map; never 0.
+        labels: (S,) int64 in 0…C-1.
+        crowd: (S,) bool.
+        areas: (S,) int64 pixels as the annotation file states them; 0 where it does not.
+    """
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 def lookup(ids: NDArray[np.integer], keys: ArrayLike, values: ArrayLike, default: int) -> NDArray[np.int32]:
     """Replace every id (0…2²⁴-1) by the value of its key; `default` where there is none."""
     keys, values = np.asarray(keys, np.int64), np.asarray(values, np.int32)

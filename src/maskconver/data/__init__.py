@@ -5,8 +5,9 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "sample": ["Sample", "SegmentTable"],
-        "dataset": ["PanopticDataset", "open_dataset"],
+        "sample": ["Sample"],
+        "open": ["open_dataset"],
+        "dataset": ["PanopticDataset"],
         "coco": ["CocoPanoptic"],
         "label_folder": ["LabelFolder"],
         "check.run": ["check_dataset"],

@@ -11,14 +11,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.segments import Runs
+from ..core.segments import Runs, SegmentTable
 from ..errors import DataError
 from ..io.images import MAX_PIXELS
 from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource, leads_outside
-from .dataset import DataWarning, PanopticDataset
+from .dataset import DataWarning, PanopticDataset, Sample
 from .layout import find_panoptic
-from .sample import Sample, SegmentTable
 
 
 class CocoPanoptic(PanopticDataset):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,10 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
+from ..core.segments import SegmentTable
 from ..io.images import MAX_PIXELS, read_image
 from ..io.sources import FileSource
-from .layout import LabelLayout, find_layout
-from .sample import Sample, SegmentTable
+
+
+@dataclass(slots=True)
+class Sample:
+    """One image and its annotation.
+
+    Attributes:
+        image: H×W×C uint8, RGB where the model says nothing else.
+        ids: H×W int32 segment ids, 0 = void; not necessarily contiguous.
+        segments: the table behind `ids`.
+        image_id: the id in the data set.
+        file_name: the picture's name in the data set.
+        info: all further keys of the image's row (`image_type`, …).
+    """
+
+    image: NDArray[np.uint8]
+    ids: NDArray[np.int32]
+    segments: SegmentTable
+    image_id: int | str = 0
+    file_name: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 class DataWarning(UserWarning):
@@ -103,46 +123,3 @@ class PanopticDataset(Sequence[Sample]):
     def image_path(self, index: int) -> str:
         """What messages call the picture."""
         return self.images.where(self.file_names[index])
-
-
-def open_dataset(
-    data: str | os.PathLike[str] | None,
-    split: str | None = None,
-    *,
-    images: str | os.PathLike[str] | None = None,
-    panoptic_json: str | os.PathLike[str] | None = None,
-    panoptic_pngs: str | os.PathLike[str] | None = None,
-    labels: str | os.PathLike[str] | None = None,
-    classes: str | os.PathLike[str] | None = None,
-    max_pixels: int = MAX_PIXELS,
-    white_level: float | None = None,
-    channels: int = 3,
-) -> PanopticDataset:
-    """Open a split of a data set by its folder; see `find_layout` for the layouts that are recognised.
-
-    Returns:
-        A `CocoPanoptic` or a `LabelFolder`.
-
-    Raises:
-        DataError: what was looked for and not found, or what is wrong with the annotation.
-    """
-    from .coco import CocoPanoptic
-    from .label_folder import LabelFolder
-
-    layout = find_layout(
-        data,
-        split,
-        images=images,
-        panoptic_json=panoptic_json,
-        panoptic_pngs=panoptic_pngs,
-        labels=labels,
-        classes=classes,
-    )
-    limits: dict[str, Any] = {"max_pixels": max_pixels, "white_level": white_level}
-    dataset: PanopticDataset
-    if isinstance(layout, LabelLayout):
-        dataset = LabelFolder(layout.images, layout.labels, layout.classes, **limits)
-    else:
-        dataset = CocoPanoptic(layout.images, layout.panoptic_json, layout.panoptic_pngs, **limits)
-    dataset.channels = channels
-    return dataset

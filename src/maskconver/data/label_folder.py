@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.segments import SegmentTable
 from ..errors import DataError
 from ..io.images import MAX_PIXELS, SUFFIXES, image_size
 from ..io.label_png import LabelClasses, read_classes, read_label_png
 from ..io.sources import FileSource
-from .dataset import DataWarning, PanopticDataset
-from .sample import Sample, SegmentTable
+from .dataset import DataWarning, PanopticDataset, Sample
 
 # What Cityscapes appends to the name of a picture and to that of its labels.
 ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds")

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories, Category, made_up_color
-from ..core.segments import Runs
+from ..core.segments import Runs, SegmentTable
 from ..errors import DataError
-from .dataset import PanopticDataset
-from .sample import Sample, SegmentTable
+from .dataset import PanopticDataset, Sample
 
 Classes = Literal["all", "things"]
 

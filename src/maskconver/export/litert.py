@@ -23,11 +23,9 @@ from ..inference.litert import LiteRtRuntime
 from ..inference.silence import silenced
 from ..models.fold import fold_batch_norms
 from ..models.registry import Model
-from .calibration import check_calibration, compared_on
-from .compare import Comparison, compare, require_alike, require_equal
-from .compare_panoptic import compare_panoptic
+from .compare import Comparison, compare, compare_panoptic, require_alike, require_equal
 from .litert_quantize import quantize_litert
-from .network import describe, example, network
+from .network import check_calibration, compared_on, describe, example, network
 
 SUFFIX = ".tflite"
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inference.exported import INPUT, Exported
-from .calibration import calibration_feeds
+from .network import calibration_feeds
 
 SIGNATURE = "serving_default"
 # What calculates in 8 bits: backbone, decoder and heads, but for the last convolution of each head; see

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import __version__
 from ..core.config import InputConfig
+from ..core.preprocess import prepare
 from ..errors import ConfigError
-from ..inference.exported import Exported, Output, Precision
+from ..inference.exported import Exported, Output, Precision, as_fed
 from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
 from .panoptic import PanopticMerge, PanopticNetwork
@@ -146,3 +151,42 @@ def any_size(description: Exported) -> dict[int, Any]:
     step, first = description.multiple, 1 if description.uint8 else 2
     rows, columns = (torch.export.Dim(name, min=1, max=1024) for name in ("rows", "columns"))
     return {first: step * rows, first + 1: step * columns}
+
+
+LIMIT = 32  # pictures; each takes a second or more
+# The last convolution of each head stays in float32, and all that follows: it costs little, and in 8 bits the
+# positions would lose the masks. Everything before calculates in 8 bits.
+FLOAT_LAYER = re.compile(r"_head\.out\.")
+
+
+def check_calibration(quantize: Precision, images: Sequence[Any] | None) -> None:
+    """Refuses 8 bits without pictures, and pictures without 8 bits.
+
+    Raises:
+        ConfigError: one without the other.
+    """
+    if quantize == "int8" and not images:
+        raise ConfigError("int8 needs pictures such as the file will see: give --calibrate DIR")
+    if quantize != "int8" and images:
+        raise ConfigError(
+            f"--quantize {quantize} needs no pictures; leave out --calibrate or say --quantize int8"
+        )
+
+
+def spread(items: Sequence[Any], limit: int = LIMIT) -> list[Any]:
+    """At most `limit` of them, from all over the list."""
+    return [items[i * len(items) // limit] for i in range(limit)] if len(items) > limit else [*items]
+
+
+def compared_on(images: Sequence[Any] | None) -> list[Any] | None:
+    """A few of them for comparing the file with its model; None where there are none."""
+    return spread(images, 8) if images else None
+
+
+def calibration_feeds(
+    images: Sequence[NDArray[np.uint8]], file: Exported, channels_last: bool
+) -> Iterator[NDArray[Any]]:
+    """Each picture as the file takes it, one at a time."""
+    for image in images:
+        canvas, _ = prepare(image, file.input)
+        yield as_fed(canvas[None], file, channels_last)

@@ -20,12 +20,9 @@ from ..inference.exported import INPUT, KEY, OUTPUTS, Exported, Output, Precisio
 from ..inference.onnx import OnnxRuntime
 from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
-from .calibration import check_calibration, compared_on
-from .compare import Comparison, compare, require_alike, require_equal
-from .compare_panoptic import compare_panoptic
-from .network import any_size, describe, example, network
-from .onnx_quantize import quantize_onnx
-from .onnx_quantize_fold import compress
+from .compare import Comparison, compare, compare_panoptic, require_alike, require_equal
+from .network import any_size, check_calibration, compared_on, describe, example, network
+from .onnx_quantize import compress, quantize_onnx
 
 # Of ONNX Runtime 1.14 and OpenVINO 2023 on. With Gelu, of which kMaX-DeepLab is full: 1.17 and 2024.
 OPSET, OPSET_WITH_GELU = 18, 20

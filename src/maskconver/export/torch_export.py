@@ -17,8 +17,7 @@ from ..inference.exported import KEY, Output
 from ..inference.torch import TorchExportRuntime
 from ..models.maskconver.peaks import for_torch
 from ..models.registry import Model
-from .compare import Comparison, compare, require_equal
-from .compare_panoptic import compare_panoptic
+from .compare import Comparison, compare, compare_panoptic, require_equal
 from .network import any_size, describe, example, network
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import InputConfig, MergeConfig
-from ..errors import CheckpointError, DataError
+from ..core.preprocess import scaled_size
+from ..core.proposals import Geometry, Proposals
+from ..core.resize import resize_nearest
+from ..core.segmentation import Segmentation
+from ..core.segments import lookup
+from ..errors import CheckpointError, ConfigError, DataError, MaskconverError
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 KEY = "maskconver"  # under which the description stands in a file's own metadata
@@ -80,3 +89,179 @@ class Exported:
             return msgspec.convert(rows, cls, dec_hook=lambda _, rows: Categories.from_json(rows))
         except (msgspec.MsgspecError, TypeError, KeyError, DataError) as error:
             raise CheckpointError(f"{path} has a damaged description: {error}; export it again") from error
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasMap:
+    """The panoptic map of one canvas, padding and all.
+
+    Attributes:
+        ids: H×W int32, 0 = void.
+        segments: (N, 3) int32, in each row id, label and area of a segment, best first; then (0, -1, 0).
+        scores: (N,) float32 of the segments, then 0.
+    """
+
+    ids: NDArray[np.int32]
+    segments: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+    def segmentation(
+        self,
+        geometry: Geometry,
+        config: InputConfig,
+        categories: Categories,
+        *,
+        image: bool = True,
+        side: int | None = None,
+    ) -> Segmentation:
+        """The map cut to the picture and brought to its size, each pixel from the nearest of the canvas.
+
+        Segments of which nothing is left are dropped; the others are numbered 1…S again.
+
+        Args:
+            geometry: how the canvas lies on the picture.
+            config: the file's input.
+            categories: the label set.
+            image: false leaves the map on the canvas as it is.
+            side: longer side of the answer in pixels, the picture's own if left out.
+
+        Raises:
+            MaskconverError: a segment that is not listed, or of a label that does not exist.
+        """
+        ids = self.ids
+        if image:
+            height, width = scaled_size(geometry.image_size, config)
+            ids = resize_nearest(ids[:height, :width], geometry.of_side(side).image_size)
+        listed = self.segments[:, 0][self.segments[:, 0] > 0]
+        there = np.unique(ids)
+        labels = self.segments[: len(listed), 1]
+        if not np.isin(there[there != 0], listed).all() or np.any((labels < 0) | (labels >= len(categories))):
+            raise MaskconverError("the file's map and its table of segments do not agree; export it again")
+        kept = np.isin(listed, there)
+        numbered = lookup(ids, listed[kept], np.arange(1, kept.sum() + 1), 0)
+        rows = np.flatnonzero(kept)
+        return Segmentation.from_ids(numbered, categories, labels=labels[rows], scores=self.scores[rows])
+
+
+class FileRuntime(ABC):
+    """A file written by `maskconver export`; see `Runtime` for the attributes.
+
+    A format gives `_answer`, which runs one canvas, and whether it wants channels last.
+
+    Args:
+        path: the file.
+        file: its description.
+        proposals: masks an image to ask for, at most as many as the file gives; all of them if left out.
+
+    Raises:
+        ConfigError: more proposals than the file gives.
+    """
+
+    channels_last = False
+
+    def __init__(self, path: str | os.PathLike[str], file: Exported, proposals: int | None) -> None:
+        self.path, self.file = path, file
+        self.input, self.merge, self.categories = file.input, file.merge, file.categories
+        if proposals is not None and file.output == "panoptic":
+            raise ConfigError(
+                f"{path} has its merge and its number of proposals inside; export it with another"
+            )
+        if proposals is not None and not 1 <= proposals <= file.proposals:
+            raise ConfigError(
+                f"{path} gives {file.proposals} proposals, not {proposals}; "
+                f"export the model with --proposals {proposals}"
+            )
+        self.proposals = proposals or file.proposals
+
+    def __repr__(self) -> str:
+        return f"{self.file.name} in {Path(self.path).name}"
+
+    def __call__(self, images: NDArray[np.float32]) -> Proposals:
+        """Normalised canvases B×3×h×w float32 to their proposals, without geometry.
+
+        Raises:
+            ConfigError: canvases of another dtype, number of channels or size than the file takes; a file
+                that gives panoptic maps instead.
+        """
+        if self.file.output == "panoptic":
+            raise ConfigError(
+                f"{self.path} gives panoptic maps, not proposals; export it with --output proposals"
+            )
+        scores, labels, masks = (
+            np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*self._run(images))
+        )
+        # Sorted by score, so fewer proposals are the first ones.
+        k = self.proposals
+        return Proposals(scores[:, :k], labels[:, :k].astype(np.int64, copy=False), masks[:, :k])
+
+    def canvas_maps(self, images: NDArray[np.float32]) -> list[CanvasMap]:
+        """As a call, for a file that gives panoptic maps: one a canvas."""
+        return [CanvasMap(*(part[0] for part in answer)) for answer in self._run(images)]
+
+    def to_uint8(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Normalised canvases B×3×h×w float32 back to bytes B×h×w×3; padding becomes the mean colour."""
+        return to_uint8(images, self.input)
+
+    @abstractmethod
+    def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
+        """One canvas, as the file takes it, to the file's outputs in the order of `OUTPUTS`."""
+
+    def _run(self, images: NDArray[np.float32]) -> list[list[NDArray[Any]]]:
+        """The outputs for every canvas; files take one at a time.
+
+        A batch is no faster on a CPU, and phones want fixed sizes.
+        """
+        self._check_canvases(images)
+        fed = as_fed(images, self.file, self.channels_last)
+        return [self._answer(fed[i : i + 1]) for i in range(len(fed))]
+
+    def _check_canvases(self, images: NDArray[Any]) -> None:
+        channels = len(self.input.mean)
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != channels:
+            raise ConfigError(
+                f"{self.path} runs canvases B×{channels}×h×w float32, "
+                f"not {'×'.join(str(n) for n in images.shape)} {images.dtype}"
+            )
+        (height, width), size, step = images.shape[2:], self.file.size, self.file.multiple
+        if size is not None and (height, width) != tuple(size):
+            raise ConfigError(
+                f"{self.path} takes {size[0]}×{size[1]}, not {height}×{width}; export with "
+                f"--size {height} {width} or --dynamic"
+            )
+        if size is None and (height % step or width % step or not height or not width):
+            raise ConfigError(f"{self.path} takes sides that are multiples of {step}, not {height}×{width}")
+
+
+def as_fed(images: NDArray[np.float32], file: Exported, channels_last: bool) -> NDArray[Any]:
+    """Normalised canvases B×3×h×w float32 as a file takes them: bytes, or channels last, or as they are."""
+    if file.uint8:
+        return to_uint8(images, file.input)
+    # Plane by plane: five times as fast as copying the transposed array.
+    return np.stack([images[:, i] for i in range(images.shape[1])], -1) if channels_last else images
+
+
+def to_uint8(images: NDArray[np.float32], config: InputConfig) -> NDArray[np.uint8]:
+    """Normalised canvases B×3×h×w float32 back to bytes B×h×w×3; padding becomes the mean colour."""
+    mean, std = (255 * np.array(v, np.float32) for v in (config.mean, config.std))
+    pixels = images.transpose(0, 2, 3, 1) * std
+    pixels += mean + np.float32(0.5)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def require_file(path: str | os.PathLike[str]) -> None:
+    """Refuses a path where there is no file.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f'no model file "{path}"')
+
+
+def operator_threads() -> int:
+    """Threads of an operator: `OMP_NUM_THREADS`, or the cores the process may use if not all; else 0."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return allowed if allowed < (os.cpu_count() or 0) else 0

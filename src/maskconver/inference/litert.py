@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, ConfigError, MissingExtraError
-from .exported import INPUT, KEY, OUTPUTS, Exported
-from .file_runtime import FileRuntime, operator_threads, require_file
+from .exported import INPUT, KEY, OUTPUTS, Exported, FileRuntime, operator_threads, require_file
 from .silence import silenced
 
 IDENTIFIER = b"TFL3"  # at byte 4 of every such file

@@ -9,8 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, ConfigError, MissingExtraError
-from .exported import INPUT, KEY, OUTPUTS, Exported
-from .file_runtime import FileRuntime, operator_threads, require_file
+from .exported import INPUT, KEY, OUTPUTS, Exported, FileRuntime, operator_threads, require_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

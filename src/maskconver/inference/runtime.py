@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,10 +16,7 @@ from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from .canvas_map import CanvasMap
-    from .exported import Exported
+    from .exported import CanvasMap, Exported
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 
@@ -84,70 +80,13 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
 
                 return OnnxRuntime(bundled, device, proposals)
             raise MissingExtraError(f'running "{os.fspath(model)}"', "train") from error
-        return TorchRuntime(checkpoint.load(model).fused(), device or _best_device(), proposals)
+        from .torch import TorchRuntime, best_device
+
+        return TorchRuntime(checkpoint.load(model).fused(), device or best_device(), proposals)
     if hasattr(model, "state_dict"):  # an nn.Module, without importing torch
+        from .torch import TorchRuntime
+
         return TorchRuntime(model, device, proposals)
     if callable(model) and hasattr(model, "categories"):
         return model
     raise ConfigError(f"cannot run a {type(model).__name__}; give a model's name, file or module")
-
-
-class TorchRuntime:
-    """A PyTorch module with `.input`, `.merge`, `.categories` and `.predict(images) -> Proposals`."""
-
-    def __init__(self, model: Any, device: str | None = None, proposals: int | None = None) -> None:
-        import torch
-
-        if proposals is not None and proposals < 1:
-            raise ConfigError(f"a model gives at least one proposal, not {proposals}; leave proposals out")
-        if device is not None:
-            try:
-                model = model.to(torch.device(device))
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ConfigError(f'device "{device}" cannot be used: {reason}') from error
-        self.model = model
-        self.input: InputConfig = model.input
-        self.merge: MergeConfig = model.merge
-        self.categories: Categories = model.categories
-        self.options = {} if proposals is None else {"proposals": proposals}
-
-    def __repr__(self) -> str:
-        return f"{getattr(self.model, 'name', '') or type(self.model).__name__} on {self.device}"
-
-    @property
-    def device(self) -> Any:
-        """Where the weights are."""
-        import torch
-
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
-
-    def __call__(self, images: NDArray[np.float32]) -> Proposals:
-        import torch
-
-        with torch.inference_mode(), _evaluating(self.model):
-            proposals: Proposals = self.model.predict(
-                torch.from_numpy(images).to(self.device), **self.options
-            )
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # the merge waits for it anyway; so each gets its own time
-        return proposals
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while: a model in training is handed back in training."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

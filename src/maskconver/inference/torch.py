@@ -11,9 +11,73 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.categories import Categories
+from ..core.config import InputConfig, MergeConfig
+from ..core.proposals import Proposals
 from ..errors import CheckpointError, ConfigError, MissingExtraError
-from .exported import KEY, Exported
-from .file_runtime import FileRuntime, require_file
+from .exported import KEY, Exported, FileRuntime, require_file
+
+
+class TorchRuntime:
+    """A PyTorch module with `.input`, `.merge`, `.categories` and `.predict(images) -> Proposals`."""
+
+    def __init__(self, model: Any, device: str | None = None, proposals: int | None = None) -> None:
+        import torch
+
+        if proposals is not None and proposals < 1:
+            raise ConfigError(f"a model gives at least one proposal, not {proposals}; leave proposals out")
+        if device is not None:
+            try:
+                model = model.to(torch.device(device))
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f'device "{device}" cannot be used: {reason}') from error
+        self.model = model
+        self.input: InputConfig = model.input
+        self.merge: MergeConfig = model.merge
+        self.categories: Categories = model.categories
+        self.options = {} if proposals is None else {"proposals": proposals}
+
+    def __repr__(self) -> str:
+        return f"{getattr(self.model, 'name', '') or type(self.model).__name__} on {self.device}"
+
+    @property
+    def device(self) -> Any:
+        """Where the weights are."""
+        import torch
+
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def __call__(self, images: NDArray[np.float32]) -> Proposals:
+        import torch
+
+        with torch.inference_mode(), _evaluating(self.model):
+            proposals: Proposals = self.model.predict(
+                torch.from_numpy(images).to(self.device), **self.options
+            )
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the merge waits for it anyway; so each gets its own time
+        return proposals
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode for a while: a model in training is handed back in training."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
 
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ImageError
 from .pixels import ImageWarning as ImageWarning
-from .pixels import warn_about
+from .pixels import to_8_bit, warn_about
 
 MAX_PIXELS = 179_000_000
 BAND_PIXELS = 1 << 16
@@ -228,7 +228,7 @@ def _decode(
     image.load()
     turn = _orientation(image)  # after load(): Pillow turns some TIFFs itself and then clears the entry
     if image.mode.startswith("I") or image.mode == "F":
-        pixels = _to_8_bit(np.asarray(image), white_level, name, image.mode)
+        pixels = to_8_bit(np.asarray(image), white_level, name, image.mode)
     else:
         if channels < 4:
             image.info.pop("transparency", None)  # Pillow would warn that the alpha of a palette gets lost
@@ -259,36 +259,6 @@ def _bands(image: Image.Image, channels: int) -> NDArray[np.uint8]:
 def _opaque(image: Image.Image) -> Image.Image:
     """A picture in a mode that Pillow converts to RGB and grey without its alpha."""
     return image.convert("RGBA") if image.mode == "PA" else image
-
-
-def _to_8_bit(values: NDArray[Any], white_level: float | None, name: str, mode: str) -> NDArray[np.uint8]:
-    """Grey of more than 8 bits, H×W, to 0…255 by full range or white level, rounded to the nearest value."""
-    if values.dtype.byteorder == ">":
-        values = values.astype(values.dtype.newbyteorder("="))
-    top = float(np.nanmax(values)) if values.size else 0.0
-    if white_level is None:
-        if mode == "F":
-            white_level = 1.0
-        elif values.dtype.itemsize == 2 or top <= 65535:
-            white_level = 65535.0
-        if white_level is None or (mode == "F" and top > 1.0):
-            raise ImageError(
-                f"{name}: values up to {top:g} in 32 bits: say which is white, e.g. --white-level {top:g}"
-            )
-        if mode != "F" and 0 < top <= 4095:
-            likely = 255 if top <= 255 else 4095
-            warn_about(
-                f"{name}: 16-bit picture with no value above {top:.0f}, so it looks black; "
-                f"if it holds {'8' if likely == 255 else '12'} bits, read it with --white-level {likely}",
-                4,
-            )
-    elif not white_level > 0:
-        raise ImageError(f"white level {white_level:g} must be above 0")
-    if values.dtype == np.uint16:  # a table is much faster than arithmetic on every pixel
-        table = np.minimum(np.arange(65536) * (255.0 / white_level) + 0.5, 255.0).astype(np.uint8)
-        return table[values]
-    scaled = np.nan_to_num(values.astype(np.float64), nan=0.0) * (255.0 / white_level)
-    return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.categories import Categories, Category, made_up_color
-from ..core.files import atomic_path
-from ..core.segmentation import Segmentation
 from ..errors import DataError, ImageError
 from .images import MAX_PIXELS, image_size
 
@@ -47,36 +44,6 @@ class LabelClasses:
         if 0 <= self.ignore < len(table):
             table[self.ignore] = 0
         return table
-
-
-def label_writer(folder: Path, categories: Categories) -> Callable[[Segmentation, str], None]:
-    """Writes `classes.json` now, and gives a function that writes an image's `labels/STEM.png`.
-
-    What is written can be read as a label folder again. Values are category ids minus 1, as reading adds 1
-    (positions where an id is 0); pixels without a class are 255, or 65535 in 16 bits where there are more.
-
-    Args:
-        folder: is made.
-        categories: of all images.
-
-    Raises:
-        OSError: nothing can be written.
-    """
-    values = categories.ids - 1 if categories.ids.min(initial=1) > 0 else np.arange(len(categories))
-    dtype: type[np.unsignedinteger] = np.uint8 if values.max(initial=0) < IGNORE else np.uint16
-    ignore = int(np.iinfo(dtype).max)
-    table = np.array([*values, ignore], dtype)  # -1, no label, is the last
-    rows = [{"label": int(v), "name": c.name, "color": list(c.color)} for v, c in zip(values, categories)]
-    (folder / "labels").mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "classes.json") as temporary:
-        text = json.dumps({"ignore": ignore, "classes": rows}, ensure_ascii=False, indent=1)
-        temporary.write_text(text, encoding="utf-8")
-
-    def write(result: Segmentation, stem: str) -> None:
-        with atomic_path(folder / "labels" / f"{stem}.png") as temporary:
-            Image.fromarray(table[result.category_map()]).save(temporary, "PNG", compress_level=3)
-
-    return write
 
 
 def read_classes(path: str | os.PathLike[str]) -> LabelClasses:

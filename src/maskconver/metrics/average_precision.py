@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike
 
 from ..core.categories import Categories
 from ..errors import ConfigError
-from .counts import Counts
-from .overlap import Overlap, Segments
+from .overlap import Counts, Overlap, Segments
 from .panoptic_quality import match_segments
 
 

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.categories import VOID_LABEL, Categories
 from ..errors import DataError
-from .counts import Counts
-from .overlap import Overlap, Segments
+from .overlap import Counts, Overlap, Segments
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,11 @@ from ..core.files import atomic_path
 from ..errors import CheckpointError, ConfigError, MaskconverError
 from . import hub
 from .kmax.import_official import import_kmax_deeplab
-from .maskconver.model_garden import import_model_garden
 from .registry import KINDS, Model, build_model, is_class_shaped, kind_of
 
 __all__ = [
     "find",
     "import_kmax_deeplab",
-    "import_model_garden",
     "init_from",
     "load",
     "read_metadata",

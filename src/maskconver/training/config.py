@@ -13,8 +13,7 @@ from ..models.kmax.losses import KMaXLossConfig
 from ..models.maskconver.losses import LossConfig
 from ..models.registry import KINDS
 from .loader import DataConfig
-from .optim import OptimConfig
-from .schedules import ScheduleConfig
+from .optim import OptimConfig, ScheduleConfig
 
 
 def _optional(configs: Sequence[Any], name: str, first: list[tuple[str, Any, Any]]) -> type:

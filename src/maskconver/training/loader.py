@@ -14,14 +14,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from ..core.config import InputConfig
 from ..core.preprocess import prepare
 from ..core.proposals import Geometry
-from ..data.dataset import PanopticDataset, open_dataset
-from ..data.sample import Sample, SegmentTable
+from ..core.segments import SegmentTable
+from ..data.dataset import PanopticDataset, Sample
+from ..data.open import open_dataset
 from ..data.semantic import SemanticView
 from ..errors import DataError
 from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.batch import Batch
 from .augment.example import AugmentConfig, Example, train_example
-from .target_config import TargetConfig
+from .targets import TargetConfig
 
 import lightning.pytorch as pl  # isort: skip
 

@@ -3,14 +3,101 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..data.sample import SegmentTable
-from .islands import stuff_islands, tight_window
-from .target_config import TargetConfig
+from ..core.segments import SegmentTable
+
+DILATION = 61  # three max pools of 21, stride 1: 30 px each way
+
+
+def stuff_islands(
+    mask: NDArray[np.bool_],
+    k: int,
+    dilation: Literal["2d", "reference", "none"] = "2d",
+    min_area: int = 0,
+) -> list[NDArray[np.bool_]]:
+    """The k largest islands of a class mask, largest dilated size first.
+
+    The mask is dilated, its 4-connected components are ordered by dilated size (equal sizes in row-major
+    order of their first pixel), the first k are cut back to the mask, and what is left with fewer than
+    `min_area` pixels is dropped without replacement.
+
+    Args:
+        mask: H×W bool.
+        k: how many.
+        dilation: see `TargetConfig.islands_dilation`.
+        min_area: in pixels of the mask.
+
+    Returns:
+        At most k H×W bool masks.
+    """
+    if not mask.any():
+        return []
+    # Nothing happens farther from the class than the dilation reaches.
+    window = grown(tight_window(mask), 0 if dilation == "none" else DILATION // 2)
+    own = mask[window]
+    dilated = own.astype(np.uint8)
+    if dilation != "none":
+        dilated = ndimage.maximum_filter1d(dilated, DILATION, axis=1, mode="constant")
+    if dilation == "2d":
+        dilated = ndimage.maximum_filter1d(dilated, DILATION, axis=0, mode="constant")
+    components, count = ndimage.label(dilated)
+    sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
+    islands = []
+    for index in np.argsort(-sizes, kind="stable")[:k]:
+        island = np.zeros(mask.shape, bool)
+        np.logical_and(own, components == 1 + index, out=island[window])
+        if np.count_nonzero(island) >= min_area:
+            islands.append(island)
+    return islands
+
+
+def tight_window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The smallest window that holds all of a mask with at least one pixel."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def grown(window: tuple[slice, slice], reach: int) -> tuple[slice, slice]:
+    """A window wider by `reach` pixels on every side; it may end beyond the array, as slices may."""
+    y, x = (slice(max(s.start - reach, 0), s.stop + reach) for s in window)
+    return y, x
+
+
+@dataclass
+class TargetConfig:
+    """Defaults are ours; the published recipes set the reference's (design: table of defaults).
+
+    Attributes:
+        center: a thing's centre: of its `box`, the mean of its `mask`'s pixels, or the `image`'s.
+        stuff: centres of a stuff class: of its largest `islands`, one for the class (`global`), or the
+            `image`'s.
+        islands: k, how many islands of a stuff class get a centre.
+        islands_dilation: how far apart pixels still belong to one island: `2d` dilates by 30 px each way (the
+            paper); `reference` along x only (the code); `none`.
+        islands_min_area: islands of fewer pixels get no centre.
+        island_mask: the mask a stuff centre must predict: the whole `class` region or its `island`.
+        max_segments: targets an image may have for the mask losses; the heatmap always has all.
+        order: which are kept beyond the cap: the `largest`, or the first in `reference` order.
+        ignore_void: void and crowd pixels count in no loss; false makes them background as the reference
+            does.
+        min_iou: overlap that fixes the radius of a centre's Gaussian.
+    """
+
+    center: Literal["box", "mask", "image"] = "box"
+    stuff: Literal["islands", "global", "image"] = "islands"
+    islands: int = 3
+    islands_dilation: Literal["2d", "reference", "none"] = "2d"
+    islands_min_area: int = 0
+    island_mask: Literal["class", "island"] = "class"
+    max_segments: int = 100
+    order: Literal["largest", "reference"] = "largest"
+    ignore_void: bool = True
+    min_iou: float = 0.7
 
 
 @dataclass(slots=True)

@@ -18,8 +18,7 @@ from ..models.registry import Model
 from .config import TrainConfig
 from .criterion import create_criterion
 from .loader import ValidationItem
-from .optim import create_optimizer, scaled_lr
-from .schedules import learning_rate
+from .optim import create_optimizer, learning_rate, scaled_lr
 
 import lightning.pytorch as pl  # isort: skip
 

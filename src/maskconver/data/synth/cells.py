@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.categories import Categories, Category
-from ..sample import Sample, SegmentTable
+from ...core.segments import SegmentTable
+from ..dataset import Sample
 from .noise import Field, blurred, smooth_noise
 
 CELLS = Categories(

@@ -19,7 +19,7 @@ from ...core.files import atomic_path
 from ...core.segments import measure
 from ...errors import ConfigError, DataError
 from ...io.panoptic_json import write_panoptic_png
-from ..sample import Sample
+from ..dataset import Sample
 from .cells import CELLS, cells
 from .scenes import SCENES, scenes
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import Padding
+from ..layers import BN_EPS, Padding
 from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 
@@ -57,3 +58,139 @@ class TimmFeatures(nn.Module):
         """Images B×C×H×W float to {level: B×channels[level]×H/2^level×W/2^level}."""
         features: list[Tensor] = self.net(images)
         return dict(zip(self.levels, features))
+
+
+SIZES = {
+    "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnext_small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "convnext_base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+}
+
+
+class PaddedConvNeXt(nn.Module):
+    """A ConvNeXt whose features have `ceil(n / stride)` positions, raw stage outputs without a norm.
+
+    Zeros: 1 above and left, 2 below and right of the image; 1 below and right of what every later stage
+    takes, before its layer norm.
+
+    Args:
+        depths, dims: blocks and channels of the four stages.
+        in_channels: channels of the image.
+        drop_path: stochastic depth of the last block, rising linearly from 0.
+        stem: the stem's output, at stride 4, is a feature too, as level 1.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        dims: tuple[int, ...],
+        in_channels: int = 3,
+        drop_path: float = 0.0,
+        stem: bool = False,
+    ) -> None:
+        super().__init__()
+        from timm.models.convnext import ConvNeXt
+
+        net: Any = ConvNeXt(
+            in_chans=in_channels, num_classes=0, depths=depths, dims=dims, drop_path_rate=drop_path
+        )
+        self.net: Any = nn.ModuleDict({"stem": net.stem, "stages": net.stages})
+        self.stem = stem
+        self.channels = dict(enumerate(dims, 2))
+        if stem:
+            self.channels[1] = dims[0]
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Images B×C×H×W float to {level: B×dim×⌈H/2^level⌉×⌈W/2^level⌉}, levels 2…5, 1 with `stem`."""
+        x = self.net["stem"](F.pad(images, (1, 2, 1, 2)))
+        features: dict[int, Tensor] = {1: x} if self.stem else {}
+        for level, stage in enumerate(self.net["stages"], 2):
+            if level > 2:
+                x = stage.downsample(F.pad(x, (0, 1, 0, 1)))
+            x = features[level] = stage.blocks(x)
+        return features
+
+
+# The last inverted-bottleneck block of each resolution, as (group, position in it) of timm's blocks.
+ENDPOINTS = {
+    "mobilenetv3_small_100": {2: (0, 0), 3: (1, 1), 4: (3, 1)},
+    "mobilenetv3_large_100": {1: (0, 0), 2: (1, 1), 3: (2, 2), 4: (4, 1)},
+}
+CHANNELS = {
+    "mobilenetv3_small_100": {1: 16, 2: 16, 3: 88, 4: 144, 5: 576},
+    "mobilenetv3_large_100": {1: 16, 2: 72, 3: 120, 4: 672, 5: 960},
+}
+Gate = Literal["hard_sigmoid", "sigmoid"]
+
+
+class ExpandedMobileNetV3(nn.Module):
+    """A MobileNetV3 whose features are the wide depthwise outputs inside its blocks.
+
+    The feature of a stride is, of its last block, the depthwise convolution's output after norm and
+    activation and before squeeze-and-excitation; at stride 32 it is the last 1×1 convolution's.
+
+    Args:
+        name: `mobilenetv3_small_100` or `mobilenetv3_large_100`, timm's names.
+        in_channels: channels of the image.
+        padding: see `layers.Conv2d`.
+        momentum: of the batch norms, in PyTorch's sense.
+        gate: of squeeze-and-excitation: `hard_sigmoid` as in the paper and its ImageNet weights, `sigmoid`
+            as in DeepLab2.
+        eps: of the batch norms.
+        stem: the feature at stride 2 is given too, as level 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_channels: int = 3,
+        padding: Padding = "symmetric",
+        momentum: float = 0.01,
+        gate: Gate = "hard_sigmoid",
+        eps: float = BN_EPS,
+        stem: bool = False,
+    ) -> None:
+        super().__init__()
+        import timm
+
+        net: Any = timm.create_model(
+            name,
+            pretrained=False,
+            in_chans=in_channels,
+            num_classes=0,
+            bn_momentum=momentum,
+            bn_eps=eps,
+            pad_type="same" if padding == "same" else "",
+        )
+        self.net: Any = nn.ModuleDict({k: getattr(net, k) for k in ("conv_stem", "bn1", "blocks")})
+        if gate == "sigmoid":
+            for module in self.net.modules():
+                if hasattr(module, "gate"):
+                    module.gate = nn.Sigmoid()
+        self.stem = stem
+        self.endpoints = {place: level for level, place in ENDPOINTS[name].items()}
+        self.channels = {k: v for k, v in CHANNELS[name].items() if k > 1 or stem}
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Images B×C×H×W float to {level: B×channels×H/2^level×W/2^level}, levels 2…5, 1 with `stem`."""
+        x = self.net["bn1"](self.net["conv_stem"](images))
+        features: dict[int, Tensor] = {1: x}
+        for i, group in enumerate(self.net["blocks"]):
+            for j, block in enumerate(group):
+                if (level := self.endpoints.get((i, j))) is not None:
+                    x, features[level] = _open_block(block, x)
+                else:
+                    x = block(x)
+        features[5] = x
+        return {level: features[level] for level in self.channels}
+
+
+def _open_block(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A block's output, and what its depthwise convolution gives."""
+    if hasattr(block, "conv_pwl"):
+        wide = block.bn2(block.conv_dw(block.bn1(block.conv_pw(x))))
+        y = block.bn3(block.conv_pwl(block.se(wide)))
+    else:  # the first block, which has no expansion
+        wide = block.bn1(block.conv_dw(x))
+        y = block.bn2(block.conv_pw(block.se(wide)))
+    return (block.drop_path(y) + x if block.has_skip else y), wide

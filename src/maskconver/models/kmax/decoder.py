@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, batch_norm, full_precision
 from .axial import HEADS, conv_norm, linear_norm
-from .gate import MaskGate
-from .prediction import Prediction
+from .gate import MaskGate, Prediction
 
 DIM, MASK_DIM, FFN, KEYS = 256, 128, 2048, 128
 VOID_PRIOR = 0.9  # share of queries that start as "no object"

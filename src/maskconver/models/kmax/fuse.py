@@ -18,8 +18,8 @@ from ..fold import folded
 from ..layers import full_precision
 from .axial import HEADS, AxialAttention, AxialAttention2d, relative_rows
 from .decoder import NORM_EPS, KMeansDecoder, KMeansLayer, Predictor
+from .gate import Prediction
 from .model import KMaXDeepLab
-from .prediction import Prediction
 
 
 def fuse(model: KMaXDeepLab) -> KMaXDeepLab:

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .targets import MaskTargets
+
+VOID = -99999.0
+
+
+@torch.no_grad()
+def sample_pixels(owner: Tensor, owners: int, count: int, temperature: float) -> Tensor | None:
+    """Gumbel top-k with logits `temperature · ln(pixels / area of the pixel's mask)`.
+
+    Args:
+        owner: B×P int64 in 0…owners-1, the pixel's mask or class; -1 is void, drawn only when nothing else
+            is left.
+        owners: how many masks or classes there may be.
+        count: how many pixels.
+        temperature: 0 draws all pixels alike, 1 all masks.
+
+    Returns:
+        B×count int64 pixels; None where that is all of them.
+    """
+    b, pixels = owner.shape
+    if count >= pixels:
+        return None
+    number = owner + 1
+    ones = torch.ones_like(number, dtype=torch.float32)
+    areas = ones.new_zeros(b, owners + 1).scatter_add_(1, number, ones)
+    logits = temperature * (pixels / areas.gather(1, number)).log()
+    gumbel = -torch.empty_like(logits).exponential_().log()
+    return (logits.masked_fill(owner < 0, VOID) + gumbel).topk(count, 1, sorted=False).indices
+
 
 POSITIVE, NEGATIVE, MIN_WEIGHT = 0.75, 0.25, 1e-5
 
@@ -101,3 +132,126 @@ def dice_loss(masks: Tensor, assignment: Assignment) -> Tensor:
     total = (masks.flatten(2) @ labelled.to(masks.dtype)[..., None])[..., 0] + areas
     loss = assignment.dice_weight * (1 - (2 * common + 1) / (total + 1))
     return loss.sum(1).mean() * POSITIVE / n
+
+
+MaskActivation = Literal["softmax", "sigmoid"]
+
+
+def mask_probability(logits: Tensor, activation: MaskActivation) -> Tensor:
+    """σ of B×N×h×w mask logits: a softmax over the N queries, or a sigmoid of each."""
+    return logits.softmax(1) if activation == "softmax" else logits.sigmoid()
+
+
+def mask_id_loss(logits: Tensor, owner: Tensor, activation: MaskActivation) -> Tensor:
+    """Cross-entropy of a pixel's query, mean over the labelled pixels of an image and over images.
+
+    As a softmax over the queries, or as the sum over queries of binary cross-entropies: the sum keeps the
+    term of the right query at the softmax's scale.
+
+    Args:
+        logits: B×N×h×w float32.
+        owner: B×h×w int64 query of the pixel, -1 on void.
+        activation: the form.
+    """
+    own = _own(logits, owner)
+    if activation == "softmax":
+        return mean_of_nonzero((logits.logsumexp(1) - own) * (owner >= 0))
+    labelled = owner >= 0
+    total = ((F.softplus(logits).sum(1) - own) * labelled).flatten(1).sum(1)
+    return (total / labelled.flatten(1).sum(1).clamp(min=1)).mean()
+
+
+def false_losses(logits: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) sums of the sigmoid form over the negatives and over the positives of an image (ReMaX, Figure 1).
+
+    Args:
+        logits: B×N×h×w.
+        owner: B×h×w int64 query of the pixel, -1 on void.
+    """
+    own, labelled = _own(logits, owner), owner >= 0
+    positive = F.softplus(-own)
+    negative = F.softplus(logits).sum(1) - F.softplus(own)
+    return (negative * labelled).flatten(1).sum(1), (positive * labelled).flatten(1).sum(1)
+
+
+def _own(logits: Tensor, owner: Tensor) -> Tensor:
+    """B×h×w logit of the pixel's own query; any on void."""
+    return logits.gather(1, owner.clamp(min=0)[:, None])[:, 0]
+
+
+ROWS = 512
+
+
+def instance_discrimination(feature: Tensor, owner: Tensor, owners: int, temperature: float = 0.3) -> Tensor:
+    """Cross-entropy between "is of my mask", each row of sum 1, and softmax(F_i · F_j / τ).
+
+    Args:
+        feature: B×k×D float32 of length about 1.
+        owner: B×k int64 in 0…owners-1, the pixel's mask; void (-1) pixels are only somebody's negatives.
+        owners: how many masks there may be.
+        temperature: τ.
+    """
+    # -Σ_j T_ij log softmax_ij = logsumexp_j(s_ij) - F_i · (mean feature of i's mask) / τ; the k×k matrix is
+    # made a few rows at a time, and again in the backward pass, not kept for seven outputs.
+    rows = [
+        checkpoint(_log_sums, part, feature, temperature, use_reentrant=False, preserve_rng_state=False)
+        for part in feature.split(ROWS, 1)
+    ]
+    spread = torch.cat(rows, 1)
+    b, _, d = feature.shape
+    number = owner + 1
+    index = number[..., None].expand_as(feature)
+    sums = feature.new_zeros(b, owners + 1, d).scatter_add(1, index, feature)
+    counts = feature.new_zeros(b, owners + 1).scatter_add(1, number, torch.ones_like(feature[..., 0]))
+    mean = (sums / counts.clamp(min=1)[..., None]).gather(1, index)
+    return mean_of_nonzero((spread - (feature * mean).sum(-1) / temperature) * (owner >= 0))
+
+
+def _log_sums(rows: Tensor, feature: Tensor, temperature: float) -> Tensor:
+    return (rows @ (feature / temperature).transpose(1, 2)).logsumexp(-1)
+
+
+SemanticLoss = Literal["bce", "softmax_ce"]
+
+
+def sampled_semantic_loss(
+    logits: Tensor, semantic: Tensor, samples: int, temperature: float, hardest: float = 1.0
+) -> Tensor:
+    """Cross-entropy on sampled pixels, mean over those of an image and over images.
+
+    Args:
+        logits: B×C×h×w float32; channels beyond the classes are never a target.
+        semantic: B×h×w int64, -1 is void.
+        samples: pixels an image, those of small classes more often; all where there are fewer.
+        temperature: of the sampling.
+        hardest: only this share of the pixels, those of the largest loss.
+    """
+    values, labels = logits.flatten(2), semantic.flatten(1)
+    chosen = sample_pixels(labels, logits.shape[1], samples, temperature)
+    if chosen is not None:
+        labels = labels.gather(1, chosen)
+        values = values.gather(2, chosen[:, None].expand(-1, values.shape[1], -1))
+    loss = F.cross_entropy(values, labels, ignore_index=-1, reduction="none")
+    if hardest < 1:
+        loss = loss.topk(max(math.ceil(hardest * loss.shape[1]), 1), 1, sorted=False).values
+    return mean_of_nonzero(loss)
+
+
+def branch_loss(logits: Tensor, semantic: Tensor, kind: SemanticLoss) -> Tensor:
+    """L_sem of a ReMask branch: mean over the labelled pixels of an image, and over images.
+
+    Args:
+        logits: B×K×h×w float32.
+        semantic: B×h×w int64, -1 is void.
+        kind: `bce`, binary cross-entropies summed over the classes, or `softmax_ce`.
+    """
+    labelled = semantic >= 0
+    own = logits.gather(1, semantic.clamp(min=0)[:, None])[:, 0]
+    together = F.softplus(logits).sum(1) if kind == "bce" else logits.logsumexp(1)
+    total = ((together - own) * labelled).flatten(1).sum(1)
+    return (total / labelled.flatten(1).sum(1).clamp(min=1)).mean()
+
+
+def one_hot_map(semantic: Tensor, classes: int) -> Tensor:
+    """B×h×w labels to B×K×h×w float32; nothing on void."""
+    return (semantic[:, None] == torch.arange(classes, device=semantic.device)[:, None, None]).float()

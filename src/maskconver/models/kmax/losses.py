@@ -13,17 +13,24 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ..batch import Batch
 from ..layers import full_precision
-from ..reclass import class_overlap, soften
+from ..remax import class_overlap, soften
 from . import KMaXConfig, KMaXDeepLab, KMaXOutput
-from .gate import MaskGate
-from .instance_discrimination import instance_discrimination
-from .loss_terms import Assignment, assign, class_loss, dice_loss
-from .mask_id import mask_id_loss, mask_probability
+from .gate import MaskGate, Prediction
+from .loss_terms import (
+    Assignment,
+    assign,
+    branch_loss,
+    class_loss,
+    dice_loss,
+    instance_discrimination,
+    mask_id_loss,
+    mask_probability,
+    one_hot_map,
+    sample_pixels,
+    sampled_semantic_loss,
+)
 from .matching import match, similarities
 from .pixel_decoder import resize_aligned
-from .prediction import Prediction
-from .sampling import sample_pixels
-from .semantic_loss import branch_loss, one_hot_map, sampled_semantic_loss
 from .targets import MaskTargets, mask_targets
 
 

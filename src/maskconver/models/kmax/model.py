@@ -11,20 +11,18 @@ from ...core.categories import Categories
 from ...core.config import InputConfig, MergeConfig
 from ...core.proposals import Proposals
 from ...errors import ConfigError
-from ..backbones.convnext import SIZES, PaddedConvNeXt
-from ..backbones.mobilenet_v3 import CHANNELS as MOBILENETS
-from ..backbones.mobilenet_v3 import ExpandedMobileNetV3
 from ..backbones.resnet import ResNet
+from ..backbones.timm import CHANNELS as MOBILENETS
+from ..backbones.timm import SIZES, ExpandedMobileNetV3, PaddedConvNeXt
 from ..layers import BN_EPS
 from ..maskconver.model import check_channels, check_classes
 from ..maskconver.peaks import is_exporting
 from ..shared import Shareable
 from .config import BACKBONES, KMaXConfig
 from .decoder import KMeansDecoder
-from .gate import MaskGate
+from .gate import MaskGate, Prediction
 from .max_s import MaXS
 from .pixel_decoder import PixelDecoder
-from .prediction import Prediction
 from .semantic import SemanticDecoder, SemanticHead
 
 

@@ -6,13 +6,58 @@ from itertools import repeat
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..distributed import sum_over_processes, world_size
 from ..remax import relax, semantic_gate
 from .remask import Gate
+
+
+def world_size() -> int:
+    """Number of training processes; 1 without distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of a scalar over all processes, without gradient; the value itself in a single process.
+
+    A loss divided by (this sum / `world_size()`) is normalised over the whole batch once gradients are
+    averaged over processes.
+    """
+    value = value.detach()
+    if world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+ALPHA, BETA, CLIP = 2, 4, 1e-4
+
+
+def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Element-wise loss: `-(1-p)² log p` where the target is exactly 1, else `-(1-t)⁴ p² log(1-p)`.
+
+    Args:
+        logits: any shape, float; p = sigmoid clipped to 1e-4…1-1e-4 (no gradient where clipped).
+        targets: the same shape in 0…1.
+    """
+    p = logits.float().sigmoid().clamp(CLIP, 1 - CLIP)
+    positive = -((1 - p) ** ALPHA) * p.log()
+    negative = -((1 - targets) ** BETA) * p**ALPHA * (1 - p).log()
+    return torch.where(targets == 1, positive, negative)
+
+
+def center_sums(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """(B,) focal loss of each image, summed over valid cells and classes.
+
+    Args:
+        logits, targets: B×C×h×w.
+        valid: bool, broadcasts to B×C×h×w.
+    """
+    return (focal_loss(logits, targets) * valid).sum((1, 2, 3))
+
 
 CHUNK_PIXELS = 1 << 21  # mask pixels a chunk: 8 MB of float32 for each of a handful of intermediates
 

@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..distributed import sum_over_processes, world_size
 from ..kmax.targets import mask_targets
 from ..layers import full_precision
 from ..registry import CenterModel
 from . import Maps, PyramidMaps
-from .focal import center_sums
-from .levels import assign_levels
-from .loss_terms import BCE, DICE, BCEName, DiceName, chunked_mask_sums, entry_bce, image_dice
+from .loss_terms import (
+    BCE,
+    DICE,
+    BCEName,
+    DiceName,
+    center_sums,
+    chunked_mask_sums,
+    entry_bce,
+    image_dice,
+    sum_over_processes,
+    world_size,
+)
 from .remask import Gate, SemanticRelaxation, center_classes, class_cover, soften_centers
-from .targets import center_cells, center_heatmaps
+from .targets import assign_levels, center_cells, center_heatmaps
 
 
 @dataclass

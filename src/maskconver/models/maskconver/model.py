@@ -12,8 +12,7 @@ from ...core.config import InputConfig, MergeConfig
 from ...core.proposals import Proposals
 from ...errors import ConfigError
 from ..backbones import create_backbone
-from ..decoders.aspp import ASPP
-from ..decoders.aspp_fpn import ASPPFPN
+from ..decoders.aspp import ASPP, ASPPFPN
 from ..layers import full_precision
 from ..shared import Shareable
 from .config import MaskConverConfig

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..kmax.semantic_loss import branch_loss
+from ..kmax.loss_terms import branch_loss
 from ..layers import full_precision
 from ..registry import CenterModel
 from ..remax import SemanticBranch

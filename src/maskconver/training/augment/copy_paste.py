@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data.sample import Sample, SegmentTable
+from ...core.segments import SegmentTable
+from ...data.dataset import Sample
 from .geometry import crop_image, crop_map, resize_crop_geometry
 
 

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from ...core.config import InputConfig
 from ...core.preprocess import normalize, stretch
-from ...data.sample import Sample
+from ...data.dataset import Sample
 from ...errors import ConfigError
-from ..target_config import TargetConfig
-from ..targets import ImageTargets, assign_targets
+from ..targets import ImageTargets, TargetConfig, assign_targets
 from .autoaugment import OPERATIONS, POLICIES, Step, auto_augment
 from .color import ColorConfig, jitter_color
 from .copy_paste import CopyPasteConfig, copy_paste

@@ -1,0 +1,93 @@
+"""The networks of kMaX-DeepLab for inference: less arithmetic, the same answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskconver.inference.runtime import open_runtime
+from maskconver.inference.torch import TorchRuntime
+from maskconver.models import create_model
+from maskconver.models.checkpoint import save
+from maskconver.models.fold import fold_batch_norms
+from maskconver.models.kmax import KMaXDeepLab, ReMaXConfig
+from maskconver.models.kmax.fuse import fuse
+from tests.fakes import CATEGORIES
+
+
+@torch.no_grad()
+def trained_looking(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
+    """A model whose batch norms do something, also those that start at 0 and those that turn the sign."""
+    torch.manual_seed(0)
+    model = create_model(name, **{"num_classes": 5, "proposals": 12, **changes})
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.uniform_(0.5, 1.0).mul_(-1 if module.num_features == 1 else 1)
+            module.bias.normal_(0, 0.1)
+    assert isinstance(model, KMaXDeepLab)
+    return model.eval()
+
+
+def assert_equal(model: KMaXDeepLab, images: Tensor) -> None:
+    with torch.no_grad():
+        plain, fused = model(images).final, fuse(model)(images).final
+    for wanted, got in zip(plain[:3], fused[:3]):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=2e-4 * float(wanted.abs().max()))
+
+
+NAMES = [n if n == "remax_t" else pytest.param(n, marks=pytest.mark.slow) for n in ("remax_t", "remax_s")]
+NAMES += [pytest.param(n, marks=pytest.mark.slow) for n in ("remax_m", "kmax_convnext_t", "kmax_max_s")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fused_network_answers_as_the_plain_one(name: str) -> None:
+    assert_equal(trained_looking(name), torch.randn(2, 3, 96, 65))
+
+
+def test_masks_relaxed_at_inference_stay_relaxed() -> None:
+    remax = ReMaXConfig(remask_layers=2, remask_at_test=True)
+    assert_equal(trained_looking(remax=remax), torch.randn(1, 3, 64, 64))
+
+
+def test_nothing_of_the_model_itself_changes() -> None:
+    model = trained_looking()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fuse(model)
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[k], v) for k, v in before.items())
+
+
+def test_no_batch_norm_is_left() -> None:
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fuse(trained_looking()).modules())
+
+
+def test_a_loaded_model_is_run_fused(tmp_path: Any) -> None:
+    model = trained_looking(num_classes=None, categories=CATEGORIES)
+    save(model, tmp_path / "m.safetensors")
+    runtime = open_runtime(tmp_path / "m.safetensors", "cpu")
+    assert isinstance(runtime, TorchRuntime)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in runtime.model.modules())
+    images = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    wanted = model.predict(torch.from_numpy(images))
+    np.testing.assert_allclose(runtime(images).scores, wanted.scores, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_batch_norm_is_folded_only_into_the_convolution_before_it() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    )
+    images = torch.randn(2, 3, 8, 8)
+    network(images)
+    wanted = network.eval()(images)
+    assert fold_batch_norms(network, images) == 1
+    assert isinstance(network[2], nn.BatchNorm2d) and isinstance(network[4], nn.Identity)
+    torch.testing.assert_close(network(images), wanted)

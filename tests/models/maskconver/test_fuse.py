@@ -1,0 +1,98 @@
+"""MaskConver for inference: less arithmetic, the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskconver.errors import ConfigError
+from maskconver.inference.runtime import open_runtime
+from maskconver.inference.torch import TorchRuntime
+from maskconver.models import create_model
+from maskconver.models.checkpoint import save
+from maskconver.models.maskconver import MaskConver
+from maskconver.models.maskconver.fuse import FusedMaskConver, fuse
+from tests.fakes import CATEGORIES
+
+
+@torch.no_grad()
+def trained_looking(name: str = "maskconver_mobile_256", **changes: Any) -> MaskConver:
+    """A small model whose batch norms and last convolutions do something."""
+    torch.manual_seed(0)
+    narrow = {"filters": 24, "low_level_filters": 24, "embedding_dim": 20, "proposals": 15}
+    model = create_model(name, **{"num_classes": 5, **narrow, **changes})
+    assert isinstance(model, MaskConver)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.1)
+    for head in (model.class_head, model.embedding_head, model.mask_head):
+        head.out.weight.normal_(0, 0.5)
+        assert head.out.bias is not None
+        head.out.bias.normal_()
+    return model.eval()
+
+
+def assert_equal(model: MaskConver, images: Tensor) -> None:
+    plain, fused = model.predict(images), fuse(model).predict(images)
+    torch.testing.assert_close(fused.scores, plain.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fused.labels, plain.labels, rtol=0, atol=0)
+    scale = float(plain.mask_logits.abs().max())
+    torch.testing.assert_close(fused.mask_logits, plain.mask_logits, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"position": True},
+        {"fusion": "concat"},
+        {"fusion": "none", "level": 4},
+        {"activation": "gelu"},
+        {"separable": False},
+        {"class_embedding": "none"},
+        {"head_depths": (0, 0, 0)},
+        {"in_channels": 1},
+        {"name": "maskconver_mobile_dense_512"},
+    ],
+    ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()) or "as registered",
+)
+def test_the_fused_network_answers_as_the_plain_one(changes: dict[str, Any]) -> None:
+    model = trained_looking(**changes)
+    assert_equal(model, torch.randn(2, model.config.in_channels, 96, 160))
+
+
+def test_nothing_of_the_model_itself_changes() -> None:
+    model = trained_looking()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fused = fuse(model.train())
+    assert type(model) is MaskConver and model.training and type(fused) is FusedMaskConver
+    assert not fused.training and not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_every_cell_may_be_a_proposal() -> None:
+    model = trained_looking()
+    plain, fused = (m.predict(torch.zeros(1, 3, 64, 64), 400) for m in (model, fuse(model)))
+    assert plain.mask_logits.shape == fused.mask_logits.shape == (1, 5 * 8 * 8, 8, 8)
+
+
+def test_model_files_are_run_fused(tmp_path: Path) -> None:
+    model = trained_looking(num_classes=None, categories=CATEGORIES)
+    save(model, tmp_path / "m.safetensors")
+    runtime = open_runtime(tmp_path / "m.safetensors", "cpu")
+    assert isinstance(runtime, TorchRuntime) and isinstance(runtime.model, FusedMaskConver)
+
+
+def test_a_fused_copy_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="copy for inference"):
+        save(trained_looking().fused(), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())

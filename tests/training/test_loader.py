@@ -1,0 +1,195 @@
+"""The training stream, its weights, validation order and batches."""
+
+# ruff: noqa: E402  (the imports need torch)
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from maskconver.core.config import InputConfig
+from maskconver.data.synth.write import write_dataset
+from maskconver.errors import DataError
+from maskconver.models.batch import Batch
+from maskconver.training.augment.example import AugmentConfig
+from maskconver.training.loader import DataConfig, First, PositionSampler, SegmentationData, collate
+from maskconver.training.targets import TargetConfig
+
+INPUT = InputConfig(size=(32, 48))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six generated pictures to train on and three to validate on; one in three is of kind `b`."""
+    out = tmp_path_factory.mktemp("scenes")
+    for split, count in (("train", 6), ("val", 3)):
+        path = write_dataset(out, "scenes", count, (32, 48), split=split)
+        content = json.loads(path.read_text())
+        for number, image in enumerate(content["images"]):
+            image["kind"] = "b" if number % 3 == 2 else "a"
+        path.write_text(json.dumps(content))
+    return out
+
+
+def data(folder: Path, samples: int = 24, seed: int = 0, **changes: object) -> SegmentationData:
+    overfit = changes.pop("overfit", None)
+    fields = {"data": str(folder), "batch_size": 2, "workers": 0, "augment": AugmentConfig(scale=(0.5, 2.0))}
+    config = DataConfig(**{**fields, **changes})  # type: ignore[arg-type]
+    return SegmentationData(config, INPUT, samples, seed, overfit)  # type: ignore[arg-type]
+
+
+def assert_equal(a: Batch, b: Batch) -> None:
+    assert a.image_ids == b.image_ids
+    for name in ("images", "valid", "regions", "batch", "labels", "region", "boxes", "centers", "keep"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+class TestPositions:
+    def test_every_image_comes_once_an_epoch_in_another_order(self) -> None:
+        stream = list(PositionSampler(10, 30, seed=0))
+        assert [p for p, _ in stream] == list(range(30))
+        epochs = [tuple(i for _, i in stream[k : k + 10]) for k in (0, 10, 20)]
+        assert all(sorted(e) == list(range(10)) for e in epochs) and len(set(epochs)) == 3
+
+    def test_the_stream_depends_on_the_seed_alone(self) -> None:
+        assert list(PositionSampler(10, 30, 5)) == list(PositionSampler(10, 30, 5))
+        assert list(PositionSampler(10, 30, 5)) != list(PositionSampler(10, 30, 6))
+
+    @pytest.mark.parametrize("start", [0, 1, 7, 10, 23])
+    @pytest.mark.parametrize("weights", [None, np.array([0.5, 0.1, 0.1, 0.3])])
+    def test_resumed_it_goes_on_as_if_unbroken(self, start: int, weights: np.ndarray | None) -> None:
+        unbroken = list(PositionSampler(4, 30, 1, weights))
+        resumed = PositionSampler(4, 30, 1, weights)
+        resumed.start = start
+        assert list(resumed) == unbroken[start:]
+
+    def test_processes_share_the_positions_among_them(self) -> None:
+        whole = list(PositionSampler(7, 24, 0))
+        parts = [list(PositionSampler(7, 24, 0, rank=r, world=3)) for r in range(3)]
+        assert [item for items in zip(*parts) for item in items] == whole
+        assert all(len(part) == len(PositionSampler(7, 24, 0, rank=0, world=3)) == 8 for part in parts)
+
+    def test_a_stream_may_be_longer_than_the_data(self) -> None:
+        assert [i for _, i in PositionSampler(1, 5, 0)] == [0] * 5
+
+    def test_weights_draw_images_as_often_as_they_say(self) -> None:
+        drawn = [i for _, i in PositionSampler(3, 6000, 0, np.array([0.6, 0.3, 0.1]))]
+        np.testing.assert_allclose(np.bincount(drawn) / 6000, [0.6, 0.3, 0.1], atol=0.03)
+
+
+class TestStream:
+    def test_batches_do_not_depend_on_the_number_of_workers(self, folder: Path) -> None:
+        alone, helped = data(folder, 8).train_dataloader(), data(folder, 8, workers=2).train_dataloader()
+        for a, b in itertools.zip_longest(alone, helped):
+            assert_equal(a, b)
+
+    def test_resumed_it_equals_the_unbroken_stream(self, folder: Path) -> None:
+        unbroken = list(data(folder, 12).train_dataloader())
+        module = data(folder, 12)
+        module.start = 4
+        for a, b in itertools.zip_longest(unbroken[2:], module.train_dataloader()):
+            assert_equal(a, b)
+
+    def test_another_seed_gives_other_pictures(self, folder: Path) -> None:
+        a, b = (next(iter(data(folder, 8, seed).train_dataloader())) for seed in (0, 1))
+        assert not torch.equal(a.images, b.images)
+
+    def test_an_image_varies_from_epoch_to_epoch(self, folder: Path) -> None:
+        batches = list(data(folder, 12).train_dataloader())
+        seen: dict[object, list[torch.Tensor]] = {}
+        for batch in batches:
+            for image_id, image in zip(batch.image_ids, batch.images):
+                seen.setdefault(image_id, []).append(image)
+        assert all(len(v) == 2 and not torch.equal(*v) for v in seen.values())
+
+    def test_the_steps_do_not_depend_on_torch_s_random_state(self, folder: Path) -> None:
+        torch.manual_seed(1)
+        a = next(iter(data(folder).train_dataloader()))
+        torch.manual_seed(2)
+        assert_equal(a, next(iter(data(folder).train_dataloader())))
+
+
+class TestBalance:
+    def test_rare_kinds_are_drawn_more_often(self, folder: Path) -> None:
+        kinds = ["a", "a", "b", "a", "a", "b"]
+        for power, share in ((0.0, 1 / 3), (1.0, 1 / 2)):
+            weights = data(folder, balance="kind", balance_power=power)._weights()
+            assert weights is not None
+            assert weights.sum() == pytest.approx(1)
+            assert sum(w for w, k in zip(weights, kinds) if k == "b") == pytest.approx(share)
+
+    def test_without_a_key_every_image_comes_once_an_epoch(self, folder: Path) -> None:
+        assert data(folder)._weights() is None
+
+    def test_a_key_that_no_image_has_is_refused(self, folder: Path) -> None:
+        with pytest.raises(DataError, match="weather"):
+            data(folder, balance="weather").train_dataloader()
+
+
+class TestFirst:
+    def test_overfit_trains_and_validates_on_the_first_training_images_unvaried(self, folder: Path) -> None:
+        module = data(folder, 4, overfit=2)
+        assert len(module.train) == len(module.val) == 2
+        assert module.config.augment == AugmentConfig.none()
+        items = list(module.val_dataloader())
+        batch = next(iter(module.train_dataloader()))
+        for image_id, image in zip(batch.image_ids, batch.images):
+            canvas = next(i.canvas for i in items if i.sample.image_id == image_id)
+            np.testing.assert_allclose(image, canvas, atol=1e-5)
+
+    def test_validation_may_be_limited_to_the_first_images(self, folder: Path) -> None:
+        module, whole = data(folder, val_images=2), data(folder)
+        assert [i.sample.image_id for i in module.val_dataloader()] == [
+            i.sample.image_id for i in whole.val_dataloader()
+        ][:2]
+        assert len(whole.val) == 3
+
+    def test_it_is_a_sequence_of_at_most_what_there_is(self, folder: Path) -> None:
+        train = data(folder).train
+        first = First(train, 4)  # type: ignore[arg-type]
+        assert len(first) == 4 and len(First(train, 99)) == 6  # type: ignore[arg-type]
+        assert [s.image_id for s in first[1:3]] == [train[1].image_id, train[2].image_id]
+        assert len(list(first)) == 4
+
+
+class TestCollate:
+    def test_ragged_targets_become_flat_columns_with_an_ascending_image_index(self, folder: Path) -> None:
+        module = data(folder, augment=AugmentConfig.none(), targets=TargetConfig(max_segments=2))
+        dataset = module.train_dataloader().dataset
+        examples = [dataset[k, k] for k in range(4)]
+        batch = collate(examples)
+        assert (
+            len(batch) == 4 and batch.images.shape == (4, 3, 32, 48) and batch.images.dtype == torch.float32
+        )
+        assert batch.valid.dtype == torch.bool and batch.regions.dtype == torch.int32
+        counts = [len(e.targets.labels) for e in examples]
+        assert batch.batch.tolist() == [i for i, n in enumerate(counts) for _ in range(n)]
+        for number, one in enumerate(examples):
+            rows = batch.batch == number
+            np.testing.assert_array_equal(batch.boxes[rows], one.targets.boxes)
+            np.testing.assert_array_equal(batch.labels[rows], one.targets.labels)
+        assert int(batch.dropped) == sum(max(n - 2, 0) for n in counts) > 0
+        assert batch.image_ids == tuple(e.image_id for e in examples)
+
+    def test_a_batch_moves_as_a_whole(self, folder: Path) -> None:
+        batch = next(iter(data(folder).train_dataloader()))
+        moved = batch.to("meta")
+        assert moved.images.device.type == moved.keep.device.type == "meta"
+        assert moved.image_ids == batch.image_ids
+
+
+def test_no_data_set_is_refused_in_one_line() -> None:
+    with pytest.raises(DataError, match="--data"):
+        SegmentationData(DataConfig(), INPUT, 8)
+
+
+def test_splits_of_different_categories_are_refused(folder: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path, "scenes", 1, (16, 16), split="train")
+    write_dataset(tmp_path, "cells", 1, (16, 16), split="val")
+    with pytest.raises(DataError, match="categories of train and val differ"):
+        data(tmp_path)
