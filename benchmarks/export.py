@@ -58,7 +58,7 @@ def original_merge(config: Any, is_thing: Any, size: int) -> Any:
 
         def forward(self, scores: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
             score, label = scores[0], labels[0].int()
-            valid = score > config.object_threshold
+            valid = score > config.score_threshold
             score = score * valid
             masks = F.interpolate(logits, size=(size, size), mode="bilinear")[0].sigmoid()
             score, order = score.topk(len(score))
@@ -129,7 +129,7 @@ def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
             torch.zeros(1, 50, dtype=torch.int64 if kind == "onnx" else torch.int32),
             mask,
         )
-        merge = replace(model.merge, min_area=256 / 640**2)
+        merge = replace(model.postprocess, min_area=256 / 640**2)
         if path := missing(f"merge_{size}"):
             ours = PanopticMerge(merge, model.categories, mask.shape[2:], (size, size)).eval()
             convert(ours, example, path)
@@ -226,13 +226,13 @@ def rows(kind: str, size: int, folder: Path, merge_config: Any) -> dict[str, Cal
     from maskconver.core.preprocess import prepare
     from maskconver.inference.litert import LiteRtRuntime
     from maskconver.inference.onnx import OnnxRuntime
-    from maskconver.merge import merge
+    from maskconver.merge import postprocess
 
     suffix = KINDS[kind]
     runtime = OnnxRuntime if kind == "onnx" else LiteRtRuntime
     opened = session if kind == "onnx" else interpreter
     network, plain = (runtime(folder / f"{n}_{size}{suffix}", threads=THREADS) for n in ("network", "plain"))
-    ours, original = (opened(folder / f"{name}_{size}{suffix}") for name in ("merge", "original"))
+    ours, original = (opened(folder / f"{name}_{size}{suffix}") for name in ("postprocess", "original"))
     whole = network.input
     label_type = np.int64 if kind == "onnx" else np.int32
 
@@ -246,7 +246,7 @@ def rows(kind: str, size: int, folder: Path, merge_config: Any) -> dict[str, Cal
     def outside(picture: Any, mode: str, net: Any = network) -> Any:
         found = proposals(picture, net)
         config = replace(merge_config, mode=mode)
-        return merge(found, config, network.categories, output_size=(size, size))[0].ids
+        return postprocess(found, config, network.categories, output_size=(size, size))[0].ids
 
     small = runtime(folder / f"int8_{size}{suffix}", threads=THREADS)
     return {
@@ -312,10 +312,10 @@ def alone(name: str, folder: Path, rounds: int) -> dict[str, float]:
 def measure(folder: Path, pictures: list[Any], model_path: str, rounds: int) -> None:
     """Prints all tables."""
     from maskconver.inference.onnx import OnnxRuntime
-    from maskconver.merge import merge
+    from maskconver.merge import postprocess
 
     described = OnnxRuntime(folder / "network_640.onnx", threads=THREADS)
-    config = replace(described.merge, min_area=256 / 640**2)
+    config = replace(described.postprocess, min_area=256 / 640**2)
     print("| | " + " | ".join(f"{k}, {s} px" for k in KINDS for s in SIZES) + " |")
     print("|---|" + "---|" * (len(KINDS) * len(SIZES)))
     table: dict[str, list[str]] = {}
@@ -363,7 +363,7 @@ def measure(folder: Path, pictures: list[Any], model_path: str, rounds: int) -> 
     functions = {}
     for n, runtime in runtimes.items():
         functions[f"{n} network"] = lambda picture, r=runtime: r(picture[1])
-        functions[f"{n}"] = lambda picture, r=runtime: merge(
+        functions[f"{n}"] = lambda picture, r=runtime: postprocess(
             r(picture[1]), config, described.categories, output_size=(256, 256)
         )
     found = timed(functions, sized_pictures(pictures, 256), 2 * rounds)

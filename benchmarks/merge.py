@@ -31,10 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskconver.core.categories import Categories
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.core.resize import Taps, resize_bilinear
-from maskconver.merge import merge
+from maskconver.merge import postprocess
 from maskconver.merge.maskconver import merge_masks, output_taps
 
 CATEGORIES = Categories.coco()
@@ -73,11 +73,11 @@ def single(scores: NDArray, labels: NDArray, masks: NDArray, geometry: Geometry 
     return Proposals(scores[None], labels[None], masks[None], geometry=(geometry,) if geometry else ())
 
 
-def crude(proposals: Proposals, config: MergeConfig) -> NDArray[np.int64]:
+def crude(proposals: Proposals, config: PostprocessConfig) -> NDArray[np.int64]:
     """The idea of bounds in its plainest form: one level of cells; the winners, own areas computed, too."""
     scores, logits = proposals.scores[0], proposals.mask_logits[0]
     rows, columns = output_taps(logits.shape[1:], proposals.geometry[0], None)
-    keep = np.flatnonzero(scores > config.object_threshold)
+    keep = np.flatnonzero(scores > config.score_threshold)
     scores, logits = scores[keep], logits[keep]
     padded = np.pad(logits, ((0, 0), (1, 1), (1, 1)), "edge")
     top, bottom = padded[:, :-1], padded[:, 1:]
@@ -124,7 +124,9 @@ def _cells(taps: Taps, length: int) -> tuple[NDArray, NDArray, NDArray]:
     return pixels, taps.weight[pixels], valid
 
 
-def transformers_merge(proposals: Proposals, size: tuple[int, int], config: MergeConfig) -> Callable[[], Any]:
+def transformers_merge(
+    proposals: Proposals, size: tuple[int, int], config: PostprocessConfig
+) -> Callable[[], Any]:
     """The post-processing of Mask2Former in Hugging Face's library on the same scores and masks."""
     import torch
 
@@ -147,7 +149,7 @@ def transformers_merge(proposals: Proposals, size: tuple[int, int], config: Merg
     return partial(
         Mask2FormerImageProcessor().post_process_panoptic_segmentation,
         outputs,
-        threshold=config.object_threshold,
+        threshold=config.score_threshold,
         overlap_mask_area_threshold=config.overlap_threshold,
         label_ids_to_fuse=stuff,
         target_sizes=[size],
@@ -187,20 +189,20 @@ def real(
             min(round(n * s), c) for n, s, c in zip(geometry.image_size, geometry.scale, geometry.canvas_size)
         )
         answer = replace(answer, geometry=(Geometry((height, width), geometry.canvas_size),))
-        configs = {mode: replace(network.merge, mode=mode) for mode in MODES}
+        configs = {mode: replace(network.postprocess, mode=mode) for mode in MODES}
         categories = network.categories
-        calls = [partial(merge, answer, config, categories) for config in configs.values()]
+        calls = [partial(postprocess, answer, config, categories) for config in configs.values()]
         row = dict(zip(configs, in_turn(calls)))
         row["network"] = seconds(partial(run, canvas[None]))
-        if not network.merge.pixel_threshold:
-            row["crude"] = seconds(partial(crude, answer, network.merge))
-            theirs = transformers_merge(answer, (height, width), network.merge)
+        if not network.postprocess.mask_threshold:
+            row["crude"] = seconds(partial(crude, answer, network.postprocess))
+            theirs = transformers_merge(answer, (height, width), network.postprocess)
             for count in (1, 2):
                 torch.set_num_threads(count)
                 row[f"transformers {count}"] = seconds(theirs, 3)
-        ids = {mode: merge(answer, config, categories)[0].ids for mode, config in configs.items()}
+        ids = {mode: postprocess(answer, config, categories)[0].ids for mode, config in configs.items()}
         row["differing"] = sum(int((ids[mode] != ids["reference"]).sum()) for mode in ("fast", "compiled"))
-        row["alive"] = int((answer.scores > network.merge.object_threshold).sum())
+        row["alive"] = int((answer.scores > network.postprocess.score_threshold).sum())
         rows.append(row)
     keys = [key for key in rows[0] if key not in ("differing", "alive")]
     figures: dict[str, Any] = {
@@ -219,12 +221,14 @@ def real(
     return figures
 
 
-def against_others(proposals: Proposals, size: tuple[int, int], config: MergeConfig) -> dict[str, float]:
+def against_others(
+    proposals: Proposals, size: tuple[int, int], config: PostprocessConfig
+) -> dict[str, float]:
     """Fast, plain and transformers' merge of the same masks at one size, milliseconds."""
     import torch
 
     modes = {mode: replace(config, mode=mode) for mode in ("fast", "compiled", "reference")}
-    calls = [partial(merge, proposals, c, CATEGORIES, output_size=size) for c in modes.values()]
+    calls = [partial(postprocess, proposals, c, CATEGORIES, output_size=size) for c in modes.values()]
     row = dict(zip(modes, in_turn(calls)))
     theirs = transformers_merge(proposals, size, config)
     for count in (1, 2):
@@ -246,7 +250,7 @@ def worst(n: int = 50) -> dict[str, float]:
     )
     fast, own, plain = in_turn(
         [
-            partial(merge, proposals, MergeConfig(mode=mode), CATEGORIES, output_size=(640, 640))
+            partial(postprocess, proposals, PostprocessConfig(mode=mode), CATEGORIES, output_size=(640, 640))
             for mode in MODES[:3]
         ],
         rounds=15,
@@ -270,7 +274,8 @@ def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
         taps = output_taps((45, 80), None, size)
         things = np.array([c.is_thing for c in CATEGORIES])
         calls = [
-            partial(merge_masks, scores, labels, masks, things, taps, MergeConfig(mode=m)) for m in MODES[:3]
+            partial(merge_masks, scores, labels, masks, things, taps, PostprocessConfig(mode=m))
+            for m in MODES[:3]
         ]
         return (*(round(s * 1e3, 1) for s in in_turn(calls, 7)), *(peak_memory(c) for c in calls))
 
@@ -334,7 +339,7 @@ def main() -> None:
             show(f"nuclei {size} px, {n} proposals", real("nuclei", files, (size, size), n, args.threads))
     for n in (100, 200):
         proposals = single(*blobs(n, (80, 80)))
-        kept = MergeConfig(object_threshold=0.0)
+        kept = PostprocessConfig(score_threshold=0.0)
         show(f"{n} kept masks at 640×640", against_others(proposals, (640, 640), kept))
         show(f"{n} kept masks at 1024×2048", against_others(single(*blobs(n, (64, 128))), (1024, 2048), kept))
     show("worst case, over the reference", worst())

@@ -41,14 +41,14 @@ from maskconver.io.images import read_image
 from maskconver.io.results import panoptic_writer
 from maskconver.io.sources import list_images
 
-STAGES = ("network", "merge", "decode", "prepare", "write", "waiting")
+STAGES = ("network", "postprocess", "decode", "prepare", "write", "waiting")
 
 
 class Elsewhere:
     """A runtime that waits instead of calculating, and gives the real network's first answer every time."""
 
     def __init__(self, runtime: Runtime, seconds: float) -> None:
-        self.input, self.merge, self.categories = runtime.input, runtime.merge, runtime.categories
+        self.input, self.postprocess, self.categories = runtime.input, runtime.postprocess, runtime.categories
         self.runtime, self.seconds = runtime, seconds
         self.answer: Proposals | None = None
 
@@ -167,7 +167,7 @@ def print_folder(args: argparse.Namespace, folder: Path, paths: list[Path], size
     )
     first = 0.0
     for name, pipeline, draft in ways:
-        merge = {"mode": args.merge} if args.merge else {}
+        merge = {"mode": args.postprocess} if args.postprocess else {}
         predictor = Predictor(args.model, device=args.device, draft_jpeg=draft, **merge)
         if args.elsewhere is not None:
             predictor.runtime = Elsewhere(predictor.runtime, args.elsewhere / 1000)

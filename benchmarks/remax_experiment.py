@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from maskconver.data.synth.write import write_dataset
-from maskconver.merge import merge
+from maskconver.merge import postprocess
 from maskconver.metrics import PanopticQuality
 from maskconver.metrics.overlap import Overlap
 from maskconver.models import create_model
@@ -48,7 +48,7 @@ KMAX = {"bn_momentum": 0.1, "drop_path": 0.0, "proposals": 32}
 # model, changes to it, "remask" of MaskConver, factor of the learning rate
 ARMS: dict[str, tuple[str, dict[str, Any], bool, float]] = {
     "kmax": ("remax_t", {**KMAX, "remax": {"mask_id_loss": "softmax", "remask_layers": 0, "eta": 0.0},
-                         "merge": {"mask_activation": "softmax"}, "mask_start": (1.0, 0.0)}, False, 1),
+                         "postprocess": {"mask_activation": "softmax"}, "mask_start": (1.0, 0.0)}, False, 1),
     "sigmoid": ("remax_t", {**KMAX, "remax": {**RELAXED, "remask_layers": 0, "eta": 0.0},
                             "mask_start": (1.0, -3.0)}, False, 1),
     "remax": ("remax_t", {**KMAX, "remax": RELAXED, "mask_start": (1.0, -3.0)}, False, 1),
@@ -102,13 +102,13 @@ def judge(model: Any, data: SegmentationData) -> dict[str, Any]:
         proposals.geometry = (item.geometry,)
         for (score, overlap), metric in metrics.items():
             config = dataclasses.replace(
-                model.merge,
-                object_threshold=score,
+                model.postprocess,
+                score_threshold=score,
                 stuff_threshold=None,
                 overlap_threshold=overlap,
                 min_area=0.0,
             )
-            found = merge(proposals, config, data.categories)[0]
+            found = postprocess(proposals, config, data.categories)[0]
             truth = item.sample
             metric.add(
                 Overlap.of(

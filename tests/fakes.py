@@ -3,7 +3,7 @@
 import numpy as np
 
 from maskconver.core.categories import Categories, Category
-from maskconver.core.config import InputConfig, MergeConfig
+from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.core.proposals import Proposals
 
 CATEGORIES = Categories(
@@ -28,7 +28,7 @@ class FakeRuntime:
 
     def __init__(self, mode: str = "fit", size: tuple[int, int] = (64, 64), scale: float = 1.0) -> None:
         self.input = InputConfig(mode, size, scale, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
-        self.merge = MergeConfig(min_area=0.0, overlap_threshold=0.5)
+        self.postprocess = PostprocessConfig(min_area=0.0, overlap_threshold=0.5)
         self.categories = CATEGORIES
         self.shapes: list[tuple[int, ...]] = []
 

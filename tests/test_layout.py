@@ -16,7 +16,18 @@ ROOT = Path(maskconver.__file__).parent
 TORCH = ("models", "training", "export")  # the ring that needs PyTorch
 GIVEN_TENSORS = {"merge.tensor", "inference.torch"}  # import it when they are given a tensor or a model file
 # What a folder may import stands before it.
-ORDER = ("errors", "core", "recipes", "io", "data", "merge", "metrics", "models", "inference", "training")
+ORDER = (
+    "errors",
+    "core",
+    "recipes",
+    "io",
+    "data",
+    "merge",
+    "metrics",
+    "models",
+    "inference",
+    "training",
+)
 ORDER += ("export", "cli")
 FAMILIES = {path.parent.name for path in (ROOT / "models").glob("*/config.py")}
 

@@ -7,7 +7,7 @@ from .core.segmentation import Segmentation as Segmentation
 from .core.segments import Segment as Segment
 from .errors import MaskconverError as MaskconverError
 from .inference.predictor import Predictor as Predictor
-from .merge import merge as merge
+from .merge import postprocess as postprocess
 from .metrics import PanopticQuality as PanopticQuality
 from .models import create_model as create_model
 from .models import list_models as list_models

@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from maskconver.cli.main import main
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.errors import CheckpointError
 from maskconver.export.compare import Comparison
 
@@ -20,7 +20,7 @@ from maskconver.export.compare import Comparison
 class Stub:
     """Stands for a loaded model."""
 
-    merge = MergeConfig()
+    merge = PostprocessConfig()
 
 
 @pytest.fixture

@@ -68,10 +68,10 @@ def test_canvas_and_thresholds_are_those_of_the_data_set(
     with torch.device("meta"):
         source = create_model("kmax_r50", num_classes=classes, proposals=4, semantic="none")
         model = model_of({official_name(k): v for k, v in source.state_dict().items()})
-    merge = model.merge
+    merge = model.postprocess
     assert model.input.size == size and (model.categories is not None) == (classes == 133)
     assert (
-        merge.object_threshold,
+        merge.score_threshold,
         merge.stuff_threshold,
         merge.overlap_threshold,
         merge.mask_exponent,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from maskconver.cli.main import main
 from maskconver.core.categories import Categories
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from tests.fakes import CATEGORIES, FakeRuntime, picture
 
 
@@ -143,8 +143,8 @@ def test_thresholds_on_the_command_line(folder, capsys):
 
 def test_the_score_threshold_on_the_command_line_is_one_of_stuff_too(folder, monkeypatch, capsys):
     runtime = FakeRuntime()
-    runtime.merge = MergeConfig(
-        rule="kmax", object_threshold=0.7, stuff_threshold=0.5, min_area=0.0, pixel_threshold=0.5
+    runtime.postprocess = PostprocessConfig(
+        rule="kmax", score_threshold=0.7, stuff_threshold=0.5, min_area=0.0, mask_threshold=0.5
     )
     monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: runtime)
     assert main(["predict", "fake", "in", "--out", "out"]) == 0
@@ -284,12 +284,12 @@ def test_the_shared_bad_pictures(folder, shared, capsys):
 def test_where_the_time_went_is_said_by_stage(folder, capsys):
     assert main(["predict", "fake", "in", "--out", "out"]) == 0
     out = capsys.readouterr().out
-    for stage in ("network", "merge", "waiting", "in other threads decode", "prepare", "write"):
+    for stage in ("network", "postprocess", "waiting", "in other threads decode", "prepare", "write"):
         assert f"{stage} " in out.split("images/s from reading to writing")[1]
     assert main(["predict", "fake", "in", "--out", "out", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert set(figures["seconds"]) == {
-        *("total", "decode", "prepare", "network", "merge", "write", "waiting"),
+        *("total", "decode", "prepare", "network", "postprocess", "write", "waiting"),
     }
     assert set(figures["overlapped"]) == {"decode", "prepare", "write"}
     assert figures["images_per_second"] == pytest.approx(2 / figures["seconds"]["total"], rel=0.05)

@@ -17,7 +17,7 @@ pytest.importorskip("litert_torch", reason='needs litert-torch, of the extra "ex
 
 import maskconver as mc
 from maskconver.cli.main import main
-from maskconver.core.config import RGB_MEAN, RGB_STD, InputConfig, MergeConfig
+from maskconver.core.config import RGB_MEAN, RGB_STD, InputConfig, PostprocessConfig
 from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Proposals
 from maskconver.data.synth.write import synthesize
@@ -27,7 +27,7 @@ from maskconver.export.litert_quantize import quantize_litert
 from maskconver.export.panoptic import PanopticMerge, PanopticNetwork
 from maskconver.inference.exported import OUTPUTS, Exported
 from maskconver.inference.litert import LiteRtRuntime
-from maskconver.merge import merge
+from maskconver.merge import postprocess
 from tests.export.test_device_example import SCRIPT
 from tests.fakes import CATEGORIES
 
@@ -53,7 +53,12 @@ class Small(nn.Module):
 
 
 def description(**changes: object) -> Exported:
-    given = {"quantize": "none", "uint8": False, "input": InputConfig(size=SIZE), "merge": MergeConfig()}
+    given = {
+        "quantize": "none",
+        "uint8": False,
+        "input": InputConfig(size=SIZE),
+        "postprocess": PostprocessConfig(),
+    }
     about = {"name": "small", "version": "0", "size": SIZE, "multiple": 1, "proposals": 5}
     return Exported(**(about | given | changes), categories=CATEGORIES)  # type: ignore[arg-type]
 
@@ -85,8 +90,8 @@ def test_any_network_becomes_a_file_with_channels_last_and_named_answers(file):
 
 def test_the_file_says_what_it_is_and_nothing_of_this_machine(file):
     runtime = mc.Predictor(file).runtime
-    assert (runtime.input, runtime.merge, runtime.categories) == (
-        InputConfig(size=SIZE), MergeConfig(), CATEGORIES,
+    assert (runtime.input, runtime.postprocess, runtime.categories) == (
+        InputConfig(size=SIZE), PostprocessConfig(), CATEGORIES,
     )  # fmt: skip
     assert repr(runtime) == "small in small.tflite"
     assert b"maskconver.models" not in file.read_bytes() and b"/tests/" not in file.read_bytes()
@@ -95,7 +100,7 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(file):
 class Bytes(nn.Module):
     """`Small` with its merge inside, of 1×h×w×3 bytes."""
 
-    def __init__(self, config: MergeConfig) -> None:
+    def __init__(self, config: PostprocessConfig) -> None:
         super().__init__()
         masks = SIZE[0] // 4, SIZE[1] // 4
         self.network = PanopticNetwork(Small(), PanopticMerge(config, CATEGORIES, masks, SIZE))
@@ -108,8 +113,8 @@ class Bytes(nn.Module):
 @pytest.fixture(scope="module")
 def panoptic_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("panoptic") / "small.tflite"
-    merge = MergeConfig(overlap_threshold=0.1, min_area=0.0)
-    about = description(output="panoptic", uint8=True, merge=merge)
+    merge = PostprocessConfig(overlap_threshold=0.1, min_area=0.0)
+    about = description(output="panoptic", uint8=True, postprocess=merge)
     given = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
     path.write_bytes(_described(convert(Bytes(merge).eval(), given, OUTPUTS["panoptic"]), about.to_json()))
     return path
@@ -121,8 +126,8 @@ def test_a_file_with_the_merge_inside_gives_the_plain_merge_s_map(panoptic_file)
     fed = torch.from_numpy(runtime.to_uint8(canvas[None])).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         scores, labels, masks = Small().eval()((fed - RGB[0]) / RGB[1])
-    plain = replace(runtime.merge, mode="reference")
-    (expected,) = merge(Proposals(scores, labels, masks).numpy(), plain, CATEGORIES, output_size=SIZE)
+    plain = replace(runtime.postprocess, mode="reference")
+    (expected,) = postprocess(Proposals(scores, labels, masks).numpy(), plain, CATEGORIES, output_size=SIZE)
     (found,) = runtime.canvas_maps(canvas[None])
     np.testing.assert_array_equal(found.ids, expected.ids)
     rows = [(s.id, s.label, s.area) for s in expected]

@@ -115,7 +115,7 @@ def test_the_file_says_what_it_is(exported, models):
     told = Exported.from_json(proto.metadata_props[0].value, path)
     assert told.version == mc.__version__ and told.name == models["nuclei"].name
     assert told.input == replace(models["nuclei"].input, mode="fit", size=SIZES["nuclei"])
-    assert (told.merge, told.categories) == (models["nuclei"].merge, models["nuclei"].categories)
+    assert (told.postprocess, told.categories) == (models["nuclei"].postprocess, models["nuclei"].categories)
     assert str(Path(onnx_export.__file__).parent).encode() not in path.read_bytes()
 
 
@@ -297,7 +297,7 @@ def test_what_kmax_models_are_not_exported_to_is_said_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match="--to onnx or torch-export"):
         describe(model, None, False, None, "none", False)  # as LiteRT asks
 
-    model.merge.hard_sigmoid = True
+    model.postprocess.hard_sigmoid = True
     with pytest.raises(ConfigError, match="have no hard sigmoid"):
         export_onnx(model, tmp_path / "m.onnx")
 

@@ -15,7 +15,7 @@ from PIL import Image
 import maskconver as mc
 from maskconver.cli.main import main
 from maskconver.core.categories import Categories, Category
-from maskconver.core.config import InputConfig, MergeConfig
+from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.data.synth.write import synthesize
@@ -26,7 +26,7 @@ from maskconver.export.onnx import export_onnx
 from maskconver.export.panoptic import PanopticMerge
 from maskconver.inference.exported import CanvasMap
 from maskconver.inference.onnx import OnnxRuntime
-from maskconver.merge import merge
+from maskconver.merge import postprocess
 from tests.fakes import CATEGORIES
 
 FIVE = Categories([Category(i + 1, str(i), i % 2 == 0, (i, 0, 0)) for i in range(5)])
@@ -46,17 +46,17 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
     if seed % 5 == 0:
         scores = (4 * scores).round() / 4
     labels = torch.from_numpy(random.integers(0, 5, (1, n)))
-    config = MergeConfig(
+    config = PostprocessConfig(
         mode="reference",
-        object_threshold=float(random.choice([0, 0.01, 0.5, 1])),
+        score_threshold=float(random.choice([0, 0.01, 0.5, 1])),
         overlap_threshold=float(random.choice([0, 0.3, 0.7])),
         min_area=float(random.choice([0, 0.01, 0.1])),
-        pixel_threshold=float(random.choice([0, 0.5])),
+        mask_threshold=float(random.choice([0, 0.5])),
         nms_iou=float(random.choice([1, 0.5])),
         reassign=bool(random.integers(2)),
         hard_sigmoid=bool(random.integers(2)),
     )
-    expected = merge(Proposals(scores, labels, masks), config, FIVE, output_size=size)[0]
+    expected = postprocess(Proposals(scores, labels, masks), config, FIVE, output_size=size)[0]
     ids, segments, of_segments = PanopticMerge(config, FIVE, (h, w), size)(scores, labels, masks)
     np.testing.assert_array_equal(ids[0], expected.ids)
     rows = [(s.id, s.label, s.area) for s in expected] + [(0, -1, 0)] * (n - len(expected))
@@ -70,8 +70,8 @@ def test_masks_that_are_all_but_impossible_still_compete_in_onnx_runtime(tmp_pat
     scores, labels = torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[0, 2, 4]])
     masks = torch.tensor([-40.0, -30.0, -20.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4).contiguous()
     masks[0, :2, :, :2], masks[0, 2, 0, 3] = torch.tensor([30.0, -5.0])[:, None, None], 3.0
-    config = MergeConfig(mode="reference", min_area=0.0, overlap_threshold=0.3)
-    expected = merge(Proposals(scores, labels, masks), config, FIVE, output_size=(16, 16))[0]
+    config = PostprocessConfig(mode="reference", min_area=0.0, overlap_threshold=0.3)
+    expected = postprocess(Proposals(scores, labels, masks), config, FIVE, output_size=(16, 16))[0]
     module, path = PanopticMerge(config, FIVE, (4, 4), (16, 16)).eval(), tmp_path / "merge.onnx"
     names = ["scores", "labels", "mask_logits"]
     torch.onnx.export(
@@ -144,8 +144,8 @@ def test_what_lies_in_the_padding_is_no_segment():
 
 def test_settings_that_are_inside_the_file_cannot_be_changed(exported, tmp_path, capsys):
     path, _ = exported("mobile", output="panoptic")
-    with pytest.raises(ConfigError, match="object_threshold cannot be changed"):
-        mc.Predictor(path, object_threshold=0.5)
+    with pytest.raises(ConfigError, match="score_threshold cannot be changed"):
+        mc.Predictor(path, score_threshold=0.5)
     with pytest.raises(ConfigError, match="number of proposals inside"):
         mc.Predictor(path, proposals=5)
     with pytest.raises(ConfigError, match="gives panoptic maps, not proposals"):

@@ -50,7 +50,7 @@ def test_the_command_writes_one_and_predict_runs_it(tmp_path, models, monkeypatc
     args = ["export", "mobile", "--to", "torch-export", "--output", "panoptic", "--out", str(out)]
     assert main([*args, "--quantize", "fp16"]) == 2 and not out.exists()
     assert main([*args, "--json", "--hard-sigmoid"]) == 0
-    assert mc.Predictor(out).merge.hard_sigmoid
+    assert mc.Predictor(out).postprocess.hard_sigmoid
     figures = json.loads(capsys.readouterr().out)
     assert figures["differing"] == 0 and figures["bytes"] == out.stat().st_size
     Image.fromarray(synthesize("scenes", (90, 160), 5).image).save(tmp_path / "picture.png")

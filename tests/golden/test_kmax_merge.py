@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry
 from maskconver.merge.kmax import merge_kmax
 
@@ -23,15 +23,15 @@ THRESHOLDS = {
 IS_THING = np.array([True, False, True, False, True, False])
 
 
-def config(data_set: str) -> MergeConfig:
+def config(data_set: str) -> PostprocessConfig:
     things, stuff, overlap, exponent = THRESHOLDS[data_set]
-    return MergeConfig(
+    return PostprocessConfig(
         rule="kmax",
-        object_threshold=things,
+        score_threshold=things,
         stuff_threshold=stuff,
         overlap_threshold=overlap,
         mask_exponent=exponent,
-        pixel_threshold=0.4,
+        mask_threshold=0.4,
         min_area=0.0,
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry
 from maskconver.merge.maskconver import merge_masks, output_taps
 
@@ -26,9 +26,9 @@ def test_category_and_instance_maps_are_the_references(case, mode):
         pytest.importorskip("numba")
     data = np.load(FOLDER / f"{case}.npz")
     size = tuple(data["output_size"].tolist())
-    config = MergeConfig(
+    config = PostprocessConfig(
         mode=mode,
-        object_threshold=float(data["object_mask_threshold"]),
+        score_threshold=float(data["object_mask_threshold"]),
         overlap_threshold=float(data["overlap_threshold"]),
         min_area=float(data["small_area_threshold"]) / max(size) ** 2,
         hard_sigmoid=bool(data["hard_sigmoid"]),

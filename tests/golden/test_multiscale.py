@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskconver.core.categories import Categories
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry, Proposals
-from maskconver.merge import merge
+from maskconver.merge import postprocess
 from maskconver.models import create_model
 from maskconver.models.backbones.resnet import ResNet
 from maskconver.models.decoders.convnext_unet import ConvNeXtBlock, ConvNeXtUNet
@@ -300,8 +300,8 @@ class TestWholeModel:
         proposals = Proposals(
             scores, classes - 1, arrays["mask_logits"].transpose(0, 3, 1, 2), geometry=geometry
         )
-        config = MergeConfig(object_threshold=0.2, overlap_threshold=0.5, min_area=4 / 64**2)
-        found = merge(proposals, config, Categories.from_json(rows), output_size=(64, 64))[0]
+        config = PostprocessConfig(score_threshold=0.2, overlap_threshold=0.5, min_area=4 / 64**2)
+        found = postprocess(proposals, config, Categories.from_json(rows), output_size=(64, 64))[0]
         category, instance = np.zeros((2, 64, 64), int)
         for segment in found.segments:
             where = found.ids == segment.id

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maskconver import Categories, Category, Geometry, Predictor, Proposals
 from maskconver.cli.main import main
-from maskconver.core.config import InputConfig, MergeConfig
+from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.data import open_dataset
 from maskconver.data.synth.write import synth_categories, write_dataset
 from maskconver.errors import ConfigError
@@ -26,7 +26,7 @@ class Oracle:
 
     def __init__(self, dataset, noise: float = 0.2) -> None:
         self.input = InputConfig(size=(SIZE, SIZE))
-        self.merge = MergeConfig(min_area=0.0, object_threshold=0.1)
+        self.postprocess = PostprocessConfig(min_area=0.0, score_threshold=0.1)
         self.categories = dataset.categories
         self.dataset, self.noise, self.next = dataset, noise, 0
 
@@ -70,11 +70,11 @@ def test_groups_add_up_to_the_whole(dataset) -> None:
 
 def test_tuning_finds_the_threshold_that_drops_the_noise(dataset) -> None:
     oracle = Oracle(dataset, noise=0.45)
-    predictor = Predictor(oracle, object_threshold=0.05)
+    predictor = Predictor(oracle, score_threshold=0.05)
     config, grid = tune(predictor, dataset, (0.3, 0.6), (0.5, 0.7))
-    assert config.object_threshold in (0.3, 0.6)
+    assert config.score_threshold in (0.3, 0.6)
     assert max(v for *_, v in grid) == pytest.approx(1.0)
-    assert config.min_area == oracle.merge.min_area
+    assert config.min_area == oracle.postprocess.min_area
 
 
 def test_tuned_figures_are_those_of_the_tuned_model_where_masks_are_a_softmax_over_all(dataset) -> None:
@@ -88,9 +88,9 @@ def test_tuned_figures_are_those_of_the_tuned_model_where_masks_are_a_softmax_ov
             return found
 
     oracle = Rival(dataset, noise=0.01)
-    oracle.merge = replace(oracle.merge, rule="kmax", pixel_threshold=0.5, overlap_threshold=0.3)
+    oracle.postprocess = replace(oracle.postprocess, rule="kmax", mask_threshold=0.5, overlap_threshold=0.3)
     predictor = Predictor(oracle)
-    predictor.merge, grid = tune(predictor, dataset, (0.1, 0.3), (0.3,))
+    predictor.postprocess, grid = tune(predictor, dataset, (0.1, 0.3), (0.3,))
     oracle.next = 0
     assert grid[0][2] == pytest.approx(evaluate(predictor, dataset).total.headline[1])
     assert 0 < grid[0][2] < 1
@@ -146,7 +146,11 @@ class _Constant:
     """Everything is background."""
 
     def __init__(self, categories: Categories) -> None:
-        self.input, self.merge, self.categories = InputConfig(size=(32, 32)), MergeConfig(), categories
+        self.input, self.postprocess, self.categories = (
+            InputConfig(size=(32, 32)),
+            PostprocessConfig(),
+            categories,
+        )
 
     def __call__(self, images: np.ndarray) -> Proposals:
         ones = np.ones((1, 1, 8, 8), np.float32)
@@ -172,7 +176,7 @@ def test_evaluate_from_the_command_line_prints_and_tunes(
     write_dataset(tmp_path / "d", style="cells", count=2, size=(SIZE, SIZE), seed=0, split="val")
     model = create_model(
         "maskconver_mobile_dense_512", categories=synth_categories("cells"), filters=16, embedding_dim=8,
-        input={"size": (SIZE, SIZE)}, proposals=10, merge={"object_threshold": 0.0},
+        input={"size": (SIZE, SIZE)}, proposals=10, postprocess={"score_threshold": 0.0},
     )  # fmt: skip
     save(model, tmp_path / "m.safetensors")
     words = ["evaluate", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "d"), "--split", "val"]
@@ -181,7 +185,7 @@ def test_evaluate_from_the_command_line_prints_and_tunes(
     assert set(figures) >= {"All", "Things", "Stuff", "per_class", "mIoU", "AP50_pooled", "images_per_second"}
     assert main([*words, "--per-class", "--tune", str(tmp_path / "tuned.safetensors")]) == 0
     assert "best thresholds" in capsys.readouterr().out
-    assert load(tmp_path / "tuned.safetensors").merge.overlap_threshold in (0.3, 0.5, 0.6, 0.7, 0.8)
+    assert load(tmp_path / "tuned.safetensors").postprocess.overlap_threshold in (0.3, 0.5, 0.6, 0.7, 0.8)
 
 
 class TestSemantic:
@@ -215,13 +219,15 @@ class TestSemantic:
     def test_tuning_maximises_it(self, labelled) -> None:
         config, grid = tune(Predictor(Oracle(labelled, noise=0.05)), labelled)
         assert len(grid) == 21 and max(v for *_, v in grid) == 1.0
-        assert config.object_threshold < 0.9
+        assert config.score_threshold < 0.9
 
     def test_tuning_varies_the_threshold_that_rules_stuff(self, labelled) -> None:
         oracle = Oracle(labelled, noise=0.05)
-        oracle.merge = replace(oracle.merge, rule="kmax", object_threshold=0.7, stuff_threshold=0.5)
+        oracle.postprocess = replace(
+            oracle.postprocess, rule="kmax", score_threshold=0.7, stuff_threshold=0.5
+        )
         config, grid = tune(Predictor(oracle), labelled, (0.3, 0.95), (0.0,))
-        assert (config.object_threshold, config.stuff_threshold) == (0.7, 0.3)
+        assert (config.score_threshold, config.stuff_threshold) == (0.7, 0.3)
         assert grid[0][2] > grid[1][2]
 
     def test_the_command_prints_it_first(
@@ -233,7 +239,7 @@ class TestSemantic:
 
         model = create_model(
             "maskconver_mobile_dense_512", categories=labelled.categories, filters=16, embedding_dim=8,
-            input={"size": (SIZE, SIZE)}, proposals=10, merge={"object_threshold": 0.0},
+            input={"size": (SIZE, SIZE)}, proposals=10, postprocess={"score_threshold": 0.0},
         )  # fmt: skip
         save(model, tmp_path / "m.safetensors")
         words = ["evaluate", str(tmp_path / "m.safetensors"), "--split", "val"]

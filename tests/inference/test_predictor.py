@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from maskconver.core.categories import Categories, Category
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Proposals
 from maskconver.core.resize import resize_bilinear
 from maskconver.errors import ConfigError, ImageError, MaskconverError, MissingExtraError
@@ -140,9 +140,9 @@ def test_what_is_not_a_picture_is_refused(value, message):
 
 def test_thresholds_can_be_overridden_and_the_models_own_stay():
     runtime = FakeRuntime()
-    predictor = Predictor(runtime, object_threshold=0.85)
+    predictor = Predictor(runtime, score_threshold=0.85)
     assert [s.category for s in predictor(picture())] == ["cell"]
-    assert runtime.merge.object_threshold == MergeConfig().object_threshold
+    assert runtime.postprocess.score_threshold == PostprocessConfig().score_threshold
     with pytest.raises(ConfigError, match="no setting treshold; the merge has rule"):
         Predictor(runtime, treshold=1)
     with pytest.raises(ConfigError, match="min_area is a share"):
@@ -156,7 +156,7 @@ def test_thresholds_can_be_overridden_and_the_models_own_stay():
         ({"non_finite": "ignore"}, 'non_finite "ignore" is not available; there are error, drop'),
         ({"rule": "vote"}, "there are maskconver, kmax"),
         ({"stuff_threshold": 3}, "stuff_threshold is a share"),
-        ({"pixel_threshold": -0.1}, "pixel_threshold is a share"),
+        ({"mask_threshold": -0.1}, "mask_threshold is a share"),
         ({"overlap_threshold": float("nan")}, "overlap_threshold is a share"),
         ({"nms_iou": None}, "nms_iou is a share"),
         ({"output_side": 0}, "output_side is a number of pixels, at least 1, not 0"),
@@ -169,7 +169,7 @@ def test_values_that_mean_nothing_are_refused_before_a_model_is_loaded(setting, 
 
 def test_what_the_merge_of_kmax_models_does_not_have_is_refused_and_the_rest_works():
     runtime = FakeRuntime()
-    runtime.merge = MergeConfig(rule="kmax", min_area=0.0, pixel_threshold=0.5)
+    runtime.postprocess = PostprocessConfig(rule="kmax", min_area=0.0, mask_threshold=0.5)
     for setting in ({"mode": "coarse"}, {"mode": "compiled"}, {"hard_sigmoid": True}):
         with pytest.raises(ConfigError, match="kMaX models"):
             Predictor(runtime, **setting)
@@ -223,7 +223,7 @@ def module():
         def __init__(self):
             super().__init__()
             fake = FakeRuntime()
-            self.input, self.merge, self.categories = fake.input, fake.merge, fake.categories
+            self.input, self.postprocess, self.categories = fake.input, fake.postprocess, fake.categories
             self.weight = torch.nn.Parameter(torch.ones(1))
             self.calls = []
 
@@ -261,7 +261,7 @@ def test_a_saved_model_gives_the_answer_of_the_model_itself(tmp_path):
 
     model = mc.create_model("maskconver_mobile_256", categories=CATEGORIES, proposals=20)
     mc.save(model, tmp_path / "model.safetensors")
-    options = {"object_threshold": 0.0, "overlap_threshold": 0.0, "min_area": 0.0}
+    options = {"score_threshold": 0.0, "overlap_threshold": 0.0, "min_area": 0.0}
     expected = Predictor(model, **options)(picture(100, 120))
     answer = Predictor(tmp_path / "model.safetensors", device="cpu", **options)(picture(100, 120))
     assert answer.ids.shape == (100, 120)
@@ -367,7 +367,7 @@ def test_warnings_of_a_stream_are_given_in_the_callers_thread_before_their_pictu
 def test_a_stream_says_how_long_each_stage_took():
     seconds: dict[str, float] = {}
     list(Predictor(FakeRuntime()).stream([picture(), "no/such.png", picture()], seconds=seconds))
-    assert set(seconds) == {"decode", "prepare", "network", "merge", "waiting"}
+    assert set(seconds) == {"decode", "prepare", "network", "postprocess", "waiting"}
     assert all(value > 0 for value in seconds.values())
 
 
@@ -408,7 +408,7 @@ def test_a_4k_picture_with_100_proposals_takes_less_than_150_mb(things):
 
     runtime = Many(size=(640, 640))
     runtime.categories = Categories(Category(i + 1, f"{i}", i < things, (i, 0, 0)) for i in range(100))
-    runtime.merge = MergeConfig(overlap_threshold=0.0)
+    runtime.postprocess = PostprocessConfig(overlap_threshold=0.0)
     image = np.zeros((2160, 3840, 3), np.uint8)
     tracemalloc.start()
     found = Predictor(runtime)(image)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry
 from maskconver.core.resize import lerp, resize_bilinear
 from maskconver.errors import MissingExtraError
@@ -39,11 +39,11 @@ def random_case(rng):
     scores = rng.choice(np.float32([0.02, 0.3, 0.5, 0.9, 1]), n)
     if rng.random() < 0.5:
         scores = rng.random(n, np.float32)
-    config = MergeConfig(
-        object_threshold=rng.choice([0, 0.3]),
+    config = PostprocessConfig(
+        score_threshold=rng.choice([0, 0.3]),
         overlap_threshold=rng.choice([0, 0.5, 0.7]),
         min_area=rng.choice([0, 0.001]),
-        pixel_threshold=rng.choice([0, 0, 0.3, 0.5, 0.8]),
+        mask_threshold=rng.choice([0, 0, 0.3, 0.5, 0.8]),
         nms_iou=rng.choice([1, 1, 0.5]),
         reassign=rng.random() < 0.3,
         hard_sigmoid=rng.random() < 0.4,
@@ -108,7 +108,7 @@ def test_logits_beyond_the_sigmoid_and_equal_masks_give_the_plain_answer(mode):
     scores = rng.choice(np.float32([0.5, 0.9, 1]), len(masks))
     taps = output_taps((12, 12), None, (97, 90))
     for threshold in (0, 0.5):
-        config = MergeConfig(min_area=0, overlap_threshold=0, pixel_threshold=threshold)
+        config = PostprocessConfig(min_area=0, overlap_threshold=0, mask_threshold=threshold)
         got, expected = both(scores, rng.integers(0, 4, len(masks)), masks, taps, config, mode)
         np.testing.assert_array_equal(got[0], expected[0])
 
@@ -134,7 +134,7 @@ def test_compiled_without_numba_says_what_to_install(monkeypatch):
             np.ones((1, 2, 2), np.float32),
             IS_THING,
             output_taps((2, 2), None, (4, 4)),
-            MergeConfig(mode="compiled"),
+            PostprocessConfig(mode="compiled"),
         )
 
 
@@ -149,7 +149,11 @@ def test_the_way_blocks_are_cut_does_not_change_the_answer(monkeypatch):
 def test_areas_and_winners_are_the_plain_ones_even_where_bounds_are_useless(monkeypatch):
     monkeypatch.setattr(fast, "CROWDED", 2.0)
     rng = np.random.default_rng(0)
-    for config in (MergeConfig(), MergeConfig(hard_sigmoid=True), MergeConfig(pixel_threshold=0.5)):
+    for config in (
+        PostprocessConfig(),
+        PostprocessConfig(hard_sigmoid=True),
+        PostprocessConfig(mask_threshold=0.5),
+    ):
         scores = np.sort(rng.random(9).astype(np.float32))[::-1]
         masks = rng.normal(0, 5, (9, 20, 30)).astype(np.float32)
         taps = output_taps((20, 30), None, (171, 300))
@@ -178,7 +182,7 @@ def test_most_pixels_of_a_usual_picture_are_never_computed(monkeypatch):
 
     monkeypatch.setattr(fast.BoundedCompetition, "_probabilities", counting)
     taps = output_taps((80, 80), None, (640, 640))
-    merge_masks(scores, np.zeros(50, np.int64), masks, IS_THING, taps, MergeConfig())
+    merge_masks(scores, np.zeros(50, np.int64), masks, IS_THING, taps, PostprocessConfig())
     assert 0 < sum(computed) < 0.05 * 50 * 640 * 640
 
 
@@ -186,13 +190,13 @@ def test_crowded_pictures_are_left_to_the_plain_competition():
     rng = np.random.default_rng(0)
     masks, scores = rng.normal(0, 0.1, (20, 10, 10)).astype(np.float32), np.full(20, 0.5, np.float32)
     taps = output_taps((10, 10), None, (80, 80))
-    assert isinstance(fast.compete(scores, masks, taps, MergeConfig()), PlainCompetition)
+    assert isinstance(fast.compete(scores, masks, taps, PostprocessConfig()), PlainCompetition)
 
 
 def test_answers_smaller_than_the_masks_are_left_to_the_plain_competition():
     taps = output_taps((10, 10), None, (7, 40))
     scores, masks = np.ones(1, np.float32), np.ones((1, 10, 10), np.float32)
-    assert isinstance(fast.compete(scores, masks, taps, MergeConfig()), PlainCompetition)
+    assert isinstance(fast.compete(scores, masks, taps, PostprocessConfig()), PlainCompetition)
 
 
 def test_more_than_a_thousand_proposals():
@@ -201,7 +205,7 @@ def test_more_than_a_thousand_proposals():
     masks[range(1200), rng.integers(0, 40, 1200), rng.integers(0, 40, 1200)] = 6
     taps = output_taps((40, 40), None, (160, 160))
     got, expected = both(
-        rng.random(1200, np.float32), rng.integers(0, 4, 1200), masks, taps, MergeConfig(min_area=0)
+        rng.random(1200, np.float32), rng.integers(0, 4, 1200), masks, taps, PostprocessConfig(min_area=0)
     )
     np.testing.assert_array_equal(got[0], expected[0])
     assert len(got[1]) > 100
@@ -212,7 +216,7 @@ def test_memory_at_4k_stays_near_that_of_the_answer():
     masks, scores = smooth_masks(rng, 100, (45, 80), cells=9), rng.random(100, np.float32)
     taps = output_taps((45, 80), Geometry((2160, 3840), (360, 640), (1 / 6, 1 / 6)), None)
     tracemalloc.start()
-    merge_masks(scores, rng.integers(0, 4, 100), masks, IS_THING, taps, MergeConfig())
+    merge_masks(scores, rng.integers(0, 4, 100), masks, IS_THING, taps, PostprocessConfig())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150e6
@@ -244,12 +248,14 @@ def all_bids(scores, masks, taps, config):
     logits = lerp(lerp(masks, rows, 1), columns, 2)
     logits[:, ~(rows.inside[:, None] & columns.inside)] = 0
     p = probabilities(logits, config.hard_sigmoid)
-    threshold = np.float32(config.pixel_threshold)
+    threshold = np.float32(config.mask_threshold)
     near = (abs(p - threshold) <= 1e-6 * threshold).any(0) if threshold else np.zeros(p.shape[1:], bool)
     return np.where(p > threshold, p, 0) * scores[:, None, None], near
 
 
-@pytest.mark.parametrize("config", [MergeConfig(), MergeConfig(pixel_threshold=0.3, hard_sigmoid=True)])
+@pytest.mark.parametrize(
+    "config", [PostprocessConfig(), PostprocessConfig(mask_threshold=0.3, hard_sigmoid=True)]
+)
 def test_tensors_take_three_bands_of_memory_and_the_answer_twice(monkeypatch, config):
     torch = pytest.importorskip("torch")
     from maskconver.merge import tensor

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 from maskconver.core.categories import Categories, Category
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.core.resize import resize_bilinear
 from maskconver.core.segmentation import Segmentation
 from maskconver.errors import ConfigError, MaskconverError
-from maskconver.merge import kmax, merge
+from maskconver.merge import kmax, postprocess
 
 CATEGORIES = Categories([Category(1, "cat", True, (1, 0, 0)), Category(2, "sky", False, (0, 1, 0))])
 CAT, SKY = 0, 1
-CONFIG = MergeConfig(
+CONFIG = PostprocessConfig(
     rule="kmax",
-    object_threshold=0.7,
+    score_threshold=0.7,
     stuff_threshold=0.5,
     overlap_threshold=0.8,
-    pixel_threshold=0.4,
+    mask_threshold=0.4,
     min_area=0,
 )
 
@@ -37,7 +37,7 @@ def stripes(*columns: range, size: int = 8) -> np.ndarray:
 
 
 def merged(
-    scores: list, labels: list, masks: np.ndarray, config: MergeConfig = CONFIG, **kw: object
+    scores: list, labels: list, masks: np.ndarray, config: PostprocessConfig = CONFIG, **kw: object
 ) -> Segmentation:
     geometry = kw.pop("geometry", ())
     proposals = Proposals(
@@ -46,7 +46,7 @@ def merged(
         masks[None],
         geometry=geometry,  # type: ignore[arg-type]
     )
-    return merge(proposals, config, CATEGORIES, **kw)[0]  # type: ignore[arg-type]
+    return postprocess(proposals, config, CATEGORIES, **kw)[0]  # type: ignore[arg-type]
 
 
 def test_things_are_segments_each_and_stuff_is_one_a_class() -> None:
@@ -126,7 +126,7 @@ def test_memory_at_4k_stays_under_150_mb_and_grows_with_the_masks_by_a_bit_a_pix
     geometry = Geometry((540, 960), (180, 320), (1 / 3, 1 / 3))
     labels, scores = np.zeros(100, np.int64), np.full(100, 0.9, np.float32)
 
-    def peak(config: MergeConfig, band: int) -> int:
+    def peak(config: PostprocessConfig, band: int) -> int:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kmax, "BAND_VALUES", band)
             tracemalloc.start()
@@ -136,5 +136,5 @@ def test_memory_at_4k_stays_under_150_mb_and_grows_with_the_masks_by_a_bit_a_pix
         return most
 
     assert peak(CONFIG, kmax.BAND_VALUES // 16) < 150e6 / 16
-    everywhere = replace(CONFIG, mask_activation="sigmoid", pixel_threshold=0)
+    everywhere = replace(CONFIG, mask_activation="sigmoid", mask_threshold=0)
     assert peak(everywhere, kmax.BAND_VALUES // 16) < 100 * 540 * 960 / 8 + 100e6 / 16

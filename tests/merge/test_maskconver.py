@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskconver.core.categories import Categories, Category
-from maskconver.core.config import MergeConfig
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.preprocess import resize_bilinear
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.errors import ConfigError, MaskconverError
-from maskconver.merge import merge, reference
+from maskconver.merge import postprocess, reference
 from maskconver.merge.maskconver import merge_masks, output_taps
 
 IS_THING = np.array([True, True, False, False])
@@ -21,7 +21,7 @@ CATEGORIES = Categories(
     Category(10 * (i + 1), name, thing, (60 * i, 90, 200))
     for i, (name, thing) in enumerate(zip(("cat", "dog", "sky", "grass"), IS_THING.tolist()))
 )
-OPEN = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0)
+OPEN = PostprocessConfig(score_threshold=0.0, overlap_threshold=0.0, min_area=0.0)
 
 
 def run(scores, labels, masks, config=OPEN, size=None, geometry=None):
@@ -43,7 +43,7 @@ def naive(scores, labels, masks, config, size):
     else:
         m = 1 / (1 + np.exp(-logits))
     ranked = sorted(range(len(scores)), key=lambda n: -scores[n])
-    valid = [n for n in ranked if scores[n] > np.float32(config.object_threshold)]
+    valid = [n for n in ranked if scores[n] > np.float32(config.score_threshold)]
     pixels = [(y, x) for y in range(size[0]) for x in range(size[1])]
     winner = {}
     for y, x in pixels:
@@ -77,8 +77,8 @@ def proposals(draw):
     masks = rng.integers(-4, 5, (n, h, w)).astype(np.float32)
     scores = rng.choice(np.array([0, 0.01, 0.2, 0.5, 0.9], np.float32), n)
     labels = rng.integers(-1, len(IS_THING), n)
-    config = MergeConfig(
-        object_threshold=draw(st.sampled_from([0.0, 0.01, 0.2])),
+    config = PostprocessConfig(
+        score_threshold=draw(st.sampled_from([0.0, 0.01, 0.2])),
         overlap_threshold=draw(st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0])),
         min_area=draw(st.sampled_from([0.0, 1 / 36, 4 / 36])),
         hard_sigmoid=draw(st.booleans()),
@@ -113,7 +113,7 @@ def test_no_proposal_gives_void_everywhere():
 
 
 def test_no_proposal_above_the_threshold_gives_void_everywhere():
-    ids, _ = run([0.5], [0], np.full((1, 4, 5), 9.0), MergeConfig(object_threshold=0.5))
+    ids, _ = run([0.5], [0], np.full((1, 4, 5), 9.0), PostprocessConfig(score_threshold=0.5))
     assert not ids.any()
 
 
@@ -140,14 +140,14 @@ def test_a_void_proposal_wins_pixels_and_leaves_them_void():
 def test_pixels_of_a_rejected_proposal_are_void_and_not_the_runner_ups():
     masks = np.full((2, 1, 4), 5.0)
     masks[1, 0, 0] = 50.0  # the second wins one pixel of its four
-    ids, _ = run([0.5, 0.4999], [0, 1], masks, MergeConfig(overlap_threshold=0.5, min_area=0))
+    ids, _ = run([0.5, 0.4999], [0, 1], masks, PostprocessConfig(overlap_threshold=0.5, min_area=0))
     assert ids.tolist() == [[0, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("side", [640, 1280, 500])
 def test_the_smallest_area_is_a_fraction_of_the_square_of_the_longer_side(side):
     pixels = 256 * side * side // 640**2
-    config = MergeConfig(object_threshold=0, overlap_threshold=0)
+    config = PostprocessConfig(score_threshold=0, overlap_threshold=0)
 
     def won_by_the_first(area):
         masks = np.zeros((2, 64, side))
@@ -209,7 +209,7 @@ def test_proposals_with_values_that_are_not_finite_are_left_out_by_option():
 def test_proposals_under_the_threshold_may_hold_anything():
     masks = np.full((2, 3, 3), 5.0)
     masks[1] = np.nan
-    ids, _ = run([0.9, 0.1], [0, 1], masks, replace(OPEN, object_threshold=0.5))
+    ids, _ = run([0.9, 0.1], [0, 1], masks, replace(OPEN, score_threshold=0.5))
     assert (ids == 1).all()
 
 
@@ -235,7 +235,7 @@ def batch(**changes):
 
 
 def test_a_batch_gives_one_segmentation_an_image():
-    first, second = merge(batch(), OPEN, CATEGORIES)
+    first, second = postprocess(batch(), OPEN, CATEGORIES)
     assert [(s.id, s.label, s.category_id, s.category, s.is_thing) for s in first] == [
         (1, 1, 20, "dog", True)
     ]
@@ -244,16 +244,16 @@ def test_a_batch_gives_one_segmentation_an_image():
 
 
 def test_without_geometry_the_answer_has_the_size_of_the_masks_or_the_one_asked_for():
-    assert merge(batch(), OPEN, CATEGORIES)[0].ids.shape == (4, 4)
-    assert merge(batch(), OPEN, CATEGORIES, output_size=(9, 5))[0].ids.shape == (9, 5)
+    assert postprocess(batch(), OPEN, CATEGORIES)[0].ids.shape == (4, 4)
+    assert postprocess(batch(), OPEN, CATEGORIES, output_size=(9, 5))[0].ids.shape == (9, 5)
 
 
 def test_with_geometry_every_image_has_its_own_size():
     geometry = (Geometry((9, 3), (16, 16)), Geometry((2, 16), (16, 16)))
-    results = merge(batch(geometry=geometry), OPEN, CATEGORIES)
+    results = postprocess(batch(geometry=geometry), OPEN, CATEGORIES)
     assert [r.ids.shape for r in results] == [(9, 3), (2, 16)]
     with pytest.raises(ConfigError, match="2 images, but 1"):
-        merge(batch(geometry=geometry[:1]), OPEN, CATEGORIES)
+        postprocess(batch(geometry=geometry[:1]), OPEN, CATEGORIES)
 
 
 def test_torch_proposals_give_the_same_answer():
@@ -261,14 +261,14 @@ def test_torch_proposals_give_the_same_answer():
     arrays = batch()
     tensors = Proposals(*(torch.from_numpy(a) for a in (arrays.scores, arrays.labels, arrays.mask_logits)))
     np.testing.assert_array_equal(
-        merge(tensors, OPEN, CATEGORIES)[0].ids, merge(arrays, OPEN, CATEGORIES)[0].ids
+        postprocess(tensors, OPEN, CATEGORIES)[0].ids, postprocess(arrays, OPEN, CATEGORIES)[0].ids
     )
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4)])
 def test_an_answer_without_pixels_is_refused(size):
     with pytest.raises(ConfigError, match="output_size is height and width in pixels"):
-        merge(batch(), OPEN, CATEGORIES, output_size=size)
+        postprocess(batch(), OPEN, CATEGORIES, output_size=size)
 
 
 def test_masks_on_a_gpu_are_merged_on_the_cpu_where_only_it_has_the_way_asked_for(monkeypatch):
@@ -291,20 +291,20 @@ def test_masks_on_a_gpu_are_merged_on_the_cpu_where_only_it_has_the_way_asked_fo
 
     monkeypatch.setattr(tensor, "TensorCompetition", on_gpu)
     for mode in ("reference", "coarse"):
-        assert (merge(proposals(), replace(OPEN, mode=mode), CATEGORIES)[0].ids == 1).all()
+        assert (postprocess(proposals(), replace(OPEN, mode=mode), CATEGORIES)[0].ids == 1).all()
     assert not used
-    merge(proposals(), OPEN, CATEGORIES)
+    postprocess(proposals(), OPEN, CATEGORIES)
     assert used
 
 
 def test_a_rule_that_does_not_exist_is_refused():
     with pytest.raises(ConfigError, match="kmax"):
-        merge(batch(), MergeConfig(rule="vote"), CATEGORIES)
+        postprocess(batch(), PostprocessConfig(rule="vote"), CATEGORIES)
 
 
 def test_a_way_to_compute_that_does_not_exist_is_refused():
     with pytest.raises(ConfigError, match="fast, compiled, reference, coarse"):
-        merge(batch(), MergeConfig(mode="best"), CATEGORIES)
+        postprocess(batch(), PostprocessConfig(mode="best"), CATEGORIES)
 
 
 def test_coarse_takes_the_winner_of_the_nearest_cell_and_counts_output_pixels():
@@ -323,7 +323,7 @@ def test_a_pixel_that_no_mask_claims_goes_to_the_winner_as_published_or_stays_vo
     mask[0, :2, :2] = 3.0
     ids, _ = run([0.9], [0], mask)
     assert (ids == 1).all()
-    config = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0, pixel_threshold=0.5)
+    config = PostprocessConfig(score_threshold=0.0, overlap_threshold=0.0, min_area=0.0, mask_threshold=0.5)
     ids, first = run([0.9], [0], mask, config)
     np.testing.assert_array_equal(ids, mask[0] > 0)
     np.testing.assert_array_equal(first, [0])
@@ -332,10 +332,10 @@ def test_a_pixel_that_no_mask_claims_goes_to_the_winner_as_published_or_stays_vo
 def test_two_peaks_on_one_object_are_one_object_with_nms():
     left, right = np.full((4, 8), 2.0), np.full((4, 8), 2.0)
     left[:, 4:], right[:, :4] = 1.0, 1.0  # alike masks, each the surer on its half
-    strict = {"object_threshold": 0.0, "overlap_threshold": 0.7, "min_area": 0.0}
-    ids, _ = run([0.8, 0.8], [0, 0], [left, right], MergeConfig(**strict))
+    strict = {"score_threshold": 0.0, "overlap_threshold": 0.7, "min_area": 0.0}
+    ids, _ = run([0.8, 0.8], [0, 0], [left, right], PostprocessConfig(**strict))
     assert (ids == 0).all()  # both keep half of what they claim
-    ids, _ = run([0.8, 0.8], [0, 0], [left, right], MergeConfig(**strict, nms_iou=0.5))
+    ids, _ = run([0.8, 0.8], [0, 0], [left, right], PostprocessConfig(**strict, nms_iou=0.5))
     assert (ids == 1).all()
 
 
@@ -343,7 +343,7 @@ def test_nms_leaves_another_class_and_neighbours_alone():
     whole = np.full((4, 8), 2.0)
     half, other = whole.copy(), whole.copy()
     half[:, 4:], other[:, :4] = -2.0, -2.0
-    config = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0, nms_iou=0.5)
+    config = PostprocessConfig(score_threshold=0.0, overlap_threshold=0.0, min_area=0.0, nms_iou=0.5)
     _, first = run([0.9, 0.8], [0, 0], [half, other], config)
     assert len(first) == 2
     _, first = run([0.8, 0.9], [0, 2], [half * 3, whole], config)
@@ -354,7 +354,7 @@ def test_a_mask_dropped_by_nms_drops_no_other():
     x = np.arange(8)
     spans = ((0, 4), (1, 6), (3, 8))
     masks = [np.where((x >= s) & (x < e), 2.0, -2.0)[None].repeat(2, 0) for s, e in spans]
-    config = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=0.0, nms_iou=0.35)
+    config = PostprocessConfig(score_threshold=0.0, overlap_threshold=0.0, min_area=0.0, nms_iou=0.35)
     _, first = run([0.9, 0.8, 0.7], [0, 0, 0], masks, config)
     np.testing.assert_array_equal(np.sort(first), [0, 2])
 
@@ -363,9 +363,9 @@ def test_pixels_of_a_rejected_proposal_become_void_as_published_or_go_to_the_bes
     whole = np.full((2, 8), 1.0)
     intruder = np.full((2, 8), 0.5)
     intruder[:, :2] = 4.0  # claims everything, wins a quarter
-    strict = {"object_threshold": 0.0, "overlap_threshold": 0.5, "min_area": 0.0}
-    ids, _ = run([0.8, 0.8], [0, 0], [whole, intruder], MergeConfig(**strict))
+    strict = {"score_threshold": 0.0, "overlap_threshold": 0.5, "min_area": 0.0}
+    ids, _ = run([0.8, 0.8], [0, 0], [whole, intruder], PostprocessConfig(**strict))
     np.testing.assert_array_equal(ids[0], [0, 0, 1, 1, 1, 1, 1, 1])
-    ids, first = run([0.8, 0.8], [0, 0], [whole, intruder], MergeConfig(**strict, reassign=True))
+    ids, first = run([0.8, 0.8], [0, 0], [whole, intruder], PostprocessConfig(**strict, reassign=True))
     assert (ids == 1).all()
     np.testing.assert_array_equal(first, [0])

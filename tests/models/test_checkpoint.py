@@ -45,11 +45,11 @@ def test_half_precision_files_are_half_as_large_and_load_as_float32(tmp_path: Pa
 
 def test_how_the_merge_is_computed_does_not_travel_with_the_model(tmp_path: Path) -> None:
     model = small("a")
-    model.config.merge.mode, model.config.merge.overlap_threshold = "reference", 0.6
+    model.config.postprocess.mode, model.config.postprocess.overlap_threshold = "reference", 0.6
     save(model, tmp_path / "m.safetensors")
-    assert "mode" not in read_metadata(tmp_path / "m.safetensors")["config"]["merge"]
-    assert load(tmp_path / "m.safetensors").merge.mode == "fast"
-    assert load(tmp_path / "m.safetensors").merge.overlap_threshold == 0.6
+    assert "mode" not in read_metadata(tmp_path / "m.safetensors")["config"]["postprocess"]
+    assert load(tmp_path / "m.safetensors").postprocess.mode == "fast"
+    assert load(tmp_path / "m.safetensors").postprocess.overlap_threshold == 0.6
 
 
 def test_a_file_of_another_version_names_the_way_out(tmp_path: Path) -> None:

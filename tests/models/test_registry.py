@@ -144,10 +144,10 @@ def test_an_unknown_field_is_refused_with_those_there_are() -> None:
 
 
 def test_nested_fields_take_a_dict_or_dotted_names() -> None:
-    one = create_model("maskconver_mobile_256", num_classes=2, merge={"min_area": 0.5})
-    other = create_model("maskconver_mobile_256", num_classes=2, **{"merge.min_area": 0.5})
-    assert one.config == other.config and one.merge.min_area == 0.5
-    assert create_model("maskconver_mobile_256", num_classes=2).merge.min_area != 0.5
+    one = create_model("maskconver_mobile_256", num_classes=2, postprocess={"min_area": 0.5})
+    other = create_model("maskconver_mobile_256", num_classes=2, **{"postprocess.min_area": 0.5})
+    assert one.config == other.config and one.postprocess.min_area == 0.5
+    assert create_model("maskconver_mobile_256", num_classes=2).postprocess.min_area != 0.5
 
 
 def test_categories_travel_with_the_model_and_must_fit_the_number_of_classes() -> None:

@@ -80,8 +80,8 @@ def run(args: Namespace) -> int:
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
         with progress_bar("thresholds", len(dataset)) as advance:
-            predictor.merge, grid = tune(predictor, dataset, on_image=advance)
-        _save_tuned(args.model, args.tune, predictor.merge)
+            predictor.postprocess, grid = tune(predictor, dataset, on_image=advance)
+        _save_tuned(args.model, args.tune, predictor.postprocess)
         if not args.json:
             best = max(grid, key=lambda row: row[2])
             print(f"best thresholds: score {best[0]}, overlap {best[1]}; saved {args.tune}")
@@ -105,7 +105,7 @@ def _save_tuned(model: str, path: str, merge: Any) -> None:
     from ..models.checkpoint import find, load, read_metadata, save
 
     loaded = load(model)
-    loaded.config.merge = merge
+    loaded.config.postprocess = merge
     save(loaded, path, extra=read_metadata(find(model))["extra"])
 
 

@@ -89,7 +89,7 @@ def run(args: Namespace) -> int:
     paths = {name: spread(list_images(source)) for name, source in given.items() if source}
     model = load(args.model)
     pictures = {name: [read_image(path) for path in found] for name, found in paths.items()}
-    model.merge.hard_sigmoid = model.merge.hard_sigmoid or args.hard_sigmoid
+    model.postprocess.hard_sigmoid = model.postprocess.hard_sigmoid or args.hard_sigmoid
     # A folder may have a point in its name, or be ".".
     out = Path(args.out or Path(args.model).resolve().name.removesuffix(".safetensors") + suffix)
     start = time.perf_counter()

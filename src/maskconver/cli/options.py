@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 FIELDS = {
-    "score_threshold": "object_threshold",
+    "score_threshold": "score_threshold",
     "overlap_threshold": "overlap_threshold",
     "min_area": "min_area",
     "hard_sigmoid": "hard_sigmoid",
@@ -22,7 +22,7 @@ FIELDS = {
 
 
 def add_merge_options(parser: ArgumentParser) -> None:
-    """Adds the options; each overrides a field of the model's `MergeConfig`."""
+    """Adds the options; each overrides a field of the model's `PostprocessConfig`."""
     add = parser.add_argument
     add(
         "--score-threshold",
@@ -49,10 +49,10 @@ def add_merge_options(parser: ArgumentParser) -> None:
 
 
 def merge_settings(args: Namespace) -> dict[str, Any]:
-    """The fields of `MergeConfig` that were given; a score threshold is one of stuff too."""
+    """The fields of `PostprocessConfig` that were given; a score threshold is one of stuff too."""
     given = {field: getattr(args, option) for option, field in FIELDS.items()}
     settings = {field: value for field, value in given.items() if value is not None}
-    if "object_threshold" in settings:
+    if "score_threshold" in settings:
         settings["stuff_threshold"] = None  # the same
     return settings
 

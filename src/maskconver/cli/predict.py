@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 20
 # The stages that follow one another, and those that run beside them in threads of their own.
-IN_TURN = ("network", "merge", "waiting")
+IN_TURN = ("network", "postprocess", "waiting")
 OVERLAPPED = ("decode", "prepare", "write")
 
 

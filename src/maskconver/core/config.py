@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
 
@@ -64,7 +64,7 @@ class InputConfig:
 
 
 @dataclass
-class MergeConfig:
+class PostprocessConfig:
     """Thresholds that turn proposals into one label a pixel.
 
     Attributes:
@@ -73,19 +73,19 @@ class MergeConfig:
             does `compiled` (extra `fast`), sooner where there are many pictures; `coarse` gives an
             approximate one: the winners at the masks' own stride, enlarged. Masks on a GPU are merged there
             by `fast`, and brought to the CPU by the others. Rule `kmax` has one way only.
-        object_threshold: proposals with a score at or below it are dropped.
+        score_threshold: proposals with a score at or below it are dropped.
         overlap_threshold: a proposal survives if it wins more than this share of its own mask.
         min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
             longer side (256 / 640² is the published 256 px on the 640 px canvas).
-        pixel_threshold: a mask claims only pixels where its probability exceeds this; 0, as published, gives
+        mask_threshold: a mask claims only pixels where its probability exceeds this; 0, as published, gives
             every pixel to somebody, also where no mask says so.
         nms_iou: first, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
             a better one of the same label by more than this IoU; 1, as published, drops none. Two peaks
             on one object otherwise share its pixels, and both may fail the overlap test.
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
-            `pixel_threshold` applies again); false as published.
+            `mask_threshold` applies again); false as published.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
-        stuff_threshold: `object_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
+        stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
         class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
         non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
@@ -95,10 +95,10 @@ class MergeConfig:
 
     rule: Literal["maskconver", "kmax"] = "maskconver"
     mode: Literal["fast", "compiled", "reference", "coarse"] = "fast"
-    object_threshold: float = 0.01
+    score_threshold: float = 0.01
     overlap_threshold: float = 0.7
     min_area: float = field(default=256 / 640**2)
-    pixel_threshold: float = 0.0
+    mask_threshold: float = 0.0
     nms_iou: float = 1.0
     reassign: bool = False
     hard_sigmoid: bool = False
@@ -117,7 +117,9 @@ class MergeConfig:
         """
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
-                raise ConfigError(f'merge {name} "{value}" is not available; there are {", ".join(choices)}')
+                raise ConfigError(
+                    f'postprocess.{name} "{value}" is not available; there are {", ".join(choices)}'
+                )
         for name in SHARES:
             value = getattr(self, name)
             if value is None and name == "stuff_threshold":
@@ -129,13 +131,30 @@ class MergeConfig:
 
 
 CHOICES = {
-    name: get_args(kind) for name, kind in get_type_hints(MergeConfig).items() if get_origin(kind) is Literal
+    name: get_args(kind)
+    for name, kind in get_type_hints(PostprocessConfig).items()
+    if get_origin(kind) is Literal
 }
 SHARES = (
-    "object_threshold",
+    "score_threshold",
     "stuff_threshold",
     "overlap_threshold",
-    "pixel_threshold",
+    "mask_threshold",
     "min_area",
     "nms_iou",
 )
+
+
+_OLD_NAMES = {"object_threshold": "score_threshold", "pixel_threshold": "mask_threshold"}
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a model's config by today's names, also from files and recipes of earlier versions.
+
+    Args:
+        values: a config as JSON or YAML holds it; left as it is.
+    """
+    values = {"postprocess" if name == "merge" else name: value for name, value in values.items()}
+    if isinstance(inner := values.get("postprocess"), dict):
+        values["postprocess"] = {_OLD_NAMES.get(name, name): value for name, value in inner.items()}
+    return values

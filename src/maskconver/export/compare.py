@@ -17,7 +17,7 @@ from ..data.synth.write import synthesize
 from ..errors import ExportError, MaskconverError
 from ..inference.exported import Exported, FileRuntime, Precision
 from ..inference.torch import TorchRuntime
-from ..merge import merge
+from ..merge import postprocess
 from ..models.registry import Model
 
 
@@ -85,7 +85,7 @@ def compare(model: Model, file: FileRuntime, images: Sequence[NDArray[np.uint8]]
         ExportError: the file gives NaN or infinite values.
     """
     # Centres can be asked for in any number, queries are as many as they are.
-    more = file.proposals if file.merge.rule == "kmax" else 2 * file.proposals
+    more = file.proposals if file.postprocess.rule == "kmax" else 2 * file.proposals
     own = TorchRuntime(model, proposals=more)
     tolerance = TOLERANCES[file.file.quantize]
     result = Comparison()
@@ -99,7 +99,7 @@ def compare(model: Model, file: FileRuntime, images: Sequence[NDArray[np.uint8]]
             _add_proposals(result, found, other, tolerance)
             one = _one(expected, i, count, geometry[i])
             try:
-                maps = [merge(p, file.merge, file.categories)[0] for p in (one, other)]
+                maps = [postprocess(p, file.postprocess, file.categories)[0] for p in (one, other)]
             except MaskconverError as error:
                 raise ExportError(f"the exported file cannot be used: {error}") from error
             result.images += 1
@@ -238,11 +238,11 @@ def compare_panoptic(
         ExportError: the file's map and table do not agree.
     """
     own = TorchRuntime(model, proposals=file.file.proposals)
-    plain = replace(file.merge, mode="reference")
+    plain = replace(file.postprocess, mode="reference")
     result = PanopticComparison()
     for canvases, geometry in _batches(file, images or generated(file.file)):
         found: Proposals = replace(own(canvases).numpy(), geometry=())
-        wanted = merge(found, plain, file.categories, output_size=file.file.size)
+        wanted = postprocess(found, plain, file.categories, output_size=file.file.size)
         for expected, answer, where in zip(wanted, file.canvas_maps(canvases), geometry):
             try:
                 given = answer.segmentation(where, file.input, file.categories, image=False)

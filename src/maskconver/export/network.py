@@ -79,7 +79,7 @@ def describe(
         quantize=quantize,
         output=output,
         input=replace(own, mode="fit", size=fixed) if fixed else replace(own, multiple=step),
-        merge=model.merge,
+        postprocess=model.postprocess,
         categories=model.categories,
     )
 
@@ -92,7 +92,7 @@ def _check_kmax(
         raise ConfigError(
             "kMaX-DeepLab and ReMaX are exported --to onnx or torch-export, with --output proposals only"
         )
-    if model.merge.hard_sigmoid:
+    if model.postprocess.hard_sigmoid:
         raise ConfigError("kMaX-DeepLab and ReMaX have no hard sigmoid: leave out --hard-sigmoid")
     if dynamic:
         raise ConfigError("kMaX-DeepLab and ReMaX are exported for one size: leave out --dynamic")
@@ -133,7 +133,9 @@ def network(model: Model, description: Exported) -> nn.Module:
         assert description.size is not None
         stride: int = model.stride  # type: ignore[assignment]
         height, width = (-(-n // stride) for n in description.size)
-        merge = PanopticMerge(description.merge, description.categories, (height, width), description.size)
+        merge = PanopticMerge(
+            description.postprocess, description.categories, (height, width), description.size
+        )
         result = PanopticNetwork(result, merge)
     return result.to("cpu").eval()
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.categories import Categories
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.resize import Taps
 
 BAND_VALUES = 1 << 20  # interpolated values held at a time, 4 MB
@@ -36,7 +36,11 @@ class PanopticMerge(nn.Module):
     weight_x: Tensor
 
     def __init__(
-        self, config: MergeConfig, categories: Categories, mask_size: tuple[int, int], size: tuple[int, int]
+        self,
+        config: PostprocessConfig,
+        categories: Categories,
+        mask_size: tuple[int, int],
+        size: tuple[int, int],
     ) -> None:
         super().__init__()
         self.config, self.size = config, size
@@ -60,7 +64,7 @@ class PanopticMerge(nn.Module):
             of a segment, best first, then rows (0, -1, 0); `scores` 1×N float32 of the segments, then 0.
         """
         score, label = scores[0], labels[0]
-        candidate = score > self.config.object_threshold
+        candidate = score > self.config.score_threshold
         if self.config.nms_iou < 1:
             candidate = candidate & self._distinct(candidate, label, mask_logits[0].flatten(1))
         lines = self._columns(mask_logits[0].permute(1, 2, 0))
@@ -108,8 +112,8 @@ class PanopticMerge(nn.Module):
                 masks = ((-masks).exp() + 1).reciprocal()
             own_area = own_area + (masks > 0.5).float().sum((0, 1))
             bids = masks * scores
-            if self.config.pixel_threshold:
-                bids = bids.where(masks > self.config.pixel_threshold, 0.0)
+            if self.config.mask_threshold:
+                bids = bids.where(masks > self.config.mask_threshold, 0.0)
                 best, winner = bids.max(-1)
                 winner = winner.where(best > 0, count)
             else:
@@ -153,13 +157,13 @@ class PanopticMerge(nn.Module):
 class PanopticNetwork(nn.Module):
     """A network up to its proposals, and the merge."""
 
-    def __init__(self, network: nn.Module, merge: PanopticMerge) -> None:
+    def __init__(self, network: nn.Module, postprocess: PanopticMerge) -> None:
         super().__init__()
-        self.network, self.merge = network, merge
+        self.network, self.postprocess = network, postprocess
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images as the network takes them to `PanopticMerge`'s answer."""
-        answer: tuple[Tensor, Tensor, Tensor] = self.merge(*self.network(images))
+        answer: tuple[Tensor, Tensor, Tensor] = self.postprocess(*self.network(images))
         return answer
 
 

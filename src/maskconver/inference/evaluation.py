@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from ..core.categories import Categories
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.preprocess import prepare
 from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
 from ..data.dataset import PanopticDataset
 from ..errors import ConfigError, DataError, MaskconverError
-from ..merge import merge
+from ..merge import postprocess
 from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_average_precision
 from ..metrics.overlap import Overlap
 from ..metrics.panoptic_quality import match_segments
@@ -225,18 +225,18 @@ def write_gallery(
 def tune(
     predictor: Predictor,
     dataset: PanopticDataset,
-    object_thresholds: tuple[float, ...] | None = None,
+    score_thresholds: tuple[float, ...] | None = None,
     overlap_thresholds: tuple[float, ...] | None = None,
     on_image: Callable[[], None] = lambda: None,
-) -> tuple[MergeConfig, list[tuple[float, float, float]]]:
+) -> tuple[PostprocessConfig, list[tuple[float, float, float]]]:
     """The thresholds with the best `Figures.headline`: PQ of things, or mIoU of semantic models.
 
     The network runs once an image; only the merge is repeated. Where the data has no things and the model
-    a threshold of its own for stuff, that one is varied in place of `object_threshold`.
+    a threshold of its own for stuff, that one is varied in place of `score_threshold`.
 
     Args:
         predictor, dataset: as for `evaluate`.
-        object_thresholds, overlap_thresholds: the values that are tried, in all combinations; None tries what
+        score_thresholds, overlap_thresholds: the values that are tried, in all combinations; None tries what
             suits things or, where there are none, semantic segmentation.
         on_image: called after each image.
 
@@ -245,16 +245,18 @@ def tune(
     """
     require_same_categories(predictor.categories, dataset.categories)
     usual = TRIED_THINGS if dataset.categories.is_thing.any() else TRIED_SEMANTIC
-    scores, overlaps = object_thresholds or usual[0], overlap_thresholds or usual[1]
-    own_stuff = predictor.merge.rule == "kmax" and predictor.merge.stuff_threshold is not None
-    varied = "stuff_threshold" if own_stuff and not _has_things(dataset) else "object_threshold"
+    scores, overlaps = score_thresholds or usual[0], overlap_thresholds or usual[1]
+    own_stuff = predictor.postprocess.rule == "kmax" and predictor.postprocess.stuff_threshold is not None
+    varied = "stuff_threshold" if own_stuff and not _has_things(dataset) else "score_threshold"
     grid = list(product(scores, overlaps))
     thresholds: list[dict[str, Any]] = [{varied: s, "overlap_threshold": o} for s, o in grid]
-    configs = [replace(predictor.merge, **t) for t in thresholds]
+    configs = [replace(predictor.postprocess, **t) for t in thresholds]
     metrics = [Figures(dataset.categories) for _ in grid]
     for index, proposals in _proposals(predictor, dataset, min(scores)):
         for metric, config in zip(metrics, configs):
-            segmentation = merge(proposals, config, dataset.categories)[0].resized(dataset.ids(index).shape)
+            segmentation = postprocess(proposals, config, dataset.categories)[0].resized(
+                dataset.ids(index).shape
+            )
             metric.add(_overlap(segmentation, dataset, index))
         on_image()
     values = [m.headline[1] for m in metrics]
@@ -278,7 +280,7 @@ def _proposals(
     for index in range(len(dataset)):
         canvas, geometry = prepare(dataset.image(index), predictor.runtime.input)
         found = replace(predictor.runtime(canvas[None]), class_logits=None, geometry=(geometry,)).numpy()
-        if predictor.merge.rule != "kmax":
+        if predictor.postprocess.rule != "kmax":
             alive = ~(found.scores[0] <= np.float32(least))  # not finite: left to the merge
             found = Proposals(
                 found.scores[:, alive], found.labels[:, alive], found.mask_logits[:, alive], None, (geometry,)

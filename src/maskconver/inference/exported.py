@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
-from ..core.config import InputConfig, MergeConfig
+from ..core.config import InputConfig, PostprocessConfig, renamed
 from ..core.preprocess import scaled_size
 from ..core.proposals import Geometry, Proposals
 from ..core.resize import resize_nearest
@@ -44,10 +44,10 @@ class Exported:
         uint8: the file takes 1×h×w×3 uint8 RGB, not 1×3×h×w float32 normalised.
         quantize: how its weights are stored.
         input: how an image is brought to the canvas.
-        merge: the thresholds of the model's answer.
+        postprocess: the thresholds of the model's answer.
         categories: the label set.
         output: `proposals`, the fields of `Proposals`; or `panoptic`, those of `CanvasMap`: then the merge,
-            with the thresholds of `merge`, is in the file.
+            with the thresholds of `postprocess`, is in the file.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Exported:
     uint8: bool
     quantize: Precision
     input: InputConfig
-    merge: MergeConfig
+    postprocess: PostprocessConfig
     categories: Categories
     output: Output = "proposals"
 
@@ -86,7 +86,7 @@ class Exported:
                     f"{path} was exported by maskconver {rows.get('version')} in another format than this "
                     f"version reads ({FORMAT}); export the model again"
                 )
-            return msgspec.convert(rows, cls, dec_hook=lambda _, rows: Categories.from_json(rows))
+            return msgspec.convert(renamed(rows), cls, dec_hook=lambda _, rows: Categories.from_json(rows))
         except (msgspec.MsgspecError, TypeError, KeyError, DataError) as error:
             raise CheckpointError(f"{path} has a damaged description: {error}; export it again") from error
 
@@ -161,7 +161,7 @@ class FileRuntime(ABC):
 
     def __init__(self, path: str | os.PathLike[str], file: Exported, proposals: int | None) -> None:
         self.path, self.file = path, file
-        self.input, self.merge, self.categories = file.input, file.merge, file.categories
+        self.input, self.postprocess, self.categories = file.input, file.postprocess, file.categories
         if proposals is not None and file.output == "panoptic":
             raise ConfigError(
                 f"{path} has its merge and its number of proposals inside; export it with another"

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.preprocess import prepare, resize_bilinear, scaled_size
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError
 from ..io.images import MAX_PIXELS, read_reduced
 from ..io.pixels import ImageWarning, kept_warnings
-from ..merge import merge
+from ..merge import postprocess
 from .inputs import as_image
 from .runtime import Runtime as Runtime
 from .runtime import open_runtime, panoptic
@@ -55,7 +55,7 @@ class Predictor:
     """Segments pictures with one model.
 
     ```python
-    predictor = Predictor("nuclei", object_threshold=0.3)
+    predictor = Predictor("nuclei", score_threshold=0.3)
     predictor("cells.png").draw().save("overlay.png")
     ```
 
@@ -69,7 +69,7 @@ class Predictor:
         draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the canvas needs no
             more. The answer has the size of the file all the same, but differs a little, and its `image` is
             None for such files. See docs/decisions/draft-jpeg.md.
-        merge: fields of `MergeConfig` to override, e.g. `object_threshold=0.3`.
+        settings: fields of `PostprocessConfig` to override, e.g. `score_threshold=0.3`.
 
     Raises:
         CheckpointError: no such model, or a file that cannot be loaded.
@@ -86,28 +86,28 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
         draft_jpeg: bool = False,
-        **merge: Any,
+        **settings: Any,
     ) -> None:
-        known = [f.name for f in fields(MergeConfig)]
-        if unknown := set(merge) - set(known):
-            raise ConfigError(f"no setting {', '.join(sorted(unknown))}; the merge has {', '.join(known)}")
-        MergeConfig(**merge).check()  # before the model is loaded
+        known = [f.name for f in fields(PostprocessConfig)]
+        if unknown := set(settings) - set(known):
+            raise ConfigError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        PostprocessConfig(**settings).check()  # before the model is loaded
         self.runtime = open_runtime(model, device, proposals)
         if self.runtime.categories is None:
             raise ConfigError(
                 "the model has no categories, so its answers have no names; make it with categories=…"
             )
-        self.merge = replace(self.runtime.merge, **merge)
-        self.merge.check()
-        if self.merge.rule == "kmax":
-            _require_kmax_merge(merge)
+        self.postprocess = replace(self.runtime.postprocess, **settings)
+        self.postprocess.check()
+        if self.postprocess.rule == "kmax":
+            _require_kmax_merge(settings)
         self._maps = panoptic(self.runtime)
-        if self._maps and merge:
+        if self._maps and settings:
             raise ConfigError(
-                f"{model} has its merge inside, so {', '.join(merge)} cannot be changed; "
+                f"{model} has its merge inside, so {', '.join(settings)} cannot be changed; "
                 "export it again with --output proposals"
             )
-        if self.merge.mode == "compiled" and not self._maps and find_spec("numba") is None:
+        if self.postprocess.mode == "compiled" and not self._maps and find_spec("numba") is None:
             raise MissingExtraError('merge mode "compiled"', "fast")
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
@@ -270,10 +270,12 @@ class Predictor:
             with timed(times, "merge"):
                 geometry = tuple(one.geometry for one in together)
                 if isinstance(found, Proposals):
-                    results += merge(replace(found, geometry=geometry), self.merge, self.categories)
+                    results += postprocess(
+                        replace(found, geometry=geometry), self.postprocess, self.categories
+                    )
                 else:
                     own = self.runtime.input, self.categories
-                    side = self.merge.output_side
+                    side = self.postprocess.output_side
                     results += [one.segmentation(at, *own, side=side) for one, at in zip(found, geometry)]
         for result, one in zip(results, ready):
             result.image, result.file_name = _of_size(one.picture, result.ids.shape), one.name

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
-from ..core.config import InputConfig, MergeConfig
+from ..core.config import InputConfig, PostprocessConfig
 from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
@@ -26,12 +26,12 @@ class Runtime(Protocol):
 
     Attributes:
         input: how images are brought to the network.
-        merge: the thresholds the model was made with.
+        postprocess: the thresholds the model was made with.
         categories: its label set.
     """
 
     input: InputConfig
-    merge: MergeConfig
+    postprocess: PostprocessConfig
     categories: Categories
 
     def __call__(self, images: NDArray[np.float32]) -> Proposals:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
-from ..core.config import InputConfig, MergeConfig
+from ..core.config import InputConfig, PostprocessConfig
 from ..core.proposals import Proposals
 from ..errors import CheckpointError, ConfigError, MissingExtraError
 from .exported import KEY, Exported, FileRuntime, require_file
@@ -34,7 +34,7 @@ class TorchRuntime:
                 raise ConfigError(f'device "{device}" cannot be used: {reason}') from error
         self.model = model
         self.input: InputConfig = model.input
-        self.merge: MergeConfig = model.merge
+        self.postprocess: PostprocessConfig = model.postprocess
         self.categories: Categories = model.categories
         self.options = {} if proposals is None else {"proposals": proposals}
 

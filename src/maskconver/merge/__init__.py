@@ -1,23 +1,23 @@
-"""From proposals to one label a pixel: one rule a family, each `(Proposals, MergeConfig) -> Segmentation`."""
+"""From proposals to one label a pixel: one rule a family, each `(Proposals, config) -> Segmentation`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..core.categories import Categories
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError
 from .kmax import merge_kmax
 from .maskconver import merge_masks, output_taps
 
-__all__ = ["merge"]
+__all__ = ["postprocess"]
 
 
-def merge(
+def postprocess(
     proposals: Proposals,
-    config: MergeConfig,
+    config: PostprocessConfig,
     categories: Categories,
     *,
     output_size: tuple[int, int] | None = None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.resize import Taps
 from .blocks import Axis, Blocks, BoundsDoNotPay, Flags, Indices, Values, bounds_error, pixels, whole
 from .reference import PlainCompetition, probabilities, wins_share
@@ -24,7 +24,7 @@ CROWDED = 0.5  # share of all pairs of cell and candidate still open above which
 
 
 def compete(
-    scores: Values, logits: Values, taps: tuple[Taps, Taps], config: MergeConfig
+    scores: Values, logits: Values, taps: tuple[Taps, Taps], config: PostprocessConfig
 ) -> BoundedCompetition | PlainCompetition:
     """The winners of `PlainCompetition`, by bounds where they pay; arguments are its own."""
     try:
@@ -40,7 +40,9 @@ class BoundedCompetition:
         BoundsDoNotPay: the plain competition is the better way.
     """
 
-    def __init__(self, scores: Values, logits: Values, taps: tuple[Taps, Taps], config: MergeConfig) -> None:
+    def __init__(
+        self, scores: Values, logits: Values, taps: tuple[Taps, Taps], config: PostprocessConfig
+    ) -> None:
         self.y, self.x = Axis.of(taps[0]), Axis.of(taps[1])
         self.shape = (len(taps[0]), len(taps[1]))
         self.scores, self.logits, self.config, self.nobody = scores, logits, config, len(scores)
@@ -54,7 +56,7 @@ class BoundedCompetition:
         # Pixels beyond the image read a logit of 0, the same for all: the first candidate has the best score.
         half = probabilities(np.zeros(1, np.float32), config.hard_sigmoid)
         beyond = self.shape[0] * self.shape[1] - len(self.y.taps) * len(self.x.taps)
-        self.winner_beyond = self.nobody if half[0] <= np.float32(config.pixel_threshold) else 0
+        self.winner_beyond = self.nobody if half[0] <= np.float32(config.mask_threshold) else 0
         self.own_beyond = beyond if half[0] > 0.5 else 0
         won[self.winner_beyond] += beyond
         self.visible = won[:-1]
@@ -170,20 +172,20 @@ class BoundedCompetition:
 
     def _claims(self, low: Values, scores: Values) -> Values:
         """The least bids of a block, 0 where they may lie under the pixel threshold."""
-        if self.config.pixel_threshold:
-            low = np.where(low > self._above(self.config.pixel_threshold) * scores, low, np.float32(0))
+        if self.config.mask_threshold:
+            low = np.where(low > self._above(self.config.mask_threshold) * scores, low, np.float32(0))
         return low
 
     def _may_win(self, high: Values, scores: Values, floor: Values) -> Flags:
         """Whether a candidate may win a pixel of a block where the best bid nowhere falls below `floor`."""
         alive: Flags = high >= floor * (1 - 2 * self.relative) - 2 * self.absolute
-        if self.config.pixel_threshold:
-            alive &= high > self._below(self.config.pixel_threshold) * scores
+        if self.config.mask_threshold:
+            alive &= high > self._below(self.config.mask_threshold) * scores
         return alive
 
     def _contested(self, count: Indices, floor: Values) -> Flags:
         """Whether it is open who wins a block; with a pixel threshold nobody is a candidate, too."""
-        if self.config.pixel_threshold:
+        if self.config.mask_threshold:
             return (count > 1) | ((count == 1) & (floor == 0))
         return count > 1
 
@@ -237,8 +239,8 @@ class BoundedCompetition:
         """Paints blocks pixel by pixel."""
         y, x = pixels(blocks.y), pixels(blocks.x)
         bids = self._probabilities(blocks, y, x)
-        if self.config.pixel_threshold:
-            bids[bids <= np.float32(self.config.pixel_threshold)] = 0
+        if self.config.mask_threshold:
+            bids[bids <= np.float32(self.config.mask_threshold)] = 0
         bids *= self.scores[blocks.candidate]
         bids = bids.reshape(len(y) * len(x), -1)
         # Candidate after candidate, the blocks with most of them in front; of equals the first stays.
@@ -252,7 +254,7 @@ class BoundedCompetition:
             np.maximum(place[:, :left], (rival > best[:, :left]) * np.uint32(rank), out=place[:, :left])
             np.maximum(best[:, :left], rival, out=best[:, :left])
         winner = np.take(blocks.candidate, first + place)
-        if self.config.pixel_threshold:
+        if self.config.mask_threshold:
             winner[best == 0] = self.nobody
         valid = whole(blocks)[..., order].reshape(winner.shape)
         won += np.bincount(winner[valid] if not valid.all() else winner.ravel(), minlength=len(won))

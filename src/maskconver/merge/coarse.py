@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.resize import Taps
 from .reference import probabilities, wins_share
 
@@ -21,7 +21,7 @@ class CoarseCompetition:
         scores: NDArray[np.float32],
         logits: NDArray[np.float32],
         taps: tuple[Taps, Taps],
-        config: MergeConfig,
+        config: PostprocessConfig,
     ) -> None:
         n, height, width = logits.shape
         self.rows, self.columns = (_nearest(t) for t in taps)
@@ -30,11 +30,11 @@ class CoarseCompetition:
             self.columns, minlength=width
         )
         self.own_area = (masks > 0.5).reshape(n, -1) @ pixels.ravel()
-        if config.pixel_threshold:
-            masks[masks <= np.float32(config.pixel_threshold)] = 0
+        if config.mask_threshold:
+            masks[masks <= np.float32(config.mask_threshold)] = 0
         masks *= scores[:, None, None]
         self.winner = masks.argmax(0)
-        if config.pixel_threshold:
+        if config.mask_threshold:
             self.winner[masks.max(0) == 0] = n
         visible = np.bincount(self.winner.ravel(), pixels.ravel(), minlength=n + 1)[:-1]
         self.visible: NDArray[np.int64] = visible.astype(np.int64)

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.resize import Taps
 from .blocks import Axis, BoundsDoNotPay, Values, bounds_error
 from .reference import PlainCompetition, best_bids, interpolate, probabilities
@@ -28,7 +28,7 @@ ZERO, HALF, ONE, INFINITE = (np.float32(value) for value in (0, 0.5, 1, np.inf))
 
 
 def compete(
-    scores: Values, logits: Values, taps: tuple[Taps, Taps], config: MergeConfig
+    scores: Values, logits: Values, taps: tuple[Taps, Taps], config: PostprocessConfig
 ) -> CompiledCompetition | PlainCompetition:
     """The winners of `PlainCompetition`, compiled where the answer is no smaller than the masks."""
     try:
@@ -44,9 +44,11 @@ class CompiledCompetition(PlainCompetition):
         BoundsDoNotPay: the plain competition is the better way.
     """
 
-    def __init__(self, scores: Values, logits: Values, taps: tuple[Taps, Taps], config: MergeConfig) -> None:
+    def __init__(
+        self, scores: Values, logits: Values, taps: tuple[Taps, Taps], config: PostprocessConfig
+    ) -> None:
         axes, n, hard = (Axis.of(taps[0]), Axis.of(taps[1])), len(scores), config.hard_sigmoid
-        threshold = np.float32(config.pixel_threshold)
+        threshold = np.float32(config.mask_threshold)
         # Pixels beyond the image read a logit of 0, the same for all.
         half = probabilities(np.zeros((1, n), np.float32), hard)
         own, beyond = half[0] > 0.5, best_bids(half, scores, config)[0]
@@ -73,7 +75,7 @@ class CompiledCompetition(PlainCompetition):
         return ids
 
     def _decide(
-        self, scores: Values, logits: Values, taps: Any, config: MergeConfig, visible: NDArray
+        self, scores: Values, logits: Values, taps: Any, config: PostprocessConfig, visible: NDArray
     ) -> None:
         """The doubtful pixels."""
         places = np.flatnonzero(self.winner == len(scores) + 1)

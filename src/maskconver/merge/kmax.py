@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.proposals import Geometry
 from ..core.resize import Taps, lerp
 from ..errors import ConfigError, MaskconverError
@@ -21,12 +21,12 @@ def merge_kmax(
     mask_logits: NDArray[np.float32],
     is_thing: NDArray[np.bool_],
     geometry: Geometry | None,
-    config: MergeConfig,
+    config: PostprocessConfig,
     output_size: tuple[int, int] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """One label a pixel from the N proposals of one image.
 
-    A mask is where its probability (a softmax over all proposals) exceeds `pixel_threshold`; its score is the
+    A mask is where its probability (a softmax over all proposals) exceeds `mask_threshold`; its score is the
     mean of its probability there. In the order of class score^a · mask score^b, proposals whose class score
     exceeds the threshold of their kind take those pixels of their mask that are free, if these are more than
     `overlap_threshold` of it. Stuff of one class is one segment; pixels nobody takes are void.
@@ -78,11 +78,11 @@ def _paint(
     mask_logits: NDArray[np.float32],
     is_thing: NDArray[np.bool_],
     steps: tuple[list[Taps], list[Taps]],
-    config: MergeConfig,
+    config: PostprocessConfig,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    stuff_threshold = config.object_threshold if config.stuff_threshold is None else config.stuff_threshold
+    stuff_threshold = config.score_threshold if config.stuff_threshold is None else config.stuff_threshold
     things = is_thing[labels] & (labels >= 0)
-    thresholds = np.where(things, config.object_threshold, stuff_threshold).astype(np.float32)
+    thresholds = np.where(things, config.score_threshold, stuff_threshold).astype(np.float32)
     candidates = np.flatnonzero((scores > thresholds) & (labels >= 0))
     bands, areas, mask_scores = _masks(mask_logits, candidates, steps, config)
     rank = scores[candidates] ** config.class_exponent * mask_scores**config.mask_exponent
@@ -128,7 +128,7 @@ def _masks(
     logits: NDArray[np.float32],
     candidates: NDArray[np.int64],
     steps: tuple[list[Taps], list[Taps]],
-    config: MergeConfig,
+    config: PostprocessConfig,
 ) -> tuple[list[_Band], NDArray[np.int64], NDArray[np.float64]]:
     """Masks of the candidates at the size of the answer, their areas, and the mean probability of each."""
     (canvas_rows, image_rows), (canvas_columns, image_columns) = steps
@@ -146,7 +146,7 @@ def _masks(
             probability = values[candidates] / values.sum(0)
         else:
             probability = 1 / (1 + np.exp(-values[candidates]))
-        sure = probability > np.float32(config.pixel_threshold)
+        sure = probability > np.float32(config.mask_threshold)
         area = sure.sum((1, 2))
         reach = np.flatnonzero(area)
         bands.append(_Band(slice(top, top + band), width, reach, np.packbits(sure[reach], 2)))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.proposals import Geometry
 from ..core.resize import Taps
 from ..errors import ConfigError, MaskconverError, MissingExtraError
@@ -57,16 +57,16 @@ def merge_masks(
     mask_logits: Any,
     is_thing: NDArray[np.bool_],
     taps: tuple[Taps, Taps],
-    config: MergeConfig,
+    config: PostprocessConfig,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """One label a pixel from the N proposals of one image.
 
-    Proposals scored above `object_threshold` compete. Every pixel goes to the one with the largest mask
+    Proposals scored above `score_threshold` compete. Every pixel goes to the one with the largest mask
     probability × score (the first on a tie). A proposal is kept if it wins more
     pixels than the smallest area, and more than `overlap_threshold` of those where its own mask exceeds 0.5.
     The pixels of a rejected one become void, never the runner-up's. Every kept thing is a segment; kept stuff
-    of one class is one segment. All comparisons are strict and in float32. `pixel_threshold`, `nms_iou` and
-    `reassign` are ours and off by default; see `MergeConfig`.
+    of one class is one segment. All comparisons are strict and in float32. `mask_threshold`, `nms_iou` and
+    `reassign` are ours and off by default; see `PostprocessConfig`.
 
     Args:
         scores: (N,) float32 in any order.
@@ -106,13 +106,13 @@ def merge_masks(
 
 
 def _candidates(
-    scores: NDArray[np.float32], mask_logits: Any, config: MergeConfig
+    scores: NDArray[np.float32], mask_logits: Any, config: PostprocessConfig
 ) -> tuple[NDArray[np.int64], Any]:
     """The proposals above the threshold, best first, and their masks."""
     drop = config.non_finite == "drop"
     if not (drop or np.isfinite(scores).all()):
         raise MaskconverError(_NON_FINITE.format("scores"))
-    chosen = np.flatnonzero((scores > np.float32(config.object_threshold)) & np.isfinite(scores))
+    chosen = np.flatnonzero((scores > np.float32(config.score_threshold)) & np.isfinite(scores))
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     # A network gives its proposals best first: then those above the threshold need no copy.
     leading = np.array_equal(chosen, np.arange(len(chosen)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.resize import Taps
 
 # Masks are resized a band of rows at a time, of about this many float32 values (1 MB, to stay in the caches).
@@ -25,7 +25,7 @@ class PlainCompetition:
         scores: (n,) float32 of the candidates, highest first.
         logits: (n, h, w) float32 masks.
         taps: how the rows and the columns of the answer read the masks.
-        config: gives `pixel_threshold` and `hard_sigmoid`.
+        config: gives `mask_threshold` and `hard_sigmoid`.
 
     Attributes:
         visible: (n,) int64 pixels won by each.
@@ -36,7 +36,7 @@ class PlainCompetition:
         scores: NDArray[np.float32],
         logits: NDArray[np.float32],
         taps: tuple[Taps, Taps],
-        config: MergeConfig,
+        config: PostprocessConfig,
     ) -> None:
         rows, columns = taps
         n = len(scores)
@@ -60,14 +60,14 @@ class PlainCompetition:
 
 
 def best_bids(
-    masks: NDArray[np.float32], scores: NDArray[np.float32], config: MergeConfig
+    masks: NDArray[np.float32], scores: NDArray[np.float32], config: PostprocessConfig
 ) -> NDArray[np.int64]:
     """Who of the n wins each pixel, n where nobody does; of probabilities (…, n), overwritten by the bids."""
-    if config.pixel_threshold:
-        masks[masks <= np.float32(config.pixel_threshold)] = 0
+    if config.mask_threshold:
+        masks[masks <= np.float32(config.mask_threshold)] = 0
     masks *= scores
     best = masks.argmax(-1)
-    if config.pixel_threshold:
+    if config.mask_threshold:
         best[masks.max(-1) == 0] = len(scores)
     return best
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.config import MergeConfig
+from ..core.config import PostprocessConfig
 from ..core.resize import Taps
 from .reference import wins_share
 
@@ -27,7 +27,7 @@ class TensorCompetition:
         scores: NDArray[np.float32],
         logits: Tensor,
         taps: tuple[Taps, Taps],
-        config: MergeConfig,
+        config: PostprocessConfig,
     ) -> None:
         n, device, logits = len(scores), logits.device, logits.float()
         rows, columns = (_on(t, device) for t in taps)
@@ -41,12 +41,12 @@ class TensorCompetition:
             masks = _read(_read(logits, [t[part] for t in rows], 1), columns, 2)
             masks = masks.add_(3).clamp_(0, 6).mul_(0.16667) if config.hard_sigmoid else masks.sigmoid_()
             own_area += (masks > 0.5).sum((1, 2), dtype=torch.int32)  # of booleans a copy is made as this
-            if config.pixel_threshold:
-                masks.masked_fill_(masks <= config.pixel_threshold, 0)
+            if config.mask_threshold:
+                masks.masked_fill_(masks <= config.mask_threshold, 0)
             masks *= weights
             best = masks.amax(0)
             first = index.where(masks == best, n).amin(0)  # argmax does not promise the first of equals
-            winner[part] = first.where(best > 0, n) if config.pixel_threshold else first
+            winner[part] = first.where(best > 0, n) if config.mask_threshold else first
         self.winner = winner
         self.own_area = own_area.cpu().numpy()
         self.visible: NDArray[np.int64] = winner.flatten().bincount(minlength=n + 1)[:n].cpu().numpy()

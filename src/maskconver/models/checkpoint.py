@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..core.categories import Categories
+from ..core.config import renamed
 from ..core.files import atomic_path
 from ..errors import CheckpointError, ConfigError, MaskconverError
 from . import hub
@@ -68,7 +69,7 @@ def save(
     }
     config = dataclasses.asdict(model.config)
     for name in COMPUTING:
-        del config["merge"][name]
+        del config["postprocess"][name]
     meta = {
         "format": FORMAT,
         "kind": kind_of(model.config),
@@ -152,9 +153,10 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     meta = read_metadata(path)
     try:
         config_type, _ = KINDS[meta.get("kind", "maskconver")]  # files of version 0.1 had one kind
+        values = renamed(meta["config"])
         for name in COMPUTING:
-            meta["config"]["merge"].pop(name, None)
-        config = msgspec.convert(meta["config"], config_type)
+            values["postprocess"].pop(name, None)
+        config = msgspec.convert(values, config_type)
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
         with torch.device("meta"):  # no time for random weights that are replaced at once
             model = build_model(config, meta["num_classes"], categories, meta["model"])

@@ -140,7 +140,7 @@ def create_model(
         name: one of `list_models()`.
         categories: the label set; COCO's 133 where neither this nor `num_classes` is given.
         num_classes: number of classes where there are no categories.
-        **overrides: any field of the model's config, e.g. `proposals=20`, `merge={"min_area": 0}`.
+        **overrides: any field of the model's config, e.g. `proposals=20`, `postprocess={"min_area": 0}`.
 
     Raises:
         ConfigError: an unknown name or field, a value that the field cannot have, or categories and

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MaskconverError
-from ..merge import merge
+from ..merge import postprocess
 from ..metrics import MeanIoU, PanopticQuality
 from ..metrics.overlap import Overlap
 from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
@@ -98,7 +98,7 @@ class SegmentationTask(pl.LightningModule):
         assert self.model.categories is not None
         sample = item.sample
         size = (sample.ids.shape[0], sample.ids.shape[1])
-        segmentation = merge(proposals, self.model.merge, self.model.categories)[0].resized(size)
+        segmentation = postprocess(proposals, self.model.postprocess, self.model.categories)[0].resized(size)
         overlap = Overlap.of(
             segmentation.ids,
             segmentation.segments,

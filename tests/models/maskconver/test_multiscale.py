@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from maskconver.core.categories import Categories
 from maskconver.core.proposals import Proposals
 from maskconver.errors import ConfigError
-from maskconver.merge import merge
+from maskconver.merge import postprocess
 from maskconver.models import create_model
 from maskconver.models.decoders.convnext_unet import ConvNeXtBlock
 from maskconver.models.inspect import count_parameters
@@ -318,12 +318,12 @@ def test_levels_without_a_feature_are_refused() -> None:
 @pytest.mark.parametrize(("hard", "winner"), [(False, 1), (True, 0)])
 def test_a_hard_sigmoid_makes_sure_masks_surer(hard: bool, winner: int) -> None:
     model = narrow(
-        merge={"hard_sigmoid": hard, "object_threshold": 0.2, "overlap_threshold": 0, "min_area": 0}
+        postprocess={"hard_sigmoid": hard, "score_threshold": 0.2, "overlap_threshold": 0, "min_area": 0}
     )
     masks = np.stack([np.full((8, 8), v, np.float32) for v in (3.0, 2.5)])  # 1 and 0.917, or 0.953 and 0.924
     scores, labels = np.array([[0.50, 0.52]], np.float32), np.array([[0, 1]])
     categories = Categories.from_json([{"id": i, "name": str(i), "isthing": 1} for i in (1, 2)])
-    found = merge(Proposals(scores, labels, masks[None]), model.merge, categories)[0]
+    found = postprocess(Proposals(scores, labels, masks[None]), model.postprocess, categories)[0]
     assert [s.label for s in found.segments] == [winner]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...core.config import InputConfig, MergeConfig
+from ...core.config import InputConfig, PostprocessConfig
 from ...errors import ConfigError
 from ..layers import Padding
 
@@ -24,13 +24,13 @@ def _input() -> InputConfig:
     return InputConfig(size=(641, 641), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _merge() -> MergeConfig:
-    return MergeConfig(
+def _merge() -> PostprocessConfig:
+    return PostprocessConfig(
         rule="kmax",
-        object_threshold=0.7,
+        score_threshold=0.7,
         stuff_threshold=0.5,
         overlap_threshold=0.8,
-        pixel_threshold=0.4,
+        mask_threshold=0.4,
         min_area=0.0,
     )
 
@@ -44,7 +44,7 @@ class ReMaXConfig:
 
     Attributes:
         mask_id_loss: σ of the masks in matching, losses and equations 1 to 3: `softmax` over the queries, or
-            `sigmoid` of each. `merge.mask_activation` is the same choice at inference.
+            `sigmoid` of each. `postprocess.mask_activation` is the same choice at inference.
         remask_layers: the first so many k-means layers have their masks relaxed (equations 1 and 2); all of
             them where there are fewer, none with 0.
         eta: η of ReClass (equation 4), 0…1; 0 keeps hard class targets.
@@ -115,7 +115,7 @@ class KMaXConfig:
             runs with sigmoid masks start better from (1, -3).
         proposals: queries; every one gives a proposal.
         input: how an image is brought to the network.
-        merge: how proposals become an answer; the thresholds for COCO (kmax page §7).
+        postprocess: how proposals become an answer; the thresholds for COCO (kmax page §7).
     """
 
     backbone: str = "resnet50"
@@ -134,7 +134,7 @@ class KMaXConfig:
     mask_start: tuple[float, float] = (0.1, 0.0)
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
-    merge: MergeConfig = field(default_factory=_merge)
+    postprocess: PostprocessConfig = field(default_factory=_merge)
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)

@@ -180,14 +180,14 @@ _CITYSCAPES, _ADE20K = 19, 150
 _OF_DATASET: dict[int, dict[str, Any]] = {
     _CITYSCAPES: {
         "input": {"size": (1025, 2049)},
-        "merge": {
-            "object_threshold": 0.5,
+        "postprocess": {
+            "score_threshold": 0.5,
             "stuff_threshold": 0.3,
             "overlap_threshold": 0.9,
             "mask_exponent": 0.0,
         },
     },
-    _ADE20K: {"merge": {"object_threshold": 0.4, "stuff_threshold": 0.4}},  # at 1281 px, as COCO's
+    _ADE20K: {"postprocess": {"score_threshold": 0.4, "stuff_threshold": 0.4}},  # at 1281 px, as COCO's
 }
 
 

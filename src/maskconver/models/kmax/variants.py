@@ -21,7 +21,7 @@ def _remax(config: KMaXConfig) -> KMaXConfig:
     return replace(
         config,
         remax=ReMaXConfig(mask_id_loss="sigmoid", remask_layers=4, eta=0.1),
-        merge=replace(config.merge, mask_activation="sigmoid"),
+        postprocess=replace(config.postprocess, mask_activation="sigmoid"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...core.config import InputConfig, MergeConfig
+from ...core.config import InputConfig, PostprocessConfig
 from ..layers import Activation, Padding
 
 ClassEmbedding = Literal["none", "multiply", "add"]
@@ -42,7 +42,7 @@ class MaskConverConfig:
         proposals: how many peaks become proposals; may be changed at inference.
         peak_kernel: window in cells in which a peak is the largest.
         input: how an image is brought to the network.
-        merge: how proposals become an answer.
+        postprocess: how proposals become an answer.
     """
 
     backbone: str = "mobilenet_mh"
@@ -66,7 +66,7 @@ class MaskConverConfig:
     proposals: int = 50
     peak_kernel: int = 3
     input: InputConfig = field(default_factory=InputConfig)
-    merge: MergeConfig = field(default_factory=MergeConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
@@ -111,7 +111,7 @@ class MultiScaleConfig:
         proposals: how many peaks become proposals; may be changed at inference.
         peak_kernel: window in cells in which a peak is the largest.
         input: how an image is brought to the network.
-        merge: how proposals become an answer.
+        postprocess: how proposals become an answer.
     """
 
     backbone: str = "resnet50"
@@ -144,7 +144,7 @@ class MultiScaleConfig:
     proposals: int = 256
     peak_kernel: int = 3
     input: InputConfig = field(default_factory=InputConfig)
-    merge: MergeConfig = field(default_factory=MergeConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.categories import Categories
-from ...core.config import InputConfig, MergeConfig
+from ...core.config import InputConfig, PostprocessConfig
 from ...core.proposals import Proposals
 from ...errors import ConfigError
 from ..backbones import create_backbone
@@ -131,9 +131,9 @@ class MultiScaleMaskConver(Shareable, nn.Module):
         return self.config.input
 
     @property
-    def merge(self) -> MergeConfig:
+    def postprocess(self) -> PostprocessConfig:
         """The thresholds of this model's answer."""
-        return self.config.merge
+        return self.config.postprocess
 
     @property
     def levels(self) -> tuple[int, ...]:

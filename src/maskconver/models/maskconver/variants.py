@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core.config import InputConfig, MergeConfig
+from ...core.config import InputConfig, PostprocessConfig
 from ..registry import register_model
 from .config import LEVEL_RANGES_1280, MaskConverConfig, MultiScaleConfig
 
@@ -53,15 +53,15 @@ def maskconver_mobile_dense_512() -> MaskConverConfig:
         position=True,
         proposals=400,
         input=InputConfig(size=(512, 512)),
-        merge=MergeConfig(
-            min_area=0.0, object_threshold=0.3, pixel_threshold=0.5, nms_iou=0.5, reassign=True
+        postprocess=PostprocessConfig(
+            min_area=0.0, score_threshold=0.3, mask_threshold=0.5, nms_iou=0.5, reassign=True
         ),
     )
 
 
 def _multiscale(size: int, **changes: object) -> MultiScaleConfig:
-    merge = MergeConfig(object_threshold=0.2, overlap_threshold=0.75, min_area=16 / 640**2)
-    return MultiScaleConfig(**{"input": InputConfig(size=(size, size)), "merge": merge, **changes})  # type: ignore[arg-type]
+    merge = PostprocessConfig(score_threshold=0.2, overlap_threshold=0.75, min_area=16 / 640**2)
+    return MultiScaleConfig(**{"input": InputConfig(size=(size, size)), "postprocess": merge, **changes})  # type: ignore[arg-type]
 
 
 @register_model()
@@ -93,7 +93,7 @@ def maskconver_r50_fpn_640() -> MultiScaleConfig:
         head_depths=(2, 2, 2),
         mask_fusion="panoptic_fpn",
         proposals=100,
-        merge=MergeConfig(object_threshold=0.01, overlap_threshold=0.7, min_area=4 / 640**2),
+        postprocess=PostprocessConfig(score_threshold=0.01, overlap_threshold=0.7, min_area=4 / 640**2),
     )
 
 
@@ -106,7 +106,7 @@ def _spinenet(backbone: str) -> MaskConverConfig:
         separable=False,
         activation="swish",
         proposals=100,
-        merge=MergeConfig(object_threshold=0.2, overlap_threshold=0.5, min_area=0.0),
+        postprocess=PostprocessConfig(score_threshold=0.2, overlap_threshold=0.5, min_area=0.0),
     )
 
 
@@ -137,7 +137,7 @@ def maskconver_seg_mobile_voc() -> MaskConverConfig:
         level=4,
         head_depths=(2, 1, 1),
         proposals=100,
-        merge=MergeConfig(object_threshold=0.1, overlap_threshold=0.0, min_area=256 / 512**2),
+        postprocess=PostprocessConfig(score_threshold=0.1, overlap_threshold=0.0, min_area=256 / 512**2),
     )
 
 
@@ -153,5 +153,5 @@ def maskconver_seg_mobile_cityscapes() -> MaskConverConfig:
         low_level_filters=48,
         proposals=100,
         input=InputConfig(size=(1024, 2048)),
-        merge=MergeConfig(object_threshold=0.01, overlap_threshold=0.0, min_area=256 / 2048**2),
+        postprocess=PostprocessConfig(score_threshold=0.01, overlap_threshold=0.0, min_area=256 / 2048**2),
     )
