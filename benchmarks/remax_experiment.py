@@ -36,9 +36,8 @@ from maskconver.models import create_model
 from maskconver.models.kmax.loss_terms import Assignment, false_losses
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
 from maskconver.models.kmax.targets import MaskTargets
-from maskconver.models.maskconver.losses import LossConfig
+from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 from maskconver.training.augment.example import AugmentConfig
-from maskconver.training.criterion import MaskConverCriterion
 from maskconver.training.loader import DataConfig, SegmentationData
 from maskconver.training.optim import OptimConfig, ScheduleConfig, create_optimizer, learning_rate
 from maskconver.training.targets import TargetConfig

@@ -13,5 +13,7 @@ from .models import create_model as create_model
 from .models import list_models as list_models
 from .models.checkpoint import load as load
 from .models.checkpoint import save as save
+from .models.share import push_to_hub as push_to_hub
+from .models.share import save_pretrained as save_pretrained
 
 __version__: str

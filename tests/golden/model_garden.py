@@ -15,7 +15,7 @@ from torch import Tensor
 from maskconver.errors import CheckpointError
 from maskconver.models.backbones.resnet import DEPTHS
 from maskconver.models.maskconver import MultiScaleConfig
-from maskconver.models.registry import Model, is_class_shaped
+from maskconver.models.registry import Model
 
 _LEAVES = {
     "kernel": "weight",
@@ -191,7 +191,7 @@ def import_model_garden(model: Model, variables: Mapping[str, NDArray[Any]]) -> 
         if name not in own:
             raise CheckpointError(f'variable "{key}" ({name}) has no place in {model.name or "this model"}')
         array = _own_layout(canonical, np.asarray(value, np.float32))
-        if is_class_shaped(name) and ids is not None and len(array) != model.num_classes:
+        if model.family.is_class_shaped(name) and ids is not None and len(array) != model.num_classes:
             if ids.max() >= len(array):
                 raise CheckpointError(
                     f'"{key}" has {len(array)} classes, but the categories go up to id {ids.max()}'

@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_saved_folder_is_loaded_and_its_card_tells_the_run(model, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model.save_pretrained("shared/cells", run)
+    mc.save_pretrained(model, "shared/cells", run)
     again = mc.load("shared/cells")
     assert again.categories == CATEGORIES and again.config == model.config
     for key, value in model.state_dict().items():
@@ -58,7 +58,7 @@ def test_a_saved_folder_is_loaded_and_its_card_tells_the_run(model, run, tmp_pat
 def test_figures_that_do_not_exist_stay_empty_in_the_card(model, run, tmp_path):
     rows = [{"step": step, "val/pq": None, "val/miou": 0.5} for step in (1, 2)]
     (run / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model.save_pretrained(tmp_path / "shared", run)
+    mc.save_pretrained(model, tmp_path / "shared", run)
     assert "| 2 |  | 50.0 |" in (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
 
 
@@ -79,7 +79,7 @@ def test_a_model_is_pushed_as_one_folder_and_loaded_by_its_name(model, run, tmp_
                 (stored / file.name).write_bytes(file.read_bytes())
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    address = model.push_to_hub("user/cells", run=run, private=True, token="secret")
+    address = mc.push_to_hub(model, "user/cells", run=run, private=True, token="secret")
     assert address == "https://hub/user/cells"
     assert sorted(file.name for file in stored.iterdir()) == ["README.md", "model.safetensors"]
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(stored / file))
@@ -124,5 +124,5 @@ def test_what_cannot_be_reached_is_one_line(error, said, tmp_path, monkeypatch, 
 
 def test_a_folder_without_a_recipe_is_no_run(model, tmp_path):
     with pytest.raises(ConfigError, match="not the folder of a training"):
-        model.save_pretrained(tmp_path / "shared", run=tmp_path)
+        mc.save_pretrained(model, tmp_path / "shared", run=tmp_path)
     assert not (tmp_path / "shared").exists()

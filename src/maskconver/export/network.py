@@ -128,7 +128,7 @@ def network(model: Model, description: Exported) -> nn.Module:
 
     They are the fields of `Proposals`, or what `PanopticMerge` gives.
     """
-    result: nn.Module = Network(model.fused(), description)
+    result: nn.Module = Network(model.optimized(), description)
     if description.output == "panoptic":
         assert description.size is not None
         stride: int = model.stride  # type: ignore[assignment]

@@ -82,7 +82,7 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
             raise MissingExtraError(f'running "{os.fspath(model)}"', "train") from error
         from .torch import TorchRuntime, best_device
 
-        return TorchRuntime(checkpoint.load(model).fused(), device or best_device(), proposals)
+        return TorchRuntime(checkpoint.load(model).optimized(), device or best_device(), proposals)
     if hasattr(model, "state_dict"):  # an nn.Module, without importing torch
         from .torch import TorchRuntime
 

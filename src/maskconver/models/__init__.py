@@ -1,7 +1,16 @@
-"""Networks and their registry."""
+"""Networks, the families they belong to, and their registry."""
 
-from .kmax import variants as _kmax_variants  # noqa: F401  (registers the names)
-from .maskconver import variants as _variants  # noqa: F401  (registers the names)
-from .registry import create_model, list_models, model_config, register_model
+from . import kmax, maskconver  # noqa: F401  (they register themselves)
+from .base import ExportLimits, Family, SegmentationModel
+from .registry import create_model, list_models, model_config, register_family, register_model
 
-__all__ = ["create_model", "list_models", "model_config", "register_model"]
+__all__ = [
+    "ExportLimits",
+    "Family",
+    "SegmentationModel",
+    "create_model",
+    "list_models",
+    "model_config",
+    "register_family",
+    "register_model",
+]

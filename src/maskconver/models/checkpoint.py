@@ -21,12 +21,10 @@ from ..core.config import renamed
 from ..core.files import atomic_path
 from ..errors import CheckpointError, ConfigError, MaskconverError
 from . import hub
-from .kmax.import_official import import_kmax_deeplab
-from .registry import KINDS, Model, build_model, is_class_shaped, kind_of
+from .registry import Model, build_model, config_type, kind_of
 
 __all__ = [
     "find",
-    "import_kmax_deeplab",
     "init_from",
     "load",
     "read_metadata",
@@ -35,6 +33,7 @@ __all__ = [
 ]
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
+FIRST_KIND = "maskconver"  # of files, the bundled nuclei among them, that do not name theirs
 # How a merge is computed is the business of whoever runs the model, and not kept with it.
 COMPUTING = ("mode", "non_finite")
 COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it and no file has it
@@ -152,11 +151,10 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     path = find(name_or_path)
     meta = read_metadata(path)
     try:
-        config_type, _ = KINDS[meta.get("kind", "maskconver")]  # files of version 0.1 had one kind
         values = renamed(meta["config"])
         for name in COMPUTING:
             values["postprocess"].pop(name, None)
-        config = msgspec.convert(values, config_type)
+        config = msgspec.convert(values, config_type(meta.get("kind", FIRST_KIND)))
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
         with torch.device("meta"):  # no time for random weights that are replaced at once
             model = build_model(config, meta["num_classes"], categories, meta["model"])
@@ -235,7 +233,12 @@ def init_from(
         theirs = source.get(key)
         if theirs is None or (modules and not key.startswith(tuple(f"{m}." for m in modules))):
             report.fresh.append(key)
-        elif is_class_shaped(key) and names and target_names and value.shape[1:] == theirs.shape[1:]:
+        elif (
+            model.family.is_class_shaped(key)
+            and names
+            and target_names
+            and value.shape[1:] == theirs.shape[1:]
+        ):
             for mine, other in pairs:
                 value[mine] = theirs[other].to(value)
             if len(value) > len(target_names) and len(theirs) > len(names):  # both end with "no object"

@@ -6,12 +6,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ..errors import CheckpointError
-
-if TYPE_CHECKING:
-    pass
 
 FILE = "model.safetensors"
 T = TypeVar("T")

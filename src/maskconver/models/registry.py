@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any, TypeVar
@@ -13,30 +12,77 @@ import msgspec
 
 from ..core.categories import Categories
 from ..errors import ConfigError
-from .kmax import KMaXConfig, KMaXDeepLab
-from .maskconver import MaskConver, MaskConverConfig, MultiScaleConfig, MultiScaleMaskConver
+from .base import Family, SegmentationModel
 
-Config = MaskConverConfig | MultiScaleConfig | KMaXConfig
-CenterModel = MaskConver | MultiScaleMaskConver  # what finds regions as centre points
-Model = CenterModel | KMaXDeepLab
-ConfigFunction = Callable[[], Config]
+Model = SegmentationModel
+ConfigFunction = Callable[[], Any]
+F = TypeVar("F", bound=ConfigFunction)
 T = TypeVar("T")
-# The kinds of models by the name they have in model files: config and network.
-KINDS: dict[str, tuple[Any, Any]] = {
-    "maskconver": (MaskConverConfig, MaskConver),
-    "maskconver_multiscale": (MultiScaleConfig, MultiScaleMaskConver),
-    "kmax": (KMaXConfig, KMaXDeepLab),
-}
-_CLASS_SHAPED = re.compile(
-    r"class_head\.(\d+\.)?out\.(weight|bias)|class_embedding\.weight"
-    r"|decoder\.(layers\.\d+\.)?(predictor\.class_head|gate\.branch\.out)\.(weight|bias)"
-    r"|semantic_head\.(out|2)\.(weight|bias)"
-)
+_FAMILIES: dict[str, Family] = {}
 _REGISTRY: dict[str, ConfigFunction] = {}
 _FIGURES: dict[str, tuple[str, str]] = {}  # published, ours
 
 
-def register_model(published: str = "", ours: str = "") -> Callable[[ConfigFunction], ConfigFunction]:
+def register_family(family: Family) -> Family:
+    """Makes a family known: its models can be registered, made, saved and loaded from then on.
+
+    Raises:
+        ConfigError: one of its kinds belongs to another family already.
+    """
+    for kind, (_, network) in family.kinds.items():
+        others = [f.name for f in _FAMILIES.values() if kind in f.kinds and f.name != family.name]
+        if others:
+            raise ConfigError(f'the kind of model "{kind}" is of the family {others[0]}; choose another name')
+        network.family = family
+    _FAMILIES[family.name] = family
+    return family
+
+
+def families() -> tuple[Family, ...]:
+    """All registered families."""
+    return tuple(_FAMILIES.values())
+
+
+def family_of(config: Any) -> Family:
+    """The family of a model's config.
+
+    Raises:
+        ConfigError: a config of no registered family.
+    """
+    return _kind(config)[0]
+
+
+def kind_of(config: Any) -> str:
+    """The name that model files have for a config's kind of model.
+
+    Raises:
+        ConfigError: a config of no registered family.
+    """
+    return _kind(config)[1]
+
+
+def _kind(config: Any) -> tuple[Family, str]:
+    for family in _FAMILIES.values():
+        for kind, (config_type, _) in family.kinds.items():
+            if type(config) is config_type:
+                return family, kind
+    raise ConfigError(f"{type(config).__name__} is the config of no registered family of models")
+
+
+def config_type(kind: str) -> type[Any]:
+    """The config dataclass of a kind of model.
+
+    Raises:
+        ConfigError: no registered family has such models.
+    """
+    for family in _FAMILIES.values():
+        if kind in family.kinds:
+            return family.kinds[kind][0]
+    known = ", ".join(kind for family in _FAMILIES.values() for kind in family.kinds)
+    raise ConfigError(f'no kind of model "{kind}"; there are {known}')
+
+
+def register_model(published: str = "", ours: str = "") -> Callable[[F], F]:
     """Registers a function without arguments that returns a model's config, under the function's name.
 
     Args:
@@ -44,7 +90,7 @@ def register_model(published: str = "", ours: str = "") -> Callable[[ConfigFunct
         ours: what this package's own training reached, with the data; docs/results.md says how.
     """
 
-    def register(function: ConfigFunction) -> ConfigFunction:
+    def register(function: F) -> F:
         _REGISTRY[function.__name__] = function
         _FIGURES[function.__name__] = published, ours
         return function
@@ -57,31 +103,19 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in _REGISTRY if fnmatch(name, pattern))
 
 
-def kind_of(config: Config) -> str:
-    """The name of a config's kind of model."""
-    return next(kind for kind, (config_type, _) in KINDS.items() if type(config) is config_type)
-
-
 def build_model(
-    config: Config, num_classes: int, categories: Categories | None = None, name: str = ""
-) -> Model:
+    config: Any, num_classes: int, categories: Categories | None = None, name: str = ""
+) -> SegmentationModel:
     """The network of a config, with random weights.
 
     Raises:
         ConfigError: no classes, or a config that no network can have.
     """
-    if num_classes < 1:
-        raise ConfigError(f"a model of {num_classes} classes is not possible; give 1 or more")
-    model: Model = KINDS[kind_of(config)][1](config, num_classes, categories, name)
-    return model
+    family, kind = _kind(config)
+    return family.kinds[kind][1](config, num_classes, categories, name)
 
 
-def is_class_shaped(parameter: str) -> bool:
-    """Whether the first dimension of a parameter of that name counts classes (kMaX: "no object" too)."""
-    return _CLASS_SHAPED.fullmatch(parameter) is not None
-
-
-def model_config(name: str) -> Config:
+def model_config(name: str) -> Any:
     """A fresh config of a registered model.
 
     Raises:
@@ -133,7 +167,7 @@ def override(config: T, values: dict[str, Any]) -> T:
 
 def create_model(
     name: str, *, categories: Categories | None = None, num_classes: int | None = None, **overrides: Any
-) -> Model:
+) -> SegmentationModel:
     """A model with random weights by its registered name.
 
     Args:

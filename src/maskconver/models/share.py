@@ -17,8 +17,6 @@ from .registry import Model
 CARD = "README.md"
 CURVE_ROWS = 12  # of the card; of longer curves every few are left out
 
-CURVE_ROWS = 12  # of the card; of longer curves every few are left out
-
 
 def save_pretrained(
     model: Model, folder: str | os.PathLike[str], run: str | os.PathLike[str] | None = None

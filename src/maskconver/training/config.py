@@ -11,7 +11,7 @@ from ..models import model_config
 from ..models.kmax import KMaXConfig
 from ..models.kmax.losses import KMaXLossConfig
 from ..models.maskconver.losses import LossConfig
-from ..models.registry import KINDS
+from ..models.registry import families
 from .loader import DataConfig
 from .optim import OptimConfig, ScheduleConfig
 
@@ -35,7 +35,7 @@ def _optional(configs: Sequence[Any], name: str, first: list[tuple[str, Any, Any
 
 
 ModelOverride = _optional(
-    [config for config, _ in KINDS.values()],
+    [config for family in families() for config, _ in family.kinds.values()],
     "ModelOverride",
     [("name", str, "maskconver_mobile_256"), ("backbone_weights", str | None, None)],
 )

@@ -14,10 +14,10 @@ from torch import Tensor
 from maskconver.core.categories import Categories, Category
 from maskconver.errors import CheckpointError, ConfigError
 from maskconver.models import create_model, list_models
-from maskconver.models.checkpoint import import_kmax_deeplab, init_from, load, save
+from maskconver.models.checkpoint import init_from, load, save
 from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.kmax import KMaXDeepLab
-from maskconver.models.kmax.import_official import official_name
+from maskconver.models.kmax.import_official import import_kmax_deeplab, official_name
 from maskconver.recipes import FOLDER
 
 CLASSES = 5

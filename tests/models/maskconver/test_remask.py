@@ -11,9 +11,8 @@ from torch import Tensor
 from maskconver.models import create_model
 from maskconver.models.batch import Batch
 from maskconver.models.kmax.targets import mask_targets
-from maskconver.models.maskconver.losses import LossConfig
+from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 from maskconver.models.maskconver.remask import ETA, center_classes, class_cover, soften_centers
-from maskconver.training.criterion import MaskConverCriterion
 from maskconver.training.targets import TargetConfig
 from tests.batches import batch_of, squares
 from tests.models.kmax.test_losses import ANNOTATIONS

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.categories import Categories
 from ...errors import CheckpointError
 from ..registry import create_model
-from . import KMaXDeepLab
+from .model import KMaXDeepLab
 
 COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it
 _IGNORED = ("criterion.empty_weight", "pixel_mean", "pixel_std")  # of the losses and of preparing images

@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ..batch import Batch
 from ..layers import full_precision
 from ..remax import class_overlap, soften
-from . import KMaXConfig, KMaXDeepLab, KMaXOutput
+from .config import KMaXConfig
 from .gate import MaskGate, Prediction
 from .loss_terms import (
     Assignment,
@@ -30,6 +30,7 @@ from .loss_terms import (
     sampled_semantic_loss,
 )
 from .matching import match, similarities
+from .model import KMaXDeepLab, KMaXOutput
 from .pixel_decoder import resize_aligned
 from .targets import MaskTargets, mask_targets
 
@@ -95,16 +96,17 @@ class KMaXCriterion(nn.Module):
 
     Args:
         model: what it will judge; `model.config.remax` says how masks and classes are relaxed.
-        config: weights.
+        loss: weights.
+        min_iou: of no use here: nothing is drawn around centres.
 
     Attributes:
         matching_seconds: time spent assigning queries to masks so far. On a CPU all of it; elsewhere what
             the host does once it has the costs.
     """
 
-    def __init__(self, model: KMaXDeepLab, config: KMaXLossConfig) -> None:
+    def __init__(self, model: KMaXDeepLab, loss: KMaXLossConfig, *, min_iou: float = 0.7) -> None:
         super().__init__()
-        self.config, self.remax = config, model.config.remax
+        self.config, self.remax = loss, model.config.remax
         self.num_classes = model.num_classes
         self.relaxed = min(self.remax.remask_layers, len(model.decoder.layers))
         own = 0 if self.remax.remask_at_test else self.relaxed

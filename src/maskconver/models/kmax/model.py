@@ -8,16 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ...core.categories import Categories
-from ...core.config import InputConfig, PostprocessConfig
 from ...core.proposals import Proposals
 from ...errors import ConfigError
 from ..backbones.resnet import ResNet
 from ..backbones.timm import CHANNELS as MOBILENETS
 from ..backbones.timm import SIZES, ExpandedMobileNetV3, PaddedConvNeXt
+from ..base import SegmentationModel
 from ..layers import BN_EPS
-from ..maskconver.model import check_channels, check_classes
 from ..maskconver.peaks import is_exporting
-from ..shared import Shareable
 from .config import BACKBONES, KMaXConfig
 from .decoder import KMeansDecoder
 from .gate import MaskGate, Prediction
@@ -68,7 +66,7 @@ def create_backbone(config: KMaXConfig) -> nn.Module:
     raise ConfigError(f'no backbone "{name}" for kMaX-DeepLab; there are {", ".join(BACKBONES)}')
 
 
-class KMaXDeepLab(Shareable, nn.Module):
+class KMaXDeepLab(SegmentationModel):
     """kMaX-DeepLab (arXiv 2207.04044; kmax page §2).
 
     Args:
@@ -80,14 +78,14 @@ class KMaXDeepLab(Shareable, nn.Module):
 
     training_only = ("semantic_head",)  # not of the inference network, and not counted in its parameters
 
+    config: KMaXConfig
+
     def __init__(
         self, config: KMaXConfig, num_classes: int, categories: Categories | None = None, name: str = ""
     ) -> None:
-        super().__init__()
-        check_classes(num_classes, categories)
+        super().__init__(config, num_classes, categories, name)
         if config.proposals < 1:
             raise ConfigError(f"{config.proposals} proposals; a kMaX-DeepLab needs at least one query")
-        self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
         momentum = config.bn_momentum
         self.backbone = create_backbone(config)
         channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
@@ -120,14 +118,9 @@ class KMaXDeepLab(Shareable, nn.Module):
             self.semantic_head = SemanticHead(channels, num_classes, momentum)
 
     @property
-    def input(self) -> InputConfig:
-        """How an image is brought to this network."""
-        return self.config.input
-
-    @property
-    def postprocess(self) -> PostprocessConfig:
-        """The thresholds of this model's answer."""
-        return self.config.postprocess
+    def stride(self) -> int:
+        """Pixels of the network input that a cell of the masks stands for."""
+        return 2 if self.levels[-1] == 1 and self.config.backbone not in SIZES else 4
 
     def forward(self, images: Tensor, deep: bool | None = None) -> KMaXOutput:
         """Normalised images B×C×H×W float, of any size, to predictions.
@@ -140,7 +133,7 @@ class KMaXDeepLab(Shareable, nn.Module):
         Raises:
             ConfigError: another number of channels than the config's.
         """
-        check_channels(images, self.config.in_channels)
+        self.check_channels(images)
         deep = self.training if deep is None else deep
         features = self.backbone(images)
         stages = self.pixel_decoder([features[level] for level in self.levels])

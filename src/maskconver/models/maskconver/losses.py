@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batch import Batch
 from ..kmax.targets import mask_targets
 from ..layers import full_precision
-from ..registry import CenterModel
-from . import Maps, PyramidMaps
 from .loss_terms import (
     BCE,
     DICE,
@@ -25,6 +23,8 @@ from .loss_terms import (
     sum_over_processes,
     world_size,
 )
+from .model import Maps
+from .multiscale import CenterModel, PyramidMaps
 from .remask import Gate, SemanticRelaxation, center_classes, class_cover, soften_centers
 from .targets import assign_levels, center_cells, center_heatmaps
 
@@ -254,3 +254,22 @@ def _global_mean(counts: Tensor) -> Tensor:
 
 def _float(maps: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
     return maps.float() if isinstance(maps, Tensor) else tuple(m.float() for m in maps)
+
+
+class MaskConverCriterion(nn.Module):
+    """`maskconver_losses` with the run's choices; with `remask` it has a semantic branch.
+
+    Args:
+        model: what it will judge.
+        loss: weights and kinds.
+        min_iou: of the Gaussians on the heatmap.
+    """
+
+    def __init__(self, model: CenterModel, loss: LossConfig, *, min_iou: float = 0.7) -> None:
+        super().__init__()
+        self.loss, self.min_iou = loss, min_iou
+        self.relaxation = SemanticRelaxation(model) if loss.remask else None
+
+    def forward(self, model: Any, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """The terms of a batch, each weighted already."""
+        return maskconver_losses(model, output, batch, self.loss, self.min_iou, self.relaxation)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ...core.categories import Categories
-from ...core.config import InputConfig, PostprocessConfig
 from ...core.proposals import Proposals
 from ...errors import ConfigError
 from ..backbones import create_backbone
+from ..base import SegmentationModel
 from ..decoders.aspp import ASPP, ASPPFPN
 from ..layers import full_precision
-from ..shared import Shareable
 from .config import MaskConverConfig
 from .heads import MLP, FusingHead, with_class
 from .peaks import top_peaks
@@ -23,21 +22,6 @@ CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
 POSITION_TERMS = 6  # 1, x, y, x², xy, y²
 POSITION_UNIT = 8.0  # cells; offsets of that size are 1 in the quadratic form
 POSITION_START = (1.0, 0.0, 0.0, -4.0, 0.0, -4.0)  # a disc of 4 cells radius, before anything is learned
-
-
-def check_classes(num_classes: int, categories: Categories | None) -> None:
-    """Refuses categories that are not as many as the classes."""
-    if categories is not None and len(categories) != num_classes:
-        raise ConfigError(f"{num_classes} classes but {len(categories)} categories; give one or the other")
-
-
-def check_channels(images: Tensor, in_channels: int) -> None:
-    """Refuses images of another number of channels than the network was made for."""
-    if images.shape[1] != in_channels:
-        raise ConfigError(
-            f"the images have {images.shape[1]} channels, the model takes {in_channels}; "
-            f"make it with in_channels={images.shape[1]} (--model.in_channels {images.shape[1]})"
-        )
 
 
 def _check_level(config: MaskConverConfig, channels: dict[int, int]) -> None:
@@ -66,7 +50,7 @@ class Maps(NamedTuple):
     mask_features: Tensor
 
 
-class MaskConver(Shareable, nn.Module):
+class MaskConver(SegmentationModel):
     """Single-scale MaskConver (arXiv 2312.06052; reference page §1–3).
 
     Args:
@@ -76,17 +60,17 @@ class MaskConver(Shareable, nn.Module):
         name: registered name, kept in model files.
     """
 
+    config: MaskConverConfig
+
     def __init__(
         self, config: MaskConverConfig, num_classes: int, categories: Categories | None = None, name: str = ""
     ) -> None:
-        super().__init__()
-        check_classes(num_classes, categories)
+        super().__init__(config, num_classes, categories, name)
         if config.decoder == "aspp" and config.fusion == "sum" and config.low_level_filters != config.filters:
             raise ConfigError(
                 f"fusion=sum adds {config.low_level_filters} low-level filters to {config.filters}; "
                 "make them equal or use concat"
             )
-        self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
         momentum = config.bn_momentum
         self.backbone = create_backbone(
             config.backbone, config.in_channels, config.padding, momentum, activation=config.activation
@@ -136,16 +120,6 @@ class MaskConver(Shareable, nn.Module):
             self.mlp.fc2.bias.data[dim:] = torch.tensor(POSITION_START)
 
     @property
-    def input(self) -> InputConfig:
-        """How an image is brought to this network."""
-        return self.config.input
-
-    @property
-    def postprocess(self) -> PostprocessConfig:
-        """The thresholds of this model's answer."""
-        return self.config.postprocess
-
-    @property
     def stride(self) -> int:
         """Pixels of the canvas a cell of the maps stands for."""
         return 1 << self.config.level
@@ -178,7 +152,7 @@ class MaskConver(Shareable, nn.Module):
         Raises:
             ConfigError: another number of channels than the config's.
         """
-        check_channels(images, self.config.in_channels)
+        self.check_channels(images)
         features = self.backbone(images)
         if self.config.decoder == "aspp":
             return self.decoder(features[max(features)]), features[self.config.level]

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ...core.categories import Categories
-from ...core.config import InputConfig, PostprocessConfig
 from ...core.proposals import Proposals
 from ...errors import ConfigError
 from ..backbones import create_backbone
+from ..base import SegmentationModel
 from ..fold import folded
 from ..layers import full_precision, pad_to_multiple
-from ..shared import Shareable
 from .config import MultiScaleConfig
 from .heads import MLP, Head, PanopticFPNFusion, SumFusion, with_class
-from .model import CENTER_BIAS, check_channels, check_classes
+from .model import CENTER_BIAS, MaskConver
 from .peaks import pyramid_peaks
 from .pyramid import PixelDecoder
 
@@ -38,7 +37,7 @@ class PyramidMaps(NamedTuple):
     mask_features: Tensor
 
 
-class MultiScaleMaskConver(Shareable, nn.Module):
+class MultiScaleMaskConver(SegmentationModel):
     """Multi-scale MaskConver (multi-scale page §1).
 
     Args:
@@ -48,11 +47,12 @@ class MultiScaleMaskConver(Shareable, nn.Module):
         name: registered name, kept in model files.
     """
 
+    config: MultiScaleConfig
+
     def __init__(
         self, config: MultiScaleConfig, num_classes: int, categories: Categories | None = None, name: str = ""
     ) -> None:
-        super().__init__()
-        check_classes(num_classes, categories)
+        super().__init__(config, num_classes, categories, name)
         if len(config.level_ranges) != len(config.levels):
             raise ConfigError(
                 f"{len(config.levels)} levels but {len(config.level_ranges)} level_ranges; "
@@ -62,7 +62,6 @@ class MultiScaleMaskConver(Shareable, nn.Module):
             raise ConfigError(f"levels {config.levels} have gaps; give them finest first, as in 3, 4, 5")
         if not FINEST <= config.levels[0] <= 5:
             raise ConfigError(f"the finest level is {config.levels[0]}; it can be {FINEST}, 4 or 5")
-        self.config, self.categories, self.name, self.num_classes = config, categories, name, num_classes
         # Stochastic depth rises over res2…res5 and the UNet's levels 5, 4, 3 (§1.1).
         rates = tuple(config.drop_path * (i + 2) / 8 for i in range(7))
         self.backbone = create_backbone(
@@ -126,16 +125,6 @@ class MultiScaleMaskConver(Shareable, nn.Module):
         return self
 
     @property
-    def input(self) -> InputConfig:
-        """How an image is brought to this network."""
-        return self.config.input
-
-    @property
-    def postprocess(self) -> PostprocessConfig:
-        """The thresholds of this model's answer."""
-        return self.config.postprocess
-
-    @property
     def levels(self) -> tuple[int, ...]:
         """log2 of the strides of the heatmaps, finest first."""
         return self.config.levels
@@ -158,7 +147,7 @@ class MultiScaleMaskConver(Shareable, nn.Module):
         Raises:
             ConfigError: another number of channels than the config's.
         """
-        check_channels(images, self.config.in_channels)
+        self.check_channels(images)
         images = pad_to_multiple(images, 32)
         pyramid = self.decoder(self.backbone(images))
 
@@ -227,3 +216,6 @@ class MultiScaleMaskConver(Shareable, nn.Module):
             mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.view(b, k, -1), basis)
         height, width = (-(-n // self.stride) for n in images.shape[-2:])
         return Proposals(peaks.scores, peaks.labels, mask_logits[..., :height, :width])
+
+
+CenterModel = MaskConver | MultiScaleMaskConver  # what finds regions as centre points

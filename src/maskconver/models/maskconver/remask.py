@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..kmax.loss_terms import branch_loss
 from ..layers import full_precision
-from ..registry import CenterModel
 from ..remax import SemanticBranch
+from .multiscale import CenterModel
 
 ETA, SEMANTIC_WEIGHT = 0.1, 0.5  # the paper's
 
