@@ -1,7 +1,7 @@
 """Errors that a user can fix: what happened, to which file or value, and what to do, in one line.
 
-A message names settings as Python does, between backticks: `max_pixels=200`. The command line shows those that
-are options of the command as such: --max-pixels 200.
+A message names settings as Python does, between backticks: `max_pixels=200`. The command line shows those
+that are options of the command as such: --max-pixels 200.
 """
 
 from __future__ import annotations

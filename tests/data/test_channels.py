@@ -78,7 +78,7 @@ def test_every_channel_is_normalised_by_its_own_mean(channels: int) -> None:
 
 def test_a_picture_of_other_channels_than_the_model_s_names_the_fix() -> None:
     with pytest.raises(
-        ConfigError, match=r"shape \(8, 8, 3\), but the model takes 1 channels .*--model.in_ch"
+        ConfigError, match=r"shape \(8, 8, 3\), but the model takes 1 channels .*`in_ch"
     ):
         prepare(np.zeros((8, 8, 3), np.uint8), InputConfig(mean=(0.5,), std=(0.2,)))
 

@@ -72,8 +72,8 @@ def use_options(parser: ArgumentParser) -> None:
 def shown(message: BaseException | str) -> str:
     """A message of the library in one line, with its settings as options of the command that runs.
 
-    `max_pixels=200` between backticks becomes --max-pixels 200 where there is such an option, also one that ends
-    so, as --model.in_channels; anything else between backticks stays as it is.
+    `max_pixels=200` between backticks becomes --max-pixels 200 where there is such an option, also one that
+    ends so, as --model.in_channels; anything else between backticks stays as it is.
     """
     return re.sub(r"`([a-z]\w*(?:\.\w+)*)(?:=([^`]*))?`", _as_option, one_line(message))
 

@@ -21,7 +21,7 @@ from ..core.config import PostprocessConfig
 from ..core.preprocess import prepare, resize_bilinear, scaled_size
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
-from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError
+from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
 from ..io.pixels import ImageWarning, kept_warnings
 from ..merge import postprocess
@@ -105,7 +105,7 @@ class Predictor:
         if self._maps and settings:
             raise ConfigError(
                 f"{model} has its merge inside, so {', '.join(settings)} cannot be changed; "
-                "export it again with --output proposals"
+                "export it again with `output=proposals`"
             )
         if self.postprocess.mode == "compiled" and not self._maps and find_spec("numba") is None:
             raise MissingExtraError('merge mode "compiled"', "fast")
@@ -301,7 +301,7 @@ def _named(error: Exception) -> MaskconverError:
     """The error as one of ours, in one line."""
     if isinstance(error, MaskconverError):
         return error
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     named = ImageError(text) if isinstance(error, OSError) else MaskconverError(text)
     named.__cause__ = error
     return named

@@ -36,7 +36,7 @@ def check_channels(images: Tensor, in_channels: int) -> None:
     if images.shape[1] != in_channels:
         raise ConfigError(
             f"the images have {images.shape[1]} channels, the model takes {in_channels}; "
-            f"make it with in_channels={images.shape[1]} (--model.in_channels {images.shape[1]})"
+            f"make it with `in_channels={images.shape[1]}`"
         )
 
 
