@@ -47,7 +47,7 @@ class _Ready:
 
 
 _Read = tuple[
-    _Ready | MaskconverError, list[str], dict[str, float]
+    _Ready | MaskconverError, list[ImageWarning], dict[str, float]
 ]  # with warnings and seconds of the stages
 
 
@@ -185,11 +185,11 @@ class Predictor:
 
         def work(item: Item) -> _Read:
             spent: dict[str, float] = {}
-            with kept_warnings() as texts:
+            with kept_warnings() as notes:
                 try:
-                    return self._read(item, read, keep_images, spent), texts, spent
+                    return self._read(item, read, keep_images, spent), notes, spent
                 except (MaskconverError, OSError, MemoryError) as error:
-                    return _named(error), texts, spent
+                    return _named(error), notes, spent
 
         steps = look_ahead(work, images, max(ahead, self.batch_size - 1), max(threads, 1))
         with closing(steps) as coming:
@@ -208,9 +208,9 @@ class Predictor:
             for stage, value in spent.items():
                 times[stage] = times.get(stage, 0.0) + value
         answers = iter(self._answers([r for r, _, _ in done if isinstance(r, _Ready)], times))
-        for item, (result, texts, _) in zip(items, done):
-            for text in texts:
-                warnings.warn(text, ImageWarning, stacklevel=3)
+        for item, (result, notes, _) in zip(items, done):
+            for note in notes:
+                warnings.warn(note, stacklevel=3)
             yield item, result if isinstance(result, MaskconverError) else next(answers)
 
     def _read(
