@@ -1,7 +1,36 @@
-"""Errors that a user can mend: one line that says what, which file or value, and how to put it right."""
+"""Errors that a user can fix: what happened, to which file or value, and what to do, in one line.
+
+A message names settings as Python does, between backticks: `max_pixels=200`. The command line shows those
+that are options of the command as such: --max-pixels 200.
+"""
+
+from __future__ import annotations
 
 
-class MaskconverError(Exception):
+class Message(Exception):
+    """One line, and the parts it is made of.
+
+    Args:
+        what: what happened; the whole message where the other parts are left out.
+        where: the file, or the place in it.
+        fix: what to do about it.
+        kind: a short name for programs that treat kinds differently, e.g. `unknown-label`.
+    """
+
+    def __init__(self, what: str = "", *, where: str = "", fix: str = "", kind: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix, self.kind = what, where, fix, kind
+
+    @property
+    def text(self) -> str:
+        """The message without the place."""
+        return f"{self.what}; {self.fix}" if self.fix else self.what
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}" if self.where else self.text
+
+
+class MaskconverError(Message):
     """Base of all errors this package raises on purpose."""
 
 
@@ -10,7 +39,7 @@ class DataError(MaskconverError):
 
 
 class ImageError(MaskconverError):
-    """A picture that cannot be read."""
+    """An image that cannot be read."""
 
 
 class ConfigError(MaskconverError):
@@ -30,3 +59,21 @@ class MissingExtraError(MaskconverError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f'{what} needs the extra "{extra}": pip install "maskconver[{extra}]"')
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Exception.__new__, (type(self), *self.args), self.__dict__
+
+
+def one_line(error: BaseException | str) -> str:
+    """Any exception, or a text, in one line; the name of its class where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = str(error)
+    if "Original Traceback" in text:  # raised in a loader's worker: the last line is what was said there
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception of a library that says more than a user needs."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -105,7 +105,7 @@ def test_same_seed_writes_the_same_bytes_whatever_count_and_workers(tmp_path: Pa
 def test_split_that_is_there_is_kept_unless_overwriting_is_asked_for(tmp_path: Path) -> None:
     write_dataset(tmp_path, "cells", 1, (16, 16), seed=1)
     before = digest(tmp_path)
-    with pytest.raises(DataError, match="--overwrite"):
+    with pytest.raises(DataError, match="`overwrite`"):
         write_dataset(tmp_path, "cells", 1, (16, 16), seed=2)
     assert digest(tmp_path) == before
     write_dataset(tmp_path, "cells", 1, (16, 16), seed=2, overwrite=True)

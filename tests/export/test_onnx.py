@@ -288,13 +288,13 @@ def test_multi_scale_models_are_exported(tmp_path):
 def test_what_kmax_models_are_not_exported_to_is_said_before_any_work(tmp_path):
     model = mc.create_model("kmax_r50", categories=CATEGORIES)
     for options, why in [
-        ({"output": "panoptic"}, "with --output proposals only"),
+        ({"output": "panoptic"}, "`output=proposals` only"),
         ({"dynamic": True}, "for one size"),
-        ({"proposals": 10}, "leave out --proposals 10"),
+        ({"proposals": 10}, "leave out `proposals=10`"),
     ]:
         with pytest.raises(ConfigError, match=why):
             export_onnx(model, tmp_path / "model.onnx", **options)
-    with pytest.raises(ConfigError, match="--to onnx or torch-export"):
+    with pytest.raises(ConfigError, match="onnx or torch-export"):
         describe(model, None, False, None, "none", False)  # as LiteRT asks
 
     model.postprocess.hard_sigmoid = True

@@ -124,12 +124,12 @@ def test_pillow_pictures_are_turned_upright():
     [
         (np.zeros((0, 5, 3), np.uint8), "no pixels"),
         (np.zeros((3, 40, 50), np.uint8), "transpose"),
-        (np.zeros(7), "not one picture"),
+        (np.zeros(7), "not one image"),
         (np.full((4, 5), 130.0), "white_level=130"),
         (np.full((4, 5), -0.5), "expected 0…1"),
         (np.full((4, 5), np.nan), "NaN"),
         (np.zeros((4, 5), complex), "complex"),
-        (None, "NoneType is not a picture"),
+        (None, "NoneType is not an image"),
         ("no/such.png", "no/such.png: no such file"),
     ],
 )

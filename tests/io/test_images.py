@@ -28,7 +28,7 @@ BROKEN = (
     *("truncated.jpg", "truncated_header.jpg", "truncated.png", "bad_crc.png", "empty.png", "text.jpg"),
     *("html_error_page.png", "zero_width.png", "huge_dimensions.png", "bomb_16k.png"),
 )
-ODD = {"animated.gif": "several frames", "grey12in16.tif": "--white-level 4095"}
+ODD = {"animated.gif": "several frames", "grey12in16.tif": "`white_level=4095`"}
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -91,10 +91,10 @@ def test_every_other_shared_picture_is_read(shared: Path) -> None:
         (encoded(Image.fromarray(PICTURE), "JPEG")[:60], "damaged or cut off"),
         (encoded(Image.fromarray(PICTURE), "PNG")[:-900], "damaged or cut off"),
         (b"", "empty"),
-        (b"just a line of text", "not a picture"),
+        (b"just a line of text", "not an image"),
         (b"<html>404</html>", "web page"),
         (png(0, 5), "header is damaged"),
-        (png(100_000, 100_000), "--max-pixels 10000000000"),
+        (png(100_000, 100_000), "`max_pixels=10000000000`"),
         (png(16_000, 16_000, 1, 0), "256 million pixels"),
         (b"\x89PNG\r\n\x1a\n", "header is damaged"),
     ],
@@ -124,7 +124,7 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
 def test_limit_of_pixels_can_be_raised_and_leaves_pillows_own_alone() -> None:
     before = Image.MAX_IMAGE_PIXELS
     data = encoded(Image.fromarray(PICTURE), "PNG")
-    with pytest.raises(ImageError, match="--max-pixels 1200"):
+    with pytest.raises(ImageError, match="`max_pixels=1200`"):
         read_image(data, max_pixels=1199)
     assert read_image(data, max_pixels=1200).shape == (30, 40, 3)
     assert before == Image.MAX_IMAGE_PIXELS
@@ -185,7 +185,7 @@ def test_sixteen_bits_are_scaled_by_their_full_range(kind: str) -> None:
 
 def test_twelve_bits_in_sixteen_are_warned_about_and_mended_by_a_white_level() -> None:
     data = encoded(Image.fromarray(GREY.astype(np.uint16) * 16), "PNG")
-    with pytest.warns(ImageWarning, match="--white-level 4095"):
+    with pytest.warns(ImageWarning, match="`white_level=4095`"):
         assert read_image(data).max() < 17
     mended = read_image(data, white_level=4095)
     assert np.abs(mended.astype(int) - grey3(GREY)).max() <= 1
@@ -201,7 +201,7 @@ def test_float_picture_is_read_in_0_to_1_and_refused_beyond() -> None:
     np.testing.assert_array_equal(
         read_image(encoded(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF")), grey3(GREY)
     )
-    with pytest.raises(ImageError, match="--white-level"):
+    with pytest.raises(ImageError, match="white_level="):
         read_image(encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"))
 
 
@@ -304,7 +304,7 @@ def test_other_formats_are_read_whole() -> None:
 
 
 def test_larger_jpegs_than_allowed_are_refused_before_they_are_reduced() -> None:
-    with pytest.raises(ImageError, match="max-pixels 120000"):
+    with pytest.raises(ImageError, match="max_pixels=120000"):
         read_reduced(jpeg(300, 400)[0], lambda size: (1, 1), max_pixels=100_000)
 
 
@@ -326,5 +326,5 @@ def test_kept_warnings_are_those_of_the_thread_alone() -> None:
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()
-    assert len(texts) == 1 and texts[0].startswith("here: ")
+    assert len(texts) == 1 and texts[0].where == "here"
     assert [str(w.message).split(":")[0] for w in given] == ["there"]

@@ -55,7 +55,7 @@ def test_how_the_merge_is_computed_does_not_travel_with_the_model(tmp_path: Path
 def test_a_file_of_another_version_names_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata={"maskconver": json.dumps({"format": 99})})
-    with pytest.raises(CheckpointError, match=r"format 99, this version reads format 1.*--init-from"):
+    with pytest.raises(CheckpointError, match=r"format 99, this version reads format 1.*init_from"):
         load(path)
 
 

@@ -37,7 +37,7 @@ def test_learning_rate_follows_the_batch_by_its_rule(rule: str, expected: float)
 
 @pytest.mark.parametrize("lr", [0.0, -0.1])
 def test_a_learning_rate_that_is_not_positive_is_refused(lr: float) -> None:
-    with pytest.raises(ConfigError, match=r"--optim\.lr"):
+    with pytest.raises(ConfigError, match=r"`optim\.lr="):
         scaled_lr(OptimConfig(lr=lr), 8)
 
 

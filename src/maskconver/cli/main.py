@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import MaskconverError
+from .options import shown, use_options
 
 # command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
 # it takes short forms, `prepare(argv) -> argv`; its docstring is the description.
@@ -29,21 +30,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-def _usage() -> str:
-    lines = [
-        "usage: maskconver COMMAND [--help] …",
-        "",
-        "Efficient panoptic and semantic segmentation.",
-        "",
-        "commands:",
-    ]
-    lines += [f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items()]
-    lines += [
-        "",
-        "example: maskconver predict nuclei cells.png --overlay",
-        "`maskconver COMMAND --help` explains each.",
-    ]
-    return "\n".join(lines)
+def _usage(group: str = "") -> str:
+    """The help of all commands, or of those of one group (`data`)."""
+    command = f"{group} COMMAND".strip()
+    chosen = {name: text for name, (_, text) in COMMANDS.items() if name.startswith(f"{group} ".lstrip())}
+    lines = [f"usage: maskconver {command} [--help] …", ""]
+    if not group:
+        lines += ["Efficient panoptic and semantic segmentation.", ""]
+    lines += ["commands:", *(f"  {name:<14} {text}" for name, text in chosen.items()), ""]
+    if not group:
+        lines.append("example: maskconver predict nuclei cells.png --overlay")
+    return "\n".join([*lines, f"`maskconver {command} --help` explains each."])
 
 
 def _find(argv: list[str]) -> tuple[str, list[str]] | None:
@@ -56,6 +53,9 @@ def _find(argv: list[str]) -> tuple[str, list[str]] | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # text that the encoding of a terminal or file cannot show
+        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
@@ -66,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
         from .. import __version__
 
         print(f"maskconver {__version__}")
+        return 0
+    in_group = any(name.startswith(f"{argv[0]} ") for name in COMMANDS)
+    if in_group and argv[1:2] and argv[1] in ("-h", "--help", "help"):
+        print(_usage(argv[0]))
         return 0
     found = _find(argv)
     if found is None:
@@ -86,8 +90,10 @@ def main(argv: list[str] | None = None) -> int:
             description=module.__doc__ or text,
             formatter_class=Help,
             exit_on_error=False,
+            allow_abbrev=False,
         )
         module.configure(parser)
+        use_options(parser)
         rest = module.prepare(rest) if hasattr(module, "prepare") else rest
         return int(module.run(parser.instantiate(parser.parse_args(rest))))
     except SystemExit as stop:  # after --help
@@ -96,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         hint = f"{_near_options(str(error), parser)}see maskconver {name} --help"
-        print(f"maskconver: error: {_one_line(error)}; {hint}", file=sys.stderr)
+        print(f"maskconver: error: {shown(error)}; {hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nmaskconver: stopped", file=sys.stderr)
@@ -104,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     except (MaskconverError, OSError) as error:
         if debug:
             raise
-        print(f"maskconver: error: {_one_line(error)}", file=sys.stderr)
+        print(f"maskconver: error: {shown(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -128,15 +134,6 @@ _EXTRA_OF = dict.fromkeys(("torch", "torchvision", "timm", "lightning", "scipy",
 }
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    text = str(error)
-    if "Original Traceback" in text:  # raised in a loader's worker: the last line is what was said there
-        text = text.strip().splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split())
-
-
 def _near_options(message: str, parser: Any) -> str:
     """The options nearest to the first one of the message that there is not."""
     unknown = message.partition("nrecognized arguments: ")[2].split()
@@ -149,7 +146,7 @@ def _near_options(message: str, parser: Any) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """Our own warnings in one line on stderr; those of libraries only with `-W` or --debug."""
     if category.__module__.startswith("maskconver"):
-        print(f"maskconver: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"maskconver: warning: {shown(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

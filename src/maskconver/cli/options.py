@@ -1,10 +1,13 @@
-"""A progress bar with rate and time left, on a terminal's error stream; nothing elsewhere."""
+"""What several commands share: options, a progress bar, and the names of settings in messages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import one_line
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -55,6 +58,37 @@ def merge_settings(args: Namespace) -> dict[str, Any]:
     if "score_threshold" in settings:
         settings["stuff_threshold"] = None  # the same
     return settings
+
+
+_options: set[str] = set()  # of the command that runs
+
+
+def use_options(parser: ArgumentParser) -> None:
+    """Sets the command whose options `shown` writes."""
+    _options.clear()
+    _options.update(parser._option_string_actions)
+
+
+def shown(message: BaseException | str) -> str:
+    """A message of the library in one line, with its settings as options of the command that runs.
+
+    `max_pixels=200` between backticks becomes --max-pixels 200 where there is such an option, also one that
+    ends so, as --model.in_channels; anything else between backticks stays as it is.
+    """
+    return re.sub(r"`([a-z]\w*(?:\.\w+)*)(?:=([^`]*))?`", _as_option, one_line(message))
+
+
+def _as_option(match: re.Match[str]) -> str:
+    name, value = match[1], match[2]
+    dashed = "--" + name.replace("_", "-")
+    option = next((o for o in (dashed, f"--{name}") if o in _options), None)
+    if option is None:
+        ending = [o for o in _options if o.endswith(f".{name}")]
+        option = ending[0] if len(ending) == 1 else None
+    if option is None:
+        return match[0]
+    option = option if "." in option else dashed
+    return option if value is None else f"{option} {value}"
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.panoptic_json import read_panoptic_json
 from ..io.results import label_writer, panoptic_writer
 from ..io.sources import list_images
-from .options import add_merge_options, merge_settings, progress_bar
+from .options import add_merge_options, merge_settings, progress_bar, shown
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -192,8 +192,8 @@ def _image_ids(source: str | None, paths: list[Path]) -> dict[str, int | str]:
 
 
 def _failure(path: str | Path, error: Exception) -> tuple[str, str]:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return str(path), reason.removeprefix(f"{path}: ")
+    text = error.text if isinstance(error, MaskconverError) and error.where == str(path) else error
+    return str(path), shown(text)
 
 
 def _require_writable(folder: Path) -> None:
@@ -278,4 +278,4 @@ def _warnings_in(texts: list[str]) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    texts += [str(w.message) for w in caught if issubclass(w.category, ImageWarning)]
+    texts += [shown(w.message) for w in caught if issubclass(w.category, ImageWarning)]

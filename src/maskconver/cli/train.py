@@ -61,8 +61,9 @@ def run(args: Any) -> int:
         print(recipe, end="")
         return 0
     from ..training.run import train
+    from .options import shown
 
-    figures = train(config, recipe)
+    figures = train(config, recipe, lambda text: print(shown(text)))
     for name, value in sorted(figures.items()):
         if name.startswith("val/"):
             print(f"{name[4:]:<12} {100 * value:6.2f}")

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever left behind."""
+"""What is true of files in general: limits, endings, where the bundled ones lie, and writing one whole."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+MAX_PIXELS = 179_000_000
+"""Images and PNGs with more are refused: twice the size at which Pillow warns, where it refuses."""
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+)
+EXPORTED_SUFFIXES = (".onnx", ".tflite", ".pt2")
+"""Of model files for other runtimes."""
+WEIGHTS = Path(__file__).parents[1] / "weights"
+"""The folder of the bundled model files."""
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that was cloned without Git LFS: three lines of text in place of the content."""
+LFS_FIX = "it is a Git LFS pointer, not the file itself; run: git lfs pull"
 
 
 @contextmanager

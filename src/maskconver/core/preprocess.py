@@ -45,7 +45,7 @@ def prepare(
     if image.ndim != 3 or image.shape[2] != config.channels:
         raise ConfigError(
             f"a picture of shape {image.shape}, but the model takes {config.channels} channels "
-            "(a model of others is made with --model.in_channels)"
+            "(a model of others is made with `in_channels`)"
         )
     size = whole or (image.shape[0], image.shape[1])
     scaled = scaled_size(size, config)

@@ -135,7 +135,7 @@ def require_alike(result: Comparison) -> None:
     if result.differing > QUANTIZED_MAPS * result.pixels:
         raise ExportError(
             f"the quantised file does not answer as the model does and was not kept: {result}; "
-            "with another --quantize it may"
+            "with another `quantize` it may"
         )
 
 

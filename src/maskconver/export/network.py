@@ -53,13 +53,13 @@ def describe(
         raise ConfigError(f"export takes models of RGB images, not of {model.config.in_channels} channels")
     if dynamic and output == "panoptic":
         raise ConfigError(
-            "a panoptic map in the file needs one size: leave out --dynamic, or take --output proposals"
+            "a panoptic map in the file needs one size: leave out `dynamic`, or take `output=proposals`"
         )
     if dynamic and size is not None:
-        raise ConfigError("a file is of one size or of any: leave out either --size or --dynamic")
+        raise ConfigError("a file is of one size or of any: leave out either `size` or `dynamic`")
     if own.mode == "native" and size is None and not dynamic:
         raise ConfigError(
-            "the model takes pictures at their own size: give --dynamic, or --size H W to scale them"
+            "the model takes pictures at their own size: give `dynamic`, or `size=H W` to scale them"
         )
     if size is not None and min(size) < 1:
         raise ConfigError(f"size {size[0]}×{size[1]} is not possible; height and width must be 1 or more")
@@ -67,7 +67,7 @@ def describe(
         raise ConfigError(f"{proposals} proposals are not possible; ask for 1 or more")
     step = max(own.multiple, MULTIPLE) if dynamic else 1
     if dynamic and (step % MULTIPLE or (own.mode == "fit" and any(n % step for n in own.size))):
-        raise ConfigError(f"--dynamic needs a canvas in multiples of {MULTIPLE}; give --size H W")
+        raise ConfigError(f"`dynamic` needs a network input in multiples of {MULTIPLE}; give `size=H W`")
     fixed = None if dynamic else size or own.size
     return Exported(
         name=model.name,
@@ -90,15 +90,15 @@ def _check_kmax(
     """Refuses what kMaX-DeepLab and ReMaX cannot be exported to."""
     if not possible or output != "proposals":
         raise ConfigError(
-            "kMaX-DeepLab and ReMaX are exported --to onnx or torch-export, with --output proposals only"
+            "kMaX-DeepLab and ReMaX are exported as onnx or torch-export, with `output=proposals` only"
         )
     if model.postprocess.hard_sigmoid:
-        raise ConfigError("kMaX-DeepLab and ReMaX have no hard sigmoid: leave out --hard-sigmoid")
+        raise ConfigError("kMaX-DeepLab and ReMaX have no hard sigmoid: leave out `hard_sigmoid`")
     if dynamic:
-        raise ConfigError("kMaX-DeepLab and ReMaX are exported for one size: leave out --dynamic")
+        raise ConfigError("kMaX-DeepLab and ReMaX are exported for one size: leave out `dynamic`")
     if proposals is not None and proposals != model.config.proposals:
         raise ConfigError(
-            f"masks of kMaX-DeepLab and ReMaX compete with one another: leave out --proposals {proposals} "
+            f"masks of kMaX-DeepLab and ReMaX compete with one another: leave out `proposals={proposals}` "
             f"of {model.config.proposals}"
         )
 
@@ -168,10 +168,10 @@ def check_calibration(quantize: Precision, images: Sequence[Any] | None) -> None
         ConfigError: one without the other.
     """
     if quantize == "int8" and not images:
-        raise ConfigError("int8 needs pictures such as the file will see: give --calibrate DIR")
+        raise ConfigError("int8 needs pictures such as the file will see: give `calibrate=DIR`")
     if quantize != "int8" and images:
         raise ConfigError(
-            f"--quantize {quantize} needs no pictures; leave out --calibrate or say --quantize int8"
+            f"`quantize={quantize}` needs no images; leave out `calibrate` or say `quantize=int8`"
         )
 
 

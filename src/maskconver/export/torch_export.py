@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.files import atomic_path
-from ..errors import ConfigError, ExportError
+from ..errors import ConfigError, ExportError, first_line
 from ..inference.exported import KEY, Output
 from ..inference.torch import TorchExportRuntime
 from ..models.maskconver.peaks import for_torch
@@ -62,7 +62,7 @@ def export_torch(
                 )
                 torch.export.save(program, temporary, extra_files={KEY: description.to_json()})
         except Exception as error:  # whatever torch.export raises, the model is one it cannot export
-            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            cause = first_line(error)
             raise ExportError(f"{model.name or 'the model'} cannot be exported: {cause}") from error
         finally:
             for_torch.reset(drawing)

@@ -19,7 +19,7 @@ from ..core.preprocess import prepare
 from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
 from ..data.dataset import PanopticDataset
-from ..errors import ConfigError, DataError, MaskconverError
+from ..errors import ConfigError, DataError, MaskconverError, one_line
 from ..merge import postprocess
 from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_average_precision
 from ..metrics.overlap import Overlap
@@ -98,7 +98,7 @@ def require_same_categories(model: Categories, data: Categories) -> None:
     if key(model) != key(data):
         raise ConfigError(
             f"the model knows {model!r}, the data has {data!r}; evaluate on data with the model's "
-            "categories, or fine-tune first: maskconver train --init-from MODEL --data DIR"
+            "categories, or fine-tune the model on this data first (`init_from`)"
         )
 
 
@@ -140,7 +140,7 @@ def evaluate(
                     raise answer
                 _count(result, answer.resized(dataset.ids(index).shape), dataset, index, by)
             except (MaskconverError, OSError) as error:
-                result.failures.append((dataset.image_path(index), " ".join(str(error).split())))
+                result.failures.append((dataset.image_path(index), one_line(error)))
             on_image()
     return result
 

@@ -169,7 +169,7 @@ class FileRuntime(ABC):
         if proposals is not None and not 1 <= proposals <= file.proposals:
             raise ConfigError(
                 f"{path} gives {file.proposals} proposals, not {proposals}; "
-                f"export the model with --proposals {proposals}"
+                f"export the model with `proposals={proposals}`"
             )
         self.proposals = proposals or file.proposals
 
@@ -185,7 +185,7 @@ class FileRuntime(ABC):
         """
         if self.file.output == "panoptic":
             raise ConfigError(
-                f"{self.path} gives panoptic maps, not proposals; export it with --output proposals"
+                f"{self.path} gives panoptic maps, not proposals; export it with `output=proposals`"
             )
         scores, labels, masks = (
             np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*self._run(images))
@@ -226,7 +226,7 @@ class FileRuntime(ABC):
         if size is not None and (height, width) != tuple(size):
             raise ConfigError(
                 f"{self.path} takes {size[0]}×{size[1]}, not {height}×{width}; export with "
-                f"--size {height} {width} or --dynamic"
+                f"`size={height} {width}` or `dynamic`"
             )
         if size is None and (height % step or width % step or not height or not width):
             raise ConfigError(f"{self.path} takes sides that are multiples of {step}, not {height}×{width}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError, ConfigError, MissingExtraError
+from ..errors import CheckpointError, ConfigError, MissingExtraError, one_line
 from .exported import INPUT, KEY, OUTPUTS, Exported, FileRuntime, operator_threads, require_file
 from .silence import silenced
 
@@ -54,7 +54,7 @@ class LiteRtRuntime(FileRuntime):
                 self._interpreter.allocate_tensors()
                 self._run_signature = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise CheckpointError(f"{path} is not a LiteRT file that can be run ({reason})") from error
         self._check_signature()
 

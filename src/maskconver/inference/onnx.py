@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError, ConfigError, MissingExtraError
+from ..errors import CheckpointError, ConfigError, MissingExtraError, one_line
 from .exported import INPUT, KEY, OUTPUTS, Exported, FileRuntime, operator_threads, require_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -92,7 +92,7 @@ def _session(
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's errors have no common class but this one
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CheckpointError(f"{path} is not an ONNX file that can be run ({reason})") from error
 
 

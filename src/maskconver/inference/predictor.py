@@ -21,7 +21,7 @@ from ..core.config import PostprocessConfig
 from ..core.preprocess import prepare, resize_bilinear, scaled_size
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
-from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError
+from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
 from ..io.pixels import ImageWarning, kept_warnings
 from ..merge import postprocess
@@ -47,7 +47,7 @@ class _Ready:
 
 
 _Read = tuple[
-    _Ready | MaskconverError, list[str], dict[str, float]
+    _Ready | MaskconverError, list[ImageWarning], dict[str, float]
 ]  # with warnings and seconds of the stages
 
 
@@ -105,7 +105,7 @@ class Predictor:
         if self._maps and settings:
             raise ConfigError(
                 f"{model} has its merge inside, so {', '.join(settings)} cannot be changed; "
-                "export it again with --output proposals"
+                "export it again with `output=proposals`"
             )
         if self.postprocess.mode == "compiled" and not self._maps and find_spec("numba") is None:
             raise MissingExtraError('merge mode "compiled"', "fast")
@@ -185,11 +185,11 @@ class Predictor:
 
         def work(item: Item) -> _Read:
             spent: dict[str, float] = {}
-            with kept_warnings() as texts:
+            with kept_warnings() as notes:
                 try:
-                    return self._read(item, read, keep_images, spent), texts, spent
+                    return self._read(item, read, keep_images, spent), notes, spent
                 except (MaskconverError, OSError, MemoryError) as error:
-                    return _named(error), texts, spent
+                    return _named(error), notes, spent
 
         steps = look_ahead(work, images, max(ahead, self.batch_size - 1), max(threads, 1))
         with closing(steps) as coming:
@@ -208,9 +208,9 @@ class Predictor:
             for stage, value in spent.items():
                 times[stage] = times.get(stage, 0.0) + value
         answers = iter(self._answers([r for r, _, _ in done if isinstance(r, _Ready)], times))
-        for item, (result, texts, _) in zip(items, done):
-            for text in texts:
-                warnings.warn(text, ImageWarning, stacklevel=3)
+        for item, (result, notes, _) in zip(items, done):
+            for note in notes:
+                warnings.warn(note, stacklevel=3)
             yield item, result if isinstance(result, MaskconverError) else next(answers)
 
     def _read(
@@ -301,7 +301,7 @@ def _named(error: Exception) -> MaskconverError:
     """The error as one of ours, in one line."""
     if isinstance(error, MaskconverError):
         return error
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     named = ImageError(text) if isinstance(error, OSError) else MaskconverError(text)
     named.__cause__ = error
     return named

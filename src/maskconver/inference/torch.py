@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.categories import Categories
 from ..core.config import InputConfig, PostprocessConfig
 from ..core.proposals import Proposals
-from ..errors import CheckpointError, ConfigError, MissingExtraError
+from ..errors import CheckpointError, ConfigError, MissingExtraError, first_line, one_line
 from .exported import KEY, Exported, FileRuntime, require_file
 
 
@@ -30,7 +30,7 @@ class TorchRuntime:
             try:
                 model = model.to(torch.device(device))
             except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 raise ConfigError(f'device "{device}" cannot be used: {reason}') from error
         self.model = model
         self.input: InputConfig = model.input
@@ -113,7 +113,7 @@ class TorchExportRuntime(FileRuntime):
         except CheckpointError:
             raise
         except Exception as error:  # a zip, a JSON or a schema that is not what it should be
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise CheckpointError(
                 f"{path} is not a file of torch.export that can be run ({reason})"
             ) from error
@@ -125,9 +125,7 @@ class TorchExportRuntime(FileRuntime):
                 self.device = torch.device(device)
                 program = move_to_device_pass(program, self.device)
             except (RuntimeError, AssertionError) as error:
-                raise ConfigError(
-                    f'device "{device}" cannot be used: {str(error).splitlines()[0]}'
-                ) from error
+                raise ConfigError(f'device "{device}" cannot be used: {first_line(error)}') from error
         self._module = program.module()
 
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:

@@ -1,32 +1,33 @@
-"""Reading pictures of any usual kind as H×W×3 uint8, or with the channels that are asked for."""
+"""Reading images of any usual kind as H×W×3 uint8, or with the channels that are asked for."""
 
 from __future__ import annotations
 
 import io
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
-from ..errors import ImageError
+from ..core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER
+from ..core.files import MAX_PIXELS as MAX_PIXELS
+from ..errors import ImageError, one_line
 from .pixels import ImageWarning as ImageWarning
-from .pixels import to_8_bit, warn_about
+from .pixels import check_white_level, to_8_bit, warn_about, with_channels
 
-MAX_PIXELS = 179_000_000
 BAND_PIXELS = 1 << 16
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+SUFFIXES = IMAGE_SUFFIXES
 
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"GIF8")
 _EXIF_ORIENTATION = 0x0112
+_BITS, _STRIPS, _SAMPLES, _PLANAR, _NUMBERS = 258, 273, 277, 284, 339  # tags of TIFF
 _pillow_limit = threading.Lock()
 
 
@@ -63,8 +64,43 @@ def read_image(
         ImageWarning: several frames; a 16-bit picture that looks black; a white level of no use.
     """
     name = name or _name_of(source)
+    check_white_level(white_level)
     with _opened(source, name) as image:
         _check_size(image.size, max_pixels, name)
+        return _decode(image, white_level, name, channels)
+
+
+def from_pillow(
+    image: Image.Image,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    white_level: float | None = None,
+    channels: int = 3,
+) -> NDArray[np.uint8]:
+    """A Pillow image as `read_image` reads its file: the same pixels, the same errors and warnings.
+
+    Pillow gives colours of 16 bits as 8. An image of such a file is therefore decoded here as long as nobody
+    has loaded its pixels; afterwards `white_level` cannot reach them any more. Of several frames the image's
+    current one is taken.
+
+    Args:
+        image: of any mode; it is loaded, but not changed.
+        max_pixels, white_level, channels: as in `read_image`.
+
+    Raises, warns:
+        As `read_image`.
+    """
+    check_white_level(white_level)
+    name = os.fspath(getattr(image, "filename", "") or "") or "the image"
+    _check_size(image.size, max_pixels, name)
+    file = getattr(image, "fp", None)
+    if file is not None and _is_deep(image) and not _frame(image):
+        at = file.tell()
+        file.seek(0)
+        data = file.read()
+        file.seek(at)
+        return read_image(data, max_pixels=max_pixels, white_level=white_level, name=name, channels=channels)
+    with _reported(name):
         return _decode(image, white_level, name, channels)
 
 
@@ -93,9 +129,10 @@ def read_reduced(
         As `read_image`.
     """
     name = name or _name_of(source)
+    check_white_level(white_level)
     with _opened(source, name) as image:
         _check_size(image.size, max_pixels, name)
-        if not isinstance(image, JpegImageFile):
+        if image.format not in ("JPEG", "MPO"):
             pixels = _decode(image, white_level, name, channels)
             return pixels, (pixels.shape[0], pixels.shape[1])
         width, height = image.size  # before it is turned upright
@@ -119,15 +156,15 @@ def image_size(
     """
     with _opened(source, name or _name_of(source)) as image:
         width, height = image.size
-        if isinstance(image, TiffImageFile):  # some versions of Pillow have turned this size already
-            width, height = image.tag_v2[256], image.tag_v2[257]
+        if image.format == "TIFF":  # some versions of Pillow have turned this size already
+            width, height = _tags(image)[256], _tags(image)[257]
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def _name_of(source: Any) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    return "picture" if isinstance(source, bytes) else str(getattr(source, "name", "picture"))
+    return "the image" if isinstance(source, bytes) else str(getattr(source, "name", "the image"))
 
 
 def _open_file(source: Any, name: str) -> BinaryIO:
@@ -138,105 +175,228 @@ def _open_file(source: Any, name: str) -> BinaryIO:
     try:
         return Path(source).open("rb")
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        raise ImageError("no such file", where=name) from None
     except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder, not a picture") from None
+        raise ImageError("is a folder, not an image", where=name) from None
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be opened ({_reason(error)})") from None
+        raise ImageError(f"cannot be opened ({_reason(error)})", where=name) from None
 
 
 @contextmanager
 def _opened(source: Any, name: str) -> Iterator[ImageFile.ImageFile]:
-    """The picture behind `source` with its header read; all that goes wrong becomes an `ImageError`."""
+    """The image behind `source` with its header read; all that goes wrong becomes an `ImageError`."""
     file = _open_file(source, name)
     try:
-        with _identify(file, name) as image:
+        with _reported(name), _identify(file, name) as image:
             yield image
-    except (ImageError, Warning):
-        raise
-    except MemoryError:
-        raise ImageError(f"{name}: not enough memory for this picture; make it smaller") from None
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-        raise ImageError(f"{name}: damaged or cut off ({_reason(error)}); copy or export it again") from None
     finally:
         if file is not source:
             file.close()
 
 
+@contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Whatever Pillow raises in the block as an `ImageError`."""
+    try:
+        yield
+    except (ImageError, Warning):
+        raise
+    except MemoryError:
+        raise ImageError("not enough memory for this image", where=name, fix="make it smaller") from None
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+        what = f"damaged or cut off ({_reason(error)})"
+        raise ImageError(what, where=name, fix="copy or export it again") from None
+
+
 def _identify(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     """Reads the header. Pillow's size limit is one for the whole process; `_check_size` stands in for it."""
     start = file.tell()
-    head = file.read(16)
+    head = file.read(32)
     file.seek(start)
     if not head:
-        raise ImageError(f"{name}: the file is empty (0 bytes); copy it again")
+        raise ImageError("the file is empty (0 bytes)", where=name, fix="copy it again")
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError:
-            if head.startswith(_MAGIC):
-                raise ImageError(
-                    f"{name}: its header is damaged or cut off; copy or export it again"
-                ) from None
-            kind = "a text or web page" if head.lstrip()[:1] == b"<" else "not a picture"
-            raise ImageError(
-                f"{name}: {kind}, not one of JPEG, PNG, WebP, TIFF, BMP, GIF; convert it or leave it out"
-            ) from None
+            file.seek(start)
+            raise _unidentified(file, head, name) from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     assert isinstance(image, ImageFile.ImageFile)
     return image
 
 
+def _unidentified(file: BinaryIO, head: bytes, name: str) -> ImageError:
+    """Why a file is none that Pillow opens."""
+    if head.startswith((b"II*\x00", b"MM\x00*")) and (kind := _tiff_kind(file)):
+        what = f"a TIFF of {kind} cannot be read"
+        return ImageError(what, where=name, fix="save it as grey or RGB of 8 or 16 bits")
+    if head.startswith(_MAGIC):
+        return ImageError("its header is damaged or cut off", where=name, fix="copy or export it again")
+    if head.startswith(LFS_POINTER):
+        return ImageError("not an image", where=name, fix=LFS_FIX)
+    kind = "a text or web page" if head.lstrip()[:1] == b"<" else "not an image"
+    what = f"{kind}, not one of JPEG, PNG, WebP, TIFF, BMP, GIF"
+    return ImageError(what, where=name, fix="convert it or leave it out")
+
+
+def _tiff_kind(file: BinaryIO) -> str:
+    """`3 × 32-bit float` of a TIFF whose header is sound, else ""."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    try:
+        tags = ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bits = tags[_BITS][0]
+        numbers = {3: " float"}.get(tags.get(_NUMBERS, (1,))[0], "")
+        return f"{tags.get(_SAMPLES, 1)} × {bits}-bit{numbers}" if tags[256] and tags[257] else ""
+    except Exception:  # damaged in any way
+        return ""
+
+
 def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            f"{name}: {width}×{height} is {width * height / 1e6:.0f} million pixels, more than the limit of "
-            f"{max_pixels / 1e6:.0f} million; make it smaller, or allow it with --max-pixels {width * height}"
+            f"{width}×{height} is {width * height / 1e6:.0f} million pixels, more than the limit of "
+            f"{max_pixels / 1e6:.0f} million",
+            where=name,
+            fix=f"make it smaller, or allow it with `max_pixels={width * height}`",
         )
 
 
-def _decode(
-    image: ImageFile.ImageFile, white_level: float | None, name: str, channels: int
-) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, white_level: float | None, name: str, channels: int) -> NDArray[np.uint8]:
     if channels not in (1, 3, 4):
-        raise ImageError(f"{name}: files are read with 1, 3 or 4 channels, the model takes {channels}")
+        raise ImageError(f"files are read with 1, 3 or 4 channels, the model takes {channels}", where=name)
     bands = 4 if image.mode == "P" and "transparency" in image.info else len(image.getbands())
     if channels == 4 != bands:
         raise ImageError(
-            f"{name}: has {bands} channel{'s' * (bands > 1)} ({image.mode}), the model takes 4; give "
-            "pictures of 4 channels, or make the model with --model.in_channels 3"
+            f"has {bands} channel{'s' * (bands > 1)} ({image.mode}), the model takes 4",
+            where=name,
+            fix="give images of 4 channels, or make the model with `in_channels=3`",
         )
-    if image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False):
-        warn_about(f"{name}: has several frames; only the first is read", 3)
-    if (
-        white_level is not None
-        and image.tile
-        and ";16" in str(image.tile[0][3])
-        and len(image.getbands()) > 1
-    ):
-        warn_about(
-            f"{name}: 16-bit colour is scaled by its full range; --white-level {white_level:g} is for grey", 3
-        )
-    image.load()
+    animated = image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False)
+    if animated and not _frame(image):
+        warn_about(ImageWarning("has several frames; only the first is read", where=name), 3)
+    deep = _deep_colour(image, white_level, name)
+    if deep is None:
+        image.load()
     turn = _orientation(image)  # after load(): Pillow turns some TIFFs itself and then clears the entry
-    if image.mode.startswith("I") or image.mode == "F":
-        pixels = to_8_bit(np.asarray(image), white_level, name, image.mode)
+    if deep is not None:
+        pixels = with_channels(to_8_bit(deep, white_level, name), channels)
+    elif image.mode.startswith("I") or image.mode == "F":
+        pixels = to_8_bit(_numbers(image), white_level, name)
     else:
-        if channels < 4:
-            image.info.pop("transparency", None)  # Pillow would warn that the alpha of a palette gets lost
         pixels = _bands(image, channels)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], channels, axis=2)
     pixels = _upright(pixels, turn)
     return np.require(pixels, np.uint8, ["C", "W", "O"])
+
+
+def _frame(image: Image.Image) -> int:
+    return image.tell() if hasattr(image, "tell") else 0
+
+
+def _numbers(image: Image.Image) -> NDArray[Any]:
+    """The values of an image of one channel of more than 8 bits, in the type that the file has."""
+    values = np.asarray(image)
+    if image.format == "PNG" and values.dtype == np.int32:  # older versions of Pillow read 16 bits as 32
+        values = values.astype(np.uint16)
+    return values
+
+
+# Pillow's modes for colour have 8 bits a channel: of deeper files it keeps the upper byte of each value. Read
+# a second time with the bytes exchanged, it keeps the lower one.
+_SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the values lie in the file, e.g. `RGB;16B`; "" once they are loaded."""
+    tile = getattr(image, "tile", None)
+    arguments = tile[0][3] if tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _set_raw_mode(image: ImageFile.ImageFile, raw: str) -> None:
+    for k, (decoder, box, offset, args) in enumerate(image.tile):
+        changed = (raw, *args[1:]) if isinstance(args, tuple) else raw
+        image.tile[k] = type(image.tile[k])(decoder, box, offset, changed)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether this is a file of 16-bit colour whose pixels are not loaded yet."""
+    deep = ";16" in _raw_mode(image) and len(image.getbands()) > 1
+    return deep or _is_planar(image)
+
+
+def _deep_colour(image: Image.Image, white_level: float | None, name: str) -> NDArray[np.uint16] | None:
+    """The values of a file of 16-bit colour, H×W×C; None of any other image."""
+    if not _is_deep(image):
+        return None
+    assert isinstance(image, ImageFile.ImageFile) and image.fp is not None
+    if _is_planar(image):
+        return _planes(image, name)
+    raw, file = _raw_mode(image), cast(BinaryIO, image.fp)
+    if raw == "LA;16B":  # 32 bits a pixel, as four channels of 8 are
+        _set_raw_mode(image, "RGBA")
+        image._mode = "RGBA"
+        parts = np.asarray(image).astype(np.uint16)
+        return parts[..., :1] << np.uint16(8) | parts[..., 1:2]
+    if raw.partition(";")[0] not in ("RGB", "RGBA", "RGBX") or raw[-1] not in _SWAPPED:
+        if white_level is not None:
+            raise ImageError(
+                f"16-bit values of the kind {raw} cannot be scaled by `white_level`",
+                where=name,
+                fix="save it as RGB",
+            )
+        return None
+    high = np.asarray(image).astype(np.uint16)
+    file.seek(0)
+    with _identify(file, name) as again:
+        _set_raw_mode(again, raw[:-1] + _SWAPPED[raw[-1]])
+        return high << np.uint16(8) | np.asarray(again)
+
+
+def _tags(image: Image.Image) -> Any:
+    return getattr(image, "tag_v2", {})
+
+
+def _is_planar(image: Image.Image) -> bool:
+    """Whether this is a TIFF of 16-bit colour with each channel by itself, which Pillow reads wrongly."""
+    if not getattr(image, "tile", None):
+        return False
+    tags = _tags(image)
+    return tags.get(_PLANAR) == 2 and tags.get(_SAMPLES, 1) > 1 and tags.get(_BITS, (8,))[0] == 16
+
+
+def _planes(image: ImageFile.ImageFile, name: str) -> NDArray[np.uint16]:
+    """The values of a planar TIFF, H×W×C: the strips of all channels follow one another."""
+    tags = _tags(image)
+    if tags.get(259, 1) != 1 or _STRIPS not in tags or tags.get(262) != 2:
+        what = (
+            "16-bit colour with each channel by itself cannot be read if it is compressed, tiled or not RGB"
+        )
+        raise ImageError(what, where=name, fix="save it interleaved or uncompressed")
+    width, height, channels = tags[256], tags[257], tags[_SAMPLES]
+    data = bytearray()
+    assert image.fp is not None
+    for start, length in zip(tags[_STRIPS], tags[279]):
+        image.fp.seek(start)
+        data += image.fp.read(length)
+    if len(data) < 2 * width * height * channels:
+        raise ImageError("cut off", where=name, fix="copy or export it again")
+    order = ">u2" if tags.prefix == b"MM" else "<u2"
+    values = np.frombuffer(data, order, width * height * channels).reshape(channels, height, width)
+    image.tile = []  # what Pillow would read in its place
+    return values.transpose(1, 2, 0).astype(np.uint16)
 
 
 def _bands(image: Image.Image, channels: int) -> NDArray[np.uint8]:
@@ -246,6 +406,8 @@ def _bands(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     rows = max(BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
         stripe = image.crop((0, top, width, min(top + rows, height)))
+        if channels < 4:
+            stripe.info.pop("transparency", None)  # Pillow would warn that the alpha of a palette gets lost
         if channels == 4:
             values = np.asarray(stripe.convert("RGBA") if stripe.mode == "P" else stripe)
         elif channels == 1 or stripe.mode in ("1", "L", "LA", "La"):

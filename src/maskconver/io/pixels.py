@@ -1,7 +1,8 @@
-"""What is worth knowing about a picture that was read all the same."""
+"""Numbers of any kind to 8 bits, one way for files, Pillow images, arrays and tensors; and image warnings."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,65 +11,137 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from ..errors import ImageError
+from ..errors import ImageError, Message
+
+BAND = 1 << 18  # values that are converted at a time, so that a large image needs no copy in float64
 
 
-class ImageWarning(UserWarning):
-    """A picture was read, but perhaps not as its owner expects; the text says what can be done."""
+class ImageWarning(Message, UserWarning):
+    """An image was read, but perhaps not as its owner expects; the text says what can be done."""
 
 
-_kept_warnings: ContextVar[list[str] | None] = ContextVar("_kept_warnings", default=None)
+_kept_warnings: ContextVar[list[ImageWarning] | None] = ContextVar("_kept_warnings", default=None)
 
 
 @contextmanager
-def kept_warnings() -> Iterator[list[str]]:
-    """Keeps the texts of the `ImageWarning`s of the block, of this thread only, instead of giving them.
+def kept_warnings() -> Iterator[list[ImageWarning]]:
+    """Keeps the `ImageWarning`s of the block, of this thread only, instead of giving them.
 
     Python's own `warnings.catch_warnings` changes the whole process and is not for threads.
     """
-    texts: list[str] = []
-    token = _kept_warnings.set(texts)
+    kept: list[ImageWarning] = []
+    token = _kept_warnings.set(kept)
     try:
-        yield texts
+        yield kept
     finally:
         _kept_warnings.reset(token)
 
 
-def warn_about(text: str, stacklevel: int = 2) -> None:
+def warn_about(warning: ImageWarning, stacklevel: int = 2) -> None:
     """Gives an `ImageWarning`, or keeps it for the `kept_warnings` around the caller."""
-    texts = _kept_warnings.get()
-    if texts is None:
-        warnings.warn(text, ImageWarning, stacklevel=stacklevel + 1)
+    kept = _kept_warnings.get()
+    if kept is None:
+        warnings.warn(warning, stacklevel=stacklevel + 1)
     else:
-        texts.append(text)
+        kept.append(warning)
 
 
-def to_8_bit(values: NDArray[Any], white_level: float | None, name: str, mode: str) -> NDArray[np.uint8]:
-    """Grey of more than 8 bits, H×W, to 0…255 by full range or white level, rounded to the nearest value."""
-    if values.dtype.byteorder == ">":
-        values = values.astype(values.dtype.newbyteorder("="))
-    top = float(np.nanmax(values)) if values.size else 0.0
+def check_white_level(white_level: float | None) -> None:
+    """Refuses a white level that is no brightness.
+
+    Raises:
+        ImageError: it is 0 or less, infinite or NaN.
+    """
+    if white_level is not None and not 0 < white_level < math.inf:
+        raise ImageError(f"`white_level={white_level:g}` must be a number above 0")
+
+
+def to_8_bit(values: NDArray[Any], white_level: float | None = None, name: str = "") -> NDArray[np.uint8]:
+    """Brightness of any numeric type to 0…255, rounded to the nearest value, halves up.
+
+    What counts as white: the white level where it is given; else 1 for floats, 65535 for uint16, 255 for all
+    other whole numbers. uint8 stays as it is, true becomes 255.
+
+    Args:
+        values: of any shape, e.g. H×W or H×W×C; bool, whole numbers or floats.
+        white_level: the value that becomes 255, above 0. Values beyond it become 255, values below 0 zero.
+        name: what messages call the image.
+
+    Returns:
+        The same shape, uint8.
+
+    Raises:
+        ImageError: not numbers; NaN or infinite values; without `white_level` also values below 0 or above
+            white by more than a thousandth of it; a white level that is not above 0.
+
+    Warns:
+        ImageWarning: uint16 without `white_level` whose values fill 12 bits at most, so that it looks black.
+    """
+    check_white_level(white_level)
+    name = name or "the image"
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values * np.uint8(255)
+    if values.dtype.kind not in "iuf":
+        what = f"values of type {values.dtype} are no brightness"
+        raise ImageError(what, where=name, fix="give uint8, uint16 or floats in 0…1")
+    if not values.size:
+        return values.astype(np.uint8)
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("holds NaN or infinite values", where=name, fix="replace them first")
+    white = white_level or _white(values.dtype)
     if white_level is None:
-        if mode == "F":
-            white_level = 1.0
-        elif values.dtype.itemsize == 2 or top <= 65535:
-            white_level = 65535.0
-        if white_level is None or (mode == "F" and top > 1.0):
-            raise ImageError(
-                f"{name}: values up to {top:g} in 32 bits: say which is white, e.g. --white-level {top:g}"
-            )
-        if mode != "F" and 0 < top <= 4095:
-            likely = 255 if top <= 255 else 4095
-            warn_about(
-                f"{name}: 16-bit picture with no value above {top:.0f}, so it looks black; "
-                f"if it holds {'8' if likely == 255 else '12'} bits, read it with --white-level {likely}",
-                4,
-            )
-    elif not white_level > 0:
-        raise ImageError(f"white level {white_level:g} must be above 0")
+        _require_in_range(values.dtype, low, high, white, name)
+        if values.dtype.kind == "u" and values.dtype.itemsize == 2 and 0 < high <= 4095:
+            bits, level = (8, 255) if high <= 255 else (12, 4095)
+            text = f"16-bit image with no value above {high:.0f}, so it looks black"
+            fix = f"if it holds {bits} bits, say `white_level={level}`"
+            warn_about(ImageWarning(text, where=name, fix=fix), 3)
     if values.dtype == np.uint16:  # a table is much faster than arithmetic on every pixel
-        table = np.minimum(np.arange(65536) * (255.0 / white_level) + 0.5, 255.0).astype(np.uint8)
-        return table[values]
-    scaled = np.nan_to_num(values.astype(np.float64), nan=0.0) * (255.0 / white_level)
-    return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+        return _scaled(np.arange(65536), white)[values]
+    flat = values.reshape(-1)
+    out = np.empty(flat.shape, np.uint8)
+    for start in range(0, flat.size, BAND):
+        out[start : start + BAND] = _scaled(flat[start : start + BAND], white)
+    return out.reshape(values.shape)
+
+
+def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """H×W×C, with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), as H×W×`channels`.
+
+    To 1 and 3 channels alpha is dropped, grey repeated, colours become their luma; 4 stay as they are.
+    """
+    if channels == pixels.shape[2]:
+        return pixels
+    if pixels.shape[2] < 3:
+        return np.broadcast_to(pixels[..., :1], (*pixels.shape[:2], channels))
+    pixels = pixels[..., :3]
+    return (
+        pixels
+        if channels == 3
+        else np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+    )
+
+
+def _white(dtype: np.dtype[Any]) -> float:
+    if dtype.kind == "f":
+        return 1.0
+    return 65535.0 if dtype.kind == "u" and dtype.itemsize == 2 else 255.0
+
+
+def _require_in_range(dtype: np.dtype[Any], low: float, high: float, white: float, name: str) -> None:
+    if low >= -1e-3 * white and high <= 1.001 * white:
+        return
+    what = f"{dtype.name} values {low:g}…{high:g}, expected 0…{white:g}"
+    if high <= 0:
+        raise ImageError(what, where=name, fix="shift them so that black is 0")
+    below = " (values below 0 become black)" if low < 0 else ""
+    raise ImageError(what, where=name, fix=f"say which value is white, e.g. `white_level={high:g}`{below}")
+
+
+def _scaled(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    return np.clip(np.floor(values.astype(np.float64) * 255.0 / white + 0.5), 0, 255).astype(np.uint8)

@@ -132,7 +132,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if meta.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is a model file of format {meta.get('format')}, this version reads format {FORMAT}; "
-            "use the maskconver version that wrote it, or train again with --init-from"
+            "use the maskconver version that wrote it, or train again with `init_from`"
         )
     return meta
 

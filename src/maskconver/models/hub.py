@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 
 FILE = "model.safetensors"
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def reached(act: Callable[[], T], repository: str) -> T:
             f'the repository "{repository}" holds no {FILE}; it was not pushed by maskconver'
         ) from error
     except Exception as error:  # of the network, of the Hub's rights, of a name it does not take
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(_UNREACHED.format(repository, reason)) from error
 
 

@@ -89,7 +89,7 @@ def _of_run(run: Path) -> tuple[str, list[dict[str, Any]]]:
         return recipe, [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f'"{run}" is not the folder of a training ({error}); give the --out of one'
+            f'"{run}" is not the folder of a training ({error}); give the `out` of one'
         ) from error
 
 

@@ -50,7 +50,7 @@ def scaled_lr(config: OptimConfig, batch: int) -> float:
         ConfigError: the configured rate is not positive.
     """
     if config.lr <= 0:
-        raise ConfigError(f"--optim.lr {config.lr:g}: the learning rate must be above 0")
+        raise ConfigError(f"`optim.lr={config.lr:g}`: the learning rate must be above 0")
     factor = batch / config.base_batch
     return config.lr * {"linear": factor, "sqrt": math.sqrt(factor), "none": 1.0}[config.lr_scaling]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, first_line
 from ..models import create_model
 from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.backbones.weights import load_backbone
@@ -60,7 +60,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if most > model.config.proposals:
         say(
             f"note: an image has {most} segments, but the model makes {model.config.proposals} proposals "
-            "(--model.proposals)"
+            "(`model.proposals`)"
         )
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,7 +127,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         if not checkpoints.stopped and files.validated != trainer.global_step:
             trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
     if checkpoints.stopped:
-        say(f"stopped at step {trainer.global_step}; go on with --resume auto")
+        say(f"stopped at step {trainer.global_step}; go on with `resume=auto`")
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
 
 
@@ -158,13 +158,13 @@ def _check_resumable(
         pickle.UnpicklingError,
     ) as error:
         raise CheckpointError(
-            f"{checkpoint} is damaged or not a checkpoint of a run ({str(error).splitlines()[0]}); "
-            "start from a model file instead: --init-from"
+            f"{checkpoint} is damaged or not a checkpoint of a run ({first_line(error)}); "
+            "start from a model file instead: `init_from`"
         ) from error
     if state.get("categories") != categories:
         raise CheckpointError(
             f"{checkpoint} was trained on other categories than {config.data.data} has; "
-            "start a new run from its model instead: --init-from RUN --out NEW_RUN"
+            "start a new run from its model instead: `init_from=RUN` `out=NEW_RUN`"
         )
     own = {k: v.shape for k, v in task.state_dict().items()}
     other = [k for k in own | theirs if own.get(k) != theirs.get(k)]
@@ -172,10 +172,10 @@ def _check_resumable(
         raise CheckpointError(
             f"{checkpoint} was trained with other options than this run's: {len(other)} weights are only in "
             f"one or of another shape ({', '.join(other[:3])}); resume with those in its recipe.yaml, or "
-            "start a new run from its model: --init-from RUN --out NEW_RUN"
+            "start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
     if step >= config.steps:
-        raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise --steps to go on")
+        raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise `steps` to go on")
     return step
 
 
@@ -184,5 +184,5 @@ def _resume(config: TrainConfig, out: Path) -> str | None:
         path = out / "last.ckpt"
         return str(path) if path.is_file() else None
     if config.resume and not Path(config.resume).is_file():
-        raise ConfigError(f'--resume {config.resume}: no such checkpoint; "auto" takes {out / "last.ckpt"}')
+        raise ConfigError(f'`resume={config.resume}`: no such checkpoint; "auto" takes {out / "last.ckpt"}')
     return config.resume

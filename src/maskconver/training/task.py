@@ -75,7 +75,7 @@ class SegmentationTask(pl.LightningModule):
         raise NonFiniteLoss(
             f"step {self.global_step}: the loss is not finite ({bad}) on images {list(batch.image_ids)}; "
             f"last good checkpoint: {self.last_checkpoint}. A lower "
-            "--optim.lr or --optim.clip_norm 1 often helps"
+            "`optim.lr` or `optim.clip_norm=1` often helps"
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

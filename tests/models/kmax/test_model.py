@@ -171,7 +171,7 @@ def test_the_cityscapes_recipes_draw_masks_at_stride_2(name: str) -> None:
 
 
 def test_a_fifth_stage_of_stride_2_on_a_pooled_stem_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--model\.resnet_layout stride"):
+    with pytest.raises(ConfigError, match="resnet_layout=stride"):
         create_model("kmax_r50", num_classes=CLASSES, fifth_stage="tensorflow")
 
 

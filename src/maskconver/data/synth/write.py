@@ -107,7 +107,7 @@ def write_dataset(
     path = out / f"panoptic_{split}.json"
     if path.exists() and not overwrite:
         raise DataError(
-            f"{path}: this split is there already; choose another folder or allow it with --overwrite"
+            f"{path}: this split is there already; choose another folder or allow it with `overwrite`"
         )
     for kind in ("images", "panoptic"):
         (out / kind / split).mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, first_line
 from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 PRETRAINED = "pretrained"
@@ -115,13 +115,9 @@ def _timm_state(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # a hub, a cache and a network: many kinds
         raise CheckpointError(
-            f'no pretrained weights for "{name}" ({_first_line(error)}); without a network give a file: '
-            "--model.backbone_weights FILE"
+            f'no pretrained weights for "{name}" ({first_line(error)}); without a network give a file: '
+            "`backbone_weights=FILE`"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _file_state(path: Path) -> Mapping[str, Tensor]:
@@ -134,7 +130,7 @@ def _file_state(path: Path) -> Mapping[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
-            f"{path} cannot be read as weights ({_first_line(error)}); "
+            f"{path} cannot be read as weights ({first_line(error)}); "
             "save the state_dict alone, best as safetensors"
         ) from error
     for container in _CONTAINERS:

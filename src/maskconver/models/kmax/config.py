@@ -141,5 +141,5 @@ class KMaXConfig:
         if (self.backbone, self.resnet_layout, self.fifth_stage) == ("resnet50", "max_pool", "tensorflow"):
             raise ConfigError(
                 "fifth_stage tensorflow is of stride 2, but ResNet-50's stem with a max-pool of 4: give "
-                "resnet_layout=stride (--model.resnet_layout stride), or fifth_stage=pytorch"
+                "`resnet_layout=stride`, or `fifth_stage=pytorch`"
             )

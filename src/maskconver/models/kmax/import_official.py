@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...core.categories import Categories
-from ...errors import CheckpointError
+from ...errors import CheckpointError, first_line
 from ..registry import create_model
 from .model import KMaXDeepLab
 
@@ -163,7 +163,7 @@ def read_official(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason}); save its tensors alone"
         ) from error
