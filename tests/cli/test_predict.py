@@ -159,11 +159,17 @@ def test_options_that_mean_nothing_are_refused_once_before_any_picture(folder, c
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("mode", ["fast", "reference", "coarse"])
-def test_the_way_to_merge_on_the_command_line(folder, capsys, mode):
-    assert main(["predict", "fake", "in", "--out", "out", "--merge", mode]) == 0
+@pytest.mark.parametrize("algorithm", ["fast", "reference"])
+def test_the_algorithm_on_the_command_line(folder, capsys, algorithm):
+    assert main(["predict", "fake", "in", "--out", "out", "--algorithm", algorithm]) == 0
     assert "4 segments" in capsys.readouterr().out
-    assert main(["predict", "fake", "in", "--out", "out", "--merge", "best"]) == 2
+    assert main(["predict", "fake", "in", "--out", "out", "--algorithm", "best"]) == 2
+
+
+@pytest.mark.parametrize("words", [["--merge", "fast"], ["--merge=coarse"]])
+def test_the_old_name_of_the_algorithm_is_refused_with_the_new_one(folder, capsys, words):
+    assert main(["predict", "fake", "in", "--out", "out", *words]) == 2
+    assert "--merge is now called --algorithm; it takes fast or reference" in capsys.readouterr().err
 
 
 def test_bad_pictures_are_listed_at_the_end_and_the_others_done(folder, capsys):

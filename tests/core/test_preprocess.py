@@ -163,3 +163,21 @@ def test_a_reduced_picture_lies_where_the_whole_one_does(size, step):
     assert of_reduced == geometry
     inner = (slice(2), slice(1, 10), slice(1, 16))
     np.testing.assert_allclose(canvas[inner] * 255, expected[inner] * 255, atol=1.01)
+
+
+@pytest.mark.parametrize("stretched", ["none", "percentile"])
+@pytest.mark.parametrize("size", [(40, 50), (200, 31), (64, 48)])
+def test_bytes_are_the_normalised_input_rounded_with_padding_of_the_mean_colour(size, stretched):
+    image = noise(*size, 3) // 2 + 30
+    config = InputConfig("fit", (64, 64), stretch=stretched)
+    values, where = prepare(image, config)
+    given, also = prepare(image, config, dtype=np.uint8)
+    assert (given.shape, given.dtype, also) == ((64, 64, 3), np.uint8, where)
+    exact = 255 * (values.transpose(1, 2, 0) * np.array(config.std) + np.array(config.mean))
+    assert abs(given - exact).max() <= 0.5 + 1e-3
+    assert given[-1, -1].tolist() in ([124, 116, 104], np.rint(exact[-1, -1]).tolist())
+
+
+def test_bytes_of_an_image_that_fits_are_the_image():
+    image = noise(64, 64, 3)
+    np.testing.assert_array_equal(prepare(image, InputConfig("fit", (64, 64)), dtype=np.uint8)[0], image)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,13 +121,13 @@ def panoptic_file(tmp_path_factory):
 
 def test_a_file_with_the_merge_inside_gives_the_plain_merge_s_map(panoptic_file):
     runtime = LiteRtRuntime(panoptic_file)
-    canvas, _ = prepare(synthesize("scenes", SIZE, 3).image, runtime.input)
-    fed = torch.from_numpy(runtime.to_uint8(canvas[None])).permute(0, 3, 1, 2).float() / 255
+    canvas, _ = prepare(synthesize("scenes", SIZE, 3).image, runtime.input, dtype=np.uint8)
+    fed = torch.from_numpy(canvas[None]).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         scores, labels, masks = Small().eval()((fed - RGB[0]) / RGB[1])
-    plain = replace(runtime.postprocess, mode="reference")
-    (expected,) = postprocess(Proposals(scores, labels, masks).numpy(), plain, CATEGORIES, output_size=SIZE)
-    (found,) = runtime.canvas_maps(canvas[None])
+    proposals, config = Proposals(scores, labels, masks).numpy(), runtime.postprocess
+    (expected,) = postprocess(proposals, config, CATEGORIES, output_size=SIZE, algorithm="reference")
+    (found,) = runtime(canvas[None])
     np.testing.assert_array_equal(found.ids, expected.ids)
     rows = [(s.id, s.label, s.area) for s in expected]
     assert rows and [tuple(row) for row in found.segments.tolist()][: len(rows)] == rows

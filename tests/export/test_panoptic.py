@@ -47,7 +47,6 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
         scores = (4 * scores).round() / 4
     labels = torch.from_numpy(random.integers(0, 5, (1, n)))
     config = PostprocessConfig(
-        mode="reference",
         score_threshold=float(random.choice([0, 0.01, 0.5, 1])),
         overlap_threshold=float(random.choice([0, 0.3, 0.7])),
         min_area=float(random.choice([0, 0.01, 0.1])),
@@ -56,7 +55,9 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
         reassign=bool(random.integers(2)),
         hard_sigmoid=bool(random.integers(2)),
     )
-    expected = postprocess(Proposals(scores, labels, masks), config, FIVE, output_size=size)[0]
+    expected = postprocess(
+        Proposals(scores, labels, masks), config, FIVE, output_size=size, algorithm="reference"
+    )[0]
     ids, segments, of_segments = PanopticMerge(config, FIVE, (h, w), size)(scores, labels, masks)
     np.testing.assert_array_equal(ids[0], expected.ids)
     rows = [(s.id, s.label, s.area) for s in expected] + [(0, -1, 0)] * (n - len(expected))
@@ -70,8 +71,9 @@ def test_masks_that_are_all_but_impossible_still_compete_in_onnx_runtime(tmp_pat
     scores, labels = torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[0, 2, 4]])
     masks = torch.tensor([-40.0, -30.0, -20.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4).contiguous()
     masks[0, :2, :, :2], masks[0, 2, 0, 3] = torch.tensor([30.0, -5.0])[:, None, None], 3.0
-    config = PostprocessConfig(mode="reference", min_area=0.0, overlap_threshold=0.3)
-    expected = postprocess(Proposals(scores, labels, masks), config, FIVE, output_size=(16, 16))[0]
+    config = PostprocessConfig(min_area=0.0, overlap_threshold=0.3)
+    given = Proposals(scores, labels, masks)
+    (expected,) = postprocess(given, config, FIVE, output_size=(16, 16), algorithm="reference")
     module, path = PanopticMerge(config, FIVE, (4, 4), (16, 16)).eval(), tmp_path / "merge.onnx"
     names = ["scores", "labels", "mask_logits"]
     torch.onnx.export(
@@ -91,7 +93,7 @@ def test_the_file_gives_the_maps_of_the_model_pixel_by_pixel(exported, quantize)
     assert "pixels of the panoptic maps differ" in str(result)
     runtime = OnnxRuntime(path)
     canvas, _ = prepare(synthesize("scenes", (96, 128), 5).image, runtime.input)
-    (found,) = runtime.canvas_maps(canvas[None])
+    (found,) = runtime(canvas[None])
     assert found.ids.shape == (96, 128) and found.ids.any()
     assert (found.segments.shape, found.scores.shape) == ((50, 3), (50,))
 
@@ -118,7 +120,7 @@ def test_openvino_gives_the_same_map(exported):
     path, _ = exported("mobile", output="panoptic")
     runtime = OnnxRuntime(path)
     canvas, _ = prepare(synthesize("scenes", (96, 128), 5).image, runtime.input)
-    (expected,) = runtime.canvas_maps(canvas[None])
+    (expected,) = runtime(canvas[None])
     found = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(canvas[None])
     assert expected.ids.any() and (found["ids"][0] != expected.ids).mean() < 1e-4
     np.testing.assert_array_equal(found["segments"][0][:, :2], expected.segments[:, :2])

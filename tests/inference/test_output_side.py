@@ -33,8 +33,8 @@ def halves() -> Proposals:
 
 
 @pytest.mark.parametrize(("side", "size"), [(None, (60, 80)), (64, (48, 64)), (160, (120, 160)), (1, (1, 1))])
-def test_the_longer_side_of_the_answer_is_that_of_the_config(side: int | None, size: tuple[int, int]) -> None:
-    answer = postprocess(halves(), PostprocessConfig(output_side=side, min_area=0), CATEGORIES)[0]
+def test_the_longer_side_of_the_answer_is_the_one_asked_for(side: int | None, size: tuple[int, int]) -> None:
+    answer = postprocess(halves(), PostprocessConfig(min_area=0), CATEGORIES, output_side=side)[0]
     assert answer.ids.shape == size
     if side != 1:
         assert (answer.ids[:, : size[1] // 2] == 1).all() and (answer.ids[:, size[1] // 2 :] == 2).all()
@@ -42,11 +42,11 @@ def test_the_longer_side_of_the_answer_is_that_of_the_config(side: int | None, s
 
 def test_a_side_of_no_pixels_is_refused() -> None:
     with pytest.raises(ConfigError, match="output_side is a number of pixels, at least 1, not 0"):
-        postprocess(halves(), PostprocessConfig(output_side=0), CATEGORIES)
+        postprocess(halves(), PostprocessConfig(), CATEGORIES, output_side=0)
 
 
 def test_a_resized_answer_keeps_its_segments_and_measures_them_anew() -> None:
-    answer = postprocess(halves(), PostprocessConfig(output_side=8, min_area=0), CATEGORIES)[0]
+    answer = postprocess(halves(), PostprocessConfig(min_area=0), CATEGORIES, output_side=8)[0]
     large = answer.resized((60, 80))
     assert large.ids.shape == (60, 80) and [s.area for s in large.segments] == [2400, 2400]
     assert large.segments[1].bbox == (40, 0, 40, 60)

@@ -143,8 +143,11 @@ def test_thresholds_can_be_overridden_and_the_models_own_stay():
     predictor = Predictor(runtime, score_threshold=0.85)
     assert [s.category for s in predictor(picture())] == ["cell"]
     assert runtime.postprocess.score_threshold == PostprocessConfig().score_threshold
-    with pytest.raises(ConfigError, match="no setting treshold; the merge has rule"):
+    with pytest.raises(ConfigError, match="no setting treshold; there are rule"):
         Predictor(runtime, treshold=1)
+    for old, new in (("mode", "algorithm"), ("object_threshold", "score_threshold")):
+        with pytest.raises(ConfigError, match=f"no setting {old}; it is called {new}"):
+            Predictor(runtime, **{old: 0})
     with pytest.raises(ConfigError, match="min_area is a share"):
         Predictor(runtime, min_area=64)
 
@@ -152,7 +155,7 @@ def test_thresholds_can_be_overridden_and_the_models_own_stay():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"mode": "fats"}, 'mode "fats" is not available; there are fast, compiled, reference, coarse'),
+        ({"algorithm": "fats"}, 'algorithm "fats" is not available; there are fast, reference'),
         ({"non_finite": "ignore"}, 'non_finite "ignore" is not available; there are error, drop'),
         ({"rule": "vote"}, "there are maskconver, kmax"),
         ({"stuff_threshold": 3}, "stuff_threshold is a share"),
@@ -167,20 +170,15 @@ def test_values_that_mean_nothing_are_refused_before_a_model_is_loaded(setting, 
         Predictor("no such model", **setting)
 
 
-def test_what_the_merge_of_kmax_models_does_not_have_is_refused_and_the_rest_works():
+def test_settings_that_a_rule_does_not_have_are_refused_and_the_rest_works():
     runtime = FakeRuntime()
     runtime.postprocess = PostprocessConfig(rule="kmax", min_area=0.0, mask_threshold=0.5)
-    for setting in ({"mode": "coarse"}, {"mode": "compiled"}, {"hard_sigmoid": True}):
-        with pytest.raises(ConfigError, match="kMaX models"):
+    for setting in ({"hard_sigmoid": True}, {"nms_iou": 0.5}):
+        with pytest.raises(ConfigError, match=r"has no effect on models of the rule \"kmax\"; leave it out"):
             Predictor(runtime, **setting)
-    for setting in ({}, {"mode": "reference"}, {"hard_sigmoid": False}):
+    runtime.postprocess.nms_iou = 0.5  # of a recipe that names it for every model: it does nothing
+    for setting in ({}, {"algorithm": "reference"}, {"hard_sigmoid": False}):
         assert len(Predictor(runtime, **setting)(picture())) == 2
-
-
-def test_the_compiled_merge_without_numba_is_refused_before_any_picture(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
-    with pytest.raises(MissingExtraError, match=r"maskconver\[fast\]"):
-        Predictor(FakeRuntime(), mode="compiled")
 
 
 def test_nan_from_the_network_is_an_error_with_a_name():

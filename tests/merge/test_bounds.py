@@ -1,9 +1,6 @@
 """The fast competition gives the answer of the plain one, pixel for pixel, and computes far fewer pixels."""
 
-import sys
 import tracemalloc
-from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,7 +8,6 @@ import pytest
 from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry
 from maskconver.core.resize import lerp, resize_bilinear
-from maskconver.errors import MissingExtraError
 from maskconver.merge import blocks
 from maskconver.merge import bounds as fast
 from maskconver.merge.maskconver import merge_masks, output_taps
@@ -61,47 +57,28 @@ def random_case(rng):
     return scores, rng.integers(-1, 4, n), masks, output_taps((h, w), geometry, size), config
 
 
-def both(scores, labels, masks, taps, config, mode="fast"):
-    return tuple(
-        merge_masks(scores, labels, masks, IS_THING, taps, replace(config, mode=mode))
-        for mode in (mode, "reference")
-    )
+def both(scores, labels, masks, taps, config):
+    arguments = scores, labels, masks, IS_THING, taps, config
+    return merge_masks(*arguments), merge_masks(*arguments, algorithm="reference")
 
 
-def modes_with_the_plain_answer():
-    """`compiled` needs numba, which the core can do without."""
-    return [
-        "fast",
-        pytest.param(
-            "compiled",
-            marks=pytest.mark.skipif(find_spec("numba") is None, reason="the extra `fast` is not installed"),
-        ),
-    ]
-
-
-each_mode = pytest.mark.parametrize("mode", modes_with_the_plain_answer())
-
-
-def check_random_cases(seeds, mode="fast"):
+def check_random_cases(seeds):
     for seed in seeds:
-        got, expected = both(*random_case(np.random.default_rng(seed)), mode)
+        got, expected = both(*random_case(np.random.default_rng(seed)))
         np.testing.assert_array_equal(got[0], expected[0], f"seed {seed}")
         np.testing.assert_array_equal(got[1], expected[1], f"seed {seed}")
 
 
-@each_mode
-def test_random_cases_equal_the_plain_competition(mode):
-    check_random_cases(range(400), mode)
+def test_random_cases_equal_the_plain_competition():
+    check_random_cases(range(400))
 
 
 @pytest.mark.slow
-@each_mode
-def test_ten_thousand_random_cases_equal_the_plain_competition(mode):
-    check_random_cases(range(400, 10_400), mode)
+def test_ten_thousand_random_cases_equal_the_plain_competition():
+    check_random_cases(range(400, 10_400))
 
 
-@each_mode
-def test_logits_beyond_the_sigmoid_and_equal_masks_give_the_plain_answer(mode):
+def test_logits_beyond_the_sigmoid_and_equal_masks_give_the_plain_answer():
     rng = np.random.default_rng(0)
     masks = np.concatenate([smooth_masks(rng, 6, (12, 12), scale=s) for s in (30, 300, 3e4, 3e-7)])
     masks = np.concatenate([masks, masks[::3]])
@@ -109,33 +86,8 @@ def test_logits_beyond_the_sigmoid_and_equal_masks_give_the_plain_answer(mode):
     taps = output_taps((12, 12), None, (97, 90))
     for threshold in (0, 0.5):
         config = PostprocessConfig(min_area=0, overlap_threshold=0, mask_threshold=threshold)
-        got, expected = both(scores, rng.integers(0, 4, len(masks)), masks, taps, config, mode)
+        got, expected = both(scores, rng.integers(0, 4, len(masks)), masks, taps, config)
         np.testing.assert_array_equal(got[0], expected[0])
-
-
-@pytest.mark.skipif(find_spec("numba") is None, reason="the extra `fast` is not installed")
-@pytest.mark.parametrize("hard", [False, True])
-def test_the_compiled_half_is_where_probabilities_pass_one_half(hard):
-    from maskconver.merge import compiled
-
-    half = compiled._half(hard)
-    steps = np.arange(-1000, 1001, dtype=np.int32)
-    near = (half.view(np.int32) + np.sign(half).astype(np.int32) * steps).view(np.float32)
-    np.testing.assert_array_equal(probabilities(near.copy(), hard) > 0.5, near > half)
-
-
-def test_compiled_without_numba_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "maskconver.merge.compiled", raising=False)
-    with pytest.raises(MissingExtraError, match=r"maskconver\[fast\]"):
-        merge_masks(
-            np.ones(1, np.float32),
-            np.zeros(1, np.int64),
-            np.ones((1, 2, 2), np.float32),
-            IS_THING,
-            output_taps((2, 2), None, (4, 4)),
-            PostprocessConfig(mode="compiled"),
-        )
 
 
 def test_the_way_blocks_are_cut_does_not_change_the_answer(monkeypatch):
@@ -228,7 +180,7 @@ def test_tensors_give_the_plain_answer_but_where_bids_differ_by_rounding():
 
     for seed in range(150):
         scores, labels, masks, taps, config = random_case(np.random.default_rng(seed))
-        plain = merge_masks(scores, labels, masks, IS_THING, taps, replace(config, mode="reference"))
+        plain = merge_masks(scores, labels, masks, IS_THING, taps, config, algorithm="reference")
         _, first = merge_masks(scores, labels, torch.from_numpy(masks), IS_THING, taps, config)
         np.testing.assert_array_equal(first, plain[1], f"seed {seed}")
         order = np.argsort(-scores, kind="stable")

@@ -106,9 +106,9 @@ def test_nothing_proposed_is_all_void() -> None:
 def test_values_that_are_not_finite_are_refused_or_dropped() -> None:
     masks = stripes(range(4), range(4, 8))
     masks[0, 0, 0] = np.nan
-    with pytest.raises(MaskconverError, match="non_finite=drop"):
+    with pytest.raises(MaskconverError, match='non_finite="drop"'):
         merged([0.9, 0.9], [CAT, CAT], masks)
-    found = merged([0.9, 0.8], [CAT, SKY], masks, replace(CONFIG, non_finite="drop"))
+    found = merged([0.9, 0.8], [CAT, SKY], masks, non_finite="drop")
     assert [s.label for s in found.segments] == [SKY]
 
 

@@ -24,12 +24,12 @@ CATEGORIES = Categories(
 OPEN = PostprocessConfig(score_threshold=0.0, overlap_threshold=0.0, min_area=0.0)
 
 
-def run(scores, labels, masks, config=OPEN, size=None, geometry=None):
+def run(scores, labels, masks, config=OPEN, size=None, geometry=None, non_finite="error"):
     masks = np.asarray(masks, np.float32)
     taps = output_taps(masks.shape[1:], geometry, size)
     arguments = np.float32(scores), np.array(labels, np.int64), masks, IS_THING, taps
-    plain = merge_masks(*arguments, replace(config, mode="reference"))
-    fast = merge_masks(*arguments, replace(config, mode="fast"))
+    plain = merge_masks(*arguments, config, algorithm="reference", non_finite=non_finite)
+    fast = merge_masks(*arguments, config, non_finite=non_finite)
     np.testing.assert_array_equal(fast[0], plain[0])
     np.testing.assert_array_equal(fast[1], plain[1])
     return fast
@@ -202,7 +202,7 @@ def test_values_that_are_not_finite_are_refused(value):
 def test_proposals_with_values_that_are_not_finite_are_left_out_by_option():
     masks = np.full((4, 3, 3), 5.0)
     masks[0, 1, 1], masks[1, 0, 0] = np.nan, np.inf
-    ids, first = run([0.9, 0.8, 0.7, np.inf], [0, 1, 2, 0], masks, replace(OPEN, non_finite="drop"))
+    ids, first = run([0.9, 0.8, 0.7, np.inf], [0, 1, 2, 0], masks, non_finite="drop")
     assert (ids == 1).all() and first.tolist() == [2]
 
 
@@ -271,7 +271,7 @@ def test_an_answer_without_pixels_is_refused(size):
         postprocess(batch(), OPEN, CATEGORIES, output_size=size)
 
 
-def test_masks_on_a_gpu_are_merged_on_the_cpu_where_only_it_has_the_way_asked_for(monkeypatch):
+def test_masks_on_a_gpu_stay_there_unless_the_reference_is_asked_for(monkeypatch):
     torch = pytest.importorskip("torch")
     tensor = pytest.importorskip("maskconver.merge.tensor")
 
@@ -290,8 +290,7 @@ def test_masks_on_a_gpu_are_merged_on_the_cpu_where_only_it_has_the_way_asked_fo
         return reference.PlainCompetition(scores, np.array(logits), taps, config)
 
     monkeypatch.setattr(tensor, "TensorCompetition", on_gpu)
-    for mode in ("reference", "coarse"):
-        assert (postprocess(proposals(), replace(OPEN, mode=mode), CATEGORIES)[0].ids == 1).all()
+    assert (postprocess(proposals(), OPEN, CATEGORIES, algorithm="reference")[0].ids == 1).all()
     assert not used
     postprocess(proposals(), OPEN, CATEGORIES)
     assert used
@@ -302,20 +301,16 @@ def test_a_rule_that_does_not_exist_is_refused():
         postprocess(batch(), PostprocessConfig(rule="vote"), CATEGORIES)
 
 
-def test_a_way_to_compute_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match="fast, compiled, reference, coarse"):
-        postprocess(batch(), PostprocessConfig(mode="best"), CATEGORIES)
-
-
-def test_coarse_takes_the_winner_of_the_nearest_cell_and_counts_output_pixels():
-    masks = np.full((2, 2, 2), -5.0, np.float32)
-    masks[0, :, 0], masks[1, :, 1] = 5, 5  # each wins half of 4×8 pixels
-    arguments = np.float32([0.9, 0.8]), np.array([0, 1]), masks, IS_THING, output_taps((2, 2), None, (4, 8))
-    coarse = replace(OPEN, mode="coarse", overlap_threshold=0.9)
-    ids, _ = merge_masks(*arguments, replace(coarse, min_area=15 / 64))
-    np.testing.assert_array_equal(ids, np.repeat([[1, 1, 1, 1, 2, 2, 2, 2]], 4, 0))
-    ids, _ = merge_masks(*arguments, replace(coarse, min_area=16 / 64))
-    assert not ids.any()
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"algorithm": "best"}, 'algorithm "best" is not available; there are fast, reference'),
+        ({"non_finite": "ignore"}, 'non_finite "ignore" is not available; there are error, drop'),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(option, message):
+    with pytest.raises(ConfigError, match=message):
+        postprocess(batch(), OPEN, CATEGORIES, **option)
 
 
 def test_a_pixel_that_no_mask_claims_goes_to_the_winner_as_published_or_stays_void():

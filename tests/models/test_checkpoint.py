@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from maskconver import Categories, Category, load, save
 from maskconver.errors import CheckpointError
@@ -43,13 +43,14 @@ def test_half_precision_files_are_half_as_large_and_load_as_float32(tmp_path: Pa
     torch.testing.assert_close(again.mlp.fc1.weight, model.mlp.fc1.weight, atol=1e-3, rtol=1e-3)
 
 
-def test_how_the_merge_is_computed_does_not_travel_with_the_model(tmp_path: Path) -> None:
+def test_options_of_postprocessing_that_older_files_hold_are_passed_over(tmp_path: Path) -> None:
     model = small("a")
-    model.config.postprocess.mode, model.config.postprocess.overlap_threshold = "reference", 0.6
-    save(model, tmp_path / "m.safetensors")
-    assert "mode" not in read_metadata(tmp_path / "m.safetensors")["config"]["postprocess"]
-    assert load(tmp_path / "m.safetensors").postprocess.mode == "fast"
-    assert load(tmp_path / "m.safetensors").postprocess.overlap_threshold == 0.6
+    model.config.postprocess.overlap_threshold = 0.6
+    save(model, path := tmp_path / "m.safetensors")
+    meta = read_metadata(path)
+    meta["config"]["postprocess"] |= {"mode": "compiled", "non_finite": "drop", "output_side": 640}
+    save_file(load_file(path), path, metadata={"maskconver": json.dumps(meta)})
+    assert load(path).postprocess == model.config.postprocess
 
 
 def test_a_file_of_another_version_names_the_way_out(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""PQ, mIoU and AP of a model on a data set with ground truth.
+"""Measure PQ, mIoU and AP of a model on a data set with ground truth.
 
-Example: maskconver evaluate nuclei --data ../shared/data/dsb2018-nuclei --split val --by image_type
+Example: maskconver evaluate nuclei --data my_data --split val --per-class
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_merge_options, merge_settings, progress_bar
+from .options import add_postprocess_options, postprocess_settings, progress_bar, refuse_old_options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from ..inference.evaluation import Evaluation, Figures
+
+prepare = refuse_old_options
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -26,34 +28,44 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "model",
         type=str,
-        help="a bundled name, a .safetensors, .onnx, .tflite or .pt2 file, or a run's folder",
+        help="bundled model name, folder of a training run, or .safetensors, .onnx, .tflite or .pt2 file",
     )
     add("--data", type=str | None, default=None, help="folder of the data set")
-    add("--split", type=str | None, default=None, help="train, val, …; needed where there are several")
-    add("--images", type=str | None, default=None, help="folder or zip of the pictures, instead of --data")
-    add("--panoptic-json", type=str | None, default=None, help="the panoptic JSON, instead of --data")
-    add("--panoptic-pngs", type=str | None, default=None, help="folder or zip of its PNGs")
-    add("--labels", type=str | None, default=None, help="folder or zip of label PNGs, instead of --data")
-    add("--classes", type=str | None, default=None, help="the file that names their classes")
-    add("--by", type=str | None, default=None, help="also by each value of this key of images[]")
-    add("--per-class", action="store_true", help="also by class")
-    add("--ap", action="store_true", help='also COCO mask AP of things (extra "ap")')
+    add("--split", type=str | None, default=None, help="train, val, …; required if the data set has several")
+    add("--images", type=str | None, default=None, help="folder or zip file of the images, instead of --data")
+    add("--panoptic-json", type=str | None, default=None, help="panoptic JSON file, instead of --data")
+    add("--panoptic-pngs", type=str | None, default=None, help="folder or zip file of its PNGs")
+    add("--labels", type=str | None, default=None, help="folder or zip file of label PNGs, instead of --data")
+    add("--classes", type=str | None, default=None, help="file with the names of their classes")
+    add(
+        "--by",
+        type=str | None,
+        default=None,
+        help="also print figures for each value of this key of images[] in the JSON file",
+    )
+    add("--per-class", action="store_true", help="also print figures for each class")
+    add("--ap", action="store_true", help='also measure COCO mask AP of things (needs the extra "ap")')
     add(
         "--gallery",
         type=str | None,
         default=None,
-        help="draw the best and worst predictions into this folder",
+        help="folder for drawings of the best and the worst results beside their ground truth",
     )
     add(
         "--tune",
         type=str | None,
         default=None,
-        help="find the best thresholds and save the model with them here",
+        help="find the best thresholds on this data, and save the model with them to this file",
     )
-    add_merge_options(parser)
-    add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
-    add("--device", type=str | None, default=None, help="cpu, cuda, mps; the best there is by default")
-    add("--json", action="store_true", help="print the figures as JSON (fractions)")
+    add_postprocess_options(parser)
+    add(
+        "--proposals",
+        type=int | None,
+        default=None,
+        help="number of masks the network proposes per image; the model's own number by default",
+    )
+    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
+    add("--json", action="store_true", help="print the figures as JSON, as fractions from 0 to 1")
 
 
 def run(args: Namespace) -> int:
@@ -75,7 +87,8 @@ def run(args: Namespace) -> int:
         labels=args.labels,
         classes=args.classes,
     )
-    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **merge_settings(args))
+    settings = postprocess_settings(args)
+    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **settings)
     dataset.channels = predictor.runtime.input.channels
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
@@ -95,17 +108,17 @@ def run(args: Namespace) -> int:
         _print(result, args, seconds)
     if args.gallery:
         paths = write_gallery(Path(args.gallery), predictor, dataset, result.quality)
-        print(f"{len(paths)} pictures: {args.gallery}", file=sys.stderr)
+        print(f"{len(paths)} images: {args.gallery}", file=sys.stderr)
     for path, reason in result.failures:
         print(f"failed: {path}: {reason}", file=sys.stderr)
     return 1 if result.failures else 0
 
 
-def _save_tuned(model: str, path: str, merge: Any) -> None:
+def _save_tuned(model: str, path: str, postprocess: Any) -> None:
     from ..models.checkpoint import find, load, read_metadata, save
 
     loaded = load(model)
-    loaded.config.postprocess = merge
+    loaded.config.postprocess = postprocess
     save(loaded, path, extra=read_metadata(find(model))["extra"])
 
 
@@ -133,7 +146,7 @@ def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
         console.print("mask AP of things: " + ", ".join(f"{k} {_percent(v)}" for k, v in values.items()))
     if args.per_class:
         console.print(_classes(result.total))
-    console.print(f"{result.total.images / seconds:.2f} images/s (reading, network, merge and metrics)")
+    console.print(f"{result.total.images / seconds:.2f} images/s, with reading and metrics")
 
 
 def _table(*columns: str) -> Any:

@@ -7,54 +7,75 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import one_line
+from ..errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-FIELDS = {
-    "score_threshold": "score_threshold",
-    "overlap_threshold": "overlap_threshold",
-    "min_area": "min_area",
-    "hard_sigmoid": "hard_sigmoid",
-    "merge": "mode",
-    "non_finite": "non_finite",
-    "output_side": "output_side",
-}
+SETTINGS = (
+    "score_threshold",
+    "overlap_threshold",
+    "min_area",
+    "hard_sigmoid",
+    "algorithm",
+    "non_finite",
+    "output_side",
+)
 
 
-def add_merge_options(parser: ArgumentParser) -> None:
-    """Adds the options; each overrides a field of the model's `PostprocessConfig`."""
+def add_postprocess_options(parser: ArgumentParser) -> None:
+    """Adds the options of post-processing; each is an argument of `Predictor` of the same name."""
     add = parser.add_argument
     add(
         "--score-threshold",
         type=float | None,
         default=None,
-        help="drop proposals, things and stuff, scored so or lower",
+        help="discard proposals with a score at or below this value, 0 to 1; it applies to things and to "
+        "stuff, also where the model has a threshold of its own for stuff",
     )
-    add("--overlap-threshold", type=float | None, default=None, help="share of its mask a segment must win")
-    add("--min-area", type=float | None, default=None, help="smallest area, of the longer side squared")
-    add("--hard-sigmoid", type=bool | None, default=None, help="the papers' on-device sigmoid")
     add(
-        "--merge",
-        type=Literal["fast", "compiled", "reference", "coarse"] | None,
+        "--overlap-threshold",
+        type=float | None,
         default=None,
-        help="fast, compiled or reference (same answer: soon, sooner for many pictures, plain), or coarse",
+        help="discard a segment that wins no more than this share of its own mask, 0 to 1",
+    )
+    add(
+        "--min-area",
+        type=float | None,
+        default=None,
+        help="minimum segment area, as a fraction of (longer image side)²",
+    )
+    add(
+        "--hard-sigmoid",
+        type=bool | None,
+        default=None,
+        help="use the faster on-device form of the sigmoid for masks (MaskConver models only)",
+    )
+    add(
+        "--algorithm",
+        type=Literal["fast", "reference"],
+        default="fast",
+        help="fast, or reference: slower, same result",
     )
     add(
         "--non-finite",
-        type=Literal["error", "drop"] | None,
-        default=None,
-        help="refuse NaN and infinite proposals, or leave them out",
+        type=Literal["error", "drop"],
+        default="error",
+        help="if the network returns NaN or infinite values: stop with an error, or drop those proposals",
     )
-    add("--output-side", type=int | None, default=None, help="longer side of the answer in pixels")
+    add(
+        "--output-side",
+        type=int | None,
+        default=None,
+        help="longer side of the result in pixels; the size of the image by default",
+    )
 
 
-def merge_settings(args: Namespace) -> dict[str, Any]:
-    """The fields of `PostprocessConfig` that were given; a score threshold is one of stuff too."""
-    given = {field: getattr(args, option) for option, field in FIELDS.items()}
-    settings = {field: value for field, value in given.items() if value is not None}
+def postprocess_settings(args: Namespace) -> dict[str, Any]:
+    """The arguments of `Predictor` that were given; a score threshold is also that of stuff."""
+    given = {name: getattr(args, name) for name in SETTINGS}
+    settings = {name: value for name, value in given.items() if value is not None}
     if "score_threshold" in settings:
         settings["stuff_threshold"] = None  # the same
     return settings
@@ -91,9 +112,20 @@ def _as_option(match: re.Match[str]) -> str:
     return option if value is None else f"{option} {value}"
 
 
+def refuse_old_options(argv: list[str]) -> list[str]:
+    """The words of a command line as they are.
+
+    Raises:
+        ConfigError: an option that has another name now.
+    """
+    if any(word.partition("=")[0] == "--merge" for word in argv):
+        raise ConfigError("--merge is now called --algorithm; it takes fast or reference")
+    return argv
+
+
 @contextmanager
 def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs.
+    """Show a bar with rate and time left while the block runs, where the error stream is a terminal.
 
     Args:
         title: what stands before the bar; may be empty.

@@ -1,8 +1,8 @@
-"""Segment images, folders or globs.
+"""Segment images, folders or glob patterns.
 
-Writes COCO panoptic files (`panoptic.json` and a PNG an image in `panoptic/`), with --overlay also pictures
-of the segments over the image in `overlays/`, with --labels PNGs of classes in `labels/`. An image that
-cannot be read does not stop the others.
+Writes COCO panoptic files: `panoptic.json`, and one PNG per image in `panoptic/`. With --overlay it also
+draws the segments over each image (`overlays/`); with --labels it also writes PNGs of classes (`labels/`). If
+an image cannot be read, the others are still processed.
 
 Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 """
@@ -28,7 +28,13 @@ from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.panoptic_json import read_panoptic_json
 from ..io.results import label_writer, panoptic_writer
 from ..io.sources import list_images
-from .options import add_merge_options, merge_settings, progress_bar, shown
+from .options import (
+    add_postprocess_options,
+    postprocess_settings,
+    progress_bar,
+    refuse_old_options,
+    shown,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -42,25 +48,50 @@ SHOWN_ROWS = 20
 IN_TURN = ("network", "postprocess", "waiting")
 OVERLAPPED = ("decode", "prepare", "write")
 
+prepare = refuse_old_options
+
 
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver predict`."""
     add = parser.add_argument
-    add("model", type=str, help="a bundled name, a .safetensors, .onnx or .tflite file, or a run's folder")
-    add("paths", nargs="+", type=str, help="images, folders (searched to the bottom), globs")
+    add(
+        "model",
+        type=str,
+        help="bundled model name, folder of a training run, or .safetensors, .onnx, .tflite or .pt2 file",
+    )
+    add("paths", nargs="+", type=str, help="images, folders (with their subfolders) or glob patterns")
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
     add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
     add("--no-masks", action="store_true", help="write no panoptic files, only overlays and labels")
-    add("--ids-from", type=str | None, default=None, help="COCO JSON whose image ids are taken, by file name")
+    add(
+        "--ids-from",
+        type=str | None,
+        default=None,
+        help="COCO JSON file that gives the results their image ids, matched by file name",
+    )
     add("--json", action="store_true", help="print the figures as JSON")
-    add("--device", type=str | None, default=None, help="cpu, cuda, mps; the best there is by default")
-    add("--proposals", type=int | None, default=None, help="masks an image; the model's own by default")
-    add_merge_options(parser)
-    add("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images")
-    add("--draft-jpeg", action="store_true", help="read large JPEGs reduced: faster, answers differ a little")
-    add("--threads", type=int, default=2, help="how many images are read at a time")
-    add("--white-level", type=float | None, default=None, help="value of white in 16-bit images, e.g. 4095")
+    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
+    add(
+        "--proposals",
+        type=int | None,
+        default=None,
+        help="number of masks the network proposes per image; the model's own number by default",
+    )
+    add_postprocess_options(parser)
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="refuse images with more pixels than this")
+    add(
+        "--draft-jpeg",
+        action="store_true",
+        help="read large JPEG files at reduced size: faster, with slightly different results",
+    )
+    add("--threads", type=int, default=2, help="number of images read at the same time")
+    add(
+        "--white-level",
+        type=float | None,
+        default=None,
+        help="pixel value shown as white in 16-bit images, e.g. 4095 for 12-bit data",
+    )
 
 
 def run(args: Namespace) -> int:
@@ -69,7 +100,7 @@ def run(args: Namespace) -> int:
         raise ConfigError("--no-masks leaves nothing to write; add --overlay or --labels")
     if args.draft_jpeg and args.overlay:
         raise ConfigError(
-            "--overlay draws on the whole picture, --draft-jpeg does not read it; leave one out"
+            "--overlay draws on the full-size image, which --draft-jpeg does not read; use one of the two"
         )
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
@@ -149,7 +180,7 @@ def _predictor(args: Namespace) -> Predictor:
         max_pixels=args.max_pixels,
         white_level=args.white_level,
         draft_jpeg=args.draft_jpeg,
-        **merge_settings(args),
+        **postprocess_settings(args),
     )
 
 
@@ -170,7 +201,7 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
                 raise
             missing.append(_failure(path, error))
     if not found:
-        raise ImageError("; ".join(": ".join(row) for row in missing) or f"{', '.join(paths)}: no picture")
+        raise ImageError("; ".join(": ".join(row) for row in missing) or f"{', '.join(paths)}: no image")
     return sorted(found), missing
 
 
@@ -274,7 +305,7 @@ def _list(title: str, rows: list[str]) -> None:
 
 @contextmanager
 def _warnings_in(texts: list[str]) -> Iterator[None]:
-    """Adds the texts of the warnings about pictures in the block to a list, to be said at the end."""
+    """Adds the texts of the warnings about images in the block to a list, to be said at the end."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield

@@ -69,10 +69,6 @@ class PostprocessConfig:
 
     Attributes:
         rule: which merge rule the model was made for.
-        mode: how the rule is computed. `fast` gives the answer of `reference`, the plain definition, and so
-            does `compiled` (extra `fast`), sooner where there are many pictures; `coarse` gives an
-            approximate one: the winners at the masks' own stride, enlarged. Masks on a GPU are merged there
-            by `fast`, and brought to the CPU by the others. Rule `kmax` has one way only.
         score_threshold: proposals with a score at or below it are dropped.
         overlap_threshold: a proposal survives if it wins more than this share of its own mask.
         min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
@@ -88,13 +84,9 @@ class PostprocessConfig:
         stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
         class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
-        non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
-        output_side: longer side of the answer in pixels, the picture's own where None. The canvas's side
-            merges at input size, as in the papers' faster rows; figures are of the answer enlarged again.
     """
 
     rule: Literal["maskconver", "kmax"] = "maskconver"
-    mode: Literal["fast", "compiled", "reference", "coarse"] = "fast"
     score_threshold: float = 0.01
     overlap_threshold: float = 0.7
     min_area: float = field(default=256 / 640**2)
@@ -106,8 +98,6 @@ class PostprocessConfig:
     class_exponent: float = 1.0
     mask_exponent: float = 1.0
     mask_activation: Literal["softmax", "sigmoid"] = "softmax"
-    non_finite: Literal["error", "drop"] = "error"
-    output_side: int | None = None
 
     def check(self) -> None:
         """Refuses values that mean nothing, before they are met with picture by picture.
@@ -126,8 +116,11 @@ class PostprocessConfig:
                 continue
             if value is None or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
-        if self.output_side is not None and self.output_side < 1:
-            raise ConfigError(f"output_side is a number of pixels, at least 1, not {self.output_side}")
+
+    def smallest_area(self, height: int, width: int) -> float:
+        """`min_area` in pixels of an answer of that size; a segment must have more."""
+        # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
+        return round(self.min_area * max(height, width) ** 2, 6)
 
 
 CHOICES = {
@@ -145,7 +138,9 @@ SHARES = (
 )
 
 
-_OLD_NAMES = {"object_threshold": "score_threshold", "pixel_threshold": "mask_threshold"}
+OLD_NAMES = {"object_threshold": "score_threshold", "pixel_threshold": "mask_threshold"}
+# Once fields of `PostprocessConfig`, now arguments of `Predictor` and `postprocess`.
+_NO_FIELDS = ("mode", "non_finite", "output_side")
 
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:
@@ -156,5 +151,6 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
     """
     values = {"postprocess" if name == "merge" else name: value for name, value in values.items()}
     if isinstance(inner := values.get("postprocess"), dict):
-        values["postprocess"] = {_OLD_NAMES.get(name, name): value for name, value in inner.items()}
+        kept = {name: value for name, value in inner.items() if name not in _NO_FIELDS}
+        values["postprocess"] = {OLD_NAMES.get(name, name): value for name, value in kept.items()}
     return values

@@ -73,6 +73,20 @@ def draw(
     return picture
 
 
+def side_by_side(left: Image.Image, right: Image.Image, height: int | None = None) -> Image.Image:
+    """Two drawings of one image next to each other, RGB.
+
+    Args:
+        left, right: of one size.
+        height: of the result in pixels, with the widths to match; their own if left out.
+    """
+    pair = [one.convert("RGB") for one in (left, right)]
+    if height is not None:
+        width = max(round(height * left.width / left.height), 1)
+        pair = [one.resize((width, height)) for one in pair]
+    return Image.fromarray(np.concatenate([np.asarray(one) for one in pair], 1))
+
+
 def segment_colors(segments: list[Segment], categories: Categories) -> NDArray[np.uint8]:
     """The RGB of every segment: stuff has its category's colour, things have colours near their category's.
 

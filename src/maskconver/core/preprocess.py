@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from ..errors import ConfigError
 from .config import InputConfig
 from .proposals import Geometry
-from .resize import Taps, resize_bilinear, resize_nearest
+from .resize import Taps, interpolate, resize_bilinear, resize_nearest
 
 __all__ = [
     "fitted_size",
@@ -26,21 +28,30 @@ BAND_VALUES = 1 << 16
 
 
 def prepare(
-    image: NDArray[np.uint8], config: InputConfig, *, whole: tuple[int, int] | None = None
-) -> tuple[NDArray[np.float32], Geometry]:
-    """Bring one image to the network's canvas.
+    image: NDArray[np.uint8],
+    config: InputConfig,
+    *,
+    whole: tuple[int, int] | None = None,
+    dtype: type[np.float32 | np.uint8] = np.float32,
+) -> tuple[NDArray[Any], Geometry]:
+    """Bring one image to the network's input.
 
-    The image is stretched if the model asks for it, normalised, resized (bilinear, half-pixel centres, no
-    antialiasing) and padded with zeros right and below.
+    The image is stretched if the model needs it, resized (bilinear, half-pixel centres, no antialiasing),
+    normalised, and padded right and below with the mean colour, which is 0 after normalisation.
 
     Args:
         image: H×W×C uint8, as many channels as the config has.
         config: the model's input; see `InputConfig` for the two modes.
         whole: (height, width) of the picture of which `image` is a half, a quarter or an eighth (as
             `read_reduced` gives it); the geometry is then the whole picture's.
+        dtype: `np.uint8` for exported files that normalise for themselves.
 
     Returns:
-        The canvas, C×h×w float32, and how it lies on the image.
+        The network's input, C×h×w float32 normalised, or h×w×C uint8 (0…255, rounded) for `np.uint8`; and how
+        it lies on the image.
+
+    Raises:
+        ConfigError: another number of channels than the model takes.
     """
     if image.ndim != 3 or image.shape[2] != config.channels:
         raise ConfigError(
@@ -55,8 +66,13 @@ def prepare(
     while step * image.shape[0] < size[0] or step * image.shape[1] < size[1]:
         step *= 2
     taps = [Taps.resize(image.shape[i], scaled[i], size[i] / step) for i in (0, 1)]
-    padded = np.zeros((config.channels, *canvas), np.float32)
-    _fill(padded[:, : scaled[0], : scaled[1]], np.ascontiguousarray(image), taps[0], taps[1], config)
+    if dtype is np.uint8:
+        mean = np.clip(255 * np.array(config.mean) + 0.5, 0, 255).astype(np.uint8)
+        padded = np.tile(mean, (*canvas, 1))
+        planes = padded.transpose(2, 0, 1)
+    else:
+        padded = planes = np.zeros((config.channels, *canvas), np.float32)
+    _fill(planes[:, : scaled[0], : scaled[1]], np.ascontiguousarray(image), taps[0], taps[1], config)
     scale = scaled[0] / size[0], scaled[1] / size[1]
     return padded, Geometry(size, (int(canvas[0]), int(canvas[1])), scale)
 
@@ -69,9 +85,9 @@ def scaled_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
 
 
 def _fill(
-    out: NDArray[np.float32], image: NDArray[np.uint8], rows: Taps, columns: Taps, config: InputConfig
+    out: NDArray[Any], image: NDArray[np.uint8], rows: Taps, columns: Taps, config: InputConfig
 ) -> None:
-    """Stretch, resize and normalise an image H×W×C into C×h×w, a band of rows at a time.
+    """Stretch, resize and normalise (or round) an image H×W×C into C×h×w, a band of rows at a time.
 
     Resizing and normalising are both linear, with weights that sum to one, so their order does not matter:
     normalising comes last, on the fewest pixels, as one multiply-add. No more of the image is read than the
@@ -80,7 +96,11 @@ def _fill(
     height, width, c = image.shape
     _, h, w = out.shape
     low, high = _stretch_range(image, config.percentiles) if config.stretch == "percentile" else (0.0, 255.0)
-    factor, summand = (v[:, None, None] for v in _multiply_add(config, high - low))
+    rounds = out.dtype == np.uint8
+    if rounds:
+        factor, summand = np.array(255 / (high - low), np.float32), np.array(0.5, np.float32)
+    else:
+        factor, summand = (v[:, None, None] for v in _multiply_add(config, high - low))
     # One row of bytes: all reds of the output, then all greens, then all blues.
     left, right = ((c * at + np.arange(c)[:, None]).ravel() for at in (columns.low, columns.high))
     weight = np.tile(columns.weight, c)
@@ -102,26 +122,19 @@ def _fill(
         above, below = lines[rows.low[part]], lines[rows.high[part]]
         share = rows.weight[part, None]
         if few:
-            first = _lerp(values(above.take(left, 1)), values(below.take(left, 1)), share)
-            second = _lerp(values(above.take(right, 1)), values(below.take(right, 1)), share)
+            first = interpolate(values(above.take(left, 1)), values(below.take(left, 1)), share)
+            second = interpolate(values(above.take(right, 1)), values(below.take(right, 1)), share)
         else:
-            both = values(above) if same_rows else _lerp(values(above), values(below), share)
+            both = values(above) if same_rows else interpolate(values(above), values(below), share)
             first = both.take(left, 1)
             second = first if same_columns else both.take(right, 1)
-        line = first if same_columns else _lerp(first, second, weight)
+        line = first if same_columns else interpolate(first, second, weight)
         target = out[:, part]
-        np.multiply(line.reshape(-1, c, w).transpose(1, 0, 2), factor, out=target)
-        target += summand
-
-
-def _lerp(
-    low: NDArray[np.float32], high: NDArray[np.float32], weight: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """`low + weight · (high - low)`, in the memory of its arguments."""
-    high -= low
-    high *= weight
-    low += high
-    return low
+        result = np.empty(target.shape, np.float32) if rounds else target
+        np.multiply(line.reshape(-1, c, w).transpose(1, 0, 2), factor, out=result)
+        result += summand
+        if rounds:
+            target[:] = result  # rounded down
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +98,13 @@ def resize_nearest(array: NDArray, size: tuple[int, int]) -> NDArray:
 def lerp(array: NDArray, taps: Taps, axis: int) -> NDArray[np.float32]:
     """Read one axis of an array at the taps; the axis gets their length."""
     low = np.take(array, taps.low, axis=axis).astype(np.float32, copy=False)
-    step = np.take(array, taps.high, axis=axis).astype(np.float32, copy=False)
-    step -= low
-    step *= taps.weight.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    low += step
+    high = np.take(array, taps.high, axis=axis).astype(np.float32, copy=False)
+    return interpolate(low, high, taps.weight.reshape([-1 if i == axis else 1 for i in range(array.ndim)]))
+
+
+def interpolate(low: Any, high: Any, weight: Any) -> Any:
+    """`low + weight · (high - low)`, in the memory of its arguments; arrays or tensors."""
+    high -= low
+    high *= weight
+    low += high
     return low

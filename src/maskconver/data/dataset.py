@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
+from ..core.segmentation import Segmentation
 from ..core.segments import SegmentTable
 from ..io.images import MAX_PIXELS, read_image
 from ..io.sources import FileSource
@@ -36,6 +37,18 @@ class Sample:
     image_id: int | str = 0
     file_name: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+
+    def segmentation(self, categories: Categories) -> Segmentation:
+        """The annotation as a model's result would be, with the image in it: to draw, or to compare."""
+        table = self.segments
+        return Segmentation.from_ids(
+            self.ids,
+            categories,
+            labels=table.labels,
+            segment_ids=table.ids,
+            image=self.image,
+            file_name=self.file_name,
+        )
 
 
 class DataWarning(UserWarning):

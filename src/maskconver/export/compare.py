@@ -17,7 +17,7 @@ from ..data.synth.write import synthesize
 from ..errors import ExportError, MaskconverError
 from ..inference.exported import Exported, FileRuntime, Precision
 from ..inference.torch import TorchRuntime
-from ..merge import postprocess
+from ..merge import RULES, postprocess
 from ..models.registry import Model
 
 
@@ -85,12 +85,13 @@ def compare(model: Model, file: FileRuntime, images: Sequence[NDArray[np.uint8]]
         ExportError: the file gives NaN or infinite values.
     """
     # Centres can be asked for in any number, queries are as many as they are.
-    more = file.proposals if file.postprocess.rule == "kmax" else 2 * file.proposals
+    more = 2 * file.proposals if RULES[file.postprocess.rule].independent_masks else file.proposals
     own = TorchRuntime(model, proposals=more)
     tolerance = TOLERANCES[file.file.quantize]
     result = Comparison()
-    for canvases, geometry in _batches(file, images or generated(file.file)):
-        expected, answer = own(canvases).numpy(), file(canvases)
+    for canvases, fed, geometry in _batches(file, images or generated(file.file)):
+        expected, answer = own(canvases).numpy(), file(fed)
+        assert isinstance(answer, Proposals)
         count = min(file.proposals, expected.scores.shape[1])
         if answer.scores.shape[1] != count:
             raise ExportError(f"the file gives {answer.scores.shape[1]} proposals, the model {count}")
@@ -147,16 +148,19 @@ def generated(file: Exported) -> list[NDArray[np.uint8]]:
 
 def _batches(
     file: FileRuntime, images: Sequence[NDArray[np.uint8]]
-) -> Iterator[tuple[NDArray[np.float32], list[Geometry]]]:
-    """Canvases of one size together; for a file of any size they are as large as the pictures."""
+) -> Iterator[tuple[NDArray[np.float32], NDArray[Any], list[Geometry]]]:
+    """Network inputs of one size together, as the model and as the file takes them.
+
+    For a file of any size they are as large as the pictures.
+    """
     config = file.input if file.file.size else replace(file.input, mode="native", multiple=file.file.multiple)
-    ready = (prepare(image, config) for image in images)
+    ready = (prepare(image, config, dtype=file.dtype) for image in images)
     for _, group in groupby(ready, key=lambda one: one[1].canvas_size):
         canvases, geometry = zip(*group)
-        stack = np.stack(canvases)
-        if file.file.uint8:  # the model gets the same rounded bytes as the file
-            stack = np.ascontiguousarray(normalize(file.to_uint8(stack), config).transpose(0, 3, 1, 2))
-        yield stack, list(geometry)
+        fed = stack = np.stack(canvases)
+        if file.file.uint8:  # the model gets the same bytes, normalised
+            stack = np.ascontiguousarray(normalize(fed, config).transpose(0, 3, 1, 2))
+        yield stack, fed, list(geometry)
 
 
 def _one(proposals: Proposals, i: int, count: int | None, geometry: Geometry) -> Proposals:
@@ -228,7 +232,7 @@ def compare_panoptic(
 
     Args:
         model: the model the file was made from, wherever it is.
-        file: the opened file, with `canvas_maps`.
+        file: the opened file, which gives panoptic maps.
         images: H×W×3 uint8; generated ones if left out.
 
     Returns:
@@ -238,12 +242,13 @@ def compare_panoptic(
         ExportError: the file's map and table do not agree.
     """
     own = TorchRuntime(model, proposals=file.file.proposals)
-    plain = replace(file.postprocess, mode="reference")
     result = PanopticComparison()
-    for canvases, geometry in _batches(file, images or generated(file.file)):
+    for canvases, fed, geometry in _batches(file, images or generated(file.file)):
         found: Proposals = replace(own(canvases).numpy(), geometry=())
-        wanted = postprocess(found, plain, file.categories, output_size=file.file.size)
-        for expected, answer, where in zip(wanted, file.canvas_maps(canvases), geometry):
+        wanted = postprocess(
+            found, file.postprocess, file.categories, output_size=file.file.size, algorithm="reference"
+        )
+        for expected, answer, where in zip(wanted, file(fed), geometry):
             try:
                 given = answer.segmentation(where, file.input, file.categories, image=False)
             except MaskconverError as error:

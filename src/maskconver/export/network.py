@@ -190,5 +190,5 @@ def calibration_feeds(
 ) -> Iterator[NDArray[Any]]:
     """Each picture as the file takes it, one at a time."""
     for image in images:
-        canvas, _ = prepare(image, file.input)
-        yield as_fed(canvas[None], file, channels_last)
+        canvas, _ = prepare(image, file.input, dtype=np.uint8 if file.uint8 else np.float32)
+        yield as_fed(canvas[None], channels_last)

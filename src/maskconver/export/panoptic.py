@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..core.categories import Categories
 from ..core.config import PostprocessConfig
 from ..core.resize import Taps
+from ..merge.reference import SIXTH
 
 BAND_VALUES = 1 << 20  # interpolated values held at a time, 4 MB
 BANDS = 16  # at most: every band is a copy of the same operators in the file
@@ -15,7 +16,7 @@ SUPPRESSIONS = 64  # longest chain of proposals, each the duplicate of the one b
 
 
 class PanopticMerge(nn.Module):
-    """The rule of `merge.rule.merge_masks` for one image, with nothing but operators of fixed shapes.
+    """The rule of `merge.maskconver.merge_masks` for one image, with nothing but operators of fixed shapes.
 
     Every pixel of the canvas is decided, padding too. Like `PlainCompetition` it goes through the rows in
     bands, the proposals of a pixel side by side, so that N×H×W at full size never exists.
@@ -44,7 +45,7 @@ class PanopticMerge(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.size = config, size
-        self.smallest = round(config.min_area * max(size) ** 2, 6)
+        self.smallest = config.smallest_area(*size)
         self.register_buffer("is_thing", torch.from_numpy(categories.is_thing))
         for axis, length, target in zip("yx", mask_size, size):
             taps = Taps.resize(length, target)
@@ -107,7 +108,7 @@ class PanopticMerge(nn.Module):
             low, high = (lines.index_select(0, at[part]) for at in (self.low_y, self.high_y))
             masks = low + (high - low) * self.weight_y[part, None, None]
             if self.config.hard_sigmoid:
-                masks = (masks + 3).clamp(0, 6) * 0.16667
+                masks = (masks + 3).clamp(0, 6) * SIXTH
             else:  # ONNX Runtime's sigmoid is one number below -18, where masks still compete
                 masks = ((-masks).exp() + 1).reciprocal()
             own_area = own_area + (masks > 0.5).float().sum((0, 1))
@@ -137,7 +138,9 @@ class PanopticMerge(nn.Module):
         return number.where(kept, 0.0), first
 
     def _distinct(self, candidate: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(N,) bool: which overlap no better kept one of their label above `nms_iou`; see `rule._distinct`.
+        """(N,) bool: which overlap no better kept one of their label above `nms_iou`.
+
+        As `merge.maskconver._distinct`.
 
         A proposal is kept if none of those it clashes with is. That settles the best ones in the first
         round, those that depend on them in the next, and so on.

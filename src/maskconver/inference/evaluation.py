@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import PostprocessConfig
-from ..core.preprocess import prepare
+from ..core.drawing import side_by_side
 from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
+from ..core.segments import SegmentTable
 from ..data.dataset import PanopticDataset
 from ..errors import ConfigError, DataError, MaskconverError, one_line
-from ..merge import postprocess
+from ..merge import RULES
 from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_average_precision
 from ..metrics.overlap import Overlap
 from ..metrics.panoptic_quality import match_segments
@@ -49,6 +50,31 @@ class Figures:
         self.images += 1
         self.pq.add(overlap)
         self.miou.add(overlap)
+
+    def add_image(
+        self,
+        result: Segmentation,
+        ids: NDArray[np.int32],
+        segments: SegmentTable,
+        image_id: int | str | None = None,
+    ) -> tuple[Segmentation, Overlap]:
+        """Count one image from its result and its ground truth.
+
+        Args:
+            result: of the image, at any size; compared at that of the ground truth.
+            ids, segments: the ground truth, as a `Sample` or a data set has it.
+            image_id: what messages call the image.
+
+        Returns:
+            The result at the size of the ground truth, and their overlap.
+
+        Raises:
+            DataError: the ground truth does not agree with itself.
+        """
+        result = result.resized((ids.shape[0], ids.shape[1]))
+        overlap = Overlap.of(result.ids, result.segments, ids, segments, self.categories, image_id)
+        self.add(overlap)
+        return result, overlap
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -138,7 +164,7 @@ def evaluate(
             try:
                 if isinstance(answer, MaskconverError):
                     raise answer
-                _count(result, answer.resized(dataset.ids(index).shape), dataset, index, by)
+                _count(result, answer, dataset, index, by)
             except (MaskconverError, OSError) as error:
                 result.failures.append((dataset.image_path(index), one_line(error)))
             on_image()
@@ -146,31 +172,16 @@ def evaluate(
 
 
 def _count(
-    result: Evaluation, segmentation: Segmentation, dataset: PanopticDataset, index: int, by: str | None
+    result: Evaluation, answer: Segmentation, dataset: PanopticDataset, index: int, by: str | None
 ) -> None:
-    overlap = _overlap(segmentation, dataset, index)
-    result.total.add(overlap)
+    truth = dataset.ids(index), dataset.segments(index)
+    answer, overlap = result.total.add_image(answer, *truth, dataset.image_ids[index])
     if result.total.mask_ap is not None:
-        scores = [s.score for s in segmentation.segments]
-        truth = dataset.segments(index)
-        result.total.mask_ap.update(
-            segmentation.ids, segmentation.segments, scores, dataset.ids(index), truth
-        )
+        result.total.mask_ap.update(answer.ids, answer.segments, [s.score for s in answer], *truth)
     if by:
         group = str(dataset.info(index).get(by))
         result.groups.setdefault(group, Figures(dataset.categories)).add(overlap)
     result.quality.append((index, _quality(overlap, dataset.categories)))
-
-
-def _overlap(segmentation: Segmentation, dataset: PanopticDataset, index: int) -> Overlap:
-    return Overlap.of(
-        segmentation.ids,
-        segmentation.segments,
-        dataset.ids(index),
-        dataset.segments(index),
-        dataset.categories,
-        dataset.image_ids[index],
-    )
 
 
 def _quality(overlap: Overlap, categories: Categories) -> float:
@@ -210,14 +221,11 @@ def write_gallery(
     for kind, rows in chosen:
         for number, (index, value) in enumerate(rows, 1):
             sample = dataset[index]
-            prediction = predictor(sample.image)
-            table = sample.segments
-            truth = Segmentation.from_ids(
-                sample.ids, dataset.categories, labels=table.labels, segment_ids=table.ids, image=sample.image
-            )
-            pair = np.concatenate([np.asarray(s.draw().convert("RGB")) for s in (prediction, truth)], 1)
+            prediction = predictor(sample.image).resized((sample.ids.shape[0], sample.ids.shape[1]))
+            truth = sample.segmentation(dataset.categories)
+            pair = side_by_side(prediction.draw(sample.image), truth.draw())
             path = folder / f"{kind}_{number:02d}_{100 * value:03.0f}_{Path(sample.file_name).stem}.jpg"
-            Image.fromarray(pair).save(path, quality=88)
+            pair.save(path, quality=88)
             paths.append(path)
     return paths
 
@@ -246,18 +254,16 @@ def tune(
     require_same_categories(predictor.categories, dataset.categories)
     usual = TRIED_THINGS if dataset.categories.is_thing.any() else TRIED_SEMANTIC
     scores, overlaps = score_thresholds or usual[0], overlap_thresholds or usual[1]
-    own_stuff = predictor.postprocess.rule == "kmax" and predictor.postprocess.stuff_threshold is not None
-    varied = "stuff_threshold" if own_stuff and not _has_things(dataset) else "score_threshold"
+    stuff = RULES[predictor.postprocess.rule].stuff_field(predictor.postprocess)
+    varied = "score_threshold" if _has_things(dataset) else stuff
     grid = list(product(scores, overlaps))
     thresholds: list[dict[str, Any]] = [{varied: s, "overlap_threshold": o} for s, o in grid]
     configs = [replace(predictor.postprocess, **t) for t in thresholds]
     metrics = [Figures(dataset.categories) for _ in grid]
     for index, proposals in _proposals(predictor, dataset, min(scores)):
+        truth = dataset.ids(index), dataset.segments(index)
         for metric, config in zip(metrics, configs):
-            segmentation = postprocess(proposals, config, dataset.categories)[0].resized(
-                dataset.ids(index).shape
-            )
-            metric.add(_overlap(segmentation, dataset, index))
+            metric.add_image(predictor.segmentations(proposals, config)[0], *truth, dataset.image_ids[index])
         on_image()
     values = [m.headline[1] for m in metrics]
     return configs[int(np.nanargmax(values))], [(*g, v) for g, v in zip(grid, values)]
@@ -273,16 +279,16 @@ def _has_things(dataset: PanopticDataset) -> bool:
 def _proposals(
     predictor: Predictor, dataset: PanopticDataset, least: float
 ) -> Iterator[tuple[int, Proposals]]:
-    """Each image's, as NumPy arrays, without those that no threshold lets through.
-
-    Rule `kmax` keeps all: a mask is a share of a softmax over every proposal.
-    """
+    """Those of each image, as NumPy arrays, without what no threshold lets through."""
+    independent = RULES[predictor.postprocess.rule].independent_masks
     for index in range(len(dataset)):
-        canvas, geometry = prepare(dataset.image(index), predictor.runtime.input)
-        found = replace(predictor.runtime(canvas[None]), class_logits=None, geometry=(geometry,)).numpy()
-        if predictor.postprocess.rule != "kmax":
-            alive = ~(found.scores[0] <= np.float32(least))  # not finite: left to the merge
+        found = replace(predictor.proposals(dataset.image(index)), class_logits=None).numpy()
+        if independent:
+            alive = ~(found.scores[0] <= np.float32(least))  # not finite: left to the post-processing
             found = Proposals(
-                found.scores[:, alive], found.labels[:, alive], found.mask_logits[:, alive], None, (geometry,)
+                found.scores[:, alive],
+                found.labels[:, alive],
+                found.mask_logits[:, alive],
+                geometry=found.geometry,
             )
         yield index, found

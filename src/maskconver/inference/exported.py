@@ -41,7 +41,7 @@ class Exported:
         size: (height, width) of the canvas the file takes; None where it takes any.
         multiple: sides of a file that takes any size are multiples of this many pixels.
         proposals: masks an image.
-        uint8: the file takes 1×h×w×3 uint8 RGB, not 1×3×h×w float32 normalised.
+        uint8: the file takes 1×h×w×3 uint8 RGB and normalises it, not 1×3×h×w float32 normalised.
         quantize: how its weights are stored.
         input: how an image is brought to the canvas.
         postprocess: the thresholds of the model's answer.
@@ -176,53 +176,49 @@ class FileRuntime(ABC):
     def __repr__(self) -> str:
         return f"{self.file.name} in {Path(self.path).name}"
 
-    def __call__(self, images: NDArray[np.float32]) -> Proposals:
-        """Normalised canvases B×3×h×w float32 to their proposals, without geometry.
+    @property
+    def dtype(self) -> type[np.float32 | np.uint8]:
+        """Of the network inputs it takes: B×3×h×w float32 normalised, or B×h×w×3 uint8."""
+        return np.uint8 if self.file.uint8 else np.float32
+
+    def __call__(self, images: NDArray[Any]) -> Proposals | list[CanvasMap]:
+        """Network inputs, as `dtype` says, to their proposals, without geometry; or to a panoptic map each.
 
         Raises:
-            ConfigError: canvases of another dtype, number of channels or size than the file takes; a file
-                that gives panoptic maps instead.
+            ConfigError: inputs of another dtype, number of channels or size than the file takes.
         """
+        answers = self._run(images)
         if self.file.output == "panoptic":
-            raise ConfigError(
-                f"{self.path} gives panoptic maps, not proposals; export it with `output=proposals`"
-            )
+            return [CanvasMap(*(part[0] for part in answer)) for answer in answers]
         scores, labels, masks = (
-            np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*self._run(images))
+            np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*answers)
         )
         # Sorted by score, so fewer proposals are the first ones.
         k = self.proposals
         return Proposals(scores[:, :k], labels[:, :k].astype(np.int64, copy=False), masks[:, :k])
 
-    def canvas_maps(self, images: NDArray[np.float32]) -> list[CanvasMap]:
-        """As a call, for a file that gives panoptic maps: one a canvas."""
-        return [CanvasMap(*(part[0] for part in answer)) for answer in self._run(images)]
-
-    def to_uint8(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Normalised canvases B×3×h×w float32 back to bytes B×h×w×3; padding becomes the mean colour."""
-        return to_uint8(images, self.input)
-
     @abstractmethod
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
         """One canvas, as the file takes it, to the file's outputs in the order of `OUTPUTS`."""
 
-    def _run(self, images: NDArray[np.float32]) -> list[list[NDArray[Any]]]:
+    def _run(self, images: NDArray[Any]) -> list[list[NDArray[Any]]]:
         """The outputs for every canvas; files take one at a time.
 
         A batch is no faster on a CPU, and phones want fixed sizes.
         """
         self._check_canvases(images)
-        fed = as_fed(images, self.file, self.channels_last)
+        fed = as_fed(images, self.channels_last)
         return [self._answer(fed[i : i + 1]) for i in range(len(fed))]
 
     def _check_canvases(self, images: NDArray[Any]) -> None:
-        channels = len(self.input.mean)
-        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != channels:
+        channels, last = self.input.channels, self.file.uint8
+        if images.dtype != self.dtype or images.ndim != 4 or images.shape[3 if last else 1] != channels:
             raise ConfigError(
-                f"{self.path} runs canvases B×{channels}×h×w float32, "
+                f"{self.path} takes {f'B×h×w×{channels} uint8' if last else f'B×{channels}×h×w float32'}, "
                 f"not {'×'.join(str(n) for n in images.shape)} {images.dtype}"
             )
-        (height, width), size, step = images.shape[2:], self.file.size, self.file.multiple
+        height, width = images.shape[1:3] if last else images.shape[2:]
+        size, step = self.file.size, self.file.multiple
         if size is not None and (height, width) != tuple(size):
             raise ConfigError(
                 f"{self.path} takes {size[0]}×{size[1]}, not {height}×{width}; export with "
@@ -232,20 +228,12 @@ class FileRuntime(ABC):
             raise ConfigError(f"{self.path} takes sides that are multiples of {step}, not {height}×{width}")
 
 
-def as_fed(images: NDArray[np.float32], file: Exported, channels_last: bool) -> NDArray[Any]:
-    """Normalised canvases B×3×h×w float32 as a file takes them: bytes, or channels last, or as they are."""
-    if file.uint8:
-        return to_uint8(images, file.input)
+def as_fed(images: NDArray[Any], channels_last: bool) -> NDArray[Any]:
+    """Network inputs as a format takes them; bytes have their channels last already."""
+    if not channels_last or images.dtype == np.uint8:
+        return images
     # Plane by plane: five times as fast as copying the transposed array.
-    return np.stack([images[:, i] for i in range(images.shape[1])], -1) if channels_last else images
-
-
-def to_uint8(images: NDArray[np.float32], config: InputConfig) -> NDArray[np.uint8]:
-    """Normalised canvases B×3×h×w float32 back to bytes B×h×w×3; padding becomes the mean colour."""
-    mean, std = (255 * np.array(v, np.float32) for v in (config.mean, config.std))
-    pixels = images.transpose(0, 2, 3, 1) * std
-    pixels += mean + np.float32(0.5)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    return np.stack([images[:, i] for i in range(images.shape[1])], -1)
 
 
 def require_file(path: str | os.PathLike[str]) -> None:

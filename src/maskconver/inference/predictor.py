@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -17,21 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
-from ..core.config import PostprocessConfig
+from ..core.config import OLD_NAMES, PostprocessConfig
 from ..core.preprocess import prepare, resize_bilinear, scaled_size
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
-from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError, one_line
+from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
 from ..io.pixels import ImageWarning, kept_warnings
-from ..merge import postprocess
+from ..merge import RULES, Algorithm, NonFinite, check_options, postprocess
 from .inputs import as_image
 from .runtime import Runtime as Runtime
-from .runtime import open_runtime, panoptic
+from .runtime import has_postprocessing, open_runtime
 from .stream import look_ahead, timed
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from .exported import CanvasMap
 
 Item = TypeVar("Item")
 
@@ -40,7 +41,7 @@ Item = TypeVar("Item")
 class _Ready:
     """A picture on the canvas; `picture` is None where it is not wanted or was only read reduced."""
 
-    canvas: NDArray[np.float32]
+    canvas: NDArray[Any]
     geometry: Geometry
     picture: NDArray[np.uint8] | None
     name: str
@@ -69,6 +70,10 @@ class Predictor:
         draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the canvas needs no
             more. The answer has the size of the file all the same, but differs a little, and its `image` is
             None for such files. See docs/decisions/draft-jpeg.md.
+        algorithm: of the post-processing: `fast`, or `reference`, which is slower and gives the same result.
+        non_finite: what NaN or infinite outputs of the network do: `error`, or `drop` those proposals.
+        output_side: longer side of the result in pixels; the image's own size if left out. The side of the
+            network's input is the fastest.
         settings: fields of `PostprocessConfig` to override, e.g. `score_threshold=0.3`.
 
     Raises:
@@ -86,29 +91,28 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
         draft_jpeg: bool = False,
+        algorithm: Algorithm = "fast",
+        non_finite: NonFinite = "error",
+        output_side: int | None = None,
         **settings: Any,
     ) -> None:
-        known = [f.name for f in fields(PostprocessConfig)]
-        if unknown := set(settings) - set(known):
-            raise ConfigError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-        PostprocessConfig(**settings).check()  # before the model is loaded
+        _require_settings(settings)  # before the model is loaded
+        check_options(algorithm, non_finite, output_side)
         self.runtime = open_runtime(model, device, proposals)
         if self.runtime.categories is None:
             raise ConfigError(
                 "the model has no categories, so its answers have no names; make it with categories=…"
             )
         self.postprocess = replace(self.runtime.postprocess, **settings)
-        self.postprocess.check()
-        if self.postprocess.rule == "kmax":
-            _require_kmax_merge(settings)
-        self._maps = panoptic(self.runtime)
-        if self._maps and settings:
+        RULES[self.postprocess.rule].check(self.postprocess, settings)
+        own = {"algorithm": algorithm != "fast", "non_finite": non_finite != "error"}
+        given = [*settings, *(name for name, changed in own.items() if changed)]
+        if given and has_postprocessing(self.runtime):
             raise ConfigError(
-                f"{model} has its merge inside, so {', '.join(settings)} cannot be changed; "
+                f"{model} has its post-processing inside, so {', '.join(given)} cannot be changed; "
                 "export it again with `output=proposals`"
             )
-        if self.postprocess.mode == "compiled" and not self._maps and find_spec("numba") is None:
-            raise MissingExtraError('merge mode "compiled"', "fast")
+        self.algorithm, self.non_finite, self.output_side = algorithm, non_finite, output_side
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
         self.white_level = white_level
@@ -172,7 +176,7 @@ class Predictor:
             ahead: how many pictures are read ahead, 0 or more; at least `batch_size - 1`.
             threads: how many read at a time.
             seconds: gets the time of each stage added: `decode` and `prepare` (resizing and normalising) in
-                their threads; `waiting` for them, `network` and `merge` in the caller's.
+                their threads; `waiting` for them, `network` and `postprocess` in the caller's.
 
         Yields:
             Each of `images` and its segmentation, in order; or the error that kept it from being segmented,
@@ -241,7 +245,8 @@ class Predictor:
                     channels=self.runtime.input.channels,
                 )
         with timed(times, "prepare"):
-            canvas, geometry = prepare(picture, self.runtime.input, whole=whole)
+            dtype = getattr(self.runtime, "dtype", np.float32)
+            canvas, geometry = prepare(picture, self.runtime.input, whole=whole, dtype=dtype)
         keep = keep and picture.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, picture if keep else None, name)
 
@@ -265,29 +270,77 @@ class Predictor:
         for _, group in groupby(ready, key=lambda one: one.geometry.canvas_size):
             together = list(group)
             with timed(times, "network"):
-                canvases = np.stack([one.canvas for one in together])
-                found = self._maps(canvases) if self._maps else self.runtime(canvases)
-            with timed(times, "merge"):
-                geometry = tuple(one.geometry for one in together)
-                if isinstance(found, Proposals):
-                    results += postprocess(
-                        replace(found, geometry=geometry), self.postprocess, self.categories
-                    )
-                else:
-                    own = self.runtime.input, self.categories
-                    side = self.postprocess.output_side
-                    results += [one.segmentation(at, *own, side=side) for one, at in zip(found, geometry)]
-        for result, one in zip(results, ready):
-            result.image, result.file_name = _of_size(one.picture, result.ids.shape), one.name
+                found = self.runtime(np.stack([one.canvas for one in together]))
+            with timed(times, "postprocess"):
+                answers = self._segmentations(found, tuple(one.geometry for one in together))
+                results += [
+                    replace(answer, image=_of_size(one.picture, answer.ids.shape), file_name=one.name)
+                    for answer, one in zip(answers, together)
+                ]
         return results
 
+    def _segmentations(
+        self, found: Proposals | list[CanvasMap], geometry: tuple[Geometry, ...]
+    ) -> list[Segmentation]:
+        """What the runtime gave for some network inputs, as segmentations of their images."""
+        if isinstance(found, Proposals):
+            return self.segmentations(replace(found, geometry=geometry))
+        own = self.runtime.input, self.categories
+        return [one.segmentation(at, *own, side=self.output_side) for one, at in zip(found, geometry)]
 
-def _require_kmax_merge(given: dict[str, Any]) -> None:
-    """Refuses what was asked of a merge that does not have it, and would do nothing."""
-    if (mode := given.get("mode")) in ("compiled", "coarse"):
-        raise ConfigError(f'the merge of kMaX models has no mode "{mode}"; leave it out')
-    if given.get("hard_sigmoid"):
-        raise ConfigError("the masks of kMaX models have no hard sigmoid; leave it out")
+    def proposals(self, image: Any) -> Proposals:
+        """What the network proposes for one image, before any threshold.
+
+        Args:
+            image: as in a call.
+
+        Returns:
+            Of one image, with its geometry; arrays or tensors, as the runtime gives them.
+
+        Raises:
+            ImageError: an image that cannot be read.
+            ConfigError: a file with its post-processing inside.
+        """
+        if has_postprocessing(self.runtime):
+            raise ConfigError(
+                f"{self.runtime!r} gives panoptic maps, not proposals; export it with --output proposals"
+            )
+        ready = self._read(image)
+        found = self.runtime(ready.canvas[None])
+        assert isinstance(found, Proposals)
+        return replace(found, geometry=(ready.geometry,))
+
+    def segmentations(
+        self, proposals: Proposals, config: PostprocessConfig | None = None
+    ) -> list[Segmentation]:
+        """The post-processing alone, as the predictor does it.
+
+        Args:
+            proposals: with geometry, e.g. of `proposals`.
+            config: other thresholds than the predictor's.
+
+        Returns:
+            A segmentation of each image.
+        """
+        return postprocess(
+            proposals,
+            config or self.postprocess,
+            self.categories,
+            output_side=self.output_side,
+            algorithm=self.algorithm,
+            non_finite=self.non_finite,
+        )
+
+
+def _require_settings(settings: dict[str, Any]) -> None:
+    """Refuses names that no threshold has, and values out of range."""
+    known = [field.name for field in fields(PostprocessConfig)]
+    for name in settings:
+        if name not in known:
+            new = (OLD_NAMES | {"mode": "algorithm"}).get(name)
+            there = f"it is called {new}" if new else f"there are {', '.join(known)}"
+            raise ConfigError(f"no setting {name}; {there}")
+    PostprocessConfig(**settings).check()
 
 
 def _of_size(picture: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
@@ -16,7 +14,7 @@ from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from .exported import CanvasMap, Exported
+    from .exported import CanvasMap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 
@@ -28,21 +26,24 @@ class Runtime(Protocol):
         input: how images are brought to the network.
         postprocess: the thresholds the model was made with.
         categories: its label set.
+        dtype: `np.uint8` where it takes bytes, see `prepare`; may be left out by what takes float32.
     """
 
     input: InputConfig
     postprocess: PostprocessConfig
     categories: Categories
 
-    def __call__(self, images: NDArray[np.float32]) -> Proposals:
-        """Canvases B×3×h×w float32 to their proposals, without geometry."""
+    def __call__(self, images: NDArray[Any]) -> Proposals | list[CanvasMap]:
+        """Network inputs B×C×h×w float32 (or B×h×w×C uint8) to their proposals, without geometry.
+
+        A file with its post-processing inside gives a panoptic map of each input instead.
+        """
         ...
 
 
-def panoptic(runtime: Runtime) -> Callable[[NDArray[np.float32]], list[CanvasMap]] | None:
-    """What gives the panoptic maps of canvases, where the runtime's file has the merge inside."""
-    file: Exported | None = getattr(runtime, "file", None)
-    return runtime.canvas_maps if file and file.output == "panoptic" else None  # type: ignore[attr-defined]
+def has_postprocessing(runtime: Runtime) -> bool:
+    """Whether it is a file that gives panoptic maps: its post-processing is inside, and cannot be changed."""
+    return getattr(getattr(runtime, "file", None), "output", "proposals") == "panoptic"
 
 
 def open_runtime(model: Any, device: str | None = None, proposals: int | None = None) -> Runtime:

@@ -1,8 +1,13 @@
-"""From proposals to one label a pixel: one rule a family, each `(Proposals, config) -> Segmentation`."""
+"""From proposals to one label a pixel: the rules, by name, and `postprocess`, which applies a model's own."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import PostprocessConfig
@@ -10,9 +15,100 @@ from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError
 from .kmax import merge_kmax
-from .maskconver import merge_masks, output_taps
+from .maskconver import merge_maskconver
 
-__all__ = ["postprocess"]
+__all__ = ["ALGORITHMS", "NON_FINITE", "RULES", "Rule", "check_options", "postprocess"]
+
+Algorithm = Literal["fast", "reference"]
+NonFinite = Literal["error", "drop"]
+ALGORITHMS: tuple[Algorithm, ...] = ("fast", "reference")
+NON_FINITE: tuple[NonFinite, ...] = ("error", "drop")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the proposals of one image become one label a pixel; `PostprocessConfig.rule` names one of `RULES`.
+
+    Attributes:
+        name: its key in `RULES`.
+        merge: `(scores, labels, mask_logits, is_thing, geometry, config, output_size, algorithm=…,
+            non_finite=…) -> (ids, first)`; see `merge_maskconver`.
+        independent_masks: a mask means the same without the other proposals, so that those below every
+            threshold may be left out, and a network may be asked for more of them.
+        takes_tensors: merges masks on the device where they lie, by the algorithm `fast`.
+        unused: fields of `PostprocessConfig` that this rule does not read.
+    """
+
+    name: str
+    merge: Callable[..., tuple[NDArray[np.int32], NDArray[np.int64]]]
+    independent_masks: bool
+    takes_tensors: bool
+    unused: tuple[str, ...]
+
+    def check(self, config: PostprocessConfig, given: Collection[str] = ()) -> None:
+        """Refuses values out of range.
+
+        Args:
+            config: the thresholds.
+            given: the fields that somebody has just set; those that this rule would ignore are refused, too.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        config.check()
+        for field in fields(config):
+            ignored = field.name in self.unused and field.name in given
+            if ignored and getattr(config, field.name) != field.default:
+                raise ConfigError(
+                    f'{field.name} has no effect on models of the rule "{self.name}"; leave it out'
+                )
+
+    def stuff_field(self, config: PostprocessConfig) -> str:
+        """The field with the score threshold of stuff: its own where it has one, or that of things."""
+        own = "stuff_threshold" not in self.unused and config.stuff_threshold is not None
+        return "stuff_threshold" if own else "score_threshold"
+
+    def thresholds(self, config: PostprocessConfig, is_thing: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(C,) float32: the score that a proposal of each class must exceed."""
+        stuff = getattr(config, self.stuff_field(config))
+        return np.where(is_thing, config.score_threshold, stuff).astype(np.float32)
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule(
+            "maskconver",
+            merge_maskconver,
+            independent_masks=True,
+            takes_tensors=True,
+            unused=("stuff_threshold", "class_exponent", "mask_exponent", "mask_activation"),
+        ),
+        Rule(
+            "kmax",
+            merge_kmax,
+            independent_masks=False,  # a softmax over all of them
+            takes_tensors=False,
+            unused=("nms_iou", "reassign", "hard_sigmoid"),
+        ),
+    )
+}
+
+
+def check_options(algorithm: str, non_finite: str, output_side: int | None) -> None:
+    """Refuses values that the arguments of `postprocess` cannot have.
+
+    Raises:
+        ConfigError: naming the argument, the value and what there is.
+    """
+    for name, value, choices in (
+        ("algorithm", algorithm, ALGORITHMS),
+        ("non_finite", non_finite, NON_FINITE),
+    ):
+        if value not in choices:
+            raise ConfigError(f'{name} "{value}" is not available; there are {", ".join(choices)}')
+    if output_side is not None and output_side < 1:
+        raise ConfigError(f"output_side is a number of pixels, at least 1, not {output_side}")
 
 
 def postprocess(
@@ -21,40 +117,54 @@ def postprocess(
     categories: Categories,
     *,
     output_size: tuple[int, int] | None = None,
+    output_side: int | None = None,
+    algorithm: Algorithm = "fast",
+    non_finite: NonFinite = "error",
 ) -> list[Segmentation]:
     """The segmentation of every image of a batch.
 
     Args:
-        proposals: B × N scored masks, NumPy or torch. With a geometry the answer has the size of the original
-            image, or the longer side `output_side` and its shape; without one that of the masks.
+        proposals: B × N scored masks, NumPy or torch. With a geometry the result has the size of the original
+            image, or `output_side`; without one that of the masks.
         config: rule and thresholds.
-        categories: the label set the proposals' labels point into.
-        output_size: (height, width) of the answer where it should be another one, e.g. the reference's padded
+        categories: the label set that the proposals' labels point into.
+        output_size: (height, width) of the result where it should be another one, e.g. the reference's padded
             evaluation canvas; pixels beyond the image then count as undecided.
+        output_side: longer side of the result in pixels, with the aspect ratio of the image; None keeps the
+            image's own size.
+        algorithm: `fast` gives the result of `reference`, the plain definition, and computes few of the
+            pixels. Masks on a GPU stay there with `fast` and come to the CPU with `reference`.
+        non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
 
     Returns:
         B segmentations.
 
     Raises:
-        MaskconverError: NaN or infinite values, a label without category, a config or size without meaning.
+        MaskconverError: NaN or infinite values, a label without category, a setting out of its range.
     """
-    config.check()
+    check_options(algorithm, non_finite, output_side)
     if output_size is not None and min(output_size) < 1:
         raise ConfigError(f"output_size is height and width in pixels, at least 1 each, not {output_size}")
     if proposals.geometry and len(proposals.geometry) != len(proposals):
         raise ConfigError(f"{len(proposals)} images, but {len(proposals.geometry)} geometries")
-    # A tensor on a GPU is merged on it, unless one of the ways that only the CPU has was asked for.
-    there = config.rule == "maskconver" and config.mode == "fast"
-    masks_there = there and getattr(proposals.mask_logits, "is_cuda", False)
-    arrays = (replace(proposals, mask_logits=None) if masks_there else proposals).numpy()
-    all_masks = proposals.mask_logits if masks_there else arrays.mask_logits
+    config.check()
+    rule = RULES[config.rule]
+    stay = rule.takes_tensors and algorithm == "fast" and getattr(proposals.mask_logits, "is_cuda", False)
+    arrays = (replace(proposals, mask_logits=None) if stay else proposals).numpy()
+    all_masks: Any = proposals.mask_logits if stay else arrays.mask_logits
     results = []
     for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, all_masks)):
-        geometry = arrays.geometry[i].of_side(config.output_side) if arrays.geometry else None
-        if config.rule == "kmax":
-            ids, first = merge_kmax(scores, labels, masks, categories.is_thing, geometry, config, output_size)
-        else:
-            taps = output_taps(masks.shape[-2:], geometry, output_size)
-            ids, first = merge_masks(scores, labels, masks, categories.is_thing, taps, config)
+        geometry = arrays.geometry[i].of_side(output_side) if arrays.geometry else None
+        ids, first = rule.merge(
+            scores,
+            labels,
+            masks,
+            categories.is_thing,
+            geometry,
+            config,
+            output_size,
+            algorithm=algorithm,
+            non_finite=non_finite,
+        )
         results.append(Segmentation.from_ids(ids, categories, labels=labels[first], scores=scores[first]))
     return results

@@ -1,4 +1,7 @@
-"""The kMaX-DeepLab rule: masks, best first, take the free ones of the pixels they are sure of (kmax §7)."""
+"""The kMaX-DeepLab rule: masks, best first, take the free ones of the pixels they are sure of.
+
+Source: arXiv 2207.04044, and `inference` of the post-processor of google-research/deeplab2.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from numpy.typing import NDArray
 from ..core.config import PostprocessConfig
 from ..core.proposals import Geometry
 from ..core.resize import Taps, lerp
-from ..errors import ConfigError, MaskconverError
+from ..errors import ConfigError
+from .finite import non_finite_error
 
 BAND_VALUES = 1 << 21  # of all masks at the size of the answer, at a time; bounds the memory
 
@@ -23,6 +27,9 @@ def merge_kmax(
     geometry: Geometry | None,
     config: PostprocessConfig,
     output_size: tuple[int, int] | None = None,
+    *,
+    algorithm: str = "fast",
+    non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """One label a pixel from the N proposals of one image.
 
@@ -40,23 +47,22 @@ def merge_kmax(
         config: the thresholds.
         output_size: (height, width) of the answer where it should be another one; without a geometry the
             masks are resized to it, with one the image's answer is cut, or filled up with void.
+        algorithm: makes no difference; this rule has one.
+        non_finite: `error`, or `drop` proposals with NaN or infinite values.
 
     Returns:
         H×W int32 segment ids, 1…S in the order in which they were opened, 0 = void; and (S,) int64, the
         proposal that opened each.
 
     Raises:
-        MaskconverError: NaN or infinite values (unless `non_finite` drops their proposals).
+        MaskconverError: NaN or infinite values (unless their proposals are dropped).
         ConfigError: labels that do not exist.
     """
     kept = np.arange(len(scores))
     finite = np.isfinite(scores) & np.isfinite(mask_logits).all((1, 2))
     if not finite.all():
-        if config.non_finite != "drop":
-            raise MaskconverError(
-                "the network's scores or mask logits hold NaN or infinite values; run it in float32, take "
-                "weights that did not diverge, or leave such proposals out with non_finite=drop"
-            )
+        if non_finite != "drop":
+            raise non_finite_error("scores or mask logits")
         kept = kept[finite]
         scores, labels, mask_logits = scores[finite], labels[finite], mask_logits[finite]
     if len(labels) and not (labels.min() >= -1 and labels.max() < len(is_thing)):
@@ -102,9 +108,7 @@ def _paint(
         for (part, _), f in zip(parts, free):
             part[f] = segment_of[label]
     bands.clear()  # as large as the answer, which is copied next
-    # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
-    smallest = round(config.min_area * max(ids.shape, default=0) ** 2, 6)
-    return _larger_than(smallest, ids, np.array(opened, np.int64))
+    return _larger_than(config.smallest_area(*ids.shape), ids, np.array(opened, np.int64))
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ..core.config import PostprocessConfig
 from ..core.proposals import Geometry
 from ..core.resize import Taps
-from ..errors import ConfigError, MaskconverError, MissingExtraError
+from ..errors import ConfigError
 from .bounds import compete
-from .coarse import CoarseCompetition
+from .finite import is_finite, non_finite_error
 from .reference import PlainCompetition
 
 
@@ -30,25 +30,40 @@ class Competition(Protocol):
     def paint(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]: ...
 
 
-def _compete(mask_logits: Any, mode: str) -> Callable[..., Competition]:
+def _competition(mask_logits: Any, algorithm: str) -> Callable[..., Competition]:
     if isinstance(mask_logits, np.ndarray):
-        return {
-            "fast": compete,
-            "compiled": _compiled,
-            "reference": PlainCompetition,
-            "coarse": CoarseCompetition,
-        }[mode]
+        return compete if algorithm == "fast" else PlainCompetition
     from .tensor import TensorCompetition  # has torch, which made the tensor
 
     return TensorCompetition
 
 
-def _compiled(*arguments: Any) -> Competition:
-    try:
-        from .compiled import compete
-    except ModuleNotFoundError as error:
-        raise MissingExtraError('merge mode "compiled"', "fast") from error
-    return compete(*arguments)
+def merge_maskconver(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    mask_logits: Any,
+    is_thing: NDArray[np.bool_],
+    geometry: Geometry | None,
+    config: PostprocessConfig,
+    output_size: tuple[int, int] | None = None,
+    *,
+    algorithm: str = "fast",
+    non_finite: str = "error",
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """One label a pixel of the image: `merge_masks` with the taps of `output_taps`.
+
+    Args:
+        scores, labels, mask_logits, is_thing, config, algorithm, non_finite: as in `merge_masks`.
+        geometry: how the network's input lies on the image; None gives the size of the masks.
+        output_size: (height, width) of the result where it should be another one.
+
+    Returns:
+        H×W int32 segment ids, and (S,) int64, the proposal that gives each its label and score.
+    """
+    taps = output_taps(mask_logits.shape[-2:], geometry, output_size)
+    return merge_masks(
+        scores, labels, mask_logits, is_thing, taps, config, algorithm=algorithm, non_finite=non_finite
+    )
 
 
 def merge_masks(
@@ -58,6 +73,9 @@ def merge_masks(
     is_thing: NDArray[np.bool_],
     taps: tuple[Taps, Taps],
     config: PostprocessConfig,
+    *,
+    algorithm: str = "fast",
+    non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """One label a pixel from the N proposals of one image.
 
@@ -71,10 +89,12 @@ def merge_masks(
     Args:
         scores: (N,) float32 in any order.
         labels: (N,) int64 in 0…C-1, or -1: such a proposal wins pixels and they become void.
-        mask_logits: (N, h, w) float32; a tensor is merged where it lies, in mode `fast` only.
+        mask_logits: (N, h, w) float32; a tensor is merged where it lies.
         is_thing: (C,) bool.
         taps: how the rows and the columns of the answer read the masks (`output_taps`).
-        config: the thresholds, and the way to compute.
+        config: the thresholds.
+        algorithm: `fast` or `reference`: by bounds, or every pixel of every mask; the same result.
+        non_finite: `error`, or `drop` proposals with NaN or infinite values.
 
     Returns:
         H×W int32 segment ids, 1…S in order of score, 0 = void; and (S,) int64, the proposal that gives each
@@ -82,20 +102,19 @@ def merge_masks(
 
     Raises:
         MaskconverError: NaN or infinite scores, or logits of a proposal above the threshold (unless
-            `non_finite` drops them); a label that does not exist.
+            they are dropped); a label that does not exist.
     """
     _check(scores, labels, mask_logits, len(is_thing))
     rows, columns = taps
-    competing = _compete(mask_logits, config.mode)
-    candidates, masks = _candidates(scores, mask_logits, config)
+    competing = _competition(mask_logits, algorithm)
+    candidates, masks = _candidates(scores, mask_logits, config, drop=non_finite == "drop")
     if len(candidates) and config.nms_iou < 1:
         distinct = _distinct(masks, labels[candidates], config.nms_iou)
         candidates, masks = candidates[distinct], masks[distinct]
     if not len(candidates) or not len(rows) or not len(columns):
         return np.zeros((len(rows), len(columns)), np.int32), candidates[:0]
     competition = competing(scores[candidates], masks, taps, config)
-    # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
-    smallest = round(config.min_area * max(len(rows), len(columns)) ** 2, 6)
+    smallest = config.smallest_area(len(rows), len(columns))
     kept = (competition.visible > smallest) & (labels[candidates] >= 0)
     kept = competition.covers(config.overlap_threshold, kept)
     if config.reassign and kept.any() and not kept.all():
@@ -106,12 +125,11 @@ def merge_masks(
 
 
 def _candidates(
-    scores: NDArray[np.float32], mask_logits: Any, config: PostprocessConfig
+    scores: NDArray[np.float32], mask_logits: Any, config: PostprocessConfig, drop: bool
 ) -> tuple[NDArray[np.int64], Any]:
     """The proposals above the threshold, best first, and their masks."""
-    drop = config.non_finite == "drop"
     if not (drop or np.isfinite(scores).all()):
-        raise MaskconverError(_NON_FINITE.format("scores"))
+        raise non_finite_error("scores")
     chosen = np.flatnonzero((scores > np.float32(config.score_threshold)) & np.isfinite(scores))
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     # A network gives its proposals best first: then those above the threshold need no copy.
@@ -119,22 +137,12 @@ def _candidates(
     masks = mask_logits[: len(chosen)] if leading else mask_logits[chosen]
     if isinstance(masks, np.ndarray):
         masks = np.ascontiguousarray(masks)
-    if not _finite(masks):
+    if not is_finite(masks):
         if not drop:
-            raise MaskconverError(_NON_FINITE.format("mask logits"))
-        finite = np.flatnonzero([_finite(mask) for mask in masks])
+            raise non_finite_error("mask logits")
+        finite = np.flatnonzero([is_finite(mask) for mask in masks])
         chosen, masks = chosen[finite], masks[finite]
     return chosen, masks
-
-
-_NON_FINITE = (
-    "the network's {} hold NaN or infinite values; run it in float32, take weights that did not diverge, "
-    "or leave such proposals out with non_finite=drop"
-)
-
-
-def _finite(values: Any) -> bool:
-    return not np.prod(values.shape) or bool(np.isfinite([float(values.min()), float(values.max())]).all())
 
 
 def _distinct(masks: Any, labels: NDArray[np.int64], iou: float) -> NDArray[np.int64]:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import PostprocessConfig
-from ..core.resize import Taps
+from ..core.resize import Taps, interpolate
 
 # Masks are resized a band of rows at a time, of about this many float32 values (1 MB, to stay in the caches).
 BAND_VALUES = 1 << 18
+SIXTH = 0.16667  # of the hard sigmoid, rounded as in the reference implementation
 
 
 class PlainCompetition:
@@ -79,25 +80,17 @@ def wins_share(visible: NDArray[np.int64], own_area: NDArray[np.int64], share: f
 
 
 def probabilities(logits: NDArray[np.float32], hard: bool) -> NDArray[np.float32]:
-    """Sigmoid, or `relu6(x + 3) · 0.16667`, in place."""
+    """Sigmoid, or `relu6(x + 3) · SIXTH`, in place."""
     if hard:
         logits += np.float32(3)
         np.clip(logits, 0, 6, out=logits)
-        logits *= np.float32(0.16667)
+        logits *= np.float32(SIXTH)
         return logits
     np.negative(logits, out=logits)
     with np.errstate(over="ignore"):  # exp overflows to infinity below -88, where the sigmoid is 0
         np.exp(logits, out=logits)
     logits += 1
     return np.reciprocal(logits, out=logits)
-
-
-def interpolate(low: NDArray, high: NDArray, weight: NDArray) -> NDArray:
-    """`low + weight · (high - low)`, in the memory of its arguments."""
-    high -= low
-    high *= weight
-    low += high
-    return low
 
 
 def _read(logits: NDArray[np.float32], rows: Taps, part: slice, columns: Taps) -> NDArray[np.float32]:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core.config import PostprocessConfig
-from ..core.resize import Taps
-from .reference import wins_share
+from ..core.resize import Taps, interpolate
+from .reference import SIXTH, wins_share
 
 # Interpolated values a band: 32 MB as float32, of which at most three are held at a time.
 BAND_VALUES = 1 << 23
@@ -39,7 +39,7 @@ class TensorCompetition:
         for top in range(0, len(winner), band):
             part = slice(top, top + band)
             masks = _read(_read(logits, [t[part] for t in rows], 1), columns, 2)
-            masks = masks.add_(3).clamp_(0, 6).mul_(0.16667) if config.hard_sigmoid else masks.sigmoid_()
+            masks = masks.add_(3).clamp_(0, 6).mul_(SIXTH) if config.hard_sigmoid else masks.sigmoid_()
             own_area += (masks > 0.5).sum((1, 2), dtype=torch.int32)  # of booleans a copy is made as this
             if config.mask_threshold:
                 masks.masked_fill_(masks <= config.mask_threshold, 0)
@@ -73,7 +73,4 @@ def _read(values: Tensor, taps: list[Tensor], axis: int) -> Tensor:
     low_index, high_index, weight, beyond = taps
     shape = [-1 if i == axis else 1 for i in range(3)]
     low, high = values.index_select(axis, low_index), values.index_select(axis, high_index)
-    high -= low
-    high *= weight.view(shape)
-    low += high
-    return low.masked_fill_(beyond.view(shape), 0)
+    return interpolate(low, high, weight.view(shape)).masked_fill_(beyond.view(shape), 0)

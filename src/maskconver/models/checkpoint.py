@@ -34,8 +34,6 @@ __all__ = [
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 FIRST_KIND = "maskconver"  # of files, the bundled nuclei among them, that do not name theirs
-# How a merge is computed is the business of whoever runs the model, and not kept with it.
-COMPUTING = ("mode", "non_finite")
 COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it and no file has it
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -66,15 +64,12 @@ def save(
         for k, v in model.state_dict().items()
         if not k.endswith(COUNTER)
     }
-    config = dataclasses.asdict(model.config)
-    for name in COMPUTING:
-        del config["postprocess"][name]
     meta = {
         "format": FORMAT,
         "kind": kind_of(model.config),
         "model": model.name,
         "num_classes": model.num_classes,
-        "config": config,
+        "config": dataclasses.asdict(model.config),
         "categories": model.categories.to_json() if model.categories else None,
         "extra": dict(extra or {}),
     }
@@ -152,8 +147,6 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     meta = read_metadata(path)
     try:
         values = renamed(meta["config"])
-        for name in COMPUTING:
-            values["postprocess"].pop(name, None)
         config = msgspec.convert(values, config_type(meta.get("kind", FIRST_KIND)))
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
         with torch.device("meta"):  # no time for random weights that are replaced at once

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..core.drawing import side_by_side
 from ..core.segmentation import Segmentation
 from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.checkpoint import save
@@ -203,16 +204,8 @@ class Pictures(pl.Callback):
     ) -> None:
         if batch_idx >= self.count or trainer.sanity_checking or not isinstance(outputs, Segmentation):
             return
-        sample = batch.sample
-        outputs.image = sample.image
-        table = sample.segments
-        truth = Segmentation.from_ids(
-            sample.ids, outputs.categories, labels=table.labels, segment_ids=table.ids, image=sample.image
-        )
-        pair = [np.asarray(s.draw().convert("RGB")) for s in (outputs, truth)]
-        height, width = 320, max(round(320 * pair[0].shape[1] / pair[0].shape[0]), 1)
-        row = np.concatenate([np.asarray(Image.fromarray(p).resize((width, height))) for p in pair], 1)
-        self._rows.append(row)
+        truth = batch.sample.segmentation(outputs.categories)
+        self._rows.append(np.asarray(side_by_side(outputs.draw(truth.image), truth.draw(), height=320)))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._rows or not trainer.is_global_zero:

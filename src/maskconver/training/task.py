@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import MaskconverError
+from ..inference.evaluation import Figures
 from ..merge import postprocess
-from ..metrics import MeanIoU, PanopticQuality
-from ..metrics.overlap import Overlap
 from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.batch import Batch
 from ..models.registry import Model
@@ -40,7 +39,7 @@ class SegmentationTask(pl.LightningModule):
         self.model, self.config = model, config
         self.criterion = create_criterion(model, config)
         assert model.categories is not None
-        self.pq, self.miou = PanopticQuality(model.categories), MeanIoU(model.categories)
+        self.figures = Figures(model.categories)
         self.headline = "pq" if model.categories.is_thing.any() else "miou"
         self.last_checkpoint = "none yet"
 
@@ -86,8 +85,8 @@ class SegmentationTask(pl.LightningModule):
         checkpoint["categories"] = self.model.categories.to_json()
 
     def on_validation_epoch_start(self) -> None:
-        self.pq.reset()
-        self.miou.reset()
+        assert self.model.categories is not None
+        self.figures = Figures(self.model.categories)
 
     def validation_step(self, item: ValidationItem, batch_index: int) -> Any:
         canvas = torch.from_numpy(item.canvas)[None].to(self.device)
@@ -96,31 +95,20 @@ class SegmentationTask(pl.LightningModule):
         proposals = self.model.predict(canvas).numpy()
         proposals.geometry = (item.geometry,)
         assert self.model.categories is not None
+        result = postprocess(proposals, self.model.postprocess, self.model.categories)[0]
         sample = item.sample
-        size = (sample.ids.shape[0], sample.ids.shape[1])
-        segmentation = postprocess(proposals, self.model.postprocess, self.model.categories)[0].resized(size)
-        overlap = Overlap.of(
-            segmentation.ids,
-            segmentation.segments,
-            sample.ids,
-            sample.segments,
-            self.model.categories,
-            sample.image_id,
-        )
-        self.pq.add(overlap)
-        self.miou.add(overlap)
-        return segmentation
+        return self.figures.add_image(result, sample.ids, sample.segments, sample.image_id)[0]
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size > 1:
-            for metric in (self.pq, self.miou):
+            for metric in (self.figures.pq, self.figures.miou):
                 gathered = self.all_gather(torch.from_numpy(metric.state).to(self.device))
                 assert isinstance(gathered, Tensor)
                 metric.reset()
                 metric.merge_state(gathered.sum(0).cpu().numpy())
-        result = self.pq.compute()
+        result = self.figures.pq.compute()
         for name, group in (("pq", result.all), ("pq_things", result.things), ("pq_stuff", result.stuff)):
             self.log(f"val/{name}", group.pq, prog_bar=True)
         for name in ("sq", "rq"):
             self.log(f"val/{name}_things", getattr(result.things, name))
-        self.log("val/miou", self.miou.compute().miou, prog_bar=True)
+        self.log("val/miou", self.figures.miou.compute().miou, prog_bar=True)
