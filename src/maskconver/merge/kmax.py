@@ -158,7 +158,7 @@ def mask_probabilities(
     if config.rule == "kmax" and config.mask_activation == "softmax":
         values = np.exp(logits - logits.max(0))
         return values[chosen] / values.sum(0)
-    probability: NDArray[np.float32] = 1 / (1 + np.exp(-logits[chosen]))
+    probability = np.float32(1) / (np.float32(1) + np.exp(-logits[chosen]))
     return probability
 
 
