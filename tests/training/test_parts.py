@@ -15,7 +15,13 @@ from maskconver.training import callbacks
 from maskconver.training.callbacks import EMA, Throughput
 from maskconver.training.config import TrainConfig
 from maskconver.training.loader import DataConfig, SegmentationData
-from maskconver.training.optim import OptimConfig, parameter_groups, scaled_lr
+from maskconver.training.optim import (
+    OptimConfig,
+    ScheduleConfig,
+    learning_rate,
+    parameter_groups,
+    scaled_lr,
+)
 from maskconver.training.task import NonFiniteLoss, SegmentationTask
 
 
@@ -110,3 +116,11 @@ def test_images_a_second_and_the_wait_for_the_loader_are_on_the_progress_bar(
         throughput.on_train_batch_end(None, module)  # type: ignore[arg-type]
     assert logged["images/s"] == (80 / 39, True) and logged["wait share"] == (19 / 39, True)
     assert logged["step images/s"][0] == 4
+
+
+def test_milestones_below_one_are_shares_of_all_steps() -> None:
+    shares = ScheduleConfig("step", warmup=0, milestones=(0.85, 0.95))
+    for steps in (50_000, 200_000):
+        counted = ScheduleConfig("step", warmup=0, milestones=(round(0.85 * steps), round(0.95 * steps)))
+        for step in range(0, steps, steps // 40):
+            assert learning_rate(step, steps, 1.0, shares) == learning_rate(step, steps, 1.0, counted)

@@ -140,8 +140,11 @@ def _fill(
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) of an image scaled to fit a canvas: aspect kept, halves to even, at least 1.
 
-    float32 arithmetic as in the reference's resize-and-crop.
+    float32 arithmetic as in the resize-and-crop of the TensorFlow model garden. An image at most one pixel
+    smaller than the canvas keeps its size: Cityscapes' 1024×2048 is padded to 1025×2049, as in DeepLab2.
     """
+    if all(0 <= c - s <= 1 for c, s in zip(canvas, size)):
+        return size
     sides = np.array(size, np.float32)
     k = (np.array(canvas, np.float32) / sides).min()
     height, width = np.maximum(np.round(sides * k), 1).astype(int)

@@ -68,7 +68,7 @@ def merge_kmax(
     if len(labels) and not (labels.min() >= -1 and labels.max() < len(is_thing)):
         raise ConfigError(f"labels up to {labels.max()}, but {len(is_thing)} categories (-1 is void)")
     ids, first = _paint(
-        scores, labels, mask_logits, is_thing, _steps(mask_logits, geometry, output_size), config
+        scores, labels, mask_logits, is_thing, resize_steps(mask_logits, geometry, output_size), config
     )
     if geometry is not None and output_size is not None:
         canvas = np.zeros(output_size, np.int32)
@@ -145,11 +145,7 @@ def _masks(
         values = lerp(logits, canvas_rows[start:stop], 1)
         values = lerp(lerp(values, canvas_columns, 2), image_columns, 2)
         values = lerp(values, Taps(part.low - start, part.high - start, part.weight, part.inside), 1)
-        if config.mask_activation == "softmax":
-            values = np.exp(values - values.max(0))
-            probability = values[candidates] / values.sum(0)
-        else:
-            probability = 1 / (1 + np.exp(-values[candidates]))
+        probability = mask_probabilities(values, config, candidates)
         sure = probability > np.float32(config.mask_threshold)
         area = sure.sum((1, 2))
         reach = np.flatnonzero(area)
@@ -159,7 +155,18 @@ def _masks(
     return bands, areas, total / np.maximum(areas, 1)
 
 
-def _steps(
+def mask_probabilities(
+    logits: NDArray[np.float32], config: PostprocessConfig, chosen: NDArray[np.int64] | slice = slice(None)
+) -> NDArray[np.float32]:
+    """Mask logits N×h×w to the probabilities of the chosen masks: a softmax over all, or a sigmoid."""
+    if config.rule == "kmax" and config.mask_activation == "softmax":
+        values = np.exp(logits - logits.max(0))
+        return values[chosen] / values.sum(0)
+    probability = np.float32(1) / (np.float32(1) + np.exp(-logits[chosen]))
+    return probability
+
+
+def resize_steps(
     logits: NDArray[np.float32], geometry: Geometry | None, output_size: tuple[int, int] | None
 ) -> tuple[list[Taps], list[Taps]]:
     """The two resizes of rows and of columns: masks to the padded canvas, and its image to the answer.

@@ -111,7 +111,7 @@ class ScheduleConfig:
         warmup_start: learning rate at step 0.
         end: last learning rate of `cosine` and `poly`.
         power: exponent of `poly`.
-        milestones: steps, for `step`.
+        milestones: for `step`: steps, or shares of all steps where they are below 1.
         gamma: factor, for `step`.
     """
 
@@ -120,7 +120,7 @@ class ScheduleConfig:
     warmup_start: float = 0.0
     end: float = 0.0
     power: float = 0.9
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[float, ...] = ()
     gamma: float = 0.1
 
 
@@ -149,5 +149,5 @@ def _decay(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
     if config.kind == "poly":
         return (peak - config.end) * (1 - progress) ** config.power + config.end
     if config.kind == "step":
-        return peak * config.gamma ** sum(step > m for m in config.milestones)
+        return peak * config.gamma ** sum(step > (m * steps if m < 1 else m) for m in config.milestones)
     return peak

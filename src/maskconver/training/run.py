@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ..models.backbones.weights import load_backbone
 from ..models.checkpoint import init_from
 from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
 from .config import TrainConfig, overrides
+from .console import DivergenceWatch, LogLines
 from .loader import SegmentationData
 from .optim import scaled_lr
 from .task import SegmentationTask
@@ -86,6 +88,10 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     ]
     if config.ema:
         callbacks.append(EMA(config.ema))
+    callbacks.append(DivergenceWatch(say))
+    terminal = sys.stdout.isatty()
+    if not terminal:
+        callbacks.append(LogLines(config.log_every, config.steps, step_images, say))
     task = SegmentationTask(model, config)
     if checkpoint:
         step = _check_resumable(checkpoint, task, data.categories.to_json(), config)
@@ -95,6 +101,8 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
             (out / "metrics.csv").replace(out / f"metrics_before_{step}.csv")
         say(f"resuming from {task.last_checkpoint}")
     (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # hardware lists and advertising
     trainer = pl.Trainer(
         accelerator=config.device,
         devices=config.devices,
@@ -109,13 +117,12 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=terminal,
         logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="")],
         callbacks=[*callbacks, checkpoints],
         default_root_dir=out,
         sync_batchnorm=config.devices > 1 and config.device != "cpu" and torch.cuda.is_available(),
     )
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # hardware lists and advertising
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
         warnings.filterwarnings("ignore", message=".*overridden `transfer_batch_to_device`.*")

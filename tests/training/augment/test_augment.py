@@ -82,12 +82,16 @@ class TestCopyPaste:
             np.array([1, 2, 3, 4], np.int32), np.array([0, 0, 2, 2]), np.zeros(4, bool), np.zeros(4, np.int64)
         )
         rng = np.random.default_rng(0)
-        drawn = np.array([choose_segments(twice, IS_THING, 0.3, rng) for _ in range(2000)])
+        drawn = np.array(
+            [choose_segments(twice, IS_THING, CopyPasteConfig(1.0, 0.3), rng) for _ in range(2000)]
+        )
         np.testing.assert_allclose(drawn.mean(0), 0.3, atol=0.04)
         assert (drawn[:, 0] != drawn[:, 1]).any() and (drawn[:, 2] == drawn[:, 3]).all()
 
     def test_crowd_is_never_drawn(self) -> None:
-        assert choose_segments(ROWS, IS_THING, 1.0, np.random.default_rng(0)).tolist() == [1, 0, 1, 1, 1]
+        assert choose_segments(
+            ROWS, IS_THING, CopyPasteConfig(1.0, 1.0), np.random.default_rng(0)
+        ).tolist() == [1, 0, 1, 1, 1]
 
     def test_stuff_may_lose_pixels_and_things_may_not(self) -> None:
         result = made(dataclasses.replace(ALWAYS, stuff_drop=0.5))

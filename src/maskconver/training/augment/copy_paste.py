@@ -1,4 +1,8 @@
-"""Panoptic copy-paste on id maps (augmentation page §6): objects and stuff of one picture on another."""
+"""Panoptic copy-paste on id maps: objects and stuff of one image on another.
+
+Two public forms: that of the TensorFlow model garden (`PanopticCopyPaste`), which MaskConver's R50 recipes
+use, and that of DeepLab2 (`data/sample_generator.py`), which kMaX-DeepLab and ReMaX use.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +23,32 @@ class CopyPasteConfig:
 
     Attributes:
         probability: of pasting at all; 0 switches it off, the reference's recipes have 1.
-        frequency: probability of each object, and of each stuff class, of the second picture to be pasted.
-        scale: range of the first picture's scale jitter.
+        frequency: probability of each object, and of each stuff class, of the second image to be pasted,
+            where `things` and `stuff` are `each`.
+        things: `each` object is drawn on its own; `all` are pasted (DeepLab2).
+        stuff: `each` class is drawn on its own; `number` first draws how many segments of the second image
+            are pasted, from none to all, then which: the stuff among them is pasted (DeepLab2).
+        scale: range of the first image's scale jitter.
         pasted_scale: range of the second one's.
         stuff_drop: probability of each pixel of pasted stuff to be left out.
-        place: where a second picture smaller than the canvas lies: `top_left` as in the reference, `random`.
-        padding: what the canvas is that no picture covers: `void`, black pixels that count as void, as in the
-            reference; `ignore`, padding as everywhere else.
+        place: where an image smaller than the canvas lies: both `top_left` (model garden); `random`, the
+            second one anywhere; `both_random`, both anywhere (DeepLab2).
+        padding: what the canvas is that no image covers: `void`, black pixels that count as void (model
+            garden); `ignore`, padding as everywhere else: the mean colour, left out of the losses (DeepLab2).
+        autoaugment_each: AutoAugment varies each image before it is scaled and padded (DeepLab2), not the
+            result.
     """
 
     probability: float = 0.0
     frequency: float = 0.5
+    things: Literal["each", "all"] = "each"
+    stuff: Literal["each", "number"] = "each"
     scale: tuple[float, float] = (0.1, 1.9)
     pasted_scale: tuple[float, float] = (0.05, 1.0)
     stuff_drop: float = 0.0
-    place: Literal["top_left", "random"] = "top_left"
+    place: Literal["top_left", "random", "both_random"] = "top_left"
     padding: Literal["void", "ignore"] = "void"
+    autoaugment_each: bool = False
 
 
 def copy_paste(
@@ -45,25 +59,29 @@ def copy_paste(
     config: CopyPasteConfig,
     flip: float,
     rng: np.random.Generator,
+    *,
+    fill: NDArray[np.float32] | float = 0.0,
 ) -> Sample:
-    """Both pictures flipped and scaled on their own, then parts of the second on the first.
+    """Both images flipped and scaled on their own, then parts of the second on the first.
 
     Args:
         base, pasted: from a reader.
         canvas: (height, width) of the result.
         is_thing: (C,) bool by label.
         config: the choices.
-        flip: probability of each picture's own horizontal flip.
+        flip: probability of each image's own horizontal flip.
         rng: where all draws come from.
+        fill: (C,) values 0…255 of what no image covers.
 
     Returns:
         The sample at the canvas's size: the image uint8, the areas 0 for "not stated"; ids are 0 on void
         and -1 on what counts as padding.
     """
-    first = _on_canvas(base, canvas, config.scale, flip, (0.0, 0.0), rng)
-    place = (float(rng.random()), float(rng.random())) if config.place == "random" else (0.0, 0.0)
-    second = _on_canvas(pasted, canvas, config.pasted_scale, flip, place, rng)
-    chosen = choose_segments(pasted.segments, is_thing, config.frequency, rng)
+    place = _place(rng) if config.place == "both_random" else (0.0, 0.0)
+    first = _on_canvas(base, canvas, config.scale, flip, place, rng, fill)
+    place = (0.0, 0.0) if config.place == "top_left" else _place(rng)
+    second = _on_canvas(pasted, canvas, config.pasted_scale, flip, place, rng, fill)
+    chosen = choose_segments(pasted.segments, is_thing, config, rng)
     where = np.isin(second.ids, pasted.segments.ids[chosen])
     if config.stuff_drop:
         stuff = pasted.segments.ids[chosen & ~is_thing[pasted.segments.labels]]
@@ -75,13 +93,24 @@ def copy_paste(
 
 
 def choose_segments(
-    segments: SegmentTable, is_thing: NDArray[np.bool_], frequency: float, rng: np.random.Generator
+    segments: SegmentTable, is_thing: NDArray[np.bool_], config: CopyPasteConfig, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Which rows are pasted, (S,) bool: objects and stuff classes each by their own draw, crowd never."""
+    """Which rows are pasted, (S,) bool, as `config.things` and `config.stuff` say; crowd never."""
     things = is_thing[segments.labels]
     by_row, by_class = rng.random(len(segments)), rng.random(len(is_thing))
-    drawn = np.where(things, by_row, by_class[segments.labels]) < frequency
+    drawn = np.where(things, by_row, by_class[segments.labels]) < config.frequency
+    if config.stuff == "number":
+        classes = np.unique(segments.labels[~things])
+        number = int(rng.integers(int(things.sum()) + len(classes) + 1))
+        order = rng.permutation(int(things.sum()) + len(classes))[: len(classes)]  # the places of the classes
+        drawn = np.where(things, drawn, np.isin(segments.labels, classes[order < number]))
+    if config.things == "all":
+        drawn = drawn | things
     return drawn & ~segments.crowd
+
+
+def _place(rng: np.random.Generator) -> tuple[float, float]:
+    return float(rng.random()), float(rng.random())
 
 
 def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_]) -> Sample:
@@ -112,8 +141,9 @@ def _on_canvas(
     flip: float,
     place: tuple[float, float],
     rng: np.random.Generator,
+    fill: NDArray[np.float32] | float,
 ) -> Sample:
-    """A sample flipped, scaled, and cut or padded (black, id -1) to the canvas; its image is float32."""
+    """A sample flipped, scaled, and cut or padded (`fill`, id -1) to the canvas; its image is float32."""
     image, ids = sample.image, sample.ids
     if flip and rng.random() < flip:
         image, ids = image[:, ::-1], ids[:, ::-1]
@@ -123,7 +153,8 @@ def _on_canvas(
     h, w = geometry.covered
     top, left = int((canvas[0] - h) * place[0]), int((canvas[1] - w) * place[1])
     window = slice(top, top + h), slice(left, left + w)
-    result, id_canvas = np.zeros((*canvas, image.shape[2]), np.float32), np.full(canvas, -1, np.int32)
+    result, id_canvas = np.empty((*canvas, image.shape[2]), np.float32), np.full(canvas, -1, np.int32)
+    result[:] = fill
     result[window], id_canvas[window] = crop_image(image, geometry), crop_map(ids, geometry)
     meta = sample.image_id, sample.file_name, sample.info
     return Sample(result, id_canvas, sample.segments, *meta)  # type: ignore[arg-type]

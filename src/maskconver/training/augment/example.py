@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -99,7 +99,14 @@ def train_example(
         canvas_size = input_config.size
         if input_config.mode == "native" and augment.crop:
             canvas_size = augment.crop
-        sample = copy_paste(sample, partner, canvas_size, is_thing, augment.copy_paste, augment.flip, rng)
+        paste, fill = augment.copy_paste, 0.0
+        if paste.padding == "ignore":
+            fill = np.array(input_config.mean, np.float32) * 255  # type: ignore[assignment]
+        if paste.autoaugment_each:
+            sample, partner = (
+                replace(one, image=auto_augment(one.image, augment.policy, rng)) for one in (sample, partner)
+            )
+        sample = copy_paste(sample, partner, canvas_size, is_thing, paste, augment.flip, rng, fill=fill)
     values: NDArray = sample.image
     ids = sample.ids
     if augment.flip and rng.random() < augment.flip:
@@ -108,7 +115,8 @@ def train_example(
         values, ids = values[::-1], ids[::-1]
     if augment.rotate90 and (turns := int(rng.integers(4))):
         values, ids = np.rot90(values, turns), np.rot90(ids, turns)
-    values = auto_augment(values, augment.policy, rng)
+    if partner is None or not augment.copy_paste.autoaugment_each:
+        values = auto_augment(values, augment.policy, rng)
     if input_config.stretch == "percentile":
         values = stretch(values, input_config.percentiles)
     geometry = _draw_geometry(ids.shape, input_config, augment, rng)
@@ -122,6 +130,7 @@ def train_example(
     canvas[:, :h, :w] = normalize(crop, input_config, unit=True).transpose(2, 0, 1)
     id_canvas = np.full((height, width), -1, np.int32)  # -1 is padding
     id_canvas[:h, :w] = crop_map(ids, geometry)
+    canvas[:, id_canvas < 0] = 0  # also what copy-paste has padded: the mean colour, exactly
     assigned = assign_targets(np.maximum(id_canvas, 0), sample.segments, is_thing, targets, id_canvas >= 0)
     return Example(canvas, assigned, sample.image_id)
 

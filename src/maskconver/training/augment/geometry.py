@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.preprocess import fitted_size
 from ...core.resize import Taps, lerp
 
 
@@ -51,9 +52,11 @@ def resize_crop_geometry(
     crop = crop or canvas
     sides = np.array(size, np.float32)
     target = np.array(canvas, np.float32)
-    if jitter is not None:
+    if jitter is None:
+        scaled = np.array(fitted_size(size, canvas))
+    else:
         target = np.round(np.float32(jitter) * target)
-    scaled = np.maximum(np.round(sides * (target / sides).min()), 1).astype(int)
+        scaled = np.maximum(np.round(sides * (target / sides).min()), 1).astype(int)
     spare = np.maximum(scaled - np.array(crop), 0)
     offset = np.floor(spare.astype(np.float32) * np.array(place, np.float32)).astype(int)
     return CropGeometry((int(scaled[0]), int(scaled[1])), (int(offset[0]), int(offset[1])), crop)

@@ -1,0 +1,60 @@
+"""Semantic maps from scored masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskconver.core.config import PostprocessConfig
+from maskconver.core.proposals import Geometry, Proposals
+from maskconver.errors import MaskconverError
+from maskconver.merge import semantic
+from maskconver.merge.semantic import semantic_maps, semantic_scores
+
+
+def halves(scores: tuple[float, float] = (0.6, 0.3)) -> Proposals:
+    """Class 2 on the left half, class 0 on the right, each weakly beyond its edge."""
+    masks = np.full((1, 2, 4, 8), -1.0, np.float32)
+    masks[0, 0, :, :4] = masks[0, 1, :, 4:] = 3
+    return Proposals(np.array([scores], np.float32), np.array([[2, 0]]), masks)
+
+
+def test_every_pixel_has_the_class_of_the_largest_sum() -> None:
+    (labels,) = semantic_maps(halves(), PostprocessConfig(), 3)
+    assert labels.shape == (4, 8) and labels.dtype == np.int32
+    assert (labels[:, :4] == 2).all() and (labels[:, 4:] == 0).all()
+
+
+def test_proposals_of_one_class_add_up() -> None:
+    proposals = halves((0.5, 0.4))
+    proposals.mask_logits[:] = 0
+    twice = Proposals(np.array([[0.5, 0.4, 0.4]]), np.array([[2, 0, 0]]), np.zeros((1, 3, 4, 8), np.float32))
+    assert (semantic_maps(proposals, PostprocessConfig(), 3)[0] == 2).all()
+    assert (semantic_maps(twice, PostprocessConfig(), 3)[0] == 0).all()
+
+
+def test_the_answer_has_the_size_of_the_image_or_the_one_that_is_given() -> None:
+    proposals = halves()
+    proposals.geometry = (Geometry((20, 30), (32, 64), (1.0, 1.0)),)
+    assert semantic_maps(proposals, PostprocessConfig(), 3)[0].shape == (20, 30)
+    assert semantic_maps(halves(), PostprocessConfig(), 3, output_size=(9, 5))[0].shape == (9, 5)
+
+
+@pytest.mark.parametrize("rule", ["maskconver", "kmax"])
+def test_bands_of_rows_change_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.normal(0, 2, (1, 5, 4)).astype(np.float32)
+    masks = rng.normal(0, 4, (1, 5, 7, 9)).astype(np.float32)
+    proposals = Proposals(np.zeros((1, 5)), np.zeros((1, 5), int), masks, classes)
+    config = PostprocessConfig(rule=rule)  # type: ignore[arg-type]
+    (whole,) = semantic_scores(proposals, config, 3, output_size=(21, 18))
+    monkeypatch.setattr(semantic, "BAND_VALUES", 200)
+    (banded,) = semantic_scores(proposals, config, 3, output_size=(21, 18))
+    np.testing.assert_allclose(banded, whole, atol=1e-6)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    proposals = halves()
+    proposals.mask_logits[0, 0, 0, 0] = np.nan
+    with pytest.raises(MaskconverError, match="NaN"):
+        semantic_maps(proposals, PostprocessConfig(), 3)
