@@ -159,6 +159,18 @@ class _Constant:
         )
 
 
+def test_miou_comes_from_the_scores_of_all_masks_where_asked_for(dataset) -> None:
+    unsure = _Constant(dataset.categories)
+    unsure.postprocess = PostprocessConfig(score_threshold=1.0)  # nothing is claimed: all void
+    panoptic, scores = (
+        evaluate(Predictor(unsure), dataset, semantic_from=source).total.miou.compute()
+        for source in ("panoptic", "scores")
+    )
+    assert panoptic.pixel_accuracy == 0
+    background = np.mean([(dataset[i].ids == 1).mean() for i in range(len(dataset))])
+    assert scores.pixel_accuracy == pytest.approx(background, abs=0.2) and scores.pixel_accuracy > 0.3
+
+
 def test_gallery_holds_the_best_and_the_worst(dataset, tmp_path: Path) -> None:
     predictor = Predictor(_Constant(synth_categories("cells")))
     paths = write_gallery(tmp_path / "g", predictor, dataset, [(0, 0.9), (1, 0.1), (2, 0.5)], count=1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from maskconver.core.categories import Categories, Category
 from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry, Proposals
-from maskconver.errors import MaskconverError
-from maskconver.merge import semantic
+from maskconver.core.segmentation import Segmentation
+from maskconver.errors import ConfigError, MaskconverError
+from maskconver.merge import postprocess, semantic
 from maskconver.merge.semantic import semantic_maps, semantic_scores
 
 
@@ -58,3 +60,29 @@ def test_values_that_are_not_finite_are_refused() -> None:
     proposals.mask_logits[0, 0, 0, 0] = np.nan
     with pytest.raises(MaskconverError, match="NaN"):
         semantic_maps(proposals, PostprocessConfig(), 3)
+
+
+class TestFillLabel:
+    CATEGORIES = Categories([Category(1, "road", False, (9, 9, 9)), Category(2, "car", True, (200, 0, 0))])
+
+    def answer(self, label: int, fill: int | None) -> Segmentation:
+        masks = np.full((1, 1, 4, 6), -4.0, np.float32)
+        masks[0, 0, :, :3] = 4
+        proposals = Proposals(np.array([[0.9]], np.float32), np.array([[label]]), masks)
+        config = PostprocessConfig(mask_threshold=0.5, min_area=0.0, fill_label=fill)
+        return postprocess(proposals, config, self.CATEGORIES)[0]
+
+    def test_what_no_segment_claims_is_of_the_label(self) -> None:
+        assert (self.answer(1, None).category_map()[:, 3:] == -1).all()
+        filled = self.answer(1, 0)
+        assert (filled.category_map()[:, 3:] == 0).all() and (filled.category_map()[:, :3] == 1).all()
+        assert filled.segments[1].score == 0
+
+    def test_it_joins_the_segment_of_its_class(self) -> None:
+        filled = self.answer(0, 0)
+        assert len(filled) == 1 and (filled.ids == 1).all() and filled.segments[0].score > 0.8
+
+    @pytest.mark.parametrize("fill", [1, 2, -1])
+    def test_things_and_labels_that_do_not_exist_are_refused(self, fill: int) -> None:
+        with pytest.raises(ConfigError, match="fill_label"):
+            self.answer(0, fill)

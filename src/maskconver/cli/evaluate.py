@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .options import add_postprocess_options, postprocess_settings, progress_bar, refuse_old_options
 
@@ -45,6 +45,12 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--per-class", action="store_true", help="also print figures for each class")
     add("--ap", action="store_true", help='also measure COCO mask AP of things (needs the extra "ap")')
+    add(
+        "--semantic-from",
+        type=Literal["panoptic", "scores"],
+        default="panoptic",
+        help="compute mIoU from the panoptic result, or from the class and mask scores of all proposals",
+    )
     add(
         "--gallery",
         type=str | None,
@@ -100,7 +106,14 @@ def run(args: Namespace) -> int:
             print(f"best thresholds: score {best[0]}, overlap {best[1]}; saved {args.tune}")
     start = time.perf_counter()
     with progress_bar("", len(dataset)) as advance:
-        result = evaluate(predictor, dataset, by=args.by, mask_ap=args.ap, on_image=advance)
+        result = evaluate(
+            predictor,
+            dataset,
+            by=args.by,
+            mask_ap=args.ap,
+            semantic_from=args.semantic_from,
+            on_image=advance,
+        )
     seconds = time.perf_counter() - start
     if args.json:
         print(json.dumps(_json(result, args.by, seconds), ensure_ascii=False))

@@ -80,10 +80,14 @@ class PostprocessConfig:
             on one object otherwise share its pixels, and both may fail the overlap test.
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
             `mask_threshold` applies again); false as published.
+        fill_label: label (0…C-1, of stuff) of the pixels that no segment claims; None leaves them void. The
+            public code of MaskConver's semantic models fills with class 0 (VOC's background).
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
         stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
         class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
+        stuff_min_area: `min_area` of stuff, None for the same (rule `kmax` only). DeepLab2's limits of things
+            and stuff are 400 and 6400 pixels on COCO, 256 and 2048 on Cityscapes.
     """
 
     rule: Literal["maskconver", "kmax"] = "maskconver"
@@ -93,11 +97,13 @@ class PostprocessConfig:
     mask_threshold: float = 0.0
     nms_iou: float = 1.0
     reassign: bool = False
+    fill_label: int | None = None
     hard_sigmoid: bool = False
     stuff_threshold: float | None = None
     class_exponent: float = 1.0
     mask_exponent: float = 1.0
     mask_activation: Literal["softmax", "sigmoid"] = "softmax"
+    stuff_min_area: float | None = None
 
     def check(self) -> None:
         """Refuses values that mean nothing, before they are met with picture by picture.
@@ -112,15 +118,19 @@ class PostprocessConfig:
                 )
         for name in SHARES:
             value = getattr(self, name)
-            if value is None and name == "stuff_threshold":
+            if value is None and name.startswith("stuff_"):
                 continue
             if value is None or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
+        if self.fill_label is not None and self.fill_label < 0:
+            raise ConfigError(f"fill_label is a label of 0 or more, not {self.fill_label}")
 
-    def smallest_area(self, height: int, width: int) -> float:
-        """`min_area` in pixels of an answer of that size; a segment must have more."""
+    def smallest_area(self, height: int, width: int, *, stuff: bool = False) -> float:
+        """`min_area`, or `stuff_min_area`, in pixels of an answer of that size; a segment must have more."""
+        own = stuff and self.stuff_min_area is not None
+        area: float = self.stuff_min_area if own else self.min_area  # type: ignore[assignment]
         # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….
-        return round(self.min_area * max(height, width) ** 2, 6)
+        return round(area * max(height, width) ** 2, 6)
 
 
 CHOICES = {
@@ -131,6 +141,7 @@ CHOICES = {
 SHARES = (
     "score_threshold",
     "stuff_threshold",
+    "stuff_min_area",
     "overlap_threshold",
     "mask_threshold",
     "min_area",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..core.categories import Categories
 from ..core.config import PostprocessConfig
 from ..core.resize import Taps
+from ..errors import ExportError
 from ..merge.reference import SIXTH
 
 BAND_VALUES = 1 << 20  # interpolated values held at a time, 4 MB
@@ -45,6 +46,11 @@ class PanopticMerge(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.size = config, size
+        if config.fill_label is not None:
+            raise ExportError(
+                "fill_label cannot be part of a file with its post-processing inside; export it with "
+                "`output=proposals`"
+            )
         self.smallest = config.smallest_area(*size)
         self.register_buffer("is_thing", torch.from_numpy(categories.is_thing))
         for axis, length, target in zip("yx", mask_size, size):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.categories import Categories
+from ..core.categories import VOID_LABEL, Categories
 from ..core.config import PostprocessConfig
 from ..core.drawing import side_by_side
+from ..core.preprocess import resize_nearest
 from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
-from ..core.segments import SegmentTable
+from ..core.segments import SegmentTable, lookup
 from ..data.dataset import PanopticDataset
 from ..errors import ConfigError, DataError, MaskconverError, one_line
 from ..merge import RULES
+from ..merge.semantic import semantic_maps
 from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_average_precision
 from ..metrics.overlap import Overlap
 from ..metrics.panoptic_quality import match_segments
@@ -30,6 +32,7 @@ from .predictor import Predictor
 # What `tune` tries: scores, then shares of its own mask a proposal must win.
 TRIED_THINGS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), (0.3, 0.5, 0.6, 0.7, 0.8)
 TRIED_SEMANTIC = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0.0, 0.3, 0.5)
+SemanticFrom = Literal["panoptic", "scores"]
 
 
 @dataclass
@@ -45,11 +48,21 @@ class Figures:
     def __post_init__(self) -> None:
         self.pq, self.miou = PanopticQuality(self.categories), MeanIoU(self.categories)
 
-    def add(self, overlap: Overlap) -> None:
-        """Count one image."""
+    def add(
+        self, overlap: Overlap, labels: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
+    ) -> None:
+        """Count one image.
+
+        Args:
+            overlap: of its panoptic result and its ground truth.
+            labels: maps of predicted and true labels for mIoU; those of `overlap` if left out.
+        """
         self.images += 1
         self.pq.add(overlap)
-        self.miou.add(overlap)
+        if labels is None:
+            self.miou.add(overlap)
+        else:
+            self.miou.update(*labels)
 
     def add_image(
         self,
@@ -134,6 +147,7 @@ def evaluate(
     *,
     by: str | None = None,
     mask_ap: bool = False,
+    semantic_from: SemanticFrom = "panoptic",
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Segments every image and compares, streaming; nothing is kept per image but one number.
@@ -143,10 +157,13 @@ def evaluate(
         dataset: with ground truth.
         by: a key of `images[]` to group by, e.g. `image_type`.
         mask_ap: also COCO mask AP of the things (extra `ap`).
+        semantic_from: where mIoU comes from: the `panoptic` result, in which void counts as wrong, or the
+            `scores` of all masks, in which every pixel has a class; see `merge.semantic`. kMaX-DeepLab and
+            ReMaX report the latter.
         on_image: called after each image.
 
     Raises:
-        ConfigError: categories differ, or no image has the key.
+        ConfigError: categories differ, no image has the key, or the model's file gives panoptic maps only.
         MissingExtraError: `mask_ap` without hotcoco.
     """
     categories = dataset.categories
@@ -158,29 +175,60 @@ def evaluate(
     most = int(dataset.segment_counts.max())
     total = Figures(categories, mask_ap=MaskAveragePrecision(categories, max(100, most)) if mask_ap else None)
     result = Evaluation(total, {}, [], [])
-    stream = predictor.stream(range(len(dataset)), read=dataset.image, keep_images=False)
+    if semantic_from == "scores":
+        stream = _with_semantic(predictor, dataset)
+    else:
+        plain = predictor.stream(range(len(dataset)), read=dataset.image, keep_images=False)
+        stream = ((index, answer, None) for index, answer in plain)
     with closing(stream) as answers:
-        for index, answer in answers:
+        for index, answer, semantic in answers:
             try:
                 if isinstance(answer, MaskconverError):
                     raise answer
-                _count(result, answer, dataset, index, by)
+                _count(result, answer, dataset, index, by, semantic)
             except (MaskconverError, OSError) as error:
                 result.failures.append((dataset.image_path(index), one_line(error)))
             on_image()
     return result
 
 
+def _with_semantic(
+    predictor: Predictor, dataset: PanopticDataset
+) -> Generator[tuple[int, Segmentation | MaskconverError, NDArray[np.int32] | None], None, None]:
+    """Each image's panoptic result and semantic map, from one run of the network."""
+    for index in range(len(dataset)):
+        try:
+            proposals = predictor.proposals(dataset.image(index))
+            (semantic,) = semantic_maps(proposals, predictor.postprocess, len(dataset.categories))
+            yield index, predictor.segmentations(proposals, predictor.postprocess)[0], semantic
+        except MaskconverError as error:
+            yield index, error, None
+
+
 def _count(
-    result: Evaluation, answer: Segmentation, dataset: PanopticDataset, index: int, by: str | None
+    result: Evaluation,
+    answer: Segmentation,
+    dataset: PanopticDataset,
+    index: int,
+    by: str | None,
+    semantic: NDArray[np.int32] | None = None,
 ) -> None:
     truth = dataset.ids(index), dataset.segments(index)
-    answer, overlap = result.total.add_image(answer, *truth, dataset.image_ids[index])
+    ids, segments = truth
+    answer = answer.resized((ids.shape[0], ids.shape[1]))
+    overlap = Overlap.of(
+        answer.ids, answer.segments, ids, segments, dataset.categories, dataset.image_ids[index]
+    )
+    labels = None
+    if semantic is not None:
+        true = lookup(ids, segments.ids, segments.labels, VOID_LABEL)
+        labels = resize_nearest(semantic, (ids.shape[0], ids.shape[1])), true
+    result.total.add(overlap, labels)
     if result.total.mask_ap is not None:
         result.total.mask_ap.update(answer.ids, answer.segments, [s.score for s in answer], *truth)
     if by:
         group = str(dataset.info(index).get(by))
-        result.groups.setdefault(group, Figures(dataset.categories)).add(overlap)
+        result.groups.setdefault(group, Figures(dataset.categories)).add(overlap, labels)
     result.quality.append((index, _quality(overlap, dataset.categories)))
 
 

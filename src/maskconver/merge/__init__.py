@@ -82,7 +82,13 @@ RULES = {
             merge_maskconver,
             independent_masks=True,
             takes_tensors=True,
-            unused=("stuff_threshold", "class_exponent", "mask_exponent", "mask_activation"),
+            unused=(
+                "stuff_threshold",
+                "class_exponent",
+                "mask_exponent",
+                "mask_activation",
+                "stuff_min_area",
+            ),
         ),
         Rule(
             "kmax",
@@ -148,6 +154,9 @@ def postprocess(
     if proposals.geometry and len(proposals.geometry) != len(proposals):
         raise ConfigError(f"{len(proposals)} images, but {len(proposals.geometry)} geometries")
     config.check()
+    fill = config.fill_label
+    if fill is not None and (fill >= len(categories) or categories.is_thing[fill]):
+        raise ConfigError(f"fill_label {fill} is not a stuff class; there are {len(categories)} categories")
     rule = RULES[config.rule]
     stay = rule.takes_tensors and algorithm == "fast" and getattr(proposals.mask_logits, "is_cuda", False)
     arrays = (replace(proposals, mask_logits=None) if stay else proposals).numpy()
@@ -166,5 +175,21 @@ def postprocess(
             algorithm=algorithm,
             non_finite=non_finite,
         )
-        results.append(Segmentation.from_ids(ids, categories, labels=labels[first], scores=scores[first]))
+        found, sure = labels[first], scores[first]
+        if config.fill_label is not None:
+            ids, found, sure = _filled(ids, found, sure, config.fill_label)
+        results.append(Segmentation.from_ids(ids, categories, labels=found, scores=sure))
     return results
+
+
+def _filled(
+    ids: NDArray[np.int32], labels: NDArray[np.int64], scores: NDArray[np.float32], label: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]:
+    """The void pixels given to the segment of a stuff label, opened with score 0 where there is none."""
+    void = ids == 0
+    if not void.any():
+        return ids, labels, scores
+    if label not in labels:
+        labels, scores = np.append(labels, label), np.append(scores, np.float32(0))
+    number = np.int32(np.flatnonzero(labels == label)[0] + 1)
+    return np.where(void, number, ids), labels, scores

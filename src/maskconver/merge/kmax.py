@@ -108,7 +108,10 @@ def _paint(
         for (part, _), f in zip(parts, free):
             part[f] = segment_of[label]
     bands.clear()  # as large as the answer, which is copied next
-    return _larger_than(config.smallest_area(*ids.shape), ids, np.array(opened, np.int64))
+    segments = np.array(opened, np.int64)
+    height, width = ids.shape
+    smallest = [config.smallest_area(height, width, stuff=stuff) for stuff in (True, False)]
+    return _larger_than(np.array(smallest)[is_thing[labels[segments]].astype(int)], ids, segments)
 
 
 @dataclass(slots=True)
@@ -195,7 +198,7 @@ def _taps(length: int, target: int, align: bool) -> Taps:
 
 
 def _larger_than(
-    area: float, ids: NDArray[np.int32], first: NDArray[np.int64]
+    area: float | NDArray[np.float64], ids: NDArray[np.int32], first: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Segments of so many pixels or fewer become void; the others are numbered anew."""
     areas = np.zeros(len(first) + 1, np.int64)
