@@ -1,26 +1,22 @@
 """What the augmentations of the published recipes cost: images/s of one loader process, as ratios.
 
-    python benchmarks/augment.py [--data ../shared/data/coco-panoptic-150] [--split train] [--size 640]
+Run: .venv/bin/python benchmarks/augment.py [--data FOLDER] [--split train] [--size 640]
 
-Each variant makes whole training examples (read, vary, normalise, targets); the reading alone is printed
-too. Times are CPU seconds of one thread, medians over interleaved rounds, so that what else the machine does
-hardly matters.
+Without `coco-panoptic-150` in MASKCONVER_SHARED/data, or --data, scenes are generated. Each variant makes
+whole training examples (read, vary, normalise, targets); the reading alone is printed too. Times are CPU
+seconds of one thread, medians over interleaved rounds, so that what else the machine does hardly matters.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from harness import SHARED, arguments, in_turn, machine, medians, table
 from maskconver.core.config import InputConfig
 from maskconver.data import open_dataset
 from maskconver.data.synth import write as synth
@@ -44,22 +40,22 @@ VARIANTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="../shared/data/coco-panoptic-150")
+    """Prints a table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--data", default=str(SHARED / "data" / "coco-panoptic-150"))
     parser.add_argument("--split", default="train")
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--images", type=int, default=24, help="examples a round")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "torch", "pillow"))
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
     with tempfile.TemporaryDirectory() as folder:
         if not Path(args.data).is_dir():
             print(f"{args.data} is not here: generated scenes instead")
             synth.write_dataset(folder, "scenes", args.images, (480, 640), split=args.split)
             args.data = folder
         _run(args)
+    print(f"\n{machine('numpy', 'scipy', 'torch', 'pillow')}")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -72,22 +68,17 @@ def _run(args: argparse.Namespace) -> None:
         made = TrainDataset(dataset, data, config, dataset.categories.is_thing, seed=0)
         return lambda k: made[k, k]
 
-    tasks: dict[str, Callable[[int], object]] = {"reading alone": dataset.__getitem__}
-    tasks |= {name: example(augment) for name, augment in VARIANTS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(args.rounds):
-        for name, task in tasks.items():
-            start = time.process_time()
-            for k in range(count):
-                task(k)
-            seconds[name].append((time.process_time() - start) / count)
-    times = {name: statistics.median(values) for name, values in seconds.items()}
+    def all_of(task: Callable[[int], object]) -> Callable[[], object]:
+        return lambda: [task(k) for k in range(count)]
+
+    tasks = {"reading alone": all_of(dataset.__getitem__)}
+    tasks |= {name: all_of(example(augment)) for name, augment in VARIANTS.items()}
+    times = medians(in_turn(tasks, args.rounds, warm=0))
     base = times[next(iter(VARIANTS))]
-    print(f"{args.size} px, {count} pictures, one process, median of {args.rounds} rounds")
-    print(f"| {'':26} | images/s | of the loader without |")
-    print("|---|---|---|")
+    print(f"{args.size} px, {count} images, one process, median of {args.rounds} rounds\n")
+    row = table("", "images/s", "of the loader without")
     for name, value in times.items():
-        print(f"| {name:26} | {1 / value:8.1f} | {base / value:.2f} |")
+        row(name, f"{count / value:.1f}", f"{base / value:.2f}")
 
 
 if __name__ == "__main__":

@@ -2,34 +2,28 @@
 
 The files are made first (minutes) and kept; then everything is timed in turn, round by round.
 
-Run: .venv/bin/python benchmarks/export.py --model runs/overfit100/last.safetensors --data ../shared/data
+Run: .venv/bin/python benchmarks/export.py --model runs/overfit100/last.safetensors --data my_data
 Needs the extras train, export and litert, and transformers.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import logging
 import os
-import platform
-import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memory import peak
+from harness import SHARED, arguments, fresh, in_turn, machine, medians, peak, table
 
 warnings.filterwarnings("ignore")
 SIZES = (256, 384, 640)
@@ -78,7 +72,7 @@ def original_merge(config: Any, is_thing: Any, size: int) -> Any:
     return Original().eval()
 
 
-def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
+def make(kind: str, folder: Path, model_path: str, images: list[Any]) -> None:
     """Every file of one runtime that is not there yet."""
     import torch
 
@@ -96,10 +90,7 @@ def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
     model, suffix = load(model_path), KINDS[kind]
     plain = copy.deepcopy(model)
     plain.__class__ = Plain
-    if kind == "onnx":
-        from maskconver.export.onnx import export_onnx as export
-    else:
-        from maskconver.export.litert import export_litert as export
+    from maskconver.export.driver import export_model as export
 
     def missing(name: str) -> Path | None:
         path = folder / f"{name}{suffix}"
@@ -120,9 +111,9 @@ def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
 
     for size in SIZES[::-1]:
         if path := missing(f"network_{size}"):
-            export(model, path, size=(size, size), proposals=50, images=pictures[:1])
+            export(model, path, size=(size, size), proposals=50, images=images[:1])
         if path := missing(f"plain_{size}"):
-            export(plain, path, size=(size, size), proposals=50, images=pictures[:1])
+            export(plain, path, size=(size, size), proposals=50, images=images[:1])
         mask = torch.rand(1, 50, size // 8, size // 8)
         example = (
             torch.rand(1, 50),
@@ -137,12 +128,12 @@ def make(kind: str, folder: Path, model_path: str, pictures: list[Any]) -> None:
             convert(original_merge(merge, model.categories.is_thing, size), example, path)
     for size in SIZES:
         if path := missing(f"int8_{size}"):
-            options = {"quantize": "int8", "calibration": pictures[4:12], "images": pictures[:1]}
+            options = {"quantize": "int8", "calibrate": images[4:12], "images": images[:1]}
             export(model, path, size=(size, size), proposals=50, **options)
     if kind == "onnx":
         for count in PROPOSALS:
             if count != 50 and (path := missing(f"network_256_{count}")):
-                export(model, path, size=(256, 256), proposals=count, images=pictures[:1])
+                export(model, path, size=(256, 256), proposals=count, images=images[:1])
         if path := missing("eomt"):
             eomt, pixels = transformer("eomt"), torch.zeros(1, 3, 640, 640)
             program = torch.onnx.export(eomt, (pixels,), dynamo=True, verbose=False, opset_version=18)
@@ -222,7 +213,7 @@ def interpreter(path: Path) -> Any:
 
 
 def rows(kind: str, size: int, folder: Path, merge_config: Any) -> dict[str, Callable[[Any], Any]]:
-    """What is timed at one size: a function of the picture each; those named `network` take its canvas."""
+    """What is timed at one size: a function of the image each; those named `network` take its canvas."""
     from maskconver.core.preprocess import prepare
     from maskconver.inference.litert import LiteRtRuntime
     from maskconver.inference.onnx import OnnxRuntime
@@ -232,61 +223,56 @@ def rows(kind: str, size: int, folder: Path, merge_config: Any) -> dict[str, Cal
     runtime = OnnxRuntime if kind == "onnx" else LiteRtRuntime
     opened = session if kind == "onnx" else interpreter
     network, plain = (runtime(folder / f"{n}_{size}{suffix}", threads=THREADS) for n in ("network", "plain"))
-    ours, original = (opened(folder / f"{name}_{size}{suffix}") for name in ("postprocess", "original"))
+    ours, original = (opened(folder / f"{name}_{size}{suffix}") for name in ("merge", "original"))
     whole = network.input
     label_type = np.int64 if kind == "onnx" else np.int32
 
-    def proposals(picture: Any, net: Any = network) -> Any:
-        return net(prepare(picture, whole)[0][None])
+    def proposals(image: Any, net: Any = network) -> Any:
+        return net(prepare(image, whole)[0][None])
 
-    def in_graph(graph: Any, picture: Any, net: Any = network) -> Any:
-        found = proposals(picture, net)
+    def in_graph(graph: Any, image: Any, net: Any = network) -> Any:
+        found = proposals(image, net)
         return graph(found.scores, found.labels.astype(label_type), found.mask_logits)
 
-    def outside(picture: Any, mode: str, net: Any = network) -> Any:
-        found = proposals(picture, net)
-        config = replace(merge_config, mode=mode)
-        return postprocess(found, config, network.categories, output_size=(size, size))[0].ids
+    def outside(image: Any, net: Any = network) -> Any:
+        found = proposals(image, net)
+        return postprocess(found, merge_config, network.categories, output_size=(size, size))[0].ids
 
     small = runtime(folder / f"int8_{size}{suffix}", threads=THREADS)
     return {
-        "the original's network": lambda picture: plain(picture[1]),
-        "original": lambda picture: in_graph(original, picture[0], plain),
-        "network": lambda picture: network(picture[1]),
-        "ours, merge in the graph": lambda picture: in_graph(ours, picture[0]),
-        "ours, fast merge outside": lambda picture: outside(picture[0], "fast"),
-        "ours, compiled merge outside": lambda picture: outside(picture[0], "compiled"),
-        "network, int8": lambda picture: small(picture[1]),
-        "ours, int8, fast merge outside": lambda picture: outside(picture[0], "fast", small),
-        "ours, int8, compiled merge outside": lambda picture: outside(picture[0], "compiled", small),
+        "the original's network": lambda image: plain(image[1]),
+        "original": lambda image: in_graph(original, image[0], plain),
+        "network": lambda image: network(image[1]),
+        "ours, post-processing in the graph": lambda image: in_graph(ours, image[0]),
+        "ours, post-processing outside": lambda image: outside(image[0]),
+        "network, int8": lambda image: small(image[1]),
+        "ours, int8, post-processing outside": lambda image: outside(image[0], small),
     }
 
 
-def timed(functions: dict[str, Callable[[Any], Any]], pictures: list[Any], rounds: int) -> dict[str, float]:
+def timed(functions: dict[str, Callable[[Any], Any]], images: list[Any], rounds: int) -> dict[str, float]:
     """Median milliseconds of each, one after the other in every round."""
-    for function in functions.values():
-        function(pictures[0])
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for i in range(rounds):
-        for name, function in functions.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            function(pictures[i % len(pictures)])
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+
+    def over(function: Callable[[Any], Any]) -> Callable[[], Any]:
+        turn = cycle(images)
+        return lambda: function(next(turn))
+
+    calls = {name: over(function) for name, function in functions.items()}
+    times = medians(in_turn(calls, rounds, clock=time.perf_counter, pause=PAUSE))
+    return {name: 1000 * value for name, value in times.items()}
 
 
-def sized_pictures(pictures: list[Any], size: int) -> list[Any]:
-    """Each picture, with its canvas."""
+def sized_images(images: list[Any], size: int) -> list[Any]:
+    """Each image, with its canvas."""
     from maskconver.core.config import InputConfig
     from maskconver.core.preprocess import prepare
 
-    return [(p, prepare(p, InputConfig(size=(size, size)))[0][None]) for p in pictures]
+    return [(p, prepare(p, InputConfig(size=(size, size)))[0][None]) for p in images]
 
 
-def alone(name: str, folder: Path, rounds: int) -> dict[str, float]:
+def alone(name: str, files: str, rounds: int) -> dict[str, float]:
     """One network in a process of its own: milliseconds, peak memory and file size at 640 px."""
-    pixels = np.random.default_rng(0).normal(size=(1, 3, 640, 640)).astype(np.float32)
+    folder, pixels = Path(files), np.random.default_rng(0).normal(size=(1, 3, 640, 640)).astype(np.float32)
     if name == "mask2former":
         import torch
 
@@ -309,106 +295,74 @@ def alone(name: str, folder: Path, rounds: int) -> dict[str, float]:
     return {"ms": ms, "rss": 1000 * peak(), "size": size / 1e6}
 
 
-def measure(folder: Path, pictures: list[Any], model_path: str, rounds: int) -> None:
+def measure(folder: Path, images: list[Any], model_path: str, rounds: int) -> None:
     """Prints all tables."""
     from maskconver.inference.onnx import OnnxRuntime
     from maskconver.merge import postprocess
 
     described = OnnxRuntime(folder / "network_640.onnx", threads=THREADS)
     config = replace(described.postprocess, min_area=256 / 640**2)
-    print("| | " + " | ".join(f"{k}, {s} px" for k in KINDS for s in SIZES) + " |")
-    print("|---|" + "---|" * (len(KINDS) * len(SIZES)))
-    table: dict[str, list[str]] = {}
     ms: dict[tuple[str, int], dict[str, float]] = {}
     differing = []
     for kind in KINDS:
         for size in SIZES:
             functions = rows(kind, size, folder, config)
-            at_size = sized_pictures(pictures, size)
+            at_size = sized_images(images, size)
             ms[kind, size] = timed(functions, at_size, max(rounds * 256 // size, 3))
-            for picture in at_size:
-                maps = (
-                    functions["ours, merge in the graph"](picture),
-                    functions["ours, fast merge outside"](picture),
-                )
-                ids = next(m for m in maps[0] if m.ndim == 3 and m.shape[-1] == size)[0]
-                differing.append(int((ids != maps[1]).sum()))
-            for name in ms[kind, size]:
-                table.setdefault(name, [])
-    for name in table:
-        cells = []
-        for found in ms.values():
-            ours = name.startswith("ours") and name in found
-            ratio = f" ({found['original'] / found[name]:.1f}x)" if ours else ""
-            cells.append(f"{found[name]:.1f}{ratio}" if name in found else "–")
-        print(f"| {name} | {' | '.join(cells)} |")
+            for image in at_size:
+                graph = functions["ours, post-processing in the graph"](image)
+                ids = next(m for m in graph if m.ndim == 3 and m.shape[-1] == size)[0]
+                differing.append(int((ids != functions["ours, post-processing outside"](image)).sum()))
+    row = table("", *(f"{kind}, {size} px" for kind, size in ms))
+    for name in next(iter(ms.values())):
+        ratios = [f" ({found['original'] / found[name]:.1f}x)" for found in ms.values()]
+        row(
+            name,
+            *(f"{f[name]:.1f}{r if name.startswith('ours') else ''}" for f, r in zip(ms.values(), ratios)),
+        )
     print(f"\nmedian ms, {THREADS} threads; in brackets how many times faster than the original, end to end.")
-    print(f"pixels that differ between our merge in the graph and outside: {sum(differing)}\n")
+    print(f"pixels that differ between our post-processing in the graph and outside: {sum(differing)}\n")
 
-    print(
-        "| input | network | end to end, merge outside | paper: Pixel 6 CPU | without post-processing |\n"
-        "|---|---|---|---|---|"
-    )
+    row = table("input", "network", "end to end", "paper: Pixel 6 CPU", "without post-processing")
     for size in SIZES:
         found, (whole, network) = ms["litert", size], PAPER_SIZES[size]
-        print(
-            f"| {size} | {found['network']:.1f} ms | {found['ours, fast merge outside']:.1f} "
-            f"| {whole} | {network or '–'} |"
-        )
+        outside = found["ours, post-processing outside"]
+        row(size, f"{found['network']:.1f} ms", f"{outside:.1f}", whole, network or "–")
 
-    runtimes = {
-        n: OnnxRuntime(folder / ("network_256.onnx" if n == 50 else f"network_256_{n}.onnx"), threads=THREADS)
-        for n in PROPOSALS
-    }
     functions = {}
-    for n, runtime in runtimes.items():
-        functions[f"{n} network"] = lambda picture, r=runtime: r(picture[1])
-        functions[f"{n}"] = lambda picture, r=runtime: postprocess(
-            r(picture[1]), config, described.categories, output_size=(256, 256)
-        )
-    found = timed(functions, sized_pictures(pictures, 256), 2 * rounds)
-    print("\n| proposals, 256 px | network | and merge | paper: Pixel 6 CPU |\n|---|---|---|---|")
     for n in PROPOSALS:
-        print(f"| {n} | {found[f'{n} network']:.1f} ms | {found[f'{n}']:.1f} | {PAPER_PROPOSALS[n]} |")
+        file = "network_256.onnx" if n == 50 else f"network_256_{n}.onnx"
+        runtime = OnnxRuntime(folder / file, threads=THREADS)
+        functions[f"{n} network"] = lambda image, r=runtime: r(image[1])
+        functions[f"{n}"] = lambda image, r=runtime: postprocess(
+            r(image[1]), config, described.categories, output_size=(256, 256)
+        )
+    found = timed(functions, sized_images(images, 256), 2 * rounds)
+    print()
+    row = table("proposals, 256 px", "network", "and post-processing", "paper: Pixel 6 CPU")
+    for n in PROPOSALS:
+        row(n, f"{found[f'{n} network']:.1f} ms", f"{found[f'{n}']:.1f}", PAPER_PROPOSALS[n])
 
-    print("\n| network alone, 640 px | ms | images/s | peak memory, MB | file, MB |\n|---|---|---|---|---|")
+    print()
+    row = table("network alone, 640 px", "ms", "images/s", "peak memory, MB", "file, MB")
     for name in ("ours", "eomt", "mask2former"):
-        command = [
-            sys.executable,
-            __file__,
-            "--alone",
-            name,
-            "--files",
-            str(folder),
-            "--rounds",
-            str(rounds // 3),
-        ]
-        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"| {name} | {row['ms']:.0f} | {1000 / row['ms']:.1f} | {row['rss']:.0f} | {row['size']:.1f} |")
-    packages = ", ".join(
-        f"{p} {version(p)}" for p in ("onnxruntime", "ai-edge-litert", "torch", "transformers")
-    )
-    print(
-        f"\nPython {platform.python_version()}, {os.cpu_count()} cores of {platform.machine()}; {packages}; "
-        f"weights of {model_path}"
-    )
+        one = fresh(alone, name, str(folder), max(rounds // 3, 3))
+        row(name, f"{one['ms']:.0f}", f"{1000 / one['ms']:.1f}", f"{one['rss']:.0f}", f"{one['size']:.1f}")
+    packages = "onnxruntime", "ai-edge-litert", "torch", "transformers"
+    print(f"\nweights of {model_path}; {machine(*packages)}")
 
 
 def main() -> None:
     """Makes what is missing, then measures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--model", default="runs/overfit100/last.safetensors")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=SHARED / "data")
     parser.add_argument(
         "--files", type=Path, default=Path("runs/export_benchmark"), help="where the files are kept"
     )
     parser.add_argument("--make", choices=KINDS, help="make the files of one runtime and stop")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=24)
     args = parser.parse_args()
-    if args.alone:
-        print(json.dumps(alone(args.alone, args.files, max(args.rounds, 3))))
-        return
     if not Path(args.model).exists() or not (args.data / "coco-panoptic-150").exists():
         print(f"needs {args.model} and {args.data / 'coco-panoptic-150'}; left out")
         return
@@ -418,16 +372,16 @@ def main() -> None:
     from maskconver.io.images import read_image
     from maskconver.io.sources import list_images
 
-    pictures = [
+    images = [
         read_image(path)
         for path in sorted(list_images(args.data / "coco-panoptic-150"))[:400]
         if path.suffix == ".jpg"
     ][:12]
     args.files.mkdir(parents=True, exist_ok=True)
     for kind in [args.make] if args.make else KINDS:
-        make(kind, args.files, args.model, pictures)
+        make(kind, args.files, args.model, images)
     if not args.make:
-        measure(args.files, pictures[:4], args.model, args.rounds)
+        measure(args.files, images[:4], args.model, args.rounds)
 
 
 if __name__ == "__main__":

@@ -8,44 +8,45 @@ The file is generated in a temporary folder; each reader runs in a fresh process
 from __future__ import annotations
 
 import json
-import platform
 import random
-import subprocess
-import sys
 import tempfile
-from importlib.metadata import version
+import time
 from pathlib import Path
 
-from maskconver.core.categories import Categories
-
-IMAGES, RUNS = 118_000, 3
-
-MEASURE = """
-import resource, sys, time
-{imports}
-start = time.perf_counter()
-index = {call}
-seconds = time.perf_counter() - start
-unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9)
-"""
-READERS = {
-    "maskconver `read_panoptic_json`": (
-        "from maskconver.io.panoptic_json import read_panoptic_json",
-        "read_panoptic_json(sys.argv[1])",
-    ),
-    "`json.load` alone": ("import json", "json.load(open(sys.argv[1]))"),
-}
+from harness import arguments, fresh, in_turn, machine, peak, table
 
 
-def generate(path: Path) -> int:
+def strict(path: str) -> object:
+    """The index of this package."""
+    from maskconver.io.panoptic_json import read_panoptic_json
+
+    return read_panoptic_json(path)
+
+
+def plain(path: str) -> object:
+    """Everything as Python objects."""
+    return json.loads(Path(path).read_bytes())
+
+
+READERS = {"maskconver `read_panoptic_json`": strict, "`json.loads` alone": plain}
+
+
+def measure(reader: str, path: str) -> tuple[float, float]:
+    """Seconds, and peak memory of this process in GB."""
+    times = in_turn({"": lambda: READERS[reader](path)}, 1, warm=0, clock=time.perf_counter)
+    return times[""][0], peak()
+
+
+def generate(path: Path, count: int) -> int:
     """Write a file like COCO's `panoptic_train2017.json`; returns the number of segments."""
+    from maskconver.core.categories import Categories
+
     rng = random.Random(0)
     categories = Categories.coco()
     category_ids = categories.ids.tolist()
     segments = 0
     images, annotations = [], []
-    for i in range(IMAGES):
+    for i in range(count):
         name = f"{i:012d}"
         url = f"http://images.cocodataset.org/train2017/{name}.jpg"
         image = {"license": 3, "file_name": f"{name}.jpg", "coco_url": url, "height": 480, "width": 640}
@@ -73,23 +74,19 @@ def generate(path: Path) -> int:
 
 def main() -> None:
     """Prints a table of the readers."""
+    parser = arguments(__doc__)
+    parser.add_argument("--images", type=int, default=118_000)
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "panoptic_train.json"
-        segments = generate(path)
-        print(f"{IMAGES} images, {segments} segments, {path.stat().st_size / 1e6:.0f} MB\n")
-        print(f"| reader | seconds (best of {RUNS}) | peak memory of the process, GB |\n|---|---|---|")
-        for name, (imports, call) in READERS.items():
-            program = MEASURE.format(imports=imports, call=call)
-            answers = []
-            for _ in range(RUNS):
-                command = [sys.executable, "-c", program, str(path)]
-                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                answers.append([float(v) for v in output.split()])
-            seconds, peak = min(answers)
-            print(f"| {name} | {seconds:.2f} | {peak:.2f} |")
-    packages = ", ".join(f"{p} {version(p)}" for p in ("maskconver", "msgspec", "numpy"))
-    print(f"\nPython {platform.python_version()}, {platform.machine()} {platform.system()}; {packages}")
-    print("Command: python benchmarks/index_json.py")
+        segments = generate(path, args.images)
+        print(f"{args.images} images, {segments} segments, {path.stat().st_size / 1e6:.0f} MB\n")
+        row = table("reader", f"seconds (best of {args.runs})", "peak memory of the process, GB")
+        for name in READERS:
+            seconds, memory = min(fresh(measure, name, str(path)) for _ in range(args.runs))
+            row(name, f"{seconds:.2f}", f"{memory:.2f}")
+    print(f"\n{machine('maskconver', 'msgspec', 'numpy')}")
 
 
 if __name__ == "__main__":

@@ -13,27 +13,19 @@ Weights are random, batch norms included. Differences are those of the mask logi
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness import arguments, fresh, in_turn, machine, medians, peak, table
 from maskconver.models import create_model
 from maskconver.models.kmax import KMaXDeepLab
-from memory import peak
 
 WAYS = ("plain", "fused", "onnxruntime", "compiled")
 CLASSES = 133
@@ -97,70 +89,61 @@ def prepare(way: str, model: KMaXDeepLab, images: Tensor, threads: int) -> Calla
     return lambda: network(images)
 
 
-def measure(name: str, ways: list[str], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(name: str, ways: list[str], threads: int, runs: int, device: str) -> dict[str, dict[str, float]]:
     """Seconds and difference of each way; memory where there is one way only."""
-    torch.set_num_threads(args.threads)
-    model = trained_looking(name).to(args.device)
-    images = torch.randn(1, 3, *model.input.size, device=args.device)
+    torch.set_num_threads(threads)
+    model = trained_looking(name).to(device)
+    images = torch.randn(1, 3, *model.input.size, device=device)
     before, result = peak(), {}
+
+    def whole(call: Callable[[], object]) -> Callable[[], None]:
+        def timed() -> None:
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return timed
+
     with torch.no_grad():
         wanted = model(images, deep=False).final.mask_logits if len(ways) > 1 else None
-        calls = {way: prepare(way, model, images, args.threads) for way in ways}
+        calls = {way: prepare(way, model, images, threads) for way in ways}
         for way, call in calls.items():
             masks = call()[1]
             error = float((masks - wanted).abs().max() / wanted.abs().max()) if wanted is not None else 0.0
             result[way] = {"difference": error}
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(args.runs if len(ways) > 1 else 1):
-            for way, call in calls.items():
-                start = time.perf_counter()
-                call()
-                if args.device == "cuda":
-                    torch.cuda.synchronize()
-                times[way].append(time.perf_counter() - start)
+        rounds = runs if len(ways) > 1 else 1
+        whole_calls = {way: whole(call) for way, call in calls.items()}
+        times = medians(in_turn(whole_calls, rounds, warm=0, clock=time.perf_counter))
     for way in ways:
-        result[way]["seconds"] = statistics.median(times[way])
-        result[way]["memory"] = peak() - before
+        result[way] |= {"seconds": times[way], "memory": peak() - before}
     return result
 
 
-def fresh(name: str, ways: list[str], args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--child", "--models", name, "--ways", *ways]
-    command += ["--threads", str(args.threads), "--runs", str(args.runs), "--device", args.device]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    answer: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Prints a table."""
+    parser = arguments(__doc__)
     parser.add_argument("--models", nargs="+", default=["remax_t", "remax_s", "remax_m"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS[:3]), choices=WAYS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        print(json.dumps(measure(args.models[0], args.ways, args)))
-        return
-    print("| model | way | ms | plain / this | memory, GB | difference |\n|---|---|---|---|---|---|")
+    environment = {"OMP_NUM_THREADS": str(args.threads)}
+
+    def found(name: str, ways: list[str]) -> dict[str, dict[str, float]]:
+        given = name, ways, args.threads, args.runs, args.device
+        answer: dict[str, dict[str, float]] = fresh(measure, *given, environment=environment)
+        return answer
+
+    row = table("model", "way", "ms", "plain / this", "memory, GB", "difference")
     for name in args.models:
-        rows = fresh(name, args.ways, args)
+        rows = found(name, args.ways)
         for way in args.ways:
-            row, memory = rows[way], fresh(name, [way], args)[way]["memory"]
-            ratio = rows["plain"]["seconds"] / row["seconds"] if "plain" in rows else float("nan")
-            print(
-                f"| {name} | {way} | {row['seconds'] * 1e3:.0f} | {ratio:.2f} | {memory:.2f} | "
-                f"{row['difference']:.0e} |",
-                flush=True,
-            )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime"))
-    print(f"\n{args.threads} threads of {platform.processor() or platform.machine()}; {packages}")
+            own, memory = rows[way], found(name, [way])[way]["memory"]
+            ratio = rows["plain"]["seconds"] / own["seconds"] if "plain" in rows else float("nan")
+            difference = f"{own['difference']:.0e}"
+            row(name, way, f"{own['seconds'] * 1e3:.0f}", f"{ratio:.2f}", f"{memory:.2f}", difference)
+    print(f"\n{machine('torch', 'onnxruntime', where=f'{args.threads} threads')}")
 
 
 if __name__ == "__main__":

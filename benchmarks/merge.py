@@ -1,8 +1,8 @@
 """The merge beside the network it follows, and beside other ways to merge the same masks.
 
-Run: .venv/bin/python benchmarks/merge.py [--data ../shared/data] [--model FILE] [--plot FILE]
+Run: .venv/bin/python benchmarks/merge.py [--data FOLDER] [--model FILE] [--plot FILE]
 
-With --data and --model (`maskconver train --config coco_overfit --data ../shared/data/coco-panoptic-150
+With --data and --model (`maskconver train --config coco_overfit --data my_data/coco-panoptic-150
 --overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real pictures, and the
 network's time in ONNX Runtime; without, masks are generated blobs and there is no network. The merge has one
 thread, the network --threads; transformers' post-processing is timed with one and with two.
@@ -12,17 +12,14 @@ Everything needed: pip install -e ".[bench]". What the coarse merge loses:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import arguments, in_turn, machine, median, medians
 from maskconver.core.categories import Categories
 from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry, Proposals
@@ -42,23 +40,14 @@ MODES = ("fast", "compiled", "reference", "coarse")
 
 
 def seconds(call: Callable[[], Any], rounds: int = 5, limit: float = 4.0) -> float:
-    """Median time of a call after one that does not count; fewer rounds where they would take too long."""
-    return in_turn([call], rounds, limit)[0]
+    """Median wall time of a call; fewer rounds where they would take too long."""
+    return median(call, rounds, clock=time.perf_counter, limit=limit)
 
 
-def in_turn(calls: list[Callable[[], Any]], rounds: int = 5, limit: float = 12.0) -> list[float]:
-    """`seconds` of several calls that take turns, so that a slow moment of the machine meets all of them."""
-    start = time.perf_counter()
-    for call in calls:
-        call()
-    rounds = max(1, min(rounds, int(limit / max(time.perf_counter() - start, 1e-9))))
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, own in zip(calls, times):
-            start = time.perf_counter()
-            call()
-            own.append(time.perf_counter() - start)
-    return [float(np.median(own)) for own in times]
+def turns(calls: list[Callable[[], Any]], rounds: int = 5) -> list[float]:
+    """The same of several calls that take turns."""
+    named = {str(i): call for i, call in enumerate(calls)}
+    return [*medians(in_turn(named, rounds, clock=time.perf_counter, limit=12.0)).values()]
 
 
 def blobs(n: int, size: tuple[int, int], seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
@@ -158,11 +147,11 @@ def transformers_merge(
 
 def session(model: Any, size: tuple[int, int], proposals: int, threads: int) -> Callable[[NDArray], Any]:
     """The network up to its mask logits in ONNX Runtime, as `maskconver export` writes it."""
-    from maskconver.export.onnx import export_onnx
+    from maskconver.export.driver import export_model
     from maskconver.inference.onnx import OnnxRuntime
 
     path = Path(tempfile.mkdtemp()) / "network.onnx"
-    export_onnx(model, path, size=size, proposals=proposals)
+    export_model(model, path, size=size, proposals=proposals)
     return OnnxRuntime(path, threads=threads)
 
 
@@ -192,7 +181,7 @@ def real(
         configs = {mode: replace(network.postprocess, mode=mode) for mode in MODES}
         categories = network.categories
         calls = [partial(postprocess, answer, config, categories) for config in configs.values()]
-        row = dict(zip(configs, in_turn(calls)))
+        row = dict(zip(configs, turns(calls)))
         row["network"] = seconds(partial(run, canvas[None]))
         if not network.postprocess.mask_threshold:
             row["crude"] = seconds(partial(crude, answer, network.postprocess))
@@ -229,7 +218,7 @@ def against_others(
 
     modes = {mode: replace(config, mode=mode) for mode in ("fast", "compiled", "reference")}
     calls = [partial(postprocess, proposals, c, CATEGORIES, output_size=size) for c in modes.values()]
-    row = dict(zip(modes, in_turn(calls)))
+    row = dict(zip(modes, turns(calls)))
     theirs = transformers_merge(proposals, size, config)
     for count in (1, 2):
         torch.set_num_threads(count)
@@ -248,7 +237,7 @@ def worst(n: int = 50) -> dict[str, float]:
     proposals = single(
         np.full(n, 0.5, np.float32), np.zeros(n, np.int64), rng.normal(0, 3, (n, 80, 80)).astype(np.float32)
     )
-    fast, own, plain = in_turn(
+    fast, own, plain = turns(
         [
             partial(postprocess, proposals, PostprocessConfig(mode=mode), CATEGORIES, output_size=(640, 640))
             for mode in MODES[:3]
@@ -277,7 +266,7 @@ def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
             partial(merge_masks, scores, labels, masks, things, taps, PostprocessConfig(mode=m))
             for m in MODES[:3]
         ]
-        return (*(round(s * 1e3, 1) for s in in_turn(calls, 7)), *(peak_memory(c) for c in calls))
+        return (*(round(s * 1e3, 1) for s in turns(calls, 7)), *(peak_memory(c) for c in calls))
 
     sizes = [(180, 320), (360, 640), (720, 1280), (1080, 1920), (2160, 3840)]
     by_pixels = [(size[0] * size[1], *measure(100, size)) for size in sizes]
@@ -311,9 +300,7 @@ def draw(path: Path, by_pixels: list[tuple[float, ...]], by_proposals: list[tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument(
         "--data", type=Path, default=None, help="folder of coco-panoptic-150 and dsb2018-nuclei"
     )
@@ -323,7 +310,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=None)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, numpy {version('numpy')}")
+    print(machine("numpy", "onnxruntime", "transformers", where=f"{args.threads} threads of the network"))
 
     def show(title: str, figures: Any) -> None:
         print(f"{title}: {json.dumps(figures)}", flush=True)

@@ -16,26 +16,19 @@ its default mask losses. Mask2Former is that of transformers with Swin-T, 100 qu
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from harness import annotated, arguments, fresh, machine, median, peak, table
 from maskconver.models import create_model, list_models
 from maskconver.models.batch import Batch
 from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
-from memory import annotated, peak
 
 CLASSES, SEGMENTS = 133, 20
 RIVAL = "Mask2Former, Swin-T (transformers)"
@@ -48,20 +41,14 @@ SECONDS = 4.0  # a figure's time, unless one run takes longer
 
 def timed(task: Callable[[], object], args: argparse.Namespace) -> float:
     """Median seconds of a task after warming up."""
-    clock = time.process_time if args.processor_time else time.perf_counter
 
-    def once() -> float:
-        start = clock()
+    def whole() -> None:
         task()
         if args.device == "cuda":
             torch.cuda.synchronize()
-        return clock() - start
 
-    once()
-    times: list[float] = []
-    while len(times) < args.runs and (not times or sum(times) < SECONDS):
-        times.append(once())
-    return statistics.median(times)
+    clock = time.process_time if args.processor_time else time.perf_counter
+    return median(whole, args.runs, clock=clock, limit=SECONDS)
 
 
 def used(device: str) -> float:
@@ -109,11 +96,6 @@ def training(args: argparse.Namespace) -> dict[str, float]:
     return {"seconds": seconds, "memory": used(args.device) - before}
 
 
-def memory(args: argparse.Namespace) -> dict[str, float]:
-    """Memory of two training steps, in a process whose allocator gives large blocks back (see `child`)."""
-    return training(argparse.Namespace(**vars(args) | {"runs": 1}))
-
-
 def own_step(batch: Batch, args: argparse.Namespace) -> Callable[[], None]:
     """A training step of one of our models."""
     layout = LAYOUTS[args.layout or "channels-last"]
@@ -159,40 +141,41 @@ def rival_step(batch: Batch, args: argparse.Namespace) -> Callable[[], None]:
     return step
 
 
+def measure(kind: str, options: dict[str, Any]) -> dict[str, float]:
+    """One figure, in this process."""
+    args = argparse.Namespace(**options)
+    torch.set_num_threads(args.threads)
+    return inference(args) if kind == "inference" else training(args)
+
+
 def child(args: argparse.Namespace, kind: str, **chosen: object) -> dict[str, Any]:
     """Measures in a fresh process; the last error line where that failed.
 
-    For `memory` the C library is told to give every large block back at once: what it would keep in pieces
-    depends on the order of sizes, not on what the program needs.
+    For `memory`, two training steps, the C library is told to give every large block back at once: what it
+    would keep in pieces depends on the order of sizes, not on what the program needs.
     """
-    same = {k: getattr(args, k) for k in ("device", "precision", "threads", "runs", "layout")}
-    words = [f"--{k}={v}" for k, v in (same | chosen).items() if v is not None and v is not True]
-    words += [f"--{k}" for k, v in chosen.items() if v is True]
-    words += ["--processor-time"] if args.processor_time else []
-    command = [sys.executable, __file__, f"--child={kind}", *words]
-    extra = {"MALLOC_MMAP_THRESHOLD_": "65536"} if kind == "memory" else {}
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | extra)
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    options = vars(args) | {"size": None, "one_batch": 1, "compiled": False} | chosen
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536"} if kind == "memory" else {}
+    options |= {"runs": 1} if kind == "memory" else {}
+    try:
+        found: dict[str, Any] = fresh(measure, kind, options, environment=environment)
+    except RuntimeError as error:
+        return {"error": str(error)}
+    return found
 
 
 def cost_table(args: argparse.Namespace) -> None:
-    """One row a model."""
-    print(
-        "| model | input | parameters, M | GMACs | latency, ms | peak memory, GB |\n|---|---|---|---|---|---|"
-    )
+    """One row for each model."""
+    row = table("model", "input", "parameters, M", "GMACs", "latency, ms", "peak memory, GB")
     for name in (n for n in list_models() if any(fnmatch(n, pattern) for pattern in args.models)):
         with torch.device("meta"):
             model = create_model(name, num_classes=CLASSES)
         size = model.input.size
-        row = child(args, "inference", name=name)
-        found = row.get("error") or f"{1e3 * row['seconds']:.0f} | {row['memory']:.2f}"
-        print(
-            f"| `{name}` | {size[0]}×{size[1]} | {count_parameters(model) / 1e6:.2f} "
-            f"| {count_macs(model) / 1e9:.2f} | {found} |",
-            flush=True,
-        )
+        cost = f"{count_parameters(model) / 1e6:.2f}", f"{count_macs(model) / 1e9:.2f}"
+        found = child(args, "inference", name=name)
+        figures = ("seconds", 1e3, 0), ("memory", 1, 2)
+        cells = [found["error"]] if "error" in found else [f"{found[k] * f:.{d}f}" for k, f, d in figures]
+        row(f"`{name}`", f"{size[0]}×{size[1]}", *cost, *cells)
 
 
 def training_table(args: argparse.Namespace) -> None:
@@ -200,42 +183,41 @@ def training_table(args: argparse.Namespace) -> None:
     for size in args.sizes:
         for batch in args.batch or [CPU_BATCH.get(size, 1)]:
             print(f"\nTraining step at {size} px, batch {batch}, {args.precision}:\n")
-            print("| model | ms a step | images/s | ratio | memory, GB | ratio | held by the process, GB |")
-            print("|---|---|---|---|---|---|---|")
-            for compiled in (None, True) if args.compiled else (None,):
-                chosen = {"size": size, "one-batch": batch, "compiled": compiled}
+            figures = "ms per step", "images/s", "ratio", "memory, GB", "ratio", "held by the process, GB"
+            row = table("model", *figures)
+            for compiled in (False, True) if args.compiled else (False,):
+                chosen = {"size": size, "one_batch": batch, "compiled": compiled}
                 rows = {name: child(args, "training", name=name, **chosen) for name in reversed(TRAINED)}
-                for name, row in rows.items():
-                    if args.device == "cpu" and "error" not in row:
-                        row["least"] = child(args, "memory", name=name, **chosen).get("memory", float("nan"))
-                for name, row in reversed(rows.items()):
-                    label = f"{name}{', compiled' if compiled else ''}"
-                    print(f"| {label} | {_step(row, rows[RIVAL], batch)} |", flush=True)
+                for name, found in rows.items():
+                    if args.device == "cpu" and "error" not in found:
+                        least = child(args, "memory", name=name, **chosen)
+                        found["least"] = least.get("memory", float("nan"))
+                for name, found in reversed(rows.items()):
+                    row(f"{name}{', compiled' if compiled else ''}", *_step(found, rows[RIVAL], batch))
 
 
-def _step(row: dict[str, Any], rival: dict[str, Any], batch: int) -> str:
+def _step(row: dict[str, Any], rival: dict[str, Any], batch: int) -> list[str]:
     if "error" in row:
-        return str(row["error"])
+        return [str(row["error"])]
     faster = f"{rival['seconds'] / row['seconds']:.2f}" if "seconds" in rival else "–"
     least, other = (r.get("least", r.get("memory", float("nan"))) for r in (row, rival))
-    speed = f"{1e3 * row['seconds']:.0f} | {batch / row['seconds']:.2f} | {faster}"
-    return f"{speed} | {least:.2f} | {least / other:.2f} | {row['memory']:.2f}"
+    speed = [f"{1e3 * row['seconds']:.0f}", f"{batch / row['seconds']:.2f}", faster]
+    return [*speed, f"{least:.2f}", f"{least / other:.2f}", f"{row['memory']:.2f}"]
 
 
 def compile_table(args: argparse.Namespace) -> None:
     """What torch.compile gains on the network, inference."""
-    print("\n| network | plain, ms | compiled, ms | ratio | first call, s |\n|---|---|---|---|---|")
+    print()
+    row = table("network", "plain, ms", "compiled, ms", "ratio", "first call, s")
     for name in COMPILED:
         for batch in args.batch or [1]:
-            row = child(args, "inference", **{"name": name, "compiled": True, "one-batch": batch})
+            found = child(args, "inference", name=name, compiled=True, one_batch=batch)
             label = f"`{name}`" + (f", batch {batch}" if batch > 1 else "")
-            if "error" in row:
-                print(f"| {label} | {row['error']} |", flush=True)
+            if "error" in found:
+                row(label, found["error"])
                 continue
-            plain, fast = 1e3 * row["seconds"], 1e3 * row["compiled"]
-            print(
-                f"| {label} | {plain:.1f} | {fast:.1f} | {plain / fast:.2f} | {row['wait']:.0f} |", flush=True
-            )
+            plain, fast = 1e3 * found["seconds"], 1e3 * found["compiled"]
+            row(label, f"{plain:.1f}", f"{fast:.1f}", f"{plain / fast:.2f}", f"{found['wait']:.0f}")
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -246,10 +228,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def main() -> None:
-    """Prints the tables; with --child measures one figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Prints the tables."""
+    parser = arguments(__doc__)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--models", nargs="+", default=["*"], help="patterns of the cost table's names")
     parser.add_argument(
@@ -263,33 +243,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--processor-time", action="store_true", help="for one thread beside other programs")
     parser.add_argument("--runs", type=int, default=5, help="at most so many a figure")
-    for hidden, kind in (("child", str), ("name", str), ("size", int)):
-        parser.add_argument(f"--{hidden}", type=kind, help=argparse.SUPPRESS)
-    parser.add_argument("--one-batch", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.child:
-        print(json.dumps({"inference": inference, "training": training, "memory": memory}[args.child](args)))
-        return
     for part in args.parts:
         PARTS[part](args)
-    print(f"\n{machine(args)}; {args.precision}.")
-
-
-def machine(args: argparse.Namespace) -> str:
-    """Where this was measured."""
-    versions = []
-    for package in ("torch", "transformers", "timm"):
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            versions.append(f"without {package}")
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
-    where += ", processor time" if args.processor_time else ""
-    return (
-        f"{where}, {platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
-        f"Python {platform.python_version()}, {', '.join(versions)}"
-    )
+    where += f", {args.precision}{', processor time' if args.processor_time else ''}"
+    print(f"\n{machine('torch', 'transformers', 'timm', where=where)}")
 
 
 if __name__ == "__main__":

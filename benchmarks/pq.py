@@ -10,16 +10,13 @@ is the fairer figure. Needs torchmetrics and hotcoco, and kornia-rs for the fast
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import io
 import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +24,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from harness import arguments, fresh, in_turn, machine, medians, table
 from maskconver.core.categories import Categories
 from maskconver.io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from maskconver.metrics.files import panoptic_quality_files
 from maskconver.metrics.panoptic_quality import PanopticQuality
 
-ROUNDS = 5
 Pair = tuple[NDArray[np.int32], Any, NDArray[np.int32], Any]
 
-HOTCOCO = """
-import contextlib, io, sys, time
-from hotcoco.panoptic import pq_compute
-wall, cpu = time.perf_counter(), time.process_time()
-with contextlib.redirect_stdout(io.StringIO()):
-    result = pq_compute(sys.argv[1], sys.argv[2])
-print(time.perf_counter() - wall, time.process_time() - cpu, result["All"]["pq"])
-"""
+
+def hotcoco(gt: str, pred: str) -> tuple[float, float, float]:
+    """Wall and processor seconds, and PQ."""
+    from hotcoco.panoptic import pq_compute
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = pq_compute(gt, pred)
+    return time.perf_counter() - wall, time.process_time() - cpu, result["All"]["pq"]
 
 
 def cpu_seconds() -> float:
@@ -134,80 +132,77 @@ def arrays(pairs: list[Pair], categories: Categories) -> None:
     torch.set_num_threads(1)  # processor time is compared
     things = {int(i) for i in categories.ids[categories.is_thing]}
     stuff = {int(i) for i in categories.ids[~categories.is_thing]}
-    ours, theirs = [], []
-    for _ in range(3):
+
+    def own() -> None:
         metric = PanopticQuality(categories)
-        start = time.process_time()
         for pair in pairs:
             metric.update(*pair)
-        ours.append((time.process_time() - start) / len(pairs))
-        other = TorchMetrics(things, stuff, allow_unknown_preds_category=True)
-        start = time.process_time()
+
+    def other() -> None:
+        metric = TorchMetrics(things, stuff, allow_unknown_preds_category=True)
         for pred, gt in few:
-            other.update(pred, gt)
-        theirs.append((time.process_time() - start) / len(few))
-    a, b = statistics.median(ours), statistics.median(theirs)
-    print("| decoded arrays | processor ms a pair | ratio |\n|---|---|---|")
-    print(f"| maskconver | {1e3 * a:.2f} | 1 |\n| torchmetrics (3 pairs) | {1e3 * b:.0f} | {b / a:.0f} |\n")
+            metric.update(pred, gt)
+
+    times = medians(in_turn({"own": own, "other": other}, 3, warm=0))
+    a, b = times["own"] / len(pairs), times["other"] / len(few)
+    row = table("decoded arrays", "processor ms per pair", "ratio")
+    row("maskconver", f"{1e3 * a:.2f}", 1)
+    row("torchmetrics (3 pairs)", f"{1e3 * b:.0f}", f"{b / a:.0f}")
+    print()
 
 
-def files(gt: Path, pred: Path, images: int) -> None:
-    """Prints ours beside hotcoco, JSON reading and starting of processes included."""
+def files(gt: Path, pred: Path, images: int, rounds: int) -> None:
+    """Prints ours beside hotcoco, JSON reading and starting of worker processes included."""
     rows: dict[str, list[tuple[float, float, float]]] = {}
     values = set()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for workers in (1, 2):
             wall, cpu = time.perf_counter(), cpu_seconds()
             result = panoptic_quality_files(gt, pred, processes=workers)
-            row = time.perf_counter() - wall, cpu_seconds() - cpu, result.decoding
-            rows.setdefault(f"maskconver, {workers} process(es)", []).append(row)
-            command = [sys.executable, "-c", HOTCOCO, str(gt), str(pred)]
-            environment = os.environ | {"RAYON_NUM_THREADS": str(workers)}
-            answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-            *seconds, quality = (float(v) for v in answer.stdout.split())
-            rows.setdefault(f"hotcoco, {workers} thread(s)", []).append((seconds[0], seconds[1], 0.0))
+            own = time.perf_counter() - wall, cpu_seconds() - cpu, result.decoding
+            rows.setdefault(f"maskconver, {workers} process(es)", []).append(own)
+            environment = {"RAYON_NUM_THREADS": str(workers)}
+            wall, cpu, quality = fresh(hotcoco, str(gt), str(pred), environment=environment)
+            rows.setdefault(f"hotcoco, {workers} thread(s)", []).append((wall, cpu, 0.0))
             values |= {round(result.quality.all.pq, 9), round(quality, 9)}
-    medians = {name: [statistics.median(v) for v in zip(*taken)] for name, taken in rows.items()}
-    base = medians["hotcoco, 2 thread(s)"]
-    print(f"| {images} pairs from PNG files | ms a pair | ratio | processor ms a pair | ratio | decoding |")
-    print("|---|---|---|---|---|---|")
-    for name, (wall, cpu, decoding) in medians.items():
-        times = [f"{1e3 * v / images:.2f} | {v / b:.2f}" for v, b in zip((wall, cpu), base)]
-        print(f"| {name} | {' | '.join(times)} | {f'{decoding:.0%}' if decoding else ''} |")
+    middle = {name: [statistics.median(v) for v in zip(*taken)] for name, taken in rows.items()}
+    base = middle["hotcoco, 2 thread(s)"]
+    row = table(
+        f"{images} pairs from PNG files", "ms per pair", "ratio", "processor ms per pair", "ratio", "decoding"
+    )
+    for name, (wall, cpu, decoding) in middle.items():
+        times = [
+            cell for v, b in zip((wall, cpu), base) for cell in (f"{1e3 * v / images:.2f}", f"{v / b:.2f}")
+        ]
+        row(name, *times, f"{decoding:.0%}" if decoding else "")
     print(f"\nRatios are to hotcoco with 2 threads. PQ of all of them: {', '.join(map(str, values))}")
 
 
-def decoders(folder: Path) -> None:
+def decoders(folder: Path, rounds: int) -> None:
     """Prints our decoder beside Pillow."""
     contents = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
-    import io
 
     def pillow(data: bytes) -> NDArray[np.uint32]:
         colours = np.asarray(Image.open(io.BytesIO(data)), np.uint32)
         return colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16
 
-    rows: dict[str, list[float]] = {"read_panoptic_png": [], "Pillow": []}
-    for _ in range(ROUNDS):
-        for name, decode in (("read_panoptic_png", read_panoptic_png), ("Pillow", pillow)):
-            start = time.process_time()
-            for data in contents:
-                decode(data)
-            rows[name].append((time.process_time() - start) / len(contents))
-    base = statistics.median(rows["Pillow"])
-    print("\n| decoding a ground truth PNG to ids | processor ms | to Pillow |\n|---|---|---|")
-    for name, seconds in rows.items():
-        print(
-            f"| {name} | {1e3 * statistics.median(seconds):.2f} | {statistics.median(seconds) / base:.2f} |"
-        )
+    calls = {
+        "read_panoptic_png": lambda: [read_panoptic_png(data) for data in contents],
+        "Pillow": lambda: [pillow(data) for data in contents],
+    }
+    times = medians(in_turn(calls, rounds, warm=0))
+    print()
+    row = table("decoding a ground truth PNG to ids", "processor ms", "to Pillow")
+    for name, value in times.items():
+        row(name, f"{1e3 * value / len(contents):.2f}", f"{value / times['Pillow']:.2f}")
 
 
 def main() -> None:
     """Prints the tables of docs/benchmarks.md about PQ."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, help="a data set with panoptic_val.json and panoptic/val")
     parser.add_argument("--pairs", type=int, default=1000, help="pairs of a run from files")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -224,20 +219,11 @@ def main() -> None:
         (folder / "pred.json").write_text(json.dumps(repeat(prediction, times)))
         (folder / "gt_many.json").write_text(json.dumps(repeat(json.loads(source.read_text()), times)))
         (folder / "gt_many").symlink_to(pngs.resolve(), target_is_directory=True)
-        files(folder / "gt_many.json", folder / "pred.json", times * len(gt))
-        decoders(pngs)
+        files(folder / "gt_many.json", folder / "pred.json", times * len(gt), args.rounds)
+        decoders(pngs, args.rounds)
         print()
         arrays(pairs, gt.categories)
-    packages = []
-    for package in ("maskconver", "numpy", "pillow", "kornia-rs", "hotcoco", "torchmetrics", "torch"):
-        try:
-            packages.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            packages.append(f"{package} absent")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = f"{platform.machine()} {platform.system()}, {cores} cores"
-    print(f"Python {platform.python_version()}, {machine}; {', '.join(packages)}")
-    print(f"Command: python {' '.join(sys.argv)}")
+    print(machine("maskconver", "numpy", "pillow", "kornia-rs", "hotcoco", "torchmetrics", "torch"))
 
 
 if __name__ == "__main__":

@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from harness import arguments, in_turn, machine, medians, table
 from maskconver import Predictor, Segmentation
 from maskconver.core.config import InputConfig
 from maskconver.core.panoptic_png import read_panoptic_png
@@ -41,7 +37,7 @@ from maskconver.io.images import read_image
 from maskconver.io.results import panoptic_writer
 from maskconver.io.sources import list_images
 
-STAGES = ("network", "postprocess", "decode", "prepare", "write", "waiting")
+STAGES = ("network", "merge", "decode", "prepare", "write", "waiting")
 
 
 class Elsewhere:
@@ -132,33 +128,28 @@ def plain_read(path: Path) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
-def milliseconds(work: Callable[[], Any], runs: int = 9) -> float:
-    """Median processor time of this thread."""
-    times = []
-    for _ in range(runs):
-        start = time.thread_time()
-        work()
-        times.append(time.thread_time() - start)
-    return 1000 * statistics.median(times)
-
-
-def print_preprocessing(path: Path, size: tuple[int, int]) -> None:
-    """Rows of plain and own reading and preparing of one picture, processor ms."""
+def print_preprocessing(row: Callable[..., None], path: Path, size: tuple[int, int]) -> None:
+    """Rows of plain and own reading and preparing of one image, processor ms of this thread."""
     name, image = f"{size[1]}×{size[0]}", read_image(path)
-    plain, own = milliseconds(partial(plain_read, path)), milliseconds(partial(read_image, path))
-    print(f"| {name} | read | {plain:.1f} | {own:.1f} | {plain / own:.1f} |")
+
+    def compare(what: str, plain: Callable[[], Any], own: Callable[[], Any]) -> None:
+        times = medians(in_turn({"plain": plain, "own": own}, 9, clock=time.thread_time))
+        a, b = times["plain"], times["own"]
+        row(name, what, f"{1e3 * a:.1f}", f"{1e3 * b:.1f}", f"{a / b:.1f}")
+
+    compare("read", partial(plain_read, path), partial(read_image, path))
     for side in (256, 640):
         for stretching in ("none", "percentile"):
             config = InputConfig(size=(side, side), stretch=stretching)  # type: ignore[arg-type]
             difference = abs(prepare(image, config)[0] - plain_prepare(image, config)).max()
-            plain = milliseconds(partial(plain_prepare, image, config))
-            own = milliseconds(partial(prepare, image, config))
-            what = f"prepare for {side} px{', stretched' if stretching != 'none' else ''}"
-            print(f"| {name} | {what} | {plain:.1f} | {own:.1f} | {plain / own:.1f} |", flush=True)
             assert difference < 1e-5, difference
+            what = f"prepare for {side} px{', stretched' if stretching != 'none' else ''}"
+            compare(what, partial(plain_prepare, image, config), partial(prepare, image, config))
 
 
-def print_folder(args: argparse.Namespace, folder: Path, paths: list[Path], size: tuple[int, int]) -> str:
+def print_folder(
+    row: Callable[..., None], args: argparse.Namespace, folder: Path, paths: list[Path], size: tuple[int, int]
+) -> str:
     """Rows of the three ways through one folder; returns a line about the reduced answers."""
     ways = (
         ("one after the other", False, False),
@@ -167,8 +158,7 @@ def print_folder(args: argparse.Namespace, folder: Path, paths: list[Path], size
     )
     first = 0.0
     for name, pipeline, draft in ways:
-        merge = {"mode": args.postprocess} if args.postprocess else {}
-        predictor = Predictor(args.model, device=args.device, draft_jpeg=draft, **merge)
+        predictor = Predictor(args.model, device=args.device, draft_jpeg=draft)
         if args.elsewhere is not None:
             predictor.runtime = Elsewhere(predictor.runtime, args.elsewhere / 1000)
         for _ in predictor.stream(paths[:1]):  # warms up
@@ -186,7 +176,7 @@ def print_folder(args: argparse.Namespace, folder: Path, paths: list[Path], size
             f"{processor:.3f}",
             *shares,
         ]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        row(*cells)
     pairs = zip(category_maps(folder / ways[1][0]), category_maps(folder / ways[2][0]))
     differing = [float((a != b).mean()) for a, b in pairs]
     return f"{size[1]}×{size[0]}: median {np.median(differing):.2%}, most {max(differing):.2%}"
@@ -194,12 +184,9 @@ def print_folder(args: argparse.Namespace, folder: Path, paths: list[Path], size
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--model", default="nuclei", help="a bundled name, a model file or a run's folder")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--merge", help="mode of the merge; the one of the model if left out")
     parser.add_argument(
         "--images", type=int, nargs=2, default=[16, 4], help="of the small and the large size"
     )
@@ -210,17 +197,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = {s: make_pictures(folder / str(s[0]), s, n, args.data) for s, n in zip(sizes, args.images)}
-        print("| pictures | way | images/s | ratio | processor s an image |", " | ".join(STAGES), "|")
-        print("|---" * 11 + "|")
-        notes = [print_folder(args, folder / str(size[0]), paths, size) for size, paths in made.items()]
+        row = table("images", "way", "images/s", "ratio", "processor s per image", *STAGES)
+        notes = [print_folder(row, args, folder / str(size[0]), paths, size) for size, paths in made.items()]
         print("\nPixels whose category differs where JPEGs are read reduced:", "; ".join(notes))
-        print("\n| picture | step | plain, ms | ours, ms | ratio |\n|---|---|---|---|---|")
+        print()
+        row = table("image", "step", "plain, ms", "ours, ms", "ratio")
         for size, paths in made.items():
-            print_preprocessing(paths[0], size)
-    packages = ", ".join(f"{p} {version(p)}" for p in ("maskconver", "torch", "numpy", "pillow"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"\n`{args.model}`; {' '.join(sys.argv[1:])}; {cores} of {os.cpu_count()} cores, ", end="")
-    print(f"{platform.machine()} {platform.system()}, Python {platform.python_version()}; {packages}")
+            print_preprocessing(row, paths[0], size)
+    print(f"\n{machine('maskconver', 'torch', 'numpy', 'pillow', where=args.model)}")
 
 
 if __name__ == "__main__":

@@ -11,20 +11,16 @@ discrimination has about the share of a step that it has with the published 4096
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
+import statistics
 import time
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from harness import arguments, fresh, in_turn, machine, peak, table
 from maskconver.data.synth.write import synthesize
 from maskconver.models import create_model
 from maskconver.models.batch import Batch
@@ -32,7 +28,6 @@ from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
 from maskconver.training.augment.example import Example
 from maskconver.training.loader import collate
 from maskconver.training.targets import TargetConfig, assign_targets
-from memory import peak
 
 CLASSES, THINGS = 133, 5
 ARMS: dict[str, dict[str, Any]] = {
@@ -63,17 +58,14 @@ class Trainer:
         self.model, self.criterion = model, KMaXCriterion(model, KMaXLossConfig(instance_samples=samples))
         model.config = plain
         self.optimizer = torch.optim.AdamW([*model.parameters(), *self.criterion.parameters()], 1e-4)
-        self.seconds: list[float] = []
 
     def step(self, batch: Batch) -> None:
-        """One training step, timed."""
-        start = time.perf_counter()
+        """One training step."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         terms = self.criterion(self.model, self.model(images), batch)
         self.optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         self.optimizer.step()
-        self.seconds.append(time.perf_counter() - start)
 
 
 def network(name: str) -> Any:
@@ -83,20 +75,19 @@ def network(name: str) -> Any:
     return model.train().to(memory_format=torch.channels_last)
 
 
-def memory(name: str, arm: str, size: int, batch: int, samples: int) -> None:
-    """Prints the peak of this process after two steps, GB."""
+def memory(name: str, arm: str, size: int, batch: int, samples: int, threads: int) -> float:
+    """The peak of this process after two steps, GB."""
+    torch.set_num_threads(threads)
     trainer = Trainer(network(name), arm, samples)
     pictures = scenes(size, batch)
     for _ in range(2):
         trainer.step(pictures)
-    print(json.dumps(peak()))
+    return peak()
 
 
 def main() -> None:
     """Prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--models", nargs="+", default=["remax_b", "remax_t", "remax_s", "remax_m"])
     parser.add_argument("--size", type=int, default=321, help="canvas, pixels")
     parser.add_argument("--batch", type=int, default=1)
@@ -104,43 +95,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024, help="pixels of the instance discrimination")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-memory", action="store_true", help="times only")
-    parser.add_argument("--child", nargs=2, metavar=("MODEL", "ARM"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.child:
-        memory(*args.child, args.size, args.batch, args.samples)
-        return
     batch = scenes(args.size, args.batch)
-    options = [f"--{name}={getattr(args, name)}" for name in ("size", "batch", "threads", "samples")]
     print(f"{args.size} px, batch {args.batch}, {args.samples} samples, {args.threads} threads; ", end="")
     print("step in seconds, peak in GB\n")
-    print("| model | arm | step | to plain | matching's share | peak | to plain |")
-    print("|---|---|---|---|---|---|---|")
+    row = table("model", "arm", "step", "to plain", "matching's share", "peak", "to plain")
     for name in args.models:
         model = network(name)
         trainers = {arm: Trainer(model, arm, args.samples) for arm in ARMS}
-        for _ in range(args.steps + 1):
-            for trainer in trainers.values():
-                trainer.step(batch)
+        steps = {arm: partial(trainer.step, batch) for arm, trainer in trainers.items()}
+        times = in_turn(steps, args.steps, clock=time.perf_counter)
         del model
         first: tuple[float, float] | None = None
         for arm, trainer in trainers.items():
-            step = min(trainer.seconds[1:])
-            share = trainer.criterion.matching_seconds / sum(trainer.seconds)
-            peak = float("nan")
-            if not args.no_memory:
-                command = [sys.executable, __file__, *options, "--child", name, arm]
-                out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                peak = json.loads(out.splitlines()[-1])
-            first = first or (step, peak)
-            print(
-                f"| {name} | {arm} | {step:.2f} | {step / first[0]:.2f} | {share:.2%} "
-                f"| {peak:.2f} | {peak / first[1]:.2f} |",
-                flush=True,
-            )
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "scipy"))
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, ", end="")
-    print(f"Python {platform.python_version()}, {packages}")
+            step = min(times[arm])
+            share = trainer.criterion.matching_seconds / (args.steps + 1) / statistics.mean(times[arm])
+            memory_of = partial(fresh, memory, name, arm, args.size, args.batch, args.samples, args.threads)
+            most = float("nan") if args.no_memory else memory_of()
+            first = first or (step, most)
+            ratios = f"{step / first[0]:.2f}", f"{most / first[1]:.2f}"
+            row(name, arm, f"{step:.2f}", ratios[0], f"{share:.2%}", f"{most:.2f}", ratios[1])
+    print(f"\n{machine('torch', 'scipy')}")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,8 @@ import argparse
 import dataclasses
 import json
 import math
-import os
-import platform
 import time
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import arguments, machine, table
 from maskconver.data.synth.write import write_dataset
 from maskconver.merge import postprocess
 from maskconver.metrics import PanopticQuality
@@ -214,12 +212,10 @@ def load(args: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
     return found
 
 
-def table(runs: dict[str, list[list[dict[str, Any]]]]) -> None:
+def print_table(runs: dict[str, list[list[dict[str, Any]]]]) -> None:
     """Prints what each arm reached, one column a seed."""
-    print(
-        "| arm | steps | PQ | things | stuff | loss, last tenth / first | FP/FN of the layers, median | end |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    figures = "PQ", "things", "stuff", "loss, last tenth / first", "FP/FN of the layers, median"
+    row = table("arm", "steps", *figures, "end")
     for arm, seeds in runs.items():
         cells: list[list[str]] = [[] for _ in range(7)]
         for rows in seeds:
@@ -237,7 +233,7 @@ def table(runs: dict[str, list[list[dict[str, Any]]]]) -> None:
             cells[4].append(f"{loss:.2f}")
             cells[5].append(f"{np.median(ratio):.1f}" if len(ratio) else "–")
             cells[6].append(next((r["end"] for r in rows if "end" in r), "running"))
-        print(f"| {arm} | " + " | ".join(", ".join(c) for c in cells) + " |")
+        row(arm, *(", ".join(cell) for cell in cells))
 
 
 def _ratios(rows: list[dict[str, Any]]) -> np.ndarray:
@@ -302,9 +298,7 @@ def _smooth(values: list[float], window: int = 9) -> np.ndarray:
 
 def main() -> None:
     """Runs what is asked for, one after the other; prints a table of everything there is."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument(
         "--runs", nargs="*", default=[], metavar="ARM:SEED", help=f"of {', '.join(ARMS)}; or all"
     )
@@ -330,12 +324,10 @@ def main() -> None:
         arm, _, seed = word.partition(":")
         print(f"{word}: {run(arm, int(seed or 0), args)}", flush=True)
     runs = load(args)
-    table(runs)
+    print_table(runs)
     if args.plot:
         plot(runs, Path(args.plot))
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "numpy"))
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, one thread, ", end="")
-    print(f"Python {platform.python_version()}, {packages}")
+    print(f"\n{machine('torch', 'numpy', where='one thread')}")
 
 
 if __name__ == "__main__":

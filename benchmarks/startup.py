@@ -1,24 +1,23 @@
-"""How long `import maskconver`, `maskconver --help` and the first picture take; and the size of the core.
+"""How long `import maskconver`, `maskconver --help` and the first image take; and the size of the core.
 
 Run: make test-core && .venv/bin/python benchmarks/startup.py
-The first picture is segmented without PyTorch, where `make test-core` installs the core (`--core PYTHON`).
+The first image is segmented without PyTorch, where `make test-core` installs the core (`--core PYTHON`).
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-RUNS = 15
+from harness import arguments, in_turn, machine, median, medians, table
+
 ROWS = {
     "python -c pass": ["-c", "pass"],
     "import maskconver": ["-c", "import maskconver"],
@@ -41,7 +40,7 @@ import sys, time
 start = time.perf_counter()
 import numpy as np
 import maskconver as mc
-import maskconver.predictor, onnxruntime
+import maskconver.inference.predictor, onnxruntime
 imported = time.perf_counter()
 predictor = mc.Predictor("nuclei")
 opened = time.perf_counter()
@@ -61,11 +60,9 @@ for one in distributions():
 NOT_OURS = {"pip", "setuptools", "wheel", "pytest", "pluggy", "iniconfig", "hypothesis", "sortedcontainers"}
 
 
-def seconds(arguments: list[str], python: str = sys.executable) -> float:
-    """Wall time of one fresh Python process."""
-    start = time.perf_counter()
-    subprocess.run([python, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+def start(words: list[str], python: str = sys.executable) -> None:
+    """One fresh Python process, from its start to its end."""
+    subprocess.run([python, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def said(python: str, code: str, *arguments: str) -> str:
@@ -73,19 +70,19 @@ def said(python: str, code: str, *arguments: str) -> str:
     return subprocess.run([python, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def core(python: str) -> None:
-    """The first picture without PyTorch, stage by stage, and what the packages take on disk."""
+def core(python: str, runs: int) -> None:
+    """The first image without PyTorch, stage by stage, and what the packages take on disk."""
     from maskconver.data.synth.write import synthesize
 
     with tempfile.TemporaryDirectory() as folder:
         picture = f"{folder}/cells.npy"
         np.save(picture, synthesize("cells", (256, 320), 7).image)
-        runs = [seconds(["-c", FIRST, picture], python) for _ in range(RUNS + 1)][1:]
-        stages = [[float(v) for v in said(python, STAGES, picture).split()] for _ in range(RUNS)]
-    names = ("imports", "opening the file", "first picture", "second picture")
+        first = median(partial(start, ["-c", FIRST, picture], python), runs, clock=time.perf_counter)
+        stages = [[float(v) for v in said(python, STAGES, picture).split()] for _ in range(runs)]
+    names = ("imports", "opening the file", "first image", "second image")
     parts = (f"{n} {statistics.median(v):.3f}" for n, v in zip(names, zip(*stages)))
-    print(f"\nFirst picture of `nuclei` in a fresh process without PyTorch: {statistics.median(runs):.3f} s,")
-    print(f"of which in the program: {', '.join(parts)} s (medians of {RUNS}).")
+    print(f"\nFirst image of `nuclei` in a fresh process without PyTorch: {first:.3f} s,")
+    print(f"of which in the program: {', '.join(parts)} s (medians of {runs}).")
     rows = [line.split() for line in said(python, SIZES).splitlines()]
     sizes = {name: int(size) / 1e6 for name, size in rows if name.lower() not in NOT_OURS}
     largest = sorted(sizes.items(), key=lambda row: -row[1])[:6]
@@ -94,29 +91,23 @@ def core(python: str) -> None:
 
 
 def main() -> None:
-    """Every row once to warm the file cache, then all rows in turn, `RUNS` times; prints medians."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Every row once to warm the file cache, then all rows in turn; prints medians."""
+    parser = arguments(__doc__)
     parser.add_argument(
         "--core", default=".venv-core/bin/python", help="Python that has maskconver[onnx] only"
     )
+    parser.add_argument("--runs", type=int, default=15)
     args = parser.parse_args()
-    for arguments in ROWS.values():
-        seconds(arguments)
-    times: dict[str, list[float]] = {name: [] for name in ROWS}
-    for _ in range(RUNS):
-        for name, arguments in ROWS.items():
-            times[name].append(seconds(arguments))
-    bare = statistics.median(times["python -c pass"])
-    print(f"| fresh process | median of {RUNS}, s | over bare Python, s |\n|---|---|---|")
-    for name, values in times.items():
-        median = statistics.median(values)
-        print(f"| `{name}` | {median:.3f} | {median - bare:.3f} |")
-    packages = ", ".join(f"{p} {version(p)}" for p in ("maskconver", "lazy-loader", "jsonargparse", "torch"))
-    print(f"\nPython {platform.python_version()} on {platform.machine()} {platform.system()}; {packages}")
+    calls = {name: partial(start, words) for name, words in ROWS.items()}
+    times = medians(in_turn(calls, args.runs, clock=time.perf_counter))
+    row = table("fresh process", f"median of {args.runs}, s", "over bare Python, s")
+    for name, value in times.items():
+        row(f"`{name}`", f"{value:.3f}", f"{value - times['python -c pass']:.3f}")
     if Path(args.core).exists():
-        core(args.core)
+        core(args.core, args.runs)
     else:
-        print(f"no {args.core}: make test-core makes it; the first picture without PyTorch is left out")
+        print(f"\nno {args.core}: make test-core makes it; the first image without PyTorch is left out")
+    print(f"\n{machine('maskconver', 'lazy-loader', 'jsonargparse', 'torch')}")
 
 
 if __name__ == "__main__":

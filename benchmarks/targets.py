@@ -10,15 +10,11 @@ machine does hardly matters.
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -26,6 +22,7 @@ import torch
 
 import maskconver.models.maskconver.losses as losses
 import maskconver.training.augment.example as train_transforms
+from harness import arguments, machine, table
 from maskconver.data.open import open_dataset
 from maskconver.data.synth.write import write_dataset
 from maskconver.models import create_model
@@ -52,9 +49,7 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     """Prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--data", help="folder of a COCO panoptic data set; generated scenes without it")
     parser.add_argument("--split", default="train")
     parser.add_argument("--batch", type=int, default=8)
@@ -97,25 +92,23 @@ def main() -> None:
     per_step = {k: statistics.median(SECONDS[k]) for k in ("heatmaps", "step")}
     # Means for the parts, whose cost depends on the picture; a batch meets the mean of its pictures.
     assign = statistics.mean(SECONDS["assign"]) * args.batch
-    share = (assign + per_step["heatmaps"]) / per_step["step"]
     print(
-        f"{len(dataset)} images of {args.split}, {statistics.mean(segments):.1f} targets an image, ", end=""
+        f"{len(dataset)} images of {args.split}, {statistics.mean(segments):.1f} targets per image, ", end=""
     )
     print(f"batch {args.batch}, 256 px, one thread:\n")
-    print("| | CPU ms a batch | share of the step |\n|---|---|---|")
-    print(f"| training step | {per_step['step'] * 1e3:.0f} | 1 |")
-    for name, seconds in (
+    row = table("", "CPU ms per batch", "share of the step")
+    row("training step", f"{per_step['step'] * 1e3:.0f}", 1)
+    in_all = assign + per_step["heatmaps"]
+    for name, value in (
         ("islands and boxes (loader)", assign),
         ("heatmaps (device)", per_step["heatmaps"]),
+        ("**targets in all**", in_all),
     ):
-        print(f"| {name} | {seconds * 1e3:.1f} | {seconds / per_step['step']:.3f} |")
-    print(f"| **targets in all** (bar 0.05) | {(assign + per_step['heatmaps']) * 1e3:.1f} | {share:.3f} |")
+        row(name, f"{value * 1e3:.1f}", f"{value / per_step['step']:.3f}")
     loader, stepped = 1 / per_image["load"], args.batch / per_step["step"]
     print(f"\nloader, one process: {loader:.0f} images/s; step: {stepped:.1f} images/s; ", end="")
     print(f"one worker feeds {loader / stepped:.1f} such steps")
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "numpy", "scipy"))
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, ", end="")
-    print(f"Python {platform.python_version()}, {packages}")
+    print(f"\n{machine('torch', 'numpy', 'scipy')}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from .core.proposals import Proposals as Proposals
 from .core.segmentation import Segmentation as Segmentation
 from .core.segments import Segment as Segment
 from .errors import MaskconverError as MaskconverError
+from .export.driver import export_model as export_model
 from .inference.predictor import Predictor as Predictor
 from .merge import postprocess as postprocess
 from .metrics import PanopticQuality as PanopticQuality

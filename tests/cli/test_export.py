@@ -12,29 +12,24 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from maskconver.cli.main import main
-from maskconver.core.config import PostprocessConfig
 from maskconver.errors import CheckpointError
 from maskconver.export.compare import Comparison
-
-
-class Stub:
-    """Stands for a loaded model."""
-
-    merge = PostprocessConfig()
+from maskconver.export.driver import read_images
+from maskconver.export.options import ExportOptions
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """What the command asks `export_onnx` for; the working directory is an empty one."""
+    """What the command asks `export_model` for; the working directory is an empty one."""
     options: dict[str, Any] = {}
 
-    def export(model: object, path: Path, **given: Any) -> Comparison:
-        options.update(given, path=path)
+    def export(model: object, path: Path, to: str, given: ExportOptions, **_: Any) -> Comparison:
+        options.update(vars(given), path=path, to=to)
         path.write_bytes(b"a model")
-        return Comparison(images=len(given.get("images", ())))
+        return Comparison()
 
-    monkeypatch.setattr("maskconver.models.checkpoint.load", lambda _: Stub())
-    monkeypatch.setattr("maskconver.export.onnx.export_onnx", export)
+    monkeypatch.setattr("maskconver.models.checkpoint.load", lambda _: object())
+    monkeypatch.setattr("maskconver.export.driver.export_model", export)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return options
@@ -64,17 +59,20 @@ def test_the_file_is_named_after_the_model(model: str, name: str, asked: dict[st
     assert [path.name for path in Path().iterdir()] == [name]
 
 
-def test_of_a_large_folder_some_pictures_from_all_over_it_are_read(
-    folder: Path, asked: dict[str, Any]
-) -> None:
-    words = ["export", "nuclei", "--quantize", "int8", "--calibrate", str(folder), "--images", str(folder)]
-    assert main(words) == 0
-    for name in ("images", "calibration"):
-        seen = [int(picture[0, 0, 0]) for picture in asked[name]]
-        assert len(seen) == 32 and seen[0] == 0 and seen[-1] > 35
+def test_options_of_the_command_are_those_of_the_function(folder: Path, asked: dict[str, Any]) -> None:
+    words = ["--quantize", "int8", "--calibrate", str(folder), "--images", str(folder), "--size", "64", "96"]
+    assert main(["export", "nuclei", *words, "--hard-sigmoid", "--proposals", "5", "--uint8"]) == 0
+    assert asked["quantize"] == "int8" and asked["calibrate"] == asked["images"] == str(folder)
+    assert (asked["size"], asked["proposals"], asked["to"]) == ((64, 96), 5, "onnx")
+    assert asked["uint8"] and asked["hard_sigmoid"] and not asked["dynamic"]
 
 
-def test_pictures_are_read_after_the_model(
+def test_of_a_large_folder_some_images_from_all_over_it_are_read(folder: Path) -> None:
+    seen = [int(image[0, 0, 0]) for image in read_images(str(folder))]
+    assert len(seen) == 32 and seen[0] == 0 and seen[-1] > 35
+
+
+def test_images_are_read_after_the_model(
     folder: Path,
     asked: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,

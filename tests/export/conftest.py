@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 import maskconver as mc
 from maskconver.core.preprocess import prepare
 from maskconver.data.synth.write import synthesize
-from maskconver.export import litert as litert_export
-from maskconver.export import onnx as onnx_export
+from maskconver.export import driver
 from maskconver.export.compare import Comparison
-from maskconver.export.litert import export_litert
-from maskconver.export.onnx import export_onnx
+from maskconver.export.options import Format
 from maskconver.inference.exported import Exported
 from maskconver.io.images import read_image
 from maskconver.models.registry import Model
@@ -80,20 +78,19 @@ def pictures() -> dict[str, list[NDArray[np.uint8]]]:
 def same_graph_in_all_precisions() -> Iterator[None]:
     """Drawing the graph is most of an export, and quantising comes after it."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (onnx_export, litert_export):
-            patch.setattr(module, "_graph", remembering(module._graph))
+        patch.setattr(driver, "traced", remembering(driver.traced))
         yield
 
 
-def remembering(draw: Callable[[Model, Exported], Any]) -> Callable[[Model, Exported], Any]:
-    """Copies of what was drawn for the same model and file."""
-    drawn: dict[Any, Any] = {}
+def remembering(trace: Callable[[Format, Model, Exported], Any]) -> Callable[[Format, Model, Exported], Any]:
+    """Copies of what was traced for the same model and file."""
+    traced: dict[Any, Any] = {}
 
-    def remembered(model: Model, description: Exported) -> Any:
-        key = model, str(replace(description, quantize="none"))
-        if key not in drawn:
-            drawn[key] = draw(model, description)
-        return copy.deepcopy(drawn[key])
+    def remembered(form: Format, model: Model, description: Exported) -> Any:
+        key = form.name, model, str(replace(description, quantize="none"))
+        if key not in traced:
+            traced[key] = trace(form, model, description)
+        return copy.deepcopy(traced[key])
 
     return remembered
 
@@ -116,12 +113,11 @@ def exported(
         if key not in done:
             own = pictures[name.partition(" ")[0]]
             if options.get("quantize") == "int8":
-                options["calibration"] = own[2:]
+                options["calibrate"] = own[2:]
             if real:
                 options["images"] = own[:2]
-            write, suffix = (export_onnx, "onnx") if to == "onnx" else (export_litert, "tflite")
-            path = folder / f"{len(done)}.{suffix}"
-            done[key] = path, write(models[name], path, **options)
+            path = folder / f"{len(done)}{driver.FORMATS[to].suffix}"
+            done[key] = path, mc.export_model(models[name], path, **options)
         return done[key]
 
     return export

@@ -21,10 +21,11 @@ from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Proposals
 from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError, ExportError, MissingExtraError
-from maskconver.export.litert import _described, convert, export_litert
+from maskconver.export.driver import trace
+from maskconver.export.litert import LiteRt, described
 from maskconver.export.litert_quantize import quantize_litert
 from maskconver.export.panoptic import PanopticMerge, PanopticNetwork
-from maskconver.inference.exported import OUTPUTS, Exported
+from maskconver.inference.exported import Exported
 from maskconver.inference.litert import LiteRtRuntime
 from maskconver.merge import postprocess
 from tests.export.test_device_example import SCRIPT
@@ -64,13 +65,13 @@ def description(**changes: object) -> Exported:
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    return convert(Small().eval(), torch.zeros(1, 3, *SIZE))
+    return LiteRt().trace(Small().eval(), description())
 
 
 @pytest.fixture(scope="module")
 def file(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("litert") / "small.tflite"
-    path.write_bytes(_described(content, description().to_json()))
+    path.write_bytes(described(content, description().to_json()))
     return path
 
 
@@ -114,8 +115,7 @@ def panoptic_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("panoptic") / "small.tflite"
     merge = PostprocessConfig(overlap_threshold=0.1, min_area=0.0)
     about = description(output="panoptic", uint8=True, postprocess=merge)
-    given = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
-    path.write_bytes(_described(convert(Bytes(merge).eval(), given, OUTPUTS["panoptic"]), about.to_json()))
+    LiteRt().write(LiteRt().trace(Bytes(merge).eval(), about), about, path)
     return path
 
 
@@ -148,7 +148,7 @@ def test_fewer_bits_change_the_answer_a_little(content, tmp_path, quantize):
     pictures = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(4)]
     small = quantize_litert(content, about, pictures if quantize == "int8" else None)
     path = tmp_path / "small.tflite"
-    path.write_bytes(_described(small, about.to_json()))
+    path.write_bytes(described(small, about.to_json()))
     canvas = rng.normal(size=(1, 3, *SIZE)).astype(np.float32)
     expected = Small().eval()(torch.from_numpy(canvas))[2].detach().numpy()
     difference = np.abs(LiteRtRuntime(path)(canvas).mask_logits - expected).max()
@@ -171,10 +171,10 @@ def test_files_that_are_not_ours_are_refused_in_one_line(content, file, tmp_path
     whole = file.read_bytes()
     cases = [
         (content, "not written by maskconver export"),
-        (_described(content, json.dumps(told | {"format": 9})), "in another format"),
-        (_described(content, json.dumps(told | {"categories": []})), "damaged description"),
-        (_described(content, json.dumps(told | {"uint8": True})), "export the model again"),
-        (_described(content, json.dumps(told | {"output": "panoptic"})), "export the model again"),
+        (described(content, json.dumps(told | {"format": 9})), "in another format"),
+        (described(content, json.dumps(told | {"categories": []})), "damaged description"),
+        (described(content, json.dumps(told | {"uint8": True})), "export the model again"),
+        (described(content, json.dumps(told | {"output": "panoptic"})), "export the model again"),
         (whole[: len(whole) // 2], "again|cannot be|can be run"),
         (b"no model", "not a LiteRT file that can be run"),
         (b"", "not a LiteRT file that can be run"),
@@ -213,7 +213,7 @@ def test_missing_packages_name_the_extra(file, models, tmp_path, monkeypatch):
         mc.Predictor(file)
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     with pytest.raises(MissingExtraError, match=r"maskconver\[export\]"):
-        export_litert(models["nuclei"], tmp_path / "model.tflite")
+        mc.export_model(models["nuclei"], tmp_path / "model.tflite")
 
 
 def test_options_that_do_not_fit_are_refused_before_any_work(models, tmp_path, capsys):
@@ -221,15 +221,15 @@ def test_options_that_do_not_fit_are_refused_before_any_work(models, tmp_path, c
     for name, options, message in [
         ("model.onnx", {}, r'does not end in "\.tflite"'),
         ("model.tflite", {"size": (0, 64)}, "size 0×64 is not possible"),
-        ("model.tflite", {"quantize": "int8"}, "give --calibrate DIR"),
-        ("model.tflite", {"calibration": [np.zeros((9, 9, 3), np.uint8)]}, "leave out --calibrate"),
+        ("model.tflite", {"quantize": "int8"}, "give `calibrate`"),
+        ("model.tflite", {"calibrate": [np.zeros((9, 9, 3), np.uint8)]}, "leave out `calibrate`"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            export_litert(model, tmp_path / name, **options)
+            mc.export_model(model, tmp_path / name, "litert", **options)
     (tmp_path / "empty").mkdir()
     for words, message in [
         (["--dynamic"], "one size; leave out --dynamic"),
-        (["--quantize", "int8"], "give --calibrate DIR"),
+        (["--quantize", "int8"], "give --calibrate"),
         (["--quantize", "int8", "--calibrate", str(tmp_path / "empty")], "no picture in this folder"),
     ]:
         out = ["--out", str(tmp_path / "model.tflite")]
@@ -244,5 +244,5 @@ def test_a_network_that_cannot_be_converted_is_refused_in_one_line():
             return (torch.linalg.svdvals(images),)
 
     with pytest.raises(ExportError, match="strange cannot be exported to LiteRT: ") as caught:
-        convert(Strange().eval(), torch.zeros(1, 3, 8, 8), ("values",), "strange")
+        trace(LiteRt(), Strange().eval(), description(size=(8, 8)), 18, "strange")
     assert "\n" not in str(caught.value)

@@ -19,11 +19,10 @@ from maskconver.core.preprocess import normalize, prepare
 from maskconver.core.segmentation import Segmentation
 from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError, ExportError, MissingExtraError
-from maskconver.export import onnx as onnx_export
+from maskconver.export import driver
 from maskconver.export.compare import Comparison, differing_pixels, require_equal
-from maskconver.export.network import describe
-from maskconver.export.onnx import export_onnx
-from maskconver.export.onnx_quantize import compress
+from maskconver.export.driver import ExportWarning
+from maskconver.export.onnx import Onnx
 from maskconver.inference.exported import KEY, Exported
 from maskconver.inference.onnx import OnnxRuntime
 from tests.fakes import CATEGORIES
@@ -76,6 +75,14 @@ def test_bytes_go_in_where_the_file_normalises_itself(exported, models):
     np.testing.assert_allclose(direct, expected, atol=1e-5)
 
 
+def test_padding_of_a_file_that_takes_bytes_is_the_mean_colour(exported):
+    runtime = OnnxRuntime(exported("mobile", uint8=True)[0])
+    canvas, _ = prepare(np.zeros((60, 10, 3), np.uint8), runtime.input, dtype=runtime.dtype)
+    assert canvas[95, 127].tolist() == [124, 116, 104]
+    with pytest.raises(ConfigError, match="B×h×w×3 uint8, not 1×3×96×128 float32"):
+        runtime(np.zeros((1, 3, 96, 128), np.float32))
+
+
 def test_a_dynamic_file_takes_any_size_also_where_there_are_fewer_cells_than_proposals(exported, models):
     path, result = exported("mobile", dynamic=True, proposals=600)
     assert result.images == 3 and result.differing == 0
@@ -96,7 +103,7 @@ def test_equal_scores_come_in_the_models_order(models, tmp_path):
     ).eval()  # fmt: skip
     torch.nn.init.zeros_(model.class_head.out.weight)
     path = tmp_path / "ties.onnx"
-    export_onnx(model, path, proposals=30)
+    mc.export_model(model, path, proposals=30)
     canvas = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     answer, expected = OnnxRuntime(path)(canvas.numpy()), model.predict(canvas, 30)
     assert len(set(answer.scores.ravel().tolist())) == 1
@@ -112,7 +119,7 @@ def test_the_file_says_what_it_is(exported, models):
     assert told.version == mc.__version__ and told.name == models["nuclei"].name
     assert told.input == replace(models["nuclei"].input, mode="fit", size=SIZES["nuclei"])
     assert (told.postprocess, told.categories) == (models["nuclei"].postprocess, models["nuclei"].categories)
-    assert str(Path(onnx_export.__file__).parent).encode() not in path.read_bytes()
+    assert str(Path(driver.__file__).parent).encode() not in path.read_bytes()
 
 
 def test_predict_and_evaluate_take_the_file(exported, tmp_path, capsys):
@@ -140,25 +147,24 @@ def test_fewer_proposals_are_the_best_ones(exported):
 
 
 def test_a_file_that_differs_is_refused_with_the_figures_and_nothing_is_left(models, tmp_path, monkeypatch):
-    def spoil(proto, precision):
-        compress(proto, precision)
-        for tensor in proto.graph.initializer:
-            if tensor.name.endswith("mlp.fc2.weight"):
-                values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-                return
-        pytest.fail("there is no such weight")
+    def spoil(form, proto, description, path):
+        (tensor, *_) = (t for t in proto.graph.initializer if t.name.endswith("mlp.fc2.weight"))
+        values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        write(form, proto, description, path)
 
-    monkeypatch.setattr(onnx_export, "compress", spoil)
+    write = Onnx.write
+    monkeypatch.setattr(Onnx, "write", spoil)
     with pytest.raises(ExportError, match=r"does not answer as the model does.*have no counterpart"):
-        export_onnx(models["mobile"], tmp_path / "spoilt.onnx")
+        mc.export_model(models["mobile"], tmp_path / "spoilt.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("field", ["scores", "masks"])
-def test_nan_is_a_difference(field):
+def test_nan_is_a_difference(field, exported):
+    file = OnnxRuntime(exported("mobile", size=SIZES["mobile"])[0]).file
     with pytest.raises(ExportError):
-        require_equal(Comparison(**{field: float("nan")}), "int8-weights")
+        require_equal(Comparison(**{field: float("nan")}), replace(file, quantize="int8-weights"))
 
 
 def test_pixels_differ_by_segment_and_not_by_its_number():
@@ -178,14 +184,16 @@ def test_pixels_differ_by_segment_and_not_by_its_number():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": (64, 64), "dynamic": True}, "leave out either"),
+        ({"size": (64, 64), "dynamic": True}, "either `size` or `dynamic`"),
         ({"size": (0, 64)}, "size 0×64 is not possible"),
         ({"proposals": 0}, "0 proposals are not possible"),
+        ({"quantise": "fp16"}, "no export option quantise; there are size, dynamic"),
+        ({"to": "coreml"}, 'no format "coreml"; there is onnx, litert, torch-export'),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_any_work(models, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
-        export_onnx(models["nuclei"], tmp_path / "model.onnx", **options)
+        mc.export_model(models["nuclei"], tmp_path / "model.onnx", **options)
 
 
 def test_models_that_cannot_be_exported_are_refused_before_any_work(tmp_path):
@@ -193,13 +201,17 @@ def test_models_that_cannot_be_exported_are_refused_before_any_work(tmp_path):
     for changes, message in [
         ({"num_classes": 2}, "no categories"),
         ({"categories": CATEGORIES, "in_channels": 4}, "not of 4 channels"),
-        ({"categories": CATEGORIES, "input": {"mode": "native"}}, "give --dynamic, or --size"),
+        ({"categories": CATEGORIES, "input": {"mode": "native"}}, "give `dynamic` or a `size`"),
     ]:
         model = mc.create_model("maskconver_mobile_256", **small, **changes)
         with pytest.raises(ConfigError, match=message):
-            export_onnx(model, tmp_path / "model.onnx")
-    with pytest.raises(ConfigError, match=r'does not end in "\.onnx"'):
-        export_onnx(mc.create_model("maskconver_mobile_256", categories=CATEGORIES), tmp_path / "model")
+            mc.export_model(model, tmp_path / "model.onnx")
+    for options, why in [
+        ({}, r"must end in \.onnx or \.tflite"),
+        ({"to": "onnx"}, r'does not end in "\.onnx"'),
+    ]:
+        with pytest.raises(ConfigError, match=why):
+            mc.export_model(model, tmp_path / "model", **options)
 
 
 def described(path: Path, text: str | None, out: Path) -> Path:
@@ -263,7 +275,7 @@ def test_missing_packages_name_the_extra(exported, models, tmp_path, monkeypatch
         mc.Predictor(path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"maskconver\[export\]"):
-        export_onnx(models["mobile"], tmp_path / "model.onnx")
+        mc.export_model(models["mobile"], tmp_path / "model.onnx")
 
 
 def test_evaluate_tunes_models_only(exported, tmp_path, capsys):
@@ -276,7 +288,7 @@ def test_evaluate_tunes_models_only(exported, tmp_path, capsys):
 def test_multi_scale_models_are_exported(tmp_path):
     torch.manual_seed(0)
     model = mc.create_model("maskconver_r50_640", unet_depths=(1, 1, 1)).eval()
-    assert export_onnx(model, tmp_path / "model.onnx", size=(128, 160)).unpaired == 0
+    assert mc.export_model(model, tmp_path / "model.onnx", size=(128, 160)).unpaired == 0
     with pytest.raises(CheckpointError, match="no model file"):
         OnnxRuntime(tmp_path / "other.onnx")
 
@@ -284,18 +296,25 @@ def test_multi_scale_models_are_exported(tmp_path):
 def test_what_kmax_models_are_not_exported_to_is_said_before_any_work(tmp_path):
     model = mc.create_model("kmax_r50", categories=CATEGORIES)
     for options, why in [
-        ({"output": "panoptic"}, "`output=proposals` only"),
+        ({"output": "panoptic"}, "cannot be exported with post-processing"),
         ({"dynamic": True}, "for one size"),
         ({"proposals": 10}, "leave out `proposals=10`"),
+        ({"hard_sigmoid": True}, "has no hard sigmoid"),
     ]:
         with pytest.raises(ConfigError, match=why):
-            export_onnx(model, tmp_path / "model.onnx", **options)
-    with pytest.raises(ConfigError, match="onnx or torch-export"):
-        describe(model, None, False, None, "none", False)  # as LiteRT asks
+            mc.export_model(model, tmp_path / "model.onnx", **options)
+    with pytest.raises(ConfigError, match="cannot be exported to litert; choose onnx or torch-export"):
+        mc.export_model(model, tmp_path / "model.tflite")
 
-    model.postprocess.hard_sigmoid = True
-    with pytest.raises(ConfigError, match="have no hard sigmoid"):
-        export_onnx(model, tmp_path / "m.onnx")
+
+def test_an_export_that_will_take_minutes_says_so_first(models, tmp_path, monkeypatch):
+    def begun(*_):
+        raise ExportError("has begun")
+
+    monkeypatch.setattr(driver, "traced", begun)
+    for options in ({"proposals": 400, "output": "panoptic"}, {"proposals": 2000}):
+        with pytest.warns(ExportWarning, match="take minutes.*set `proposals`"), pytest.raises(ExportError):
+            mc.export_model(models["mobile"], tmp_path / "model.onnx", **options)
 
 
 @pytest.mark.slow
@@ -303,10 +322,10 @@ def test_what_kmax_models_are_not_exported_to_is_said_before_any_work(tmp_path):
 def test_remax_is_exported(tmp_path, name):
     model = trained_looking(name, num_classes=None, categories=CATEGORIES, proposals=32)
     path = tmp_path / "model.onnx"
-    result = export_onnx(model, path, size=(129, 161))
+    result = mc.export_model(model, path, size=(129, 161))
     assert result.unpaired == 0 and result.proposals == 2 * model.config.proposals
     assert mc.Predictor(path)(np.zeros((90, 120, 3), np.uint8)).ids.shape == (90, 120)
     if name == "remax_t":
         size = path.stat().st_size
-        export_onnx(model, path, size=(129, 161), quantize="fp16")
+        mc.export_model(model, path, size=(129, 161), quantize="fp16")
         assert path.stat().st_size < 0.6 * size

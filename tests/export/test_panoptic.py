@@ -20,9 +20,8 @@ from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.data.synth.write import synthesize
 from maskconver.errors import ConfigError, ExportError, MaskconverError
-from maskconver.export import onnx as onnx_export
-from maskconver.export.network import FLOAT_LAYER
-from maskconver.export.onnx import export_onnx
+from maskconver.export.onnx import Onnx
+from maskconver.export.onnx_quantize import FLOAT_LAYER
 from maskconver.export.panoptic import PanopticMerge
 from maskconver.inference.exported import CanvasMap
 from maskconver.inference.onnx import OnnxRuntime
@@ -150,15 +149,13 @@ def test_settings_that_are_inside_the_file_cannot_be_changed(exported, tmp_path,
         mc.Predictor(path, score_threshold=0.5)
     with pytest.raises(ConfigError, match="number of proposals inside"):
         mc.Predictor(path, proposals=5)
-    with pytest.raises(ConfigError, match="gives panoptic maps, not proposals"):
-        OnnxRuntime(path)(np.zeros((1, 3, 96, 128), np.float32))
     args = ["predict", str(path), str(tmp_path), "--score-threshold", "0.5"]
     assert main(args) == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_map_of_any_size_is_refused_before_any_work(models, tmp_path):
     with pytest.raises(ConfigError, match="needs one size"):
-        export_onnx(models["nuclei"], tmp_path / "model.onnx", output="panoptic", dynamic=True)
+        mc.export_model(models["nuclei"], tmp_path / "model.onnx", output="panoptic", dynamic=True)
 
 
 def test_a_map_that_differs_is_refused(models, tmp_path, monkeypatch):
@@ -169,20 +166,20 @@ def test_a_map_that_differs_is_refused(models, tmp_path, monkeypatch):
     whole = CanvasMap.segmentation
     monkeypatch.setattr(CanvasMap, "segmentation", other)
     with pytest.raises(ExportError, match="does not answer as the model does"):
-        export_onnx(models["mobile"], tmp_path / "model.onnx", output="panoptic")
+        mc.export_model(models["mobile"], tmp_path / "model.onnx", output="panoptic")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_quantised_maps_that_have_little_to_do_with_the_model_are_refused(models, tmp_path, monkeypatch):
-    def spoilt(proto, *_):
+    def spoilt(form, proto, *_):
         for tensor in proto.graph.initializer:
             if FLOAT_LAYER.search(tensor.name):
                 tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
         return proto
 
-    monkeypatch.setattr(onnx_export, "_quantized", spoilt)
+    monkeypatch.setattr(Onnx, "quantize", spoilt)
     with pytest.raises(ExportError, match="the quantised file does not answer"):
-        export_onnx(models["mobile"], tmp_path / "model.onnx", output="panoptic", quantize="fp16")
+        mc.export_model(models["mobile"], tmp_path / "model.onnx", output="panoptic", quantize="fp16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -191,7 +188,7 @@ def test_the_shipped_model_with_its_own_merge_in_the_file(models, tmp_path, shar
     """Suppressed duplicates, a pixel threshold and reassigned pixels, on real pictures."""
     folder = shared / "data" / "dsb2018-nuclei"
     pictures = [np.array(Image.open(p).convert("RGB")) for p in sorted(folder.glob("**/*.png"))[:3]]
-    result = export_onnx(
+    result = mc.export_model(
         models["nuclei"],
         tmp_path / "n.onnx",
         output="panoptic",

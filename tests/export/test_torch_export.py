@@ -15,7 +15,6 @@ import maskconver as mc
 from maskconver.cli.main import main
 from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError
-from maskconver.export.torch_export import export_torch
 from tests.fakes import CATEGORIES
 from tests.models.kmax.test_fuse import trained_looking
 
@@ -23,7 +22,7 @@ from tests.models.kmax.test_fuse import trained_looking
 @pytest.fixture(scope="module")
 def file(models, tmp_path_factory):
     path = tmp_path_factory.mktemp("pt2") / "mobile.pt2"
-    return path, export_torch(models["mobile"], path)
+    return path, mc.export_model(models["mobile"], path)
 
 
 def test_the_file_gives_the_models_answer(file, models):
@@ -39,7 +38,7 @@ def test_the_file_gives_the_models_answer(file, models):
 @pytest.mark.slow
 def test_remax_gives_its_answer_too(tmp_path):
     model = trained_looking(num_classes=None, categories=CATEGORIES, proposals=32)
-    result = export_torch(model, tmp_path / "remax.pt2", size=(97, 129))
+    result = mc.export_model(model, tmp_path / "remax.pt2", size=(97, 129))
     assert result.unpaired == 0 and result.proposals == 2 * 32
     assert mc.Predictor(tmp_path / "remax.pt2")(np.zeros((90, 120, 3), np.uint8)).ids.shape == (90, 120)
 
@@ -83,6 +82,6 @@ def test_files_that_are_not_ours_are_refused_in_one_line(file, tmp_path, capsys)
 
 def test_a_path_of_another_suffix_is_refused_before_any_work(models, tmp_path):
     with pytest.raises(ConfigError, match=r'does not end in "\.pt2"'):
-        export_torch(models["mobile"], tmp_path / "model.onnx")
+        mc.export_model(models["mobile"], tmp_path / "model.onnx", "torch-export")
     with pytest.raises(CheckpointError, match="no model file"):
         mc.Predictor(tmp_path / "model.pt2")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core.files import EXPORTED_SUFFIXES
 from .options import add_postprocess_options, postprocess_settings, progress_bar, refuse_old_options
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def run(args: Namespace) -> int:
     from ..inference.evaluation import evaluate, tune, write_gallery
     from ..inference.predictor import Predictor
 
-    if args.tune and args.model.endswith((".onnx", ".tflite", ".pt2")):
+    if args.tune and args.model.endswith(EXPORTED_SUFFIXES):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(
         args.data,

@@ -154,3 +154,24 @@ def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Calla
             bar.update(task, rate=bar.tasks[0].speed or 0.0)
 
         yield advance
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Show what a long command is doing, and for how long, while the block runs.
+
+    Yields:
+        A function to be called with a few words before every stage.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
+        task = shown.add_task("", total=None)
+
+        def report(text: str) -> None:
+            shown.reset(task, description=text)
+
+        yield report

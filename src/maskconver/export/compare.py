@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from ..core.preprocess import normalize, prepare
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
-from ..data.synth.write import synthesize
 from ..errors import ExportError, MaskconverError
 from ..inference.exported import Exported, FileRuntime, Precision
 from ..inference.torch import TorchRuntime
-from ..merge import RULES, postprocess
-from ..models.registry import Model
+from ..merge import postprocess
+from ..models.base import SegmentationModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8-weights": Tolerance(0.1, 0.25, 0.2, 1.0),
     "int8": Tolerance(0.25, 0.5, 0.4, 1.0),
 }
-# A quantised file with the merge inside gives nothing but maps: they may differ in so many of their pixels.
-QUANTIZED_MAPS = 0.5
+# A quantised file with the post-processing inside gives nothing but maps.
+QUANTIZED_MAPS = Tolerance(np.inf, np.inf, 1.0, 0.5)
 
 
 @dataclass
@@ -73,49 +72,57 @@ class Comparison:
         )
 
 
-def compare(model: Model, file: FileRuntime, images: Sequence[NDArray[np.uint8]] | None = None) -> Comparison:
-    """Runs model and file on the same canvases.
+@dataclass
+class PanopticComparison(Comparison):
+    """How much a file's panoptic maps differ from the post-processing of its model's proposals.
+
+    `scores` is the greatest difference of two segments' scores; maps are those of the network input.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"on {self.images} images {self.differing} of {self.pixels} pixels of the panoptic maps differ, "
+            f"scores of their segments by at most {self.scores:.1e}"
+        )
+
+
+def compare(
+    model: SegmentationModel, file: FileRuntime, images: Sequence[NDArray[np.uint8]] | None = None
+) -> Comparison:
+    """Runs model and file on the same network inputs.
 
     Args:
-        model: the model the file was made from, wherever it is.
+        model: the model the file was made from, on any device.
         file: the opened file.
         images: H×W×3 uint8; generated ones if left out.
 
     Raises:
-        ExportError: the file gives NaN or infinite values.
+        ExportError: the file gives NaN or infinite values, or a map and a table that do not agree.
     """
-    # Centres can be asked for in any number, queries are as many as they are.
-    more = 2 * file.proposals if RULES[file.postprocess.rule].independent_masks else file.proposals
-    own = TorchRuntime(model, proposals=more)
-    tolerance = TOLERANCES[file.file.quantize]
-    result = Comparison()
-    for canvases, fed, geometry in _batches(file, images or generated(file.file)):
-        expected, answer = own(canvases).numpy(), file(fed)
-        assert isinstance(answer, Proposals)
-        count = min(file.proposals, expected.scores.shape[1])
-        if answer.scores.shape[1] != count:
-            raise ExportError(f"the file gives {answer.scores.shape[1]} proposals, the model {count}")
-        for i in range(len(geometry)):
-            found, other = _one(expected, i, None, geometry[i]), _one(answer, i, None, geometry[i])
-            _add_proposals(result, found, other, tolerance)
-            one = _one(expected, i, count, geometry[i])
-            try:
-                maps = [postprocess(p, file.postprocess, file.categories)[0] for p in (one, other)]
-            except MaskconverError as error:
-                raise ExportError(f"the exported file cannot be used: {error}") from error
-            result.images += 1
-            result.pixels += maps[0].ids.size
-            result.differing += differing_pixels(maps[0], maps[1])
+    with_maps = file.file.output == "panoptic"
+    result = PanopticComparison() if with_maps else Comparison()
+    add = _add_maps if with_maps else _add_proposals
+    # A file's last proposals may be the model's next ones, where it can be asked for more.
+    more = 1 if with_maps or not model.family.limits.fewer_proposals else 2
+    own = TorchRuntime(model, proposals=more * file.proposals)
+    for canvases, normalized, geometry in _batches(file, images or generated(file.file)):
+        try:
+            add(result, own(normalized).numpy(), file, canvases, geometry)
+        except ExportError:
+            raise
+        except MaskconverError as error:
+            raise ExportError(f"the exported file cannot be used: {error}") from error
     return result
 
 
-def require_equal(result: Comparison, precision: Precision) -> None:
+def require_equal(result: Comparison, file: Exported) -> None:
     """Refuses a file that differs more than its precision explains.
 
     Raises:
         ExportError: with the figures.
     """
-    allowed = TOLERANCES[precision]
+    quantized_maps = file.output == "panoptic" and file.quantize != "none"
+    allowed = QUANTIZED_MAPS if quantized_maps else TOLERANCES[file.quantize]
     # Written so that NaN fails, too.
     equal = (
         result.scores <= allowed.scores
@@ -124,43 +131,42 @@ def require_equal(result: Comparison, precision: Precision) -> None:
         and result.differing <= allowed.pixels * result.pixels
     )
     if not equal:
-        raise ExportError(f"the file does not answer as the model does and was not kept: {result}")
-
-
-def require_alike(result: Comparison) -> None:
-    """Refuses a quantised file with the merge inside whose maps differ by more than `QUANTIZED_MAPS`.
-
-    Raises:
-        ExportError: with the figures.
-    """
-    if result.differing > QUANTIZED_MAPS * result.pixels:
         raise ExportError(
-            f"the quantised file does not answer as the model does and was not kept: {result}; "
-            "with another `quantize` it may"
+            f"the {'quantized ' if file.quantize != 'none' else ''}file does not answer as the model does "
+            f"and was not kept: {result}"
+            + ("; with another `quantize` it may" if file.quantize != "none" else "")
         )
 
 
 def generated(file: Exported) -> list[NDArray[np.uint8]]:
-    """Pictures a file is compared on where none are given; of several sizes where it takes them."""
-    sizes = [file.size, file.size] if file.size else [(96, 160), (96, 160), (20, 30)]
-    return [synthesize(("scenes", "cells")[i % 2], size, i).image for i, size in enumerate(sizes)]
+    """Ellipses on a slope of colour, the same each time; of several sizes where the file takes them."""
+    images, random = [], np.random.default_rng(0)
+    for height, width in [file.size] * 2 if file.size else [(96, 160), (96, 160), (20, 30)]:
+        y, x = np.mgrid[:height, :width] / max(height, width)
+        image = random.uniform(20, 120, 3) + random.uniform(-60, 60, 3) * (x + y)[..., None]
+        for _ in range(12):
+            (cy, cx), (ry, rx) = random.random((2, 2)) * [[y.max(), x.max()], [0.15, 0.15]] + 0.02
+            image[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] = random.uniform(0, 255, 3)
+        noise = random.normal(0, 4, image.shape)
+        images.append(np.clip(image + noise, 0, 255).astype(np.uint8))
+    return images
 
 
 def _batches(
     file: FileRuntime, images: Sequence[NDArray[np.uint8]]
-) -> Iterator[tuple[NDArray[np.float32], NDArray[Any], list[Geometry]]]:
-    """Network inputs of one size together, as the model and as the file takes them.
+) -> Iterator[tuple[NDArray[Any], NDArray[np.float32], tuple[Geometry, ...]]]:
+    """Network inputs of one size together, as the file takes them and normalised, and their geometry.
 
-    For a file of any size they are as large as the pictures.
+    For a file of any size they are as large as the images.
     """
     config = file.input if file.file.size else replace(file.input, mode="native", multiple=file.file.multiple)
     ready = (prepare(image, config, dtype=file.dtype) for image in images)
     for _, group in groupby(ready, key=lambda one: one[1].canvas_size):
         canvases, geometry = zip(*group)
-        fed = stack = np.stack(canvases)
-        if file.file.uint8:  # the model gets the same bytes, normalised
-            stack = np.ascontiguousarray(normalize(fed, config).transpose(0, 3, 1, 2))
-        yield stack, fed, list(geometry)
+        stack = normalized = np.stack(canvases)
+        if file.file.uint8:  # the model gets the same rounded bytes as the file
+            normalized = np.ascontiguousarray(normalize(stack, config).transpose(0, 3, 1, 2))
+        yield stack, normalized, geometry
 
 
 def _one(proposals: Proposals, i: int, count: int | None, geometry: Geometry) -> Proposals:
@@ -171,7 +177,50 @@ def _one(proposals: Proposals, i: int, count: int | None, geometry: Geometry) ->
     )
 
 
-def _add_proposals(result: Comparison, expected: Proposals, answer: Proposals, tolerance: Tolerance) -> None:
+def _add_proposals(
+    result: Comparison,
+    expected: Proposals,
+    file: FileRuntime,
+    canvases: NDArray[Any],
+    geometry: tuple[Geometry, ...],
+) -> None:
+    """Counts the proposals of some images and the pixels of the maps that they become."""
+    answer = file(canvases)
+    assert isinstance(answer, Proposals)
+    count = min(file.proposals, expected.scores.shape[1])
+    if answer.scores.shape[1] != count:
+        raise ExportError(f"the file gives {answer.scores.shape[1]} proposals, the model {count}")
+    for i, at in enumerate(geometry):
+        other, one = _one(answer, i, None, at), _one(expected, i, count, at)
+        _pair(result, _one(expected, i, None, at), other, TOLERANCES[file.file.quantize])
+        maps = [postprocess(p, file.postprocess, file.categories)[0] for p in (one, other)]
+        result.images += 1
+        result.pixels += maps[0].ids.size
+        result.differing += differing_pixels(maps[0], maps[1])
+
+
+def _add_maps(
+    result: Comparison,
+    expected: Proposals,
+    file: FileRuntime,
+    canvases: NDArray[Any],
+    geometry: tuple[Geometry, ...],
+) -> None:
+    """Counts the pixels of some images' maps, and how far scores of segments that both have are apart."""
+    found, size = replace(expected, geometry=()), file.file.size
+    wanted = postprocess(found, file.postprocess, file.categories, output_size=size, algorithm="reference")
+    maps = file(canvases)
+    assert isinstance(maps, list)
+    for one, answer, at in zip(wanted, maps, geometry):
+        given = answer.segmentation(at, file.input, file.categories, image=False)
+        result.images += 1
+        result.pixels += one.ids.size
+        result.differing += differing_pixels(one, given)
+        if [s.label for s in one] == [s.label for s in given]:
+            result.scores = max(result.scores, *(abs(a.score - b.score) for a, b in zip(one, given)), 0.0)
+
+
+def _pair(result: Comparison, expected: Proposals, answer: Proposals, tolerance: Tolerance) -> None:
     """Counts one image: each proposal of the file is compared with the one of the model most like it.
 
     Not with the one of the same rank: nearly equal scores may stand in another order in the two, and the last
@@ -212,51 +261,3 @@ def differing_pixels(first: Segmentation, second: Segmentation) -> int:
             best[1][b] = max(best[1].get(b, (0, 0)), (n, a))
     same = sum(n for a, (n, b) in best[0].items() if best[1][b] == (n, a))
     return first.ids.size - same
-
-
-@dataclass
-class PanopticComparison(Comparison):
-    """How much a file's panoptic maps differ from the plain merge of its model's proposals."""
-
-    def __str__(self) -> str:
-        return (
-            f"on {self.images} images {self.differing} of {self.pixels} pixels of the panoptic maps differ, "
-            f"scores of their segments by at most {self.scores:.1e}"
-        )
-
-
-def compare_panoptic(
-    model: Model, file: Any, images: Sequence[NDArray[np.uint8]] | None = None
-) -> PanopticComparison:
-    """Runs model and file on the same canvases; the model's proposals are merged by `PlainCompetition`.
-
-    Args:
-        model: the model the file was made from, wherever it is.
-        file: the opened file, which gives panoptic maps.
-        images: H×W×3 uint8; generated ones if left out.
-
-    Returns:
-        Pixels of the canvases, and how far the scores of segments that both have are apart.
-
-    Raises:
-        ExportError: the file's map and table do not agree.
-    """
-    own = TorchRuntime(model, proposals=file.file.proposals)
-    result = PanopticComparison()
-    for canvases, fed, geometry in _batches(file, images or generated(file.file)):
-        found: Proposals = replace(own(canvases).numpy(), geometry=())
-        wanted = postprocess(
-            found, file.postprocess, file.categories, output_size=file.file.size, algorithm="reference"
-        )
-        for expected, answer, where in zip(wanted, file(fed), geometry):
-            try:
-                given = answer.segmentation(where, file.input, file.categories, image=False)
-            except MaskconverError as error:
-                raise ExportError(f"the exported file cannot be used: {error}") from error
-            result.images += 1
-            result.pixels += expected.ids.size
-            result.differing += differing_pixels(expected, given)
-            if [s.label for s in expected] == [s.label for s in given]:
-                apart = (abs(a.score - b.score) for a, b in zip(expected, given))
-                result.scores = max(result.scores, *apart, 0.0)
-    return result

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inference.exported import INPUT, Exported
+from ..inference.silence import quiet
 from .network import calibration_feeds
 
 SIGNATURE = "serving_default"
@@ -33,7 +31,7 @@ def quantize_litert(
     Args:
         content: of the float file, with the names of the modules at its tensors.
         file: the description; `quantize` counts.
-        calibration: H×W×3 uint8 pictures, for `int8`.
+        calibration: H×W×3 uint8 images, for `int8`.
     """
     if file.quantize == "none":
         return content
@@ -42,9 +40,7 @@ def quantize_litert(
     names, everything = qtyping.TFLOperationName, qtyping.TFLOperationName.ALL_SUPPORTED
     work = quantizer.Quantizer(bytearray(content))
     measured = None
-    said = io.StringIO()  # progress bars, meant for models of gigabytes
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         if file.quantize == "fp16":
             config = qtyping.OpQuantizationConfig(
                 weight_tensor_config=qtyping.TensorQuantizationConfig(
@@ -68,7 +64,7 @@ def quantize_litert(
 
 
 def _ranges(work: Any, file: Exported, images: Sequence[NDArray[np.uint8]]) -> Any:
-    """Least and greatest value of every tensor on the pictures."""
+    """Least and greatest value of every tensor on the images."""
 
     class Feeds:  # gone through twice, the first time to count
         def __len__(self) -> int:

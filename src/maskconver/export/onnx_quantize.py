@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inference.exported import INPUT, Exported, Precision
-from .network import FLOAT_LAYER, calibration_feeds
+from ..inference.silence import quiet
+from .network import calibration_feeds
 
 SMALL = 1024  # values; smaller tensors stay as they are, there is nothing to save
 # Operators whose second input is a weight (the first, of Gather), and the axis of its output channels.
 WEIGHT = {"Conv": (1, 0), "MatMul": (1, -1), "Gemm": (1, 0), "Gather": (0, 0)}
+# The last convolution of each head stays in float32, and all that follows: it costs little, and in 8 bits the
+# positions would lose the masks. Everything before calculates in 8 bits.
+FLOAT_LAYER = re.compile(r"_head\.out\.")
 
 
 def compress(model: Any, precision: Precision) -> None:
@@ -88,7 +92,7 @@ def quantize_onnx(proto: Any, file: Exported, calibration: Sequence[NDArray[np.u
     Args:
         proto: `onnx.ModelProto` in float32, with its weights inside.
         file: its description.
-        calibration: H×W×3 uint8 pictures on which the ranges of the values are measured.
+        calibration: H×W×3 uint8 images on which the ranges of the values are measured.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -101,25 +105,20 @@ def quantize_onnx(proto: Any, file: Exported, calibration: Sequence[NDArray[np.u
             fed = next(self.feeds, None)
             return None if fed is None else {INPUT: fed}
 
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "int8.onnx")
-            quantize_static(
-                proto,
-                path,
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(OPERATIONS),
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=_in_float(proto.graph),
-            )
-            return onnx.load(path)
-    finally:
-        logging.disable(level)
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "int8.onnx")
+        quantize_static(
+            proto,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(OPERATIONS),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_in_float(proto.graph),
+        )
+        return onnx.load(path)
 
 
 def _in_float(graph: Any) -> list[str]:

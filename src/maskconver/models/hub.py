@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ..core.files import EXPORTED_SUFFIXES
 from ..errors import CheckpointError, first_line
 
 FILE = "model.safetensors"
@@ -17,7 +18,9 @@ T = TypeVar("T")
 def is_repository(name: str | os.PathLike[str]) -> bool:
     """Whether a name that is no file can be a repository, `user/name`: its first part is no folder here."""
     text = os.fspath(name)
-    looks = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and not text.endswith((".safetensors", ".onnx"))
+    looks = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and not text.endswith(
+        (".safetensors", *EXPORTED_SUFFIXES)
+    )
     return bool(looks) and not Path(text).parent.exists()
 
 

@@ -1,0 +1,142 @@
+"""What can be asked of an exported file, and what a format must be able to do."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ..errors import ConfigError, MissingExtraError
+from ..inference.exported import Exported, FileRuntime, Output, Precision
+from ..inference.silence import silenced
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How an exported file is made.
+
+    Attributes:
+        size: (height, width) of the network input in pixels, to which images are then scaled; the model's own
+            if None.
+        dynamic: the file takes inputs of any size that is a multiple of 32. Models that keep images at their
+            own size need this or a `size`.
+        proposals: masks per image; the model's number if None.
+        quantize: `none` is float32; `fp16` and `int8-weights` store the weights in 16 or 8 bits and calculate
+            in float32; `int8` calculates in 8 bits, with the ranges of values seen on `calibrate`.
+        uint8: the file takes RGB bytes; scaling to 0…1, mean and standard deviation are part of it.
+        output: `proposals`, or `panoptic` with the post-processing in the file; that needs one size.
+        hard_sigmoid: mask probabilities by relu6(x + 3) / 6, as in the paper's mobile models.
+        calibrate: images such as the file will see, for `int8`: a folder or glob, or anything that
+            `Predictor` takes; at most 32 of them are used.
+        images: images on which the file is compared with the model, given like `calibrate`; some of
+            `calibrate`, or generated ones, if None.
+    """
+
+    size: tuple[int, int] | None = None
+    dynamic: bool = False
+    proposals: int | None = None
+    quantize: Precision = "none"
+    uint8: bool = False
+    output: Output = "proposals"
+    hard_sigmoid: bool = False
+    calibrate: str | os.PathLike[str] | Sequence[Any] | None = None
+    images: str | os.PathLike[str] | Sequence[Any] | None = None
+
+    def check(self, form: Format) -> None:
+        """Refuses values and combinations that no model can be exported with.
+
+        Raises:
+            ConfigError: naming the options.
+        """
+        if self.quantize not in form.precisions:
+            raise ConfigError(
+                f"{form.title} files are written with {' or '.join(form.precisions)} weights only; "
+                f"leave out `quantize={self.quantize}`"
+            )
+        if self.quantize == "int8" and not self.calibrate:
+            raise ConfigError("`quantize=int8` needs images such as the file will see: give `calibrate`")
+        if self.quantize != "int8" and self.calibrate:
+            raise ConfigError(
+                f"`quantize={self.quantize}` needs no images; leave out `calibrate`, or give `quantize=int8`"
+            )
+        if self.dynamic and not form.dynamic:
+            raise ConfigError(f"a {form.title} file has one size; leave out `dynamic`")
+        if self.dynamic and self.output == "panoptic":
+            raise ConfigError("a file with `output=panoptic` has one size: leave out `dynamic`")
+        if self.dynamic and self.size is not None:
+            raise ConfigError("a file has one size or takes any: give either `size` or `dynamic`")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(
+                f"size {self.size[0]}×{self.size[1]} is not possible; height and width must be 1 or more"
+            )
+        if self.proposals is not None and self.proposals < 1:
+            raise ConfigError(f"{self.proposals} proposals are not possible; ask for 1 or more")
+
+
+class Format(ABC):
+    """A runtime that models are exported to.
+
+    Attributes:
+        name: what `to` and `--to` call it.
+        title: what messages call it.
+        suffix: of its files, by which they are known later.
+        packages: what must be installed to write and run them.
+        quantizers: the same for other precisions than `none`.
+        precisions: values of `ExportOptions.quantize` it can have.
+        dynamic: whether a file may take inputs of any size.
+        ordered_topk: whether the runtime's top-k gives the lower index first on a tie, as the model does.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    suffix: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    quantizers: ClassVar[tuple[str, ...]] = ()
+    precisions: ClassVar[tuple[Precision, ...]] = PRECISIONS
+    dynamic: ClassVar[bool] = True
+    ordered_topk: ClassVar[bool] = True
+
+    @abstractmethod
+    def trace(self, network: nn.Module, description: Exported, opset: int) -> Any:
+        """The graph of a network in float32, in whatever form the other methods take it.
+
+        Args:
+            network: what `network.build` gives; it may be changed.
+            description: of the file.
+            opset: the smallest ONNX opset that has the model's operators.
+        """
+
+    def quantize(self, graph: Any, description: Exported, calibration: Sequence[NDArray[np.uint8]]) -> Any:
+        """The graph in the precision that the description names; the one given may be changed."""
+        return graph
+
+    @abstractmethod
+    def write(self, graph: Any, description: Exported, path: Path) -> None:
+        """Writes the graph with its description to a file."""
+
+    @abstractmethod
+    def open(self, path: Path) -> FileRuntime:
+        """Opens a file on the CPU."""
+
+    def require_packages(self, quantize: Precision = "none") -> None:
+        """Imports what writing and running a file of a precision needs.
+
+        Raises:
+            MissingExtraError: something is not installed.
+        """
+        for package in self.packages + (self.quantizers if quantize != "none" else ()):
+            try:
+                with silenced():
+                    import_module(package)
+            except ModuleNotFoundError as error:
+                raise MissingExtraError(f"exporting to {self.title}", "export") from error
