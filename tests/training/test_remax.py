@@ -20,8 +20,7 @@ from maskconver.models.checkpoint import read_metadata, read_tensors, save
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
 from maskconver.models.maskconver.losses import LossConfig
-from maskconver.training.config import TrainConfig
-from maskconver.training.criterion import create_criterion
+from maskconver.training.config import ModelChoice, TrainConfig
 from maskconver.training.optim import OptimConfig, create_optimizer
 from tests.batches import batch_of, squares
 from tests.models.kmax.test_losses import ANNOTATIONS
@@ -168,14 +167,13 @@ def test_pictures_of_64_px_with_any_annotation_give_finite_gradients(name: str) 
 
 class TestSeam:
     def test_a_family_has_its_criterion_and_losses_of_another_are_refused(self) -> None:
-        config = TrainConfig()
-        assert isinstance(create_criterion(small(), config), KMaXCriterion)
-        config.loss = LossConfig(mask_weight=1.0)
-        with pytest.raises(ConfigError, match=r"remax_t is trained with kmax_loss\.…, but loss\.… was set"):
-            create_criterion(small(), config)
-        config = TrainConfig(kmax_loss=KMaXLossConfig(class_weight=1.0))
-        with pytest.raises(ConfigError, match=r"trained with loss\.…"):
-            create_criterion(create_model("maskconver_mobile_256", num_classes=2), config)
+        config = TrainConfig(ModelChoice("remax_t"))
+        assert type(config.loss) is KMaXLossConfig
+        assert isinstance(small().family.criterion(small(), config.loss), KMaXCriterion)
+        with pytest.raises(ConfigError, match="remax_t is trained with a loss of KMaXLossConfig"):
+            TrainConfig(ModelChoice("remax_t"), loss=LossConfig())
+        with pytest.raises(ConfigError, match="maskconver_mobile_256 is trained with"):
+            TrainConfig(loss=KMaXLossConfig())
 
     def test_the_backbone_can_have_a_rate_of_its_own(self) -> None:
         model = small()
@@ -225,7 +223,7 @@ def test_a_run_leaves_what_a_maskconver_s_does(run: Path) -> None:
     terms = ("class", "dice", "mask_id", "instance", "semantic", "remask")
     assert {f"train/{t}" for t in terms} <= set(header)
     recipe = read_metadata(run / "best.safetensors")["extra"]["recipe"]
-    assert "remask_layers: 4" in recipe and "kmax_loss:" in recipe and "\nloss:" not in recipe
+    assert "remask_layers: 4" in recipe and "\nloss:\n  class_weight:" in recipe
     assert not [k for k in read_tensors(run / "best.safetensors") if "gate" in k]
     state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
     assert [k for k in state if k.startswith("criterion.gates.0")]  # a run goes on with its branches

@@ -16,7 +16,7 @@ from ..errors import MaskconverError
 from .options import shown, use_options
 
 # command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
-# it takes short forms, `prepare(argv) -> argv`; its docstring is the description.
+# it takes short forms, `prepare(parser, argv) -> argv`; its docstring is the description.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train or fine-tune a model on your own images"),
     "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
             allow_abbrev=False,
         )
         module.configure(parser)
+        rest = module.prepare(parser, rest) if hasattr(module, "prepare") else rest
         use_options(parser)
-        rest = module.prepare(rest) if hasattr(module, "prepare") else rest
         return int(module.run(parser.instantiate(parser.parse_args(rest))))
     except SystemExit as stop:  # after --help
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2

@@ -2,19 +2,21 @@
 
 Example: maskconver train --config start --data my_data --out runs/mine --resume auto
 
---config takes a YAML recipe or the name of a shipped one; every field of it can be overridden on the command
-line, and --print_config shows the result. `--data DIR` is short for `--data.data DIR`. A run stops cleanly on
-Ctrl-C and goes on with --resume auto.
+--config takes a YAML recipe or the name of a shipped one. Every field of it can be overridden on the command
+line, and --print_config shows the result. The options of --model and --loss are those of the model that the
+recipe or --model.name names. `--data DIR` is short for `--data.data DIR`. Ctrl-C stops a run cleanly;
+--resume auto continues it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 
 def configure(parser: Any) -> None:
-    """The fields of the recipe, each an option."""
+    """The fields of the recipe that every model has, each an option."""
     from ..training.config import TrainConfig
 
     parser.usage = (
@@ -24,21 +26,76 @@ def configure(parser: Any) -> None:
     parser.add_argument(
         "--resolve", action="store_true", help="same as --print_config: print the resolved recipe and stop"
     )
-    parser.add_class_arguments(TrainConfig, nested_key=None)
+    parser.add_class_arguments(TrainConfig, nested_key=None, skip={"model", "loss"})
 
 
-def prepare(argv: list[str]) -> list[str]:
-    """Short forms: `--data DIR`, and a shipped recipe by name."""
-    from ..recipes import find_recipe
+def prepare(parser: Any, argv: list[str]) -> list[str]:
+    """Adds the options of the chosen model, and spells short forms out: `--data DIR`, a recipe's name.
 
-    argv = [_option(word) for word in argv]
-    argv = ["--resolve" if word == "--print_config" else word for word in argv]
+    Raises:
+        ConfigError: no such recipe or model.
+    """
+    from ..models.registry import family_of, model_config
+    from ..training.config import ModelChoice
+
+    argv = ["--resolve" if word == "--print_config" else word for word in map(_option, argv)]
+    name = ModelChoice.name
     for i, word in enumerate(argv):
-        if word == "--config" and i + 1 < len(argv):
-            argv[i + 1] = str(find_recipe(argv[i + 1]))
-        elif word.startswith("--config="):
-            argv[i] = f"--config={find_recipe(word[9:])}"
+        option, equals, value = word.partition("=")
+        if option not in ("--config", "--model.name") or not (equals or i + 1 < len(argv)):
+            continue
+        place, value, before = (i, value, f"{option}=") if equals else (i + 1, argv[i + 1], "")
+        if option == "--config":
+            value, named = _recipe(value)
+            argv[place] = before + value
+            name = named or name
+        else:
+            name = value
+    network = model_config(name)
+    parser.add_argument("--model.name", type=str, default=name, help=_help(ModelChoice, "name"))
+    parser.add_argument(
+        "--model.backbone_weights", type=str | None, default=None, help=_help(ModelChoice, "backbone_weights")
+    )
+    parser.add_class_arguments(type(network), "model", instantiate=False)
+    parser.set_defaults(_flat("model", dataclasses.asdict(network)))
+    parser.add_class_arguments(family_of(network).loss, "loss")
     return argv
+
+
+def _recipe(name: str) -> tuple[str, str]:
+    """A recipe as the parser takes it, a file or its content, and the model it names ("" for none)."""
+    import yaml
+
+    from ..recipes import find_recipe
+    from ..training.config import upgraded
+
+    path = find_recipe(name)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
+        return str(path), ""
+    if not isinstance(recipe, dict):
+        return str(path), ""
+    today = upgraded(recipe)
+    model = today.get("model")
+    named = str(model.get("name") or "") if isinstance(model, dict) else ""
+    return str(path) if today == recipe else json.dumps(today), named
+
+
+def _help(config: Any, name: str) -> str:
+    """What the docstring of a dataclass says about a field."""
+    from docstring_parser import parse
+
+    found = {p.arg_name: p.description or "" for p in parse(config.__doc__).params}
+    return " ".join(found[name].split())
+
+
+def _flat(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Nested dicts as one, by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(f"{key}.{name}", value) if isinstance(value, dict) else {f"{key}.{name}": value}
+    return found
 
 
 def _option(word: str) -> str:
@@ -47,15 +104,21 @@ def _option(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     name = "--" + name[2:].replace("-", "_")
+    if name.startswith("--kmax_loss."):  # of versions in which each family had its own option
+        name = name.replace("--kmax_loss.", "--loss.")
     return ("--data.data" if name == "--data" else name) + equals + value
 
 
 def run(args: Any) -> int:
     """Trains, prints the last figures."""
-    from ..training.config import TrainConfig, recipe_yaml
+    from ..models.registry import changed, model_config
+    from ..training.config import ModelChoice, TrainConfig, recipe_yaml
 
-    fields = {f.name for f in dataclasses.fields(TrainConfig)}
-    config = TrainConfig(**{k: v for k, v in vars(args).items() if k in fields})
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
+    network = values["model"].as_dict()
+    name, weights = network.pop("name"), network.pop("backbone_weights")
+    values["model"] = ModelChoice(name, weights, changed(model_config(name), network))
+    config = TrainConfig(**values)
     recipe = recipe_yaml(config)
     if args.resolve:
         print(recipe, end="")

@@ -20,8 +20,9 @@ class InputConfig:
         size: canvas (height, width) in pixels for `fit`, and the training crop.
         scale: factor applied to the image in `native` mode.
         multiple: canvas sizes are multiples of this many pixels in `native` mode.
-        mean, std: per-channel normalisation of values scaled to 0…1; their number is that of the channels:
-            3 are RGB, 1 is grey, 4 the bands of RGBA and other pictures of 4 channels.
+        mean: subtracted from values scaled to 0…1, one number a channel: 3 are RGB, 1 is grey, 4 the bands
+            of RGBA and other images of 4 channels.
+        std: the values are then divided by it, one number a channel.
         stretch: `percentile` first maps each image's `percentiles` to 0…1 (one range over all channels),
             for pictures that use a small part of their range (fluorescence microscopy).
         percentiles: low and high percentile of the stretch, in percent.
@@ -84,7 +85,8 @@ class PostprocessConfig:
             public code of MaskConver's semantic models fills with class 0 (VOC's background).
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
         stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
-        class_exponent, mask_exponent: a and b of class score^a · mask score^b, the order of proposals.
+        class_exponent: a of class score^a · mask score^b, the order of proposals (rule `kmax` only).
+        mask_exponent: b of that product (rule `kmax` only).
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
         stuff_min_area: `min_area` of stuff, None for the same (rule `kmax` only). DeepLab2's limits of things
             and stuff are 400 and 6400 pixels on COCO, 256 and 2048 on Cityscapes.

@@ -165,6 +165,19 @@ def override(config: T, values: dict[str, Any]) -> T:
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
+def changed(config: T, values: dict[str, Any]) -> T:
+    """`override`, with a look at whether every field can have its value.
+
+    Raises:
+        ConfigError: a field that does not exist, or a value that it cannot have.
+    """
+    config = override(config, values)
+    try:
+        return msgspec.convert(msgspec.to_builtins(config), type(config))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{type(config).__name__}: {str(error).replace('$.', '')}") from error
+
+
 def create_model(
     name: str, *, categories: Categories | None = None, num_classes: int | None = None, **overrides: Any
 ) -> SegmentationModel:
@@ -180,11 +193,7 @@ def create_model(
         ConfigError: an unknown name or field, a value that the field cannot have, or categories and
             num_classes that disagree.
     """
-    config = override(model_config(name), overrides)
-    try:
-        config = msgspec.convert(msgspec.to_builtins(config), type(config))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{type(config).__name__}: {str(error).replace('$.', '')}") from error
+    config = changed(model_config(name), overrides)
     if categories is None and num_classes is None:
         categories = Categories.coco()
     return build_model(config, num_classes or len(categories or ()), categories, name)

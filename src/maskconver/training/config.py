@@ -3,62 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_type_hints
+from typing import Any, Literal
 
+from ..core.config import renamed
+from ..errors import ConfigError
 from ..models import model_config
-from ..models.kmax import KMaXConfig
-from ..models.kmax.losses import KMaXLossConfig
-from ..models.maskconver.losses import LossConfig
-from ..models.registry import families
+from ..models.registry import family_of
 from .loader import DataConfig
 from .optim import OptimConfig, ScheduleConfig
 
 
-def _optional(configs: Sequence[Any], name: str, first: list[tuple[str, Any, Any]]) -> type:
-    """A dataclass with the fields of all configs, each optional and None: "as registered"."""
-    kinds: dict[str, list[Any]] = {}
-    for config in configs:
-        for key, kind in get_type_hints(config).items():
-            kinds.setdefault(key, []).append(kind)
-    fields = list(first)
-    for key, found in kinds.items():
-        if isinstance(found[0], type) and dataclasses.is_dataclass(found[0]):
-            nested = _optional(found[:1], f"{found[0].__name__}Override", [])
-            fields.append((key, nested, field(default_factory=nested)))
-        else:
-            fields.append((key, Union[(*found, None)], None))
-    made = dataclasses.make_dataclass(name, fields)
-    made.__module__, made.__doc__ = __name__, configs[0].__doc__
-    return made
+@dataclass
+class ModelChoice:
+    """Which network is trained. In recipes the fields of `config` stand beside the others.
 
+    Attributes:
+        name: see `maskconver models`.
+        backbone_weights: what the backbone starts from: `pretrained` (timm's weights of its name, from the
+            network), or a file of torchvision, timm or this package (.safetensors, .pth).
+        config: the network's config; as registered under `name` where None.
+    """
 
-ModelOverride = _optional(
-    [config for family in families() for config, _ in family.kinds.values()],
-    "ModelOverride",
-    [("name", str, "maskconver_mobile_256"), ("backbone_weights", str | None, None)],
-)
-ModelOverride.__doc__ = """A registered model's name, and any field of its config that shall differ from it.
+    name: str = "maskconver_mobile_256"
+    backbone_weights: str | None = None
+    config: Any = None
 
-Attributes:
-    name: see `maskconver models`.
-    backbone_weights: what the backbone starts from: `pretrained` (timm's weights of its name, from the
-        network), or a file of torchvision, timm or this package (.safetensors, .pth).
-"""
-NO_CONFIG = ("name", "backbone_weights")
-
-
-def overrides(model: Any) -> dict[str, Any]:
-    """The fields of the model's config that were set, nested ones as dicts."""
-    values: dict[str, Any] = {}
-    for f in dataclasses.fields(model):
-        value = getattr(model, f.name)
-        if dataclasses.is_dataclass(value):
-            value = overrides(value) or None
-        if value is not None and f.name not in NO_CONFIG:
-            values[f.name] = value
-    return values
+    def __post_init__(self) -> None:
+        if self.config is None:
+            self.config = model_config(self.name)
 
 
 @dataclass
@@ -66,10 +39,11 @@ class TrainConfig:
     """A whole run.
 
     Attributes:
-        model: registered name and overrides.
-        data, optim, schedule: see their classes.
-        loss: of MaskConver models.
-        kmax_loss: of kMaX-DeepLab models; how ReMaX relaxes them is the model's business (`model.remax`).
+        model: which network, and what differs from the registered one.
+        data: which data, how it is varied and loaded.
+        loss: weights and kinds of the loss terms, a config of the model's family; its defaults where None.
+        optim: the optimiser.
+        schedule: how the learning rate runs.
         out: folder of the run (checkpoints, logs, pictures, the resolved recipe).
         steps: optimiser steps.
         accumulate: batches a step.
@@ -91,10 +65,9 @@ class TrainConfig:
         threads: CPU threads of torch; None leaves them as they are.
     """
 
-    model: ModelOverride = field(default_factory=ModelOverride)  # type: ignore[valid-type]
+    model: ModelChoice = field(default_factory=ModelChoice)
     data: DataConfig = field(default_factory=DataConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    kmax_loss: KMaXLossConfig = field(default_factory=KMaXLossConfig)
+    loss: Any = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     out: str = "runs/train"
@@ -116,11 +89,15 @@ class TrainConfig:
     devices: int = 1
     threads: int | None = None
 
-
-def loss_of(config: TrainConfig) -> str:
-    """The field of a run's losses, by its model's family."""
-    family = model_config(config.model.name)  # type: ignore[attr-defined]
-    return "kmax_loss" if isinstance(family, KMaXConfig) else "loss"
+    def __post_init__(self) -> None:
+        expected = family_of(self.model.config).loss
+        if self.loss is None:
+            self.loss = expected()
+        elif type(self.loss) is not expected:
+            raise ConfigError(
+                f"{self.model.name} is trained with a loss of {expected.__name__}, "
+                f"not of {type(self.loss).__name__}"
+            )
 
 
 def recipe_yaml(config: TrainConfig) -> str:
@@ -128,24 +105,21 @@ def recipe_yaml(config: TrainConfig) -> str:
     import yaml
 
     values = dataclasses.asdict(config)
-    for name in ("loss", "kmax_loss"):  # the other family's, unless it was set
-        if name != loss_of(config) and getattr(config, name) == type(getattr(config, name))():
-            del values[name]
-    registered = dataclasses.asdict(model_config(values["model"]["name"]))
-    model = values["model"]
-    # What models of other kinds have is not printed, unless it was set: then the run will refuse it.
-    was_set = overrides(config.model)
-    values["model"] = {k: v for k, v in model.items() if k in (*NO_CONFIG, *registered) or k in was_set}
-    _fill(values["model"], registered)
+    network = values["model"].pop("config")
+    values["model"] |= network
     return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
 
 
-def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:
-    for key, default in defaults.items():
-        if isinstance(default, dict):
-            _fill(values[key], default)
-        elif values[key] is None:
-            values[key] = default
+def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe by today's names, also one that an earlier version wrote.
+
+    Args:
+        recipe: as YAML holds it; left as it is.
+    """
+    recipe = {"loss" if name == "kmax_loss" else name: value for name, value in recipe.items()}
+    if isinstance(recipe.get("model"), dict):
+        recipe["model"] = renamed(recipe["model"])
+    return recipe
 
 
 def _plain(value: Any) -> Any:

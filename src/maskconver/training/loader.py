@@ -52,8 +52,10 @@ class DataConfig:
 
     Attributes:
         data: folder of the data set; may be left out where the files are named one by one.
-        train_split, val_split: names of the splits in it.
-        train, val: files of these splits that lie elsewhere.
+        train_split: name of the split to train on.
+        val_split: name of the split to validate on.
+        train: files of the training split that lie elsewhere.
+        val: files of the validation split that lie elsewhere.
         batch_size: images a step on one device.
         workers: loader processes; 0 loads in the training process.
         semantic: forget the instances: `all` classes as stuff, or `things` and one background; see

@@ -24,8 +24,9 @@ class OptimConfig:
         weight_decay: how much, on what `decay` says.
         decay: `kernels`: of convolutions but not depthwise ones, dense layers and embedding tables (mobile
             reference); `depthwise` ones too (multi-scale recipe); `all` parameters (multi-scale code).
-        momentum: of SGD.
-        betas, eps: of AdamW.
+        momentum: of SGD, 0…1.
+        betas: decay rates of AdamW's two moving averages.
+        eps: added to the denominator of AdamW's steps.
         backbone_lr: the backbone's learning rate as a fraction of the others'.
         clip_norm: gradients are scaled down to this norm; None for no clipping.
     """

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, ConfigError, first_line
-from ..models import create_model
 from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.backbones.weights import load_backbone
 from ..models.checkpoint import init_from
+from ..models.registry import build_model
 from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
-from .config import TrainConfig, overrides
+from .config import TrainConfig
 from .console import DivergenceWatch, LogLines
 from .loader import SegmentationData
 from .optim import scaled_lr
@@ -54,9 +54,10 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     pl.seed_everything(config.seed, verbose=False)
     step_images = config.data.batch_size * config.accumulate * config.devices
     data = SegmentationData(
-        config.data, _input(config), config.steps * step_images, config.seed, config.overfit
+        config.data, config.model.config.input, config.steps * step_images, config.seed, config.overfit
     )
-    model = create_model(config.model.name, categories=data.categories, **overrides(config.model))  # type: ignore[attr-defined]
+    network = config.model.config
+    model = build_model(network, len(data.categories), data.categories, config.model.name)
     most = int(data.train.segment_counts.max())
     say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
     if most > model.config.proposals:
@@ -67,9 +68,8 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     checkpoint = _resume(config, out)
-    if config.model.backbone_weights and not checkpoint:  # type: ignore[attr-defined]
-        source = config.model.backbone_weights  # type: ignore[attr-defined]
-        say(f"backbone from {source}: {load_backbone(model.backbone, model.config.backbone, source)}")
+    if (source := config.model.backbone_weights) and not checkpoint:
+        say(f"backbone from {source}: {load_backbone(model.backbone, network.backbone, source)}")
     if config.init_from and not checkpoint:
         report = init_from(
             model, config.init_from, tuple(config.init_modules.split(",")) if config.init_modules else None
@@ -140,12 +140,6 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
 
 def _silent(line: str) -> None:
     """Says nothing."""
-
-
-def _input(config: TrainConfig) -> Any:
-    from ..models.registry import model_config, override
-
-    return override(model_config(config.model.name), overrides(config.model)).input  # type: ignore[attr-defined]
 
 
 def _check_resumable(

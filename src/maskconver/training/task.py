@@ -12,10 +12,9 @@ from ..errors import MaskconverError
 from ..inference.evaluation import Figures
 from ..merge import postprocess
 from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
+from ..models.base import SegmentationModel
 from ..models.batch import Batch
-from ..models.registry import Model
 from .config import TrainConfig
-from .criterion import create_criterion
 from .loader import ValidationItem
 from .optim import create_optimizer, learning_rate, scaled_lr
 
@@ -30,14 +29,14 @@ class SegmentationTask(pl.LightningModule):
     """Trains a model of any family and measures PQ and mIoU on validation images at their own size.
 
     Args:
-        model: with categories.
-        config: the run.
+        model: with categories; changed by training.
+        config: the run; its `loss` is of the model's family.
     """
 
-    def __init__(self, model: Model, config: TrainConfig) -> None:
+    def __init__(self, model: SegmentationModel, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
-        self.criterion = create_criterion(model, config)
+        self.criterion = model.family.criterion(model, config.loss, min_iou=config.data.targets.min_iou)
         assert model.categories is not None
         self.figures = Figures(model.categories)
         self.headline = "pq" if model.categories.is_thing.any() else "miou"

@@ -40,12 +40,16 @@ class KMaXLossConfig:
     """Weights and samples; the defaults are the published ones, of all three data sets.
 
     Attributes:
-        class_weight, dice_weight, mask_id_weight, instance_weight: λ of the terms of every output.
-        semantic_weight: λ of the auxiliary semantic head's.
+        class_weight: λ of the class term, of every output.
+        dice_weight: λ of the dice term.
+        mask_id_weight: λ of the cross-entropy of each pixel's mask.
+        instance_weight: λ of the instance discrimination.
+        semantic_weight: λ of the auxiliary semantic head's term.
         instance_samples: pixels whose features are compared, for each image and output.
         instance_sampling: temperature with which pixels of small masks are drawn more often.
         instance_temperature: τ of the compared features.
-        semantic_samples, semantic_sampling: the same for the semantic head.
+        semantic_samples: pixels of each image that the semantic head is judged on.
+        semantic_sampling: temperature with which pixels of small classes are drawn more often.
         semantic_hardest: only this share of the sampled pixels, those of the largest loss (DeepLab2's
             Cityscapes has 0.2).
         share_final_matching: the final output's assignment holds for the layers' outputs too; false matches
@@ -68,10 +72,10 @@ class KMaXLossConfig:
     def __post_init__(self) -> None:
         for name in ("instance_samples", "semantic_samples"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"kmax_loss.{name} is {getattr(self, name)}; it can be 1 or more")
+                raise ConfigError(f"loss.{name} is {getattr(self, name)}; it can be 1 or more")
         if not 0 < self.semantic_hardest <= 1:
             raise ConfigError(
-                f"kmax_loss.semantic_hardest is {self.semantic_hardest:g}; it can be above 0 to 1 (all)"
+                f"loss.semantic_hardest is {self.semantic_hardest:g}; it can be above 0 to 1 (all)"
             )
 
 

@@ -88,8 +88,9 @@ class MultiScaleConfig:
         drop_path: largest rate of stochastic depth in backbone and UNet, rising from stage to stage.
         decoder: `convnext_unet` refines levels 5, 4, 3 before the FPN; `fpn` is the FPN alone; `bifpn` stands
             in its place; `aspp` widens the view of the coarsest level before the FPN.
-        unet_dim, unet_depths, unet_kernel: channels, blocks of levels 5, 4, 3, and depthwise kernel of the
-            ConvNeXt-UNet.
+        unet_dim: channels of the ConvNeXt-UNet.
+        unet_depths: blocks of the ConvNeXt-UNet at levels 5, 4 and 3.
+        unet_kernel: depthwise kernel of the ConvNeXt-UNet.
         bifpn_repeats: how often the BiFPN's paths are run.
         filters: channels of pyramid and heads.
         fusion: of the FPN's top-down path: `concat` or `sum`.

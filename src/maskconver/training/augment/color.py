@@ -16,7 +16,9 @@ class ColorConfig:
     """Strengths; 0 switches an operation off.
 
     Attributes:
-        brightness, contrast, saturation: factor drawn from 1-x…1+x.
+        brightness: of the brightness, a factor is drawn from 1-x…1+x.
+        contrast: of the contrast, a factor is drawn from 1-x…1+x.
+        saturation: of the saturation, a factor is drawn from 1-x…1+x.
         hue: shift drawn from -x…x, in turns.
         gamma: exponent drawn log-uniformly from 1/(1+x)…1+x.
         invert: probability that the picture becomes its negative.
