@@ -79,9 +79,11 @@ bench: $(READY)  ## run every script of benchmarks/ (hours)
 		echo "== $$script $$arguments"; $(BIN)/python $$script $$arguments || failed="$$failed $$script"; \
 	done; [ -z "$$failed" ] || { echo "make: not finished:$$failed" >&2; exit 1; }
 
+# Strict: a warning or a link that leads nowhere fails. The command-line reference is written from the parsers first.
 docs: $(READY)  ## build the documentation into site/
 	@$(BIN)/python $(PIP) -e '.[docs]'
-	@$(BIN)/mkdocs build --strict
+	@$(BIN)/python docs/reference/make_commands.py docs/reference/commands.md
+	@$(BIN)/zensical build --clean --strict
 
 clean:  ## remove the environments and everything built
 	rm -rf $(VENV) $(CORE_VENV) build site demo_out .mypy_cache .ruff_cache .pytest_cache

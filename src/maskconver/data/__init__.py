@@ -5,9 +5,8 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     submod_attrs={
-        "sample": ["Sample"],
         "open": ["open_dataset"],
-        "dataset": ["PanopticDataset"],
+        "dataset": ["PanopticDataset", "Sample"],
         "coco": ["CocoPanoptic"],
         "label_folder": ["LabelFolder"],
         "check.run": ["check_dataset"],
