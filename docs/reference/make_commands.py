@@ -16,7 +16,7 @@ from maskconver.cli.main import COMMANDS, main
 
 HEAD = """# Command line
 
-The help of every command, as `maskconver COMMAND --help` prints it. This page is generated when the site is built.
+The help of every command, as `maskconver COMMAND --help` prints it. This page is generated with the site.
 
 | exit code | meaning |
 |---|---|

@@ -112,7 +112,7 @@ def _as_option(match: re.Match[str]) -> str:
     return option if value is None else f"{option} {value}"
 
 
-def refuse_old_options(argv: list[str]) -> list[str]:
+def refuse_old_options(parser: ArgumentParser, argv: list[str]) -> list[str]:
     """The words of a command line as they are.
 
     Raises:
