@@ -25,7 +25,7 @@ import torch
 from maskconver.core.segments import SegmentTable
 from maskconver.models import create_model
 from maskconver.models.batch import Batch
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
+from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 from maskconver.training.augment.example import Example
 from maskconver.training.loader import collate
 from maskconver.training.targets import TargetConfig, assign_targets
@@ -73,11 +73,11 @@ def measure(args: argparse.Namespace, segments: int) -> dict[str, float]:
     model = create_model(args.model, num_classes=133).train()
     optimizer = torch.optim.AdamW(model.parameters())
     batch = annotated(args.size, args.batch, segments, 133)
-    config = LossConfig(mask_loss_stride=args.stride)
+    criterion = MaskConverCriterion(model, LossConfig(mask_loss_stride=args.stride))
     before = peak()
     for _ in range(2):
         optimizer.zero_grad()
-        terms = maskconver_losses(model, model(batch.images), batch, config)
+        terms = criterion(model, model(batch.images), batch)
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
     return {"before": before, "peak": peak()}

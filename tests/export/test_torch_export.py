@@ -17,7 +17,7 @@ from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError
 from maskconver.export.torch_export import export_torch
 from tests.fakes import CATEGORIES
-from tests.models.kmax.test_fuse import trained_looking
+from tests.models.kmax.test_optimize import trained_looking
 
 
 @pytest.fixture(scope="module")

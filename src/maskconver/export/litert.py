@@ -21,7 +21,7 @@ from ..errors import ConfigError, ExportError, MissingExtraError
 from ..inference.exported import INPUT, KEY, OUTPUTS, Exported, Output, Precision
 from ..inference.litert import LiteRtRuntime
 from ..inference.silence import silenced
-from ..models.fold import fold_batch_norms
+from ..models.optimize import fold_batch_norms
 from ..models.registry import Model
 from .compare import Comparison, compare, compare_panoptic, require_alike, require_equal
 from .litert_quantize import quantize_litert

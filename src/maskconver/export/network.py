@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..inference.exported import Exported, Output, Precision, as_fed
 from ..models.kmax import KMaXDeepLab
 from ..models.registry import Model
+from ..models.topk import TopK, operator_topk
 from .panoptic import PanopticMerge, PanopticNetwork
 
 MULTIPLE = 32  # of the sides of files that take any size
@@ -123,12 +124,17 @@ class Network(nn.Module):
         return found.scores, found.labels, found.mask_logits
 
 
-def network(model: Model, description: Exported) -> nn.Module:
+def network(model: Model, description: Exported, *, topk: TopK = operator_topk) -> nn.Module:
     """The model as `description` says, on the CPU in evaluation mode: a tensor in, three tensors out.
 
     They are the fields of `Proposals`, or what `PanopticMerge` gives.
+
+    Args:
+        model: unchanged.
+        description: of the file.
+        topk: how scores are ranked; `stable_topk` where PyTorch runs the graph.
     """
-    result: nn.Module = Network(model.optimized(), description)
+    result: nn.Module = Network(model.optimized(topk=topk), description)
     if description.output == "panoptic":
         assert description.size is not None
         stride: int = model.stride  # type: ignore[assignment]

@@ -15,8 +15,8 @@ from ..core.files import atomic_path
 from ..errors import ConfigError, ExportError, first_line
 from ..inference.exported import KEY, Output
 from ..inference.torch import TorchExportRuntime
-from ..models.maskconver.peaks import for_torch
 from ..models.registry import Model
+from ..models.topk import stable_topk
 from .compare import Comparison, compare, compare_panoptic, require_equal
 from .network import any_size, describe, example, network
 
@@ -51,12 +51,11 @@ def export_torch(
         raise ConfigError(f'{path} does not end in ".pt2", by which the file is known later')
     training, device = model.training, next(model.parameters()).device
     with atomic_path(path) as temporary:
-        drawing = for_torch.set(True)
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(
-                    network(model, description),
+                    network(model, description, topk=stable_topk),
                     (example(description),),
                     dynamic_shapes=None if description.size else (any_size(description),),
                 )
@@ -65,7 +64,6 @@ def export_torch(
             cause = first_line(error)
             raise ExportError(f"{model.name or 'the model'} cannot be exported: {cause}") from error
         finally:
-            for_torch.reset(drawing)
             model.to(device).train(training)
         check = compare_panoptic if output == "panoptic" else compare
         result = check(model, TorchExportRuntime(temporary, "cpu"), images)

@@ -22,6 +22,7 @@ from ..core.files import atomic_path
 from ..errors import CheckpointError, ConfigError, MaskconverError, first_line
 from . import hub
 from .base import SegmentationModel
+from .optimize import InferenceModel
 from .registry import build_model, config_type, kind_of
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
@@ -47,11 +48,11 @@ def save(
         extra: anything JSON can hold, kept beside the config (recipe, metrics).
 
     Raises:
-        ConfigError: a copy for inference (`fused()`), whose weights no model takes.
+        ConfigError: a copy for inference (`optimized()`), whose weights no model takes.
         OSError: the file cannot be written; an older one stays as it was.
     """
-    if getattr(model, "is_folded", False):
-        raise ConfigError("this is a copy for inference (fused()); save the model it was made from")
+    if isinstance(model, InferenceModel):
+        raise ConfigError("this is a copy for inference (optimized()); save the model it was made from")
     tensors = {
         k: (v.detach().to(dtype) if dtype and v.is_floating_point() else v.detach()).cpu().contiguous()
         for k, v in weights_of(model).items()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, first_line
 from ..checkpoint import LoadReport, read_state, weights_of
-from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 PRETRAINED = "pretrained"
 _PREFIXES = ("module.", "model.", "backbone.", "net.")

@@ -7,10 +7,10 @@ import re
 from ..base import ExportLimits, Family
 from ..registry import register_family
 from .config import KMaXConfig, ReMaXConfig
-from .fuse import fuse
 from .import_official import import_official
 from .losses import KMaXCriterion, KMaXLossConfig
 from .model import KMaXDeepLab, KMaXOutput
+from .optimize import optimize
 
 __all__ = ["KMaXConfig", "KMaXDeepLab", "KMaXOutput", "ReMaXConfig"]
 
@@ -25,7 +25,7 @@ FAMILY = register_family(
             r"decoder\.(layers\.\d+\.)?(predictor\.class_head|gate\.branch\.out)\.(weight|bias)"
             r"|semantic_head\.(out|2)\.(weight|bias)"
         ),
-        optimize=fuse,
+        optimize=optimize,
         importer=import_official,
         limits=ExportLimits(
             formats=("onnx", "torch-export"),
