@@ -144,9 +144,7 @@ def transformer(name: str) -> Any:
     """EoMT with ViT-T/16 dimensions, or Mask2Former over Swin-T, with random weights for 133 classes."""
     import torch
 
-    import_module(
-        "maskconver.models.backbones._torchvision"
-    )  # before transformers, which imports torchvision
+    import_module("maskconver.models.backbones")
     from transformers import (
         EomtConfig,
         EomtForUniversalSegmentation,

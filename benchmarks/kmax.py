@@ -1,11 +1,11 @@
-"""kMaX-DeepLab and ReMaX at inference: the plain network, the fused one, ONNX Runtime and torch.compile.
+"""kMaX-DeepLab and ReMaX at inference: the plain network, the optimized one, ONNX Runtime and torch.compile.
 
 Run: .venv/bin/python benchmarks/kmax.py --threads 2
-     .venv/bin/python benchmarks/kmax.py --models remax_t --ways plain fused compiled     (takes minutes)
-     .venv/bin/python benchmarks/kmax.py --device cuda --ways plain fused compiled
+     .venv/bin/python benchmarks/kmax.py --models remax_t --ways plain optimized compiled     (takes minutes)
+     .venv/bin/python benchmarks/kmax.py --device cuda --ways plain optimized compiled
 
-Plain is the module as it is trained, without its semantic head and the layers' classes; fused is what
-`Predictor` runs; ONNX Runtime runs the exported fused network; compiled is `torch.compile` of it with its
+Plain is the module as it is trained, without its semantic head and the layers' classes; optimized is what
+`Predictor` runs; ONNX Runtime runs the exported optimized network; compiled is `torch.compile` of it with its
 weights frozen. One image of noise at the model's own size, up to class and mask logits; all ways take turns
 in one process, medians. Memory is the highest of a process with this way alone, above that with the model.
 Weights are random, batch norms included. Differences are those of the mask logits, relative to the largest.
@@ -27,7 +27,7 @@ from harness import arguments, fresh, in_turn, machine, medians, peak, table
 from maskconver.models import create_model
 from maskconver.models.kmax import KMaXDeepLab
 
-WAYS = ("plain", "fused", "onnxruntime", "compiled")
+WAYS = ("plain", "optimized", "onnxruntime", "compiled")
 CLASSES = 133
 
 
@@ -39,7 +39,8 @@ class Answer(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        final = self.model(images, deep=False).final
+        output = self.model(images)
+        final = getattr(output, "final", output)
         return final.class_logits, final.mask_logits
 
 
@@ -59,14 +60,14 @@ def trained_looking(name: str) -> KMaXDeepLab:
 
 
 def exported(model: KMaXDeepLab, images: Tensor, threads: int) -> Callable[[], tuple[Tensor, ...]]:
-    """ONNX Runtime on the fused network."""
+    """ONNX Runtime on the optimized network."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder, "model.onnx")
         torch.onnx.export(
-            Answer(model.fused()), (images,), path, dynamo=True, opset_version=20, verbose=False
+            Answer(model.optimized()), (images,), path, dynamo=True, opset_version=20, verbose=False
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -79,7 +80,7 @@ def prepare(way: str, model: KMaXDeepLab, images: Tensor, threads: int) -> Calla
     """A call that gives the class and mask logits."""
     if way == "onnxruntime":
         return exported(model, images, threads)
-    network = Answer(model if way == "plain" else model.fused()).eval()
+    network = Answer(model if way == "plain" else model.optimized()).eval()
     if way == "compiled":
         from torch._inductor import config
 

@@ -12,7 +12,7 @@ import torch
 
 from harness import annotated, arguments, fresh, machine, peak, table
 from maskconver.models import create_model
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
+from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 
 
 def measure(name: str, size: int, count: int, stride: int, segments: int) -> tuple[float, float]:
@@ -21,11 +21,11 @@ def measure(name: str, size: int, count: int, stride: int, segments: int) -> tup
     model = create_model(name, num_classes=133).train()
     optimizer = torch.optim.AdamW(model.parameters())
     batch = annotated(size, count, segments, 133)
-    config = LossConfig(mask_loss_stride=stride)
+    criterion = MaskConverCriterion(model, LossConfig(mask_loss_stride=stride))
     before = peak()
     for _ in range(2):
         optimizer.zero_grad()
-        terms = maskconver_losses(model, model(batch.images), batch, config)
+        terms = criterion(model, model(batch.images), batch)
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
     return before, peak()

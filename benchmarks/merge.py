@@ -119,7 +119,7 @@ def transformers_merge(
     """The post-processing of Mask2Former in Hugging Face's library on the same scores and masks."""
     import torch
 
-    from maskconver.models.backbones import _torchvision  # noqa: F401 - before transformers imports torchvision
+    import maskconver.models.backbones  # noqa: F401 - before transformers imports torchvision
 
     try:
         from transformers import Mask2FormerImageProcessor  # isort: skip

@@ -4,7 +4,7 @@ Run: .venv/bin/python benchmarks/models.py --threads 2
      .venv/bin/python benchmarks/models.py --parts training --sizes 640     (needs transformers and scipy)
      .venv/bin/python benchmarks/models.py --device cuda --precision bf16 --batch 8 16
 
-Every figure comes from a process of its own. Latency is that of `model.fused().predict`, which is what
+Every figure comes from a process of its own. Latency is that of `model.optimized().predict`, which is what
 `Predictor` runs, image to mask logits, batch 1, at the model's own input size, the median of a few runs.
 Memory is the highest the process had (on a GPU: that torch took there) above what it had with everything
 imported; of training steps that without what the C library keeps of freed blocks, and beside it that with
@@ -28,7 +28,7 @@ from harness import annotated, arguments, fresh, machine, median, peak, table
 from maskconver.models import create_model, list_models
 from maskconver.models.batch import Batch
 from maskconver.models.inspect import count_macs, count_parameters
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
+from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 
 CLASSES, SEGMENTS = 133, 20
 RIVAL = "Mask2Former, Swin-T (transformers)"
@@ -71,7 +71,7 @@ def inference(args: argparse.Namespace) -> dict[str, float]:
 
     with torch.inference_mode(), mixed(args):
         if not args.compiled:
-            run = model.fused().predict
+            run = model.optimized().predict
             seconds = timed(lambda: run(images), args)
             return {"seconds": seconds, "memory": used(args.device) - before}
         plain = timed(lambda: model(images), args)
@@ -103,13 +103,14 @@ def own_step(batch: Batch, args: argparse.Namespace) -> Callable[[], None]:
     network = torch.compile(model, fullgraph=True) if args.compiled else model
     optimizer = torch.optim.AdamW(model.parameters())
     batch = batch.to(args.device)
-    images, config = batch.images.contiguous(memory_format=layout), LossConfig()
+    images = batch.images.contiguous(memory_format=layout)
+    criterion = MaskConverCriterion(model, LossConfig())
 
     def step() -> None:
         optimizer.zero_grad()
         with mixed(args):
             maps = network(images)
-        terms = maskconver_losses(model, maps, batch, config)
+        terms = criterion(model, maps, batch)
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
 

@@ -118,7 +118,7 @@ def repeat(data: dict[str, Any], times: int) -> dict[str, Any]:
 
 def arrays(pairs: list[Pair], categories: Categories) -> None:
     """Prints ours beside torchmetrics."""
-    import maskconver.models.backbones._torchvision  # noqa: F401, I001  (before torchmetrics, which imports torchvision)
+    import maskconver.models.backbones  # noqa: F401, I001  (before torchmetrics, which imports torchvision)
     import torch
     from torchmetrics.detection import PanopticQuality as TorchMetrics
 

@@ -31,9 +31,9 @@ from maskconver.merge import postprocess
 from maskconver.metrics import PanopticQuality
 from maskconver.metrics.overlap import Overlap
 from maskconver.models import create_model
+from maskconver.models.batch import MaskTargets
 from maskconver.models.kmax.loss_terms import Assignment, false_losses
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
-from maskconver.models.kmax.targets import MaskTargets
 from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 from maskconver.training.augment.example import AugmentConfig
 from maskconver.training.loader import DataConfig, SegmentationData
@@ -66,11 +66,13 @@ class Watched(KMaXCriterion):
 
     ratios: list[list[float]]
 
-    def terms(self, output: Output, assignment: Assignment, targets: MaskTargets) -> dict[str, Tensor]:
+    def terms(
+        self, output: Output, assignment: Assignment, targets: MaskTargets, **given: Any
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
             positives, negatives = false_losses(output.relaxed, assignment.owner)
             self.ratios.append((positives / negatives.clamp(min=1e-6)).tolist())
-        return super().terms(output, assignment, targets)
+        return super().terms(output, assignment, targets, **given)
 
 
 def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:

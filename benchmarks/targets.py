@@ -26,7 +26,7 @@ from harness import arguments, machine, table
 from maskconver.data.open import open_dataset
 from maskconver.data.synth.write import write_dataset
 from maskconver.models import create_model
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
+from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 from maskconver.training.augment.example import AugmentConfig, train_example
 from maskconver.training.loader import collate
 from maskconver.training.optim import OptimConfig, create_optimizer
@@ -76,7 +76,7 @@ def main() -> None:
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()
-        terms = maskconver_losses(model, model(batch.images), batch, LossConfig())
+        terms = criterion(model, model(batch.images), batch)
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
 

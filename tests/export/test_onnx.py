@@ -26,7 +26,7 @@ from maskconver.export.onnx import Onnx
 from maskconver.inference.exported import KEY, Exported
 from maskconver.inference.onnx import OnnxRuntime
 from tests.fakes import CATEGORIES
-from tests.models.kmax.test_fuse import trained_looking
+from tests.models.kmax.test_optimize import trained_looking
 
 SIZES = {"nuclei": (128, 160), "mobile": (96, 128)}
 BYTES = {"none": 4.2, "fp16": 2.2, "int8-weights": 1.4, "int8": 1.5}  # a weight, with the graph around it
@@ -53,7 +53,7 @@ def test_panoptic_maps_of_real_images_are_equal_pixel_by_pixel(exported, models,
     own = mc.load("nuclei")
     own.config.input = replace(model.input, mode="fit", size=SIZES["nuclei"])
     # Both fused, as a model file is run: plain and fused may round a pixel of an edge to either side.
-    for ours, theirs in zip(mc.Predictor(own.fused())(pictures), mc.Predictor(path)(pictures)):
+    for ours, theirs in zip(mc.Predictor(own.optimized())(pictures), mc.Predictor(path)(pictures)):
         assert len(ours) > 1
         np.testing.assert_array_equal(theirs.ids, ours.ids)
         assert [s.label for s in theirs] == [s.label for s in ours]

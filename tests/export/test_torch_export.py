@@ -16,7 +16,7 @@ from maskconver.cli.main import main
 from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError
 from tests.fakes import CATEGORIES
-from tests.models.kmax.test_fuse import trained_looking
+from tests.models.kmax.test_optimize import trained_looking
 
 
 @pytest.fixture(scope="module")

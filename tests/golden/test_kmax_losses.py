@@ -13,22 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskconver.models import create_model
+from maskconver.models.batch import MaskTargets
 from maskconver.models.kmax.loss_terms import (
     Assignment,
-    MaskActivation,
-    branch_loss,
     class_loss,
     dice_loss,
     false_losses,
     mask_id_loss,
-    mask_probability,
     one_hot_map,
     sampled_semantic_loss,
 )
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
 from maskconver.models.kmax.matching import match, similarities
-from maskconver.models.kmax.targets import MaskTargets
-from maskconver.models.remax import class_overlap, class_probability, relax, semantic_gate, soften
+from maskconver.models.remax import (
+    ProbabilityKind,
+    branch_loss,
+    class_overlap,
+    probability,
+    relax,
+    semantic_gate,
+    soften,
+)
 
 from .reference import case
 
@@ -126,7 +131,7 @@ def test_terms_total_and_gradients(loaded: tuple[str, dict[str, NDArray]]) -> No
     )
     samples = count if name == "kvoid" else semantic[0].numel()
     auxiliary_loss = sampled_semantic_loss(
-        torch.from_numpy(arrays["aux_semantic_logits"]), semantic, samples, 2.0
+        torch.from_numpy(arrays["aux_semantic_logits"]), semantic, samples, temperature=2.0
     )
     close(auxiliary_loss, arrays["L_loss_aux_semantic"])
     total = total + auxiliary_loss
@@ -155,9 +160,9 @@ class Equations:
     def map(self, name: str) -> Tensor:
         return torch.from_numpy(self.arrays[name]).T.reshape(1, -1, 4, 5).clone()
 
-    def gate(self, activation: MaskActivation) -> Tensor:
-        classes = class_probability(self.classes, activation, -1)[..., :-1]
-        return semantic_gate(class_probability(self.semantic, activation, 1), classes)
+    def gate(self, activation: ProbabilityKind) -> Tensor:
+        classes = probability(self.classes, activation, -1)[..., :-1]
+        return semantic_gate(probability(self.semantic, activation, 1), classes)
 
     def assignment(self) -> Assignment:
         weight = torch.from_numpy(self.arrays["class_weight"])[None]
@@ -173,7 +178,7 @@ def equations() -> Equations:
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_equations_1_and_2(equations: Equations, activation: MaskActivation) -> None:
+def test_equations_1_and_2(equations: Equations, activation: ProbabilityKind) -> None:
     gate = equations.gate(activation)
     close(gate, equations.map(f"m_hat_sem_{activation}"), 1e-12)
     close(relax(equations.masks, gate), equations.map(f"m_hat_pan_{activation}"), 1e-12)
@@ -182,36 +187,41 @@ def test_equations_1_and_2(equations: Equations, activation: MaskActivation) -> 
 
 
 def test_equations_1_and_2_with_the_ground_truth(equations: Equations) -> None:
-    classes = class_probability(equations.classes, "sigmoid", -1)[..., :-1]
+    classes = probability(equations.classes, "sigmoid", -1)[..., :-1]
     gate = semantic_gate(one_hot_map(equations.truth, 4).double(), classes)
     close(gate, equations.map("m_hat_sem_gt"), 1e-12)
     close(relax(equations.masks, gate), equations.map("m_hat_pan_gt"), 1e-12)
 
 
+def softened(target: Tensor, overlap: Tensor, eta: float) -> Tensor:
+    """Equation 4 for hard targets, "no object" last."""
+    return soften(F.one_hot(target, 5).float(), F.pad(overlap, (0, 1)), eta)
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_equations_3_and_4(equations: Equations, activation: MaskActivation) -> None:
-    masks = mask_probability(equations.masks, activation)
+def test_equations_3_and_4(equations: Equations, activation: ProbabilityKind) -> None:
+    masks = probability(equations.masks, activation, 1)
     overlap = class_overlap(masks, equations.segments, 4)
     close(F.pad(overlap, (0, 1))[0], equations.arrays[f"y_m_{activation}"], 1e-7)
-    soft = soften(equations.target, overlap, 0.1, 4)
+    soft = softened(equations.target, overlap, 0.1)
     close(soft[0], equations.arrays[f"y_hat_{activation}"], 1e-7)
     if activation == "sigmoid":
-        close(soften(equations.target, overlap, 0.5, 4)[0], equations.arrays["y_hat_sigmoid_eta05"], 1e-7)
+        close(softened(equations.target, overlap, 0.5)[0], equations.arrays["y_hat_sigmoid_eta05"], 1e-7)
         weight = equations.assignment().class_weight
         close(class_loss(equations.classes, soft, weight), equations.arrays["class_loss_reclass"], 1e-7)
-        hard = soften(equations.target, None, 0.1, 4)
+        hard = F.one_hot(equations.target, 5).float()
         close(class_loss(equations.classes, hard, weight), equations.arrays["class_loss_onehot"], 1e-7)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("kind", ["raw", "remask"])
-def test_mask_losses(equations: Equations, activation: MaskActivation, kind: str) -> None:
+def test_mask_losses(equations: Equations, activation: ProbabilityKind, kind: str) -> None:
     masks = equations.masks
     if kind == "remask":
         masks = relax(masks, equations.gate(activation))
     value = mask_id_loss(masks, equations.owner, activation)
     close(value, equations.arrays[f"mask_ce_{activation}_{kind}"], 1e-9)
-    dice = dice_loss(mask_probability(masks, activation), equations.assignment())
+    dice = dice_loss(probability(masks, activation, 1), equations.assignment())
     close(dice, equations.arrays[f"dice_{activation}_{kind}"], 1e-9)
     if (activation, kind) == ("sigmoid", "remask"):
         value.backward()

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskconver.models.batch import Batch
+from maskconver.models.batch import Batch, at_stride
 from maskconver.models.maskconver.loss_terms import center_sums, focal_loss, joint_dice, mask_sums, pixel_bce
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses, nearest
+from maskconver.models.maskconver.losses import LossConfig
 from maskconver.models.maskconver.model import Maps
+from tests.losses import judged
 
 from .reference import case, nchw
 
@@ -78,7 +79,7 @@ class TestTotal:
         center = center_sums(
             heatmap,
             nchw(arrays["heatmap_targets"]),
-            nearest(valid, valid.shape[-1] // heatmap.shape[-1])[:, None],
+            at_stride(valid, valid.shape[-1] // heatmap.shape[-1])[:, None],
         )
         center = (center / (counts + 1)).mean()
         full = nn.functional.interpolate(masks, valid.shape[-2:], mode="bilinear", align_corners=False)
@@ -112,9 +113,9 @@ class TestTotal:
             torch.ones(n, dtype=torch.bool),
         )  # fmt: skip
         masks = nchw(arrays["mask_logits"])
-        maps = Maps(nchw(arrays["heatmap_logits"]), masks, masks)
+        maps = Maps((nchw(arrays["heatmap_logits"]),), (masks,), masks)
         config = LossConfig(dice="joint", mask_loss_stride=1)
-        terms = maskconver_losses(LogitsModel(masks.shape[1]), maps, batch, config)  # type: ignore[arg-type]
+        terms = judged(LogitsModel(masks.shape[1]), maps, batch, config)  # type: ignore[arg-type]
         if disjoint:
             np.testing.assert_allclose(terms["mask"] / 5, arrays["mask_loss"], rtol=1e-5)
             np.testing.assert_allclose(terms["dice"] / 5, arrays["dice_loss"], rtol=1e-5)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from maskconver.models import create_model
 from maskconver.models.inspect import count_parameters
@@ -74,7 +75,7 @@ def test_backbone(mobile: MaskConver, name: str) -> None:
 
 def test_aspp(mobile: MaskConver) -> None:
     with torch.no_grad():
-        out = mobile.decoder(nchw(np.abs(noise(1, (1, 6, 5, 448), 0.5))))
+        out = mobile.decoder({4: nchw(np.abs(noise(1, (1, 6, 5, 448), 0.5)))})[4]
     torch.testing.assert_close(out, nchw(case("maskconver/decoder_aspp")["output"]), atol=1e-5, rtol=1e-5)
 
 
@@ -107,12 +108,12 @@ def test_peaks_and_their_order() -> None:
     arrays = case("maskconver/peaks_topk")
     logits = nchw(arrays["logits"])
     torch.testing.assert_close(peak_scores(logits), nchw(arrays["peak_scores"]), atol=1e-6, rtol=0)
-    peaks = top_peaks(logits, int(arrays["k"]))
+    peaks = top_peaks([logits], int(arrays["k"]))
     np.testing.assert_array_equal(peaks.labels, arrays["classes"])
-    np.testing.assert_array_equal(peaks.cells, arrays["indices_yx"])
+    np.testing.assert_array_equal(peaks.cells[..., 1:], arrays["indices_yx"])
     np.testing.assert_allclose(peaks.scores, arrays["scores"], atol=1e-6)
     gathered = nchw(arrays["embedding_map"])[
-        torch.arange(2)[:, None], :, peaks.cells[..., 0], peaks.cells[..., 1]
+        torch.arange(2)[:, None], :, peaks.cells[..., 1], peaks.cells[..., 2]
     ]
     np.testing.assert_array_equal(gathered, arrays["gathered"])
 
@@ -121,13 +122,13 @@ def test_mask_embeddings_at_given_points(mobile: MaskConver) -> None:
     arrays = case("maskconver/mask_embeddings_at_points")
     with torch.no_grad():
         maps = mobile(nchw(image(256, 256)))
-        cells = torch.from_numpy(arrays["indices_yx"]).long()
-        pooled = maps.embedding_map[0][:, cells[:, 0], cells[:, 1]].T
+        cells = F.pad(torch.from_numpy(arrays["indices_yx"]).long(), (1, 0))
+        pooled = maps.embedding_map[0][0, :, cells[:, 1], cells[:, 2]].T
         out = mobile.mask_embeddings(
             maps.embedding_map,
             torch.zeros(4, dtype=torch.long),
             cells,
-            torch.from_numpy(arrays["classes"]).long(),
+            labels=torch.from_numpy(arrays["classes"]).long(),
         )
     torch.testing.assert_close(pooled, torch.from_numpy(arrays["pooled"]), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(out, torch.from_numpy(arrays["mask_embeddings"]), atol=1e-4, rtol=1e-4)
@@ -138,7 +139,7 @@ def test_whole_model(mobile: MaskConver) -> None:
     picture = image(256, 256)
     assert abs(picture.sum() - arrays["image_sum"]) < 1e-1
     with torch.no_grad():
-        heatmap = mobile(nchw(picture)).heatmap_logits[0]
+        heatmap = mobile(nchw(picture)).heatmap_logits[0][0]
     channels = torch.from_numpy(arrays["heatmap_channels"]).long()
     torch.testing.assert_close(heatmap[channels], nchw(arrays["heatmap_logits"]).squeeze(), atol=5e-5, rtol=0)
     proposals = mobile.predict(nchw(picture), 50)
@@ -173,7 +174,7 @@ def test_semantic_variants(name: str) -> None:
     model = by_formula(create_model("maskconver_mobile_256", num_classes=classes, **changes))
     picture = nchw(arrays["image"])
     with torch.no_grad():
-        decoded = model.decoder(model.backbone(picture)[4])[0]
+        decoded = model.decoder(model.backbone(picture))[4][0]
         maps = model(picture)
     torch.testing.assert_close(
         decoded[:: decoded.shape[0] // arrays["decoder"].shape[-1]],
@@ -181,7 +182,9 @@ def test_semantic_variants(name: str) -> None:
         atol=1e-4,
         rtol=1e-4,
     )
-    torch.testing.assert_close(maps.heatmap_logits[0], nchw(arrays["heatmap_logits"]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        maps.heatmap_logits[0][0], nchw(arrays["heatmap_logits"]), atol=1e-4, rtol=1e-4
+    )
     proposals = model.predict(picture, 20)
     np.testing.assert_array_equal(proposals.labels[0], arrays["classes"])
     np.testing.assert_allclose(proposals.scores[0], arrays["scores"], atol=1e-5)

@@ -21,9 +21,9 @@ from maskconver.models.decoders.convnext_unet import ConvNeXtBlock, ConvNeXtUNet
 from maskconver.models.decoders.fpn import FPN
 from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.layers import LayerNorm2d
-from maskconver.models.maskconver import MultiScaleMaskConver
+from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.heads import MLP, Head, PanopticFPNFusion, SumFusion
-from maskconver.models.maskconver.peaks import peak_scores, pyramid_peaks
+from maskconver.models.maskconver.peaks import peak_scores, top_peaks
 from tests.golden.model_garden import _own_name, import_model_garden
 
 from .reference import case, multiscale_input, multiscale_weight, nchw, variable_rows
@@ -121,7 +121,14 @@ def test_backbone_and_unet() -> None:
 def test_fpn(fusion: str) -> None:
     arrays = case("multiscale/fpn")
     published = fusion == "concat"
-    fpn = FPN(dict.fromkeys((3, 4, 5), 16), LEVELS, 8, fusion, published, 7 if published else 3)  # type: ignore[arg-type]
+    fpn = FPN(
+        dict.fromkeys((3, 4, 5), 16),
+        LEVELS,
+        8,
+        fusion=fusion,  # type: ignore[arg-type]
+        separable=published,
+        kernel=7 if published else 3,
+    )
     prefix = "case.fpn" if published else "case.fpnsum"
     # `lateral.3.dw` and `lateral.3.pw` are parts of one separable layer of the reference
     fill(fpn, lambda stem: f"{prefix}.{stem.replace('norm.', 'ln.')}".removesuffix(".dw").removesuffix(".pw"))
@@ -140,26 +147,26 @@ class TestHeads:
     @torch.no_grad()
     def test_separable_heads_with_norms_of_each_level(self, kind: str, out: int) -> None:
         arrays = case("multiscale/heads")
-        head = Head(8, 8, out, 2, 7, levels=LEVELS)
+        head = Head(8, 8, out, depth=2, kernel=7, levels=LEVELS)
         fill(head, lambda stem: f"case.{kind}_head.{stem}")
         for level, x in pyramid().items():
             close(x, arrays[f"pyr{level}"])
-            close(head(x, level), arrays[f"{kind}_l{level}"])
+            close(head(x, level=level), arrays[f"{kind}_l{level}"])
 
     @torch.no_grad()
     def test_head_of_full_convolutions(self) -> None:
         arrays = case("multiscale/heads")
-        head = Head(8, 8, 5, 2, 3, separable=False, activation="swish", levels=LEVELS)
+        head = Head(8, 8, 5, depth=2, kernel=3, separable=False, activation="swish", levels=LEVELS)
         fill(head, lambda stem: f"case.convclass_head.{stem}")
         for level, x in pyramid().items():
-            close(head(x, level), arrays[f"convclass_l{level}"])
+            close(head(x, level=level), arrays[f"convclass_l{level}"])
 
     @torch.no_grad()
     def test_mask_head_on_the_fused_pyramid(self) -> None:
         arrays = case("multiscale/heads")
         fused = SumFusion()(list(pyramid().values()), (32, 32))
         close(fused, arrays["mask_fused"])
-        head = Head(8, 8, 6, 2, 7)
+        head = Head(8, 8, 6, depth=2, kernel=7)
         fill(head, lambda stem: f"case.mask_head.{stem}")
         close(head(fused), arrays["mask_out"])
 
@@ -175,7 +182,7 @@ class TestHeads:
 @torch.no_grad()
 def test_mask_embedding_mlp() -> None:
     arrays = case("multiscale/mlp")
-    mlp = MLP(8, 8, 32, "gelu")
+    mlp = MLP(8, 8, 32, activation="gelu")
     fill(mlp, lambda stem: f"case.mlp.{stem}")
     y = mlp(torch.from_numpy(multiscale_input("case.mlp.x", (2, 5, 8))))
     np.testing.assert_allclose(y, arrays["y"], atol=1e-4)
@@ -194,7 +201,7 @@ def test_one_top_k_over_all_levels() -> None:
     logits = [nchw(arrays[f"logits{n}"]) for n in LEVELS]
     for n in (3, 4):
         close(peak_scores(logits[n - 3]), arrays[f"peaks{n}"], 1e-6)
-    peaks = pyramid_peaks(logits, 40)
+    peaks = top_peaks(logits, 40)
     np.testing.assert_allclose(peaks.scores, arrays["confidence"], atol=1e-6)
     np.testing.assert_array_equal(peaks.labels, arrays["classes"])
     positions = flat_positions(peaks.cells, [(m.shape[-2], m.shape[-1]) for m in logits])
@@ -212,9 +219,9 @@ def formula_variables(classes: int, key: str = "name") -> dict[str, NDArray]:
 
 
 @pytest.fixture(scope="module")
-def whole() -> MultiScaleMaskConver:
+def whole() -> MaskConver:
     model = create_model("maskconver_r50_640", num_classes=11, proposals=20)
-    assert isinstance(model, MultiScaleMaskConver)
+    assert isinstance(model, MaskConver)
     import_model_garden(model, formula_variables(11))
     return model.eval()
 
@@ -236,7 +243,7 @@ def test_importer_takes_canonical_names_and_checkpoint_keys() -> None:
 
 class TestWholeModel:
     @torch.no_grad()
-    def test_every_stage(self, whole: MultiScaleMaskConver) -> None:
+    def test_every_stage(self, whole: MaskConver) -> None:
         arrays = case("multiscale/whole_model")
         x = nchw(multiscale_input("case.whole.x", (1, 128, 128, 3)))
         features = whole.backbone(x)
@@ -251,7 +258,7 @@ class TestWholeModel:
         close(outputs[7], arrays["fpn_p7"])
 
     @torch.no_grad()
-    def test_maps(self, whole: MultiScaleMaskConver) -> None:
+    def test_maps(self, whole: MaskConver) -> None:
         arrays = case("multiscale/whole_model")
         maps = whole(nchw(multiscale_input("case.whole.x", (1, 128, 128, 3))))
         heatmaps = torch.cat([m.flatten(2) for m in maps.heatmap_logits], 2)[0].T
@@ -260,20 +267,20 @@ class TestWholeModel:
         np.testing.assert_allclose(embeddings[::16], arrays["dense_embeddings"][0], rtol=0, atol=1e-4)
         close(maps.mask_features[:, :64, ::8, ::8], arrays["per_pixel"])
 
-    def test_proposals(self, whole: MultiScaleMaskConver) -> None:
+    def test_proposals(self, whole: MaskConver) -> None:
         arrays = case("multiscale/whole_model")
         x = nchw(multiscale_input("case.whole.x", (1, 128, 128, 3)))
         proposals = whole.predict(x)
         np.testing.assert_allclose(proposals.scores, arrays["confidence"], atol=1e-4)
         np.testing.assert_array_equal(proposals.labels, arrays["classes"])
         with torch.no_grad():
-            peaks = pyramid_peaks(whole(x).heatmap_logits, 20)
+            peaks = top_peaks(whole(x).heatmap_logits, 20)
         sizes = [(128 >> n, 128 >> n) for n in LEVELS]
         np.testing.assert_array_equal(flat_positions(peaks.cells, sizes), arrays["box_indices"])
         close(proposals.mask_logits, arrays["mask_logits"], 1e-3)
 
     @torch.no_grad()
-    def test_masks_of_given_centres(self, whole: MultiScaleMaskConver) -> None:
+    def test_masks_of_given_centres(self, whole: MaskConver) -> None:
         arrays = case("multiscale/whole_model")
         maps = whole(nchw(multiscale_input("case.whole.x", (1, 128, 128, 3))))
         positions = torch.from_numpy(arrays["train_box_indices"][0]).long()
@@ -282,13 +289,13 @@ class TestWholeModel:
         inside, width = positions - starts[level], torch.tensor([16, 8, 4, 2, 1])[level]
         cells = torch.stack([level, inside // width, inside % width], 1)
         labels = torch.from_numpy(arrays["train_classes"][0]).long().clamp(min=0)  # -1 reads row 0 there
-        embeddings = whole.mask_embeddings(maps.embedding_map, torch.zeros_like(labels), cells, labels)
+        embeddings = whole.mask_embeddings(maps.embedding_map, torch.zeros_like(labels), cells, labels=labels)
         np.testing.assert_allclose(embeddings, arrays["train_mask_embeddings"][0], rtol=0, atol=1e-4)
         masks = torch.einsum("nd,dhw->nhw", embeddings, maps.mask_features[0])
         close(masks[None, :, ::4, ::4], arrays["train_mask_logits"], 1e-3)
 
     @pytest.mark.parametrize("rescaled", [False, True])
-    def test_merged_maps(self, whole: MultiScaleMaskConver, rescaled: bool) -> None:
+    def test_merged_maps(self, whole: MaskConver, rescaled: bool) -> None:
         arrays = case("multiscale/whole_model")
         scores, classes = arrays["confidence"], arrays["classes"].astype(np.int64)
         geometry: tuple[Geometry, ...] = ()

@@ -70,7 +70,7 @@ def test_one_image_has_the_references_losses_and_gradients() -> None:
     normalizers = g.counts.float() + 1
     assert g.counts.tolist() == arrays["num_instances"].tolist()
     center = (g.centers / normalizers).mean()
-    mask = entry_bce(g.sums, g.image, normalizers, 64 * 64)
+    mask = entry_bce(g.sums, g.image, normalizers, pixels=64 * 64)
     dice = image_dice(g.sums, g.image, 1)
     total = center + WEIGHT * (mask + dice)
     total.backward()

@@ -9,7 +9,7 @@ import torch
 from maskconver.core.config import InputConfig
 from maskconver.core.preprocess import prepare, resize_nearest
 from maskconver.core.segments import SegmentTable
-from maskconver.models.maskconver.losses import nearest
+from maskconver.models.batch import at_stride
 from maskconver.models.maskconver.targets import (
     assign_levels,
     center_cells,
@@ -194,7 +194,7 @@ def test_whole_assignment_to_a_pyramid(mask_level: int) -> None:
 def test_masks_of_half_the_size_are_read_as_the_reference_reads_them() -> None:
     full, half = case("multiscale/targets_m0"), case("multiscale/targets_m1")
     for name in ("category_resized", "instance_resized"):
-        reduced = nearest(torch.from_numpy(full[name].astype(np.int32))[None], 2)[0]
+        reduced = at_stride(torch.from_numpy(full[name].astype(np.int32))[None], 2)[0]
         np.testing.assert_array_equal(reduced, half[name])
 
 

@@ -21,7 +21,7 @@ from ..inference.inputs import as_image
 from ..inference.silence import quiet
 from ..io.sources import list_images
 from ..models.base import SegmentationModel
-from ..models.maskconver.peaks import for_torch
+from ..models.topk import operator_topk, stable_topk
 from .compare import Comparison, compare, require_equal
 from .litert import LiteRt
 from .network import build, describe
@@ -132,7 +132,8 @@ def traced(form: Format, model: SegmentationModel, description: Exported) -> Any
     Raises:
         ExportError: the format does not have one of the model's operators.
     """
-    network, opset = build(model, description), model.family.limits.opset
+    network = build(model, description, topk=operator_topk if form.ordered_topk else stable_topk)
+    opset = model.family.limits.opset
     return trace(form, network, description, opset, model.name or "the model")
 
 
@@ -142,15 +143,12 @@ def trace(form: Format, network: nn.Module, description: Exported, opset: int, n
     Raises:
         ExportError: the network cannot be exported.
     """
-    choice = for_torch.set(not form.ordered_topk)
     try:
         with torch.no_grad(), quiet():
             return form.trace(network, description, opset)
     except Exception as error:  # exporters have no common class of errors
         cause = first_line(error.__cause__ or error)
         raise ExportError(f"{name} cannot be exported to {form.title}: {cause}") from error
-    finally:
-        for_torch.reset(choice)
 
 
 def spread(items: Sequence[Any], limit: int = LIMIT) -> list[Any]:

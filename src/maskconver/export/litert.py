@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..inference.exported import INPUT, KEY, OUTPUTS, Exported
 from ..inference.litert import LiteRtRuntime
-from ..models.fold import fold_batch_norms
+from ..models.optimize import fold_batch_norms
 from .litert_quantize import quantize_litert
 from .network import example
 from .options import Format

@@ -17,6 +17,7 @@ from ..core.preprocess import prepare
 from ..errors import ConfigError
 from ..inference.exported import Exported, as_fed
 from ..models.base import SegmentationModel
+from ..models.topk import TopK, operator_topk
 from .options import ExportOptions, Format
 from .panoptic import PanopticMerge, PanopticNetwork
 
@@ -101,12 +102,17 @@ class Network(nn.Module):
         return found.scores, found.labels, found.mask_logits
 
 
-def build(model: SegmentationModel, description: Exported) -> nn.Module:
+def build(model: SegmentationModel, description: Exported, *, topk: TopK = operator_topk) -> nn.Module:
     """A copy of the model as `description` says, on the CPU in evaluation mode: one tensor in, three out.
 
     They are the fields of `Proposals`, or what `PanopticMerge` gives.
+
+    Args:
+        model: unchanged.
+        description: of the file.
+        topk: how scores are ranked; `stable_topk` where PyTorch runs the graph.
     """
-    result: nn.Module = Network(model.optimized(), description)
+    result: nn.Module = Network(model.optimized(topk=topk), description)
     if description.output == "panoptic":
         assert description.size is not None
         height, width = (-(-n // model.stride) for n in description.size)

@@ -14,6 +14,7 @@ from ..core.categories import Categories
 from ..core.config import InputConfig, PostprocessConfig
 from ..core.proposals import Proposals
 from ..errors import ConfigError
+from .topk import TopK, stable_topk
 
 
 def _function(name: str) -> Callable[..., None]:
@@ -86,9 +87,13 @@ class SegmentationModel(nn.Module, ABC):
             proposals: how many; the config's number where None.
         """
 
-    def optimized(self) -> SegmentationModel:
-        """A copy for inference alone, faster and equal but for rounding; this model stays as it is."""
-        return self.family.optimize(self)
+    def optimized(self, *, topk: TopK = stable_topk) -> SegmentationModel:
+        """A model for inference alone, faster and equal but for rounding; this one stays as it is.
+
+        Args:
+            topk: how scores are ranked: see `topk`.
+        """
+        return self.family.optimize(self, topk=topk)
 
     push_to_hub = _function("push_to_hub")
     save_pretrained = _function("save_pretrained")
@@ -128,10 +133,11 @@ class ExportLimits:
 
 
 class Criterion(Protocol):
-    """Makes the loss of a model: a module called with (model, its output in training, batch).
+    """Makes the loss of a model: a module called with (model, its output in training, batch, generator=…).
 
-    It gives the weighted terms as scalars by name; training minimises their sum. It may have weights of its
-    own, which learn with the model's and are no part of it.
+    The generator lies on the batch's device; whatever the loss draws, it draws from it. The module gives the
+    weighted terms as scalars by name; training minimises their sum. It may have weights of its own, which
+    learn with the model's and are no part of it.
     """
 
     def __call__(self, model: Any, loss: Any, *, min_iou: float = 0.7) -> nn.Module:
@@ -154,7 +160,7 @@ class Family:
         loss: the dataclass of its loss options, `loss:` in recipes.
         criterion: see `Criterion`.
         class_shaped: pattern of the parameters whose first dimension counts classes.
-        optimize: a copy of a model for inference alone.
+        optimize: a model for inference alone from a model and, by keyword, `topk`, see `optimized`.
         importer: reads a published checkpoint: its path and the label set (or None) to a model and a report;
             None where the family has no such files.
         limits: of export.
@@ -165,7 +171,7 @@ class Family:
     loss: type[Any]
     criterion: Criterion
     class_shaped: re.Pattern[str]
-    optimize: Callable[[Any], SegmentationModel]
+    optimize: Callable[..., SegmentationModel]
     importer: Callable[[Any, Categories | None], tuple[SegmentationModel, Any]] | None = None
     limits: ExportLimits = field(default_factory=ExportLimits)
 

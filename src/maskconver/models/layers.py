@@ -22,7 +22,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "swish": 
 
 
 def activation_function(name: Activation, *, tanh: bool = False) -> Callable[[Tensor], Tensor]:
-    """An activation by name. With `tanh`, GELU is its tanh approximation (multi-scale page §1.2)."""
+    """An activation by name. With `tanh`, GELU is its tanh approximation."""
     return gelu_tanh if tanh and name == "gelu" else _ACTIVATIONS[name]
 
 
@@ -33,7 +33,7 @@ class Conv2d(nn.Conv2d):
         in_channels, out_channels, kernel: as in `nn.Conv2d`.
         stride, dilation, groups: as in `nn.Conv2d`.
         padding: `same` pads as TensorFlow does, `max((ceil(n/s)-1)*s + (k-1)*d + 1 - n, 0)` in all with the
-            smaller half first (reference page §2); `symmetric` pads `d*(k-1)/2` on both sides.
+            smaller half first; `symmetric` pads `d*(k-1)/2` on both sides.
         bias: whether there is a bias.
     """
 
@@ -42,6 +42,7 @@ class Conv2d(nn.Conv2d):
         in_channels: int,
         out_channels: int,
         kernel: int,
+        *,
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
@@ -80,12 +81,22 @@ def depthwise(
     channels: int,
     kernel: int,
     stride: int = 1,
+    *,
     dilation: int = 1,
     padding: Padding = "same",
     bias: bool = False,
 ) -> Conv2d:
     """A depthwise convolution, one kernel a channel."""
-    return Conv2d(channels, channels, kernel, stride, dilation, groups=channels, padding=padding, bias=bias)
+    return Conv2d(
+        channels,
+        channels,
+        kernel,
+        stride=stride,
+        dilation=dilation,
+        groups=channels,
+        padding=padding,
+        bias=bias,
+    )
 
 
 def batch_norm(channels: int, momentum: float = 0.01, eps: float = BN_EPS) -> nn.BatchNorm2d:
@@ -154,6 +165,7 @@ class ConvNorm(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel: int = 1,
+        *,
         stride: int = 1,
         padding: Padding = "same",
         momentum: float = 0.01,
@@ -163,7 +175,16 @@ class ConvNorm(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel, stride, dilation, groups, padding, bias)
+        self.conv = Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            padding=padding,
+            bias=bias,
+        )
         self.bn = batch_norm(out_channels, momentum)
         self.activation = activation_function(activation) if activation else None
 
@@ -175,7 +196,7 @@ class ConvNorm(nn.Module):
 class SeparableConv2d(nn.Module):
     """Depthwise without bias, then 1×1 with bias; nothing between (Keras' `SeparableConv2D`)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
         super().__init__()
         self.dw = depthwise(in_channels, kernel, stride)
         self.pw = Conv2d(in_channels, out_channels, 1, bias=True)

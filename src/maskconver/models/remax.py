@@ -1,4 +1,4 @@
-"""ReMask: masks relaxed by what is where in the picture, in training only (ReMaX §3.1; kmax page §4.1)."""
+"""ReMaX (arXiv 2306.17319), masks and classes relaxed in training: equations 1 to 4, the semantic branch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batch import MaskTargets, region_sums
 from .decoders.aspp import ASPP
-from .kmax.matching import region_sums
-from .kmax.targets import MaskTargets
 
 DIM, DROPOUT = 256, 0.1
+ETA, SEMANTIC_WEIGHT = 0.1, 0.5  # the paper's η, and the weight of a branch's loss
+ProbabilityKind = Literal["softmax", "sigmoid"]
+SemanticLoss = Literal["bce", "softmax_ce"]
 
 
 class SemanticBranch(nn.Module):
-    """m_sem = conv1×1(ASPP(x_sem)), with which equation 1 relaxes the masks of a layer.
+    """m_sem = conv1×1(ASPP(x_sem)), with which equation 1 relaxes the masks of a layer (§3.1).
 
     At the start every class has probability 1/K (ours: with 1/2, as a bias of 0 gives, masks of many classes
     would be relaxed to tens of times their logits).
@@ -29,7 +31,9 @@ class SemanticBranch(nn.Module):
         momentum: of the batch norms.
     """
 
-    def __init__(self, inp: int, num_classes: int, separable: bool = False, momentum: float = 0.01) -> None:
+    def __init__(
+        self, inp: int, num_classes: int, separable: bool = False, *, momentum: float = 0.01
+    ) -> None:
         super().__init__()
         self.aspp = ASPP(inp, DIM, momentum=momentum, separable=separable, activation="gelu")
         self.dropout = nn.Dropout(DROPOUT)
@@ -43,9 +47,24 @@ class SemanticBranch(nn.Module):
         return self.out(self.dropout(self.aspp(x)))
 
 
-def class_probability(logits: Tensor, activation: Literal["softmax", "sigmoid"], dim: int) -> Tensor:
-    """σ of class logits along `dim`."""
-    return logits.softmax(dim) if activation == "softmax" else logits.sigmoid()
+def branch_loss(logits: Tensor, semantic: Tensor, kind: SemanticLoss) -> Tensor:
+    """L_sem of a branch (§3.1): mean over the labelled pixels of an image, and over images.
+
+    Args:
+        logits: B×K×h×w float32.
+        semantic: B×h×w int64, -1 is void.
+        kind: `bce`, binary cross-entropies summed over the classes, or `softmax_ce`.
+    """
+    labelled = semantic >= 0
+    own = logits.gather(1, semantic.clamp(min=0)[:, None])[:, 0]
+    together = F.softplus(logits).sum(1) if kind == "bce" else logits.logsumexp(1)
+    total = ((together - own) * labelled).flatten(1).sum(1)
+    return (total / labelled.flatten(1).sum(1).clamp(min=1)).mean()
+
+
+def probability(logits: Tensor, kind: ProbabilityKind, dim: int) -> Tensor:
+    """σ of the paper: a softmax of logits along `dim` (classes or queries), or a sigmoid of each."""
+    return logits.softmax(dim) if kind == "softmax" else logits.sigmoid()
 
 
 def semantic_gate(semantic: Tensor, classes: Tensor) -> Tensor:
@@ -92,20 +111,16 @@ def class_overlap(masks: Tensor, targets: MaskTargets, num_classes: int) -> Tens
     return covered / areas.clamp(min=1)
 
 
-def soften(target: Tensor, overlap: Tensor | None, eta: float, num_classes: int) -> Tensor:
-    """Equation 4: ŷ = η y_m + (1 - η y_m) y: 1 at the query's own class, η y_m at the others.
+def soften(target: Tensor, overlap: Tensor, eta: float) -> Tensor:
+    """Equation 4, ŷ = η y_m + (1 - η y_m) y: 1 at the query's own class, η y_m at the others.
 
     Args:
-        target: B×N int64, K is "no object".
-        overlap: y_m, B×N×K; None for hard targets.
+        target: y in 0…1, …×K.
+        overlap: y_m of that shape, see `class_overlap`.
         eta: η, 0…1.
-        num_classes: K.
 
     Returns:
-        B×N×(K+1) float32; a row's sum is 1 or more.
+        Of that shape, in 0…1; a row's sum is 1 or more.
     """
-    hard = F.one_hot(target, num_classes + 1).float()
-    if overlap is None or not eta:
-        return hard
-    relaxed = eta * F.pad(overlap, (0, 1))
-    return relaxed + (1 - relaxed) * hard
+    relaxed = eta * overlap
+    return relaxed + (1 - relaxed) * target

@@ -9,18 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
 
 from ..core.drawing import side_by_side
 from ..core.segmentation import Segmentation
-from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.checkpoint import save
-
-import lightning.pytorch as pl  # isort: skip
-from lightning.pytorch.loggers import TensorBoardLogger  # isort: skip
 
 
 class EMA(pl.Callback):

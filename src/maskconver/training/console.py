@@ -7,11 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
-
-from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
-
-import lightning.pytorch as pl  # isort: skip
 
 WINDOW = 5  # steps whose mean loss is compared
 GROWTH = 1.5  # times the loss of the first steps

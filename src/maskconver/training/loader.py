@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,12 +20,9 @@ from ..data.dataset import PanopticDataset, Sample
 from ..data.open import open_dataset
 from ..data.semantic import SemanticView
 from ..errors import DataError
-from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.batch import Batch
 from .augment.example import AugmentConfig, Example, train_example
 from .targets import TargetConfig
-
-import lightning.pytorch as pl  # isort: skip
 
 
 @dataclass

@@ -12,10 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ..errors import CheckpointError, ConfigError, first_line
-from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.backbones.weights import load_backbone
 from ..models.checkpoint import init_from
 from ..models.registry import build_model
@@ -25,9 +26,6 @@ from .console import DivergenceWatch, LogLines
 from .loader import SegmentationData
 from .optim import scaled_lr
 from .task import SegmentationTask
-
-import lightning.pytorch as pl  # isort: skip
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # isort: skip
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from ..errors import MaskconverError
 from ..inference.evaluation import Figures
 from ..merge import postprocess
-from ..models.backbones import _torchvision  # noqa: F401  (before lightning)
 from ..models.base import SegmentationModel
 from ..models.batch import Batch
 from .config import TrainConfig
 from .loader import ValidationItem
 from .optim import create_optimizer, learning_rate, scaled_lr
-
-import lightning.pytorch as pl  # isort: skip
 
 
 class NonFiniteLoss(MaskconverError):
@@ -58,8 +56,10 @@ class SegmentationTask(pl.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         # What is drawn in a step depends on the step alone, so that a resumed run draws the same.
         position = self.global_step * config.accumulate + batch_index % config.accumulate
-        torch.manual_seed(hash((config.seed, position, self.global_rank)))
-        terms = self.criterion(self.model, self.model(images), batch)
+        seed = hash((config.seed, position, self.global_rank))
+        torch.manual_seed(seed)  # for the network: stochastic depth and dropout
+        generator = torch.Generator(images.device).manual_seed(seed)  # for the losses
+        terms = self.criterion(self.model, self.model(images), batch, generator=generator)
         total = torch.stack(list(terms.values())).sum()
         if not math.isfinite(total.item()):
             self._refuse(terms, batch)

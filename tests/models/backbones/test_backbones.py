@@ -31,7 +31,7 @@ def weights(net: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv3_large_100", "convnext_tiny"])
 def test_features_have_the_strides_and_channels_they_say(name: str) -> None:
-    net = create_backbone(name, 3, "same", 0.01, output_stride=32).eval()
+    net = create_backbone(name, 3, "same", momentum=0.01, output_stride=32).eval()
     with torch.no_grad():
         features = net(torch.randn(1, 3, 64, 96))
     assert {2, 3, 4, 5} <= set(features)
@@ -48,7 +48,6 @@ def test_the_max_pool_keeps_half_of_the_positions_rounded_up(padding: Any, size:
 
 
 def test_resnet_is_torchvisions_where_its_padding_and_activation_are() -> None:
-    import maskconver.models.backbones._torchvision  # noqa: F401  (before torchvision)
 
     from torchvision.models import resnet50  # isort: skip
 
@@ -100,7 +99,7 @@ class TestWeights:
         source, target = resnet(1), resnet(2, in_channels=channels)
         save_file(weights(source), tmp_path / "net.safetensors")
         report = load_backbone(target, "resnet50", tmp_path / "net.safetensors")
-        assert report.adapted == ["conv1.weight"] and not report.mismatched
+        assert list(report.adapted) == ["conv1.weight"] and not report.mismatched
         kernel, own = source.conv1.weight, target.conv1.weight
         if channels == 1:  # a grey image looks as it did in three equal channels
             torch.testing.assert_close(own, kernel.sum(1, keepdim=True))
@@ -114,7 +113,7 @@ class TestWeights:
         torch.manual_seed(1)
         full = timm.create_model("convnext_tiny", num_classes=3)
         save_file(full.state_dict(), tmp_path / "net.safetensors")
-        target = create_backbone("convnext_tiny", 3, "same", 0.01, output_stride=32)
+        target = create_backbone("convnext_tiny", 3, "same", momentum=0.01, output_stride=32)
         report = load_backbone(target, "convnext_tiny", tmp_path / "net.safetensors")
         assert not report.missing and not report.mismatched
         assert all(k.startswith("head.") for k in report.unexpected)
@@ -158,7 +157,7 @@ class TestWeights:
             asked.append((name, pretrained))
             return full
 
-        target = create_backbone("mobilenetv3_small_100", 3, "same", 0.01)
+        target = create_backbone("mobilenetv3_small_100", 3, "same", momentum=0.01)
         monkeypatch.setattr(timm, "create_model", create)
         report = load_backbone(target, "mobilenetv3_small_100", "pretrained")
         assert asked == [("mobilenetv3_small_100", True)] and not report.missing

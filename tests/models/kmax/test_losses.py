@@ -11,15 +11,14 @@ from torch import Tensor
 
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
-from maskconver.models.batch import Batch
+from maskconver.models.batch import Batch, MaskTargets, mask_targets, region_sums
 from maskconver.models.kmax import KMaXDeepLab, KMaXOutput, ReMaXConfig
 from maskconver.models.kmax import losses as module
 from maskconver.models.kmax.gate import Prediction
 from maskconver.models.kmax.loss_terms import sample_pixels, sampled_semantic_loss
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, features_at
-from maskconver.models.kmax.matching import match, region_sums
+from maskconver.models.kmax.matching import match
 from maskconver.models.kmax.pixel_decoder import resize_aligned
-from maskconver.models.kmax.targets import MaskTargets, mask_targets
 from maskconver.training.targets import TargetConfig
 from tests.batches import batch_of, squares, table
 
@@ -198,7 +197,7 @@ class TestSampling:
         drawn = []
         for seed in range(20):
             torch.manual_seed(seed)
-            pixels = sample_pixels(owner, 2, 100, 1.5)
+            pixels = sample_pixels(owner, 2, 100, temperature=1.5)
             assert pixels is not None and pixels.unique().numel() == 100
             drawn.append(int((pixels < 50).sum()))
         assert np.mean(drawn) > 25  # evenly it would be 5
@@ -206,9 +205,9 @@ class TestSampling:
     def test_void_comes_last_and_everything_is_drawn_without_drawing(self) -> None:
         owner = torch.full((1, 100), -1)
         owner[:, 40:50] = 3
-        pixels = sample_pixels(owner, 6, 20, 1.5)
+        pixels = sample_pixels(owner, 6, 20, temperature=1.5)
         assert pixels is not None and ((pixels >= 40) & (pixels < 50)).sum() == 10
-        assert sample_pixels(owner, 6, 100, 1.5) is None
+        assert sample_pixels(owner, 6, 100, temperature=1.5) is None
 
     @pytest.mark.parametrize("size", [(16, 16), (17, 17)])
     def test_features_of_pixels_are_those_of_the_enlarged_map(self, size: tuple[int, int]) -> None:
@@ -221,7 +220,7 @@ class TestSampling:
     def test_only_the_hardest_pixels_can_be_taken(self) -> None:
         logits, labels = torch.randn(1, 3, 4, 5), torch.randint(0, 3, (1, 4, 5))
         every = torch.nn.functional.cross_entropy(logits, labels, reduction="none").flatten()
-        found = sampled_semantic_loss(logits, labels, 100, 2.0, hardest=0.2)
+        found = sampled_semantic_loss(logits, labels, 100, temperature=2.0, hardest=0.2)
         torch.testing.assert_close(found, every.topk(4).values.mean())
 
 

@@ -15,9 +15,10 @@ import torch.multiprocessing as mp
 from maskconver.models import create_model
 from maskconver.models.batch import Batch
 from maskconver.models.maskconver import MaskConver
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
+from maskconver.models.maskconver.losses import LossConfig
 from maskconver.models.maskconver.model import Maps
 from tests.batches import batch_of, squares, table
+from tests.losses import judged
 
 CONFIGS = {
     "pixel": LossConfig(bce="pixel", dice="none"),
@@ -52,10 +53,11 @@ def gradients(batch: Batch, start: int, config: LossConfig) -> list[torch.Tensor
     """Gradients of the MLP's and the class embedding's weights, and of the maps of these images."""
     model = small_model()
     g = torch.Generator().manual_seed(7)
-    maps = Maps(*(torch.randn(4, c, 8, 8, generator=g) for c in (5, 8, 8)))
+    maps = [torch.randn(4, c, 8, 8, generator=g) for c in (5, 8, 8)]
     scale = torch.ones(3, requires_grad=True)  # stands for parameters that every image's maps depend on
-    part = Maps(*(m[start : start + len(batch)] * s for m, s in zip(maps, scale)))
-    terms = maskconver_losses(model, part, batch, config)
+    heatmap, embedding, features = (m[start : start + len(batch)] * s for m, s in zip(maps, scale))
+    part = Maps((heatmap,), (embedding,), features)
+    terms = judged(model, part, batch, config)
     torch.stack(list(terms.values())).sum().backward()
     learnt = [*model.mlp.parameters(), *model.class_embedding.parameters(), scale]
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in learnt]

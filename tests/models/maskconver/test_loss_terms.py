@@ -67,7 +67,7 @@ def test_chunked_sums_equal_the_unchunked_in_value_and_gradient(
         e, b = embeddings.clone().requires_grad_(), basis.clone().requires_grad_()
         if chunked:
             monkeypatch.setattr(masks, "CHUNK_PIXELS", masks_a_chunk * regions.numel())
-            sums = chunked_mask_sums(e, b, region, regions, valid)
+            sums = chunked_mask_sums(e, b, region, regions=regions, valid=valid)
         else:
             logits = torch.einsum("nd,dhw->nhw", e, b)
             logits = F.interpolate(logits[None], (12, 14), mode="bilinear", align_corners=False)[0]
@@ -93,7 +93,7 @@ def saved_elements(n: int, monkeypatch: pytest.MonkeyPatch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        chunked_mask_sums(embeddings, basis, region, regions, valid)
+        chunked_mask_sums(embeddings, basis, region, regions=regions, valid=valid)
     return sum(t.numel() for t in kept.values())
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from maskconver.models import create_model
-from maskconver.models.batch import Batch
+from maskconver.models.batch import Batch, at_stride
 from maskconver.models.maskconver import MaskConver
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses, nearest
+from maskconver.models.maskconver.losses import LossConfig
 from maskconver.models.maskconver.model import Maps
 from maskconver.training.targets import TargetConfig
 from tests.batches import batch_of, squares, table
+from tests.losses import judged
 
 EVERYTHING = [
     LossConfig(bce=bce, dice=dice, mask_loss_stride=stride)  # type: ignore[arg-type]
@@ -40,7 +41,14 @@ def some_maps(model: MaskConver, batch: Batch, seed: int = 0) -> Maps:
     b, _, h, w = batch.images.shape
     channels = (model.num_classes, model.config.embedding_dim, model.config.embedding_dim)
     s = model.stride
-    return Maps(*(torch.randn(b, c, h // s, w // s, generator=g).requires_grad_() for c in channels))
+    heatmap, embedding, features = (
+        torch.randn(b, c, h // s, w // s, generator=g).requires_grad_() for c in channels
+    )
+    return Maps((heatmap,), (embedding,), features)
+
+
+def leaves(maps: Maps) -> list[Tensor]:
+    return [*maps.heatmap_logits, *maps.embedding_map, maps.mask_features]
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
@@ -81,25 +89,27 @@ def test_losses_and_gradients_are_finite(model: MaskConver, name: str, ignore_vo
     for config in EVERYTHING:
         maps = some_maps(model, batch)
         model.zero_grad()
-        terms = maskconver_losses(model, maps, batch, config)
+        terms = judged(model, maps, batch, config)
         total(terms).backward()
         assert all(v.isfinite() and v >= 0 for v in terms.values()), (config, terms)
-        gradients = [m.grad for m in maps] + [p.grad for k, p in model.named_parameters() if k[:3] == "mlp"]
+        gradients = [m.grad for m in leaves(maps)] + [
+            p.grad for k, p in model.named_parameters() if k[:3] == "mlp"
+        ]
         assert all(g is not None and g.isfinite().all() for g in gradients), config
 
 
 def test_every_kind_in_one_batch_beside_empty_images(model: MaskConver) -> None:
     batch = batch_of(list(ANNOTATIONS.values()))
-    terms = maskconver_losses(model, some_maps(model, batch), batch, LossConfig())
+    terms = judged(model, some_maps(model, batch), batch, LossConfig())
     assert total(terms).isfinite()
 
 
 def test_where_everything_is_void_nothing_is_learnt(model: MaskConver) -> None:
     batch = batch_of([ANNOTATIONS["everything void"]])
-    terms = maskconver_losses(model, some_maps(model, batch), batch, LossConfig())
+    terms = judged(model, some_maps(model, batch), batch, LossConfig())
     assert {k: v.item() for k, v in terms.items()} == {"center": 0, "mask": 0, "dice": 0}
     background = batch_of([ANNOTATIONS["everything void"]], TargetConfig(ignore_void=False))
-    assert maskconver_losses(model, some_maps(model, batch), background, LossConfig())["center"] > 0
+    assert judged(model, some_maps(model, batch), background, LossConfig())["center"] > 0
 
 
 @pytest.mark.parametrize("config", EVERYTHING, ids=lambda c: f"{c.bce}-{c.dice}-{c.mask_loss_stride}")
@@ -110,9 +120,9 @@ def test_void_and_crowd_pixels_have_no_gradient(model: MaskConver, config: LossC
     ground[32:, 32:] = 9
     batch = batch_of([(ground, rows)])
     maps = some_maps(model, batch)
-    total(maskconver_losses(model, maps, batch, config)).backward()
-    assert maps.heatmap_logits.grad is not None and maps.mask_features.grad is not None
-    assert not maps.heatmap_logits.grad[..., 4:].any() and maps.heatmap_logits.grad[..., :4].any()
+    total(judged(model, maps, batch, config)).backward()
+    assert maps.heatmap_logits[0].grad is not None and maps.mask_features.grad is not None
+    assert not maps.heatmap_logits[0].grad[..., 4:].any() and maps.heatmap_logits[0].grad[..., :4].any()
     # bilinear resizing reaches half a cell over the edge
     assert not maps.mask_features.grad[..., 5:].any() and maps.mask_features.grad[..., :4].any()
 
@@ -123,8 +133,8 @@ def test_a_centre_in_a_hole_of_void_is_learnt_but_not_the_void_around_it(model: 
     ring[16:48, 16:48] = 0
     batch = batch_of([(ring, table((1, 2)))])
     maps = some_maps(model, batch)
-    maskconver_losses(model, maps, batch, LossConfig())["center"].backward()
-    gradient = maps.heatmap_logits.grad
+    judged(model, maps, batch, LossConfig())["center"].backward()
+    gradient = maps.heatmap_logits[0].grad
     assert gradient is not None and gradient[0, 2, 3, 3] < 0
     hole = gradient[0, :, 2:6, 2:6].clone()
     hole[2, 1, 1] = 0
@@ -136,8 +146,8 @@ def test_targets_beyond_the_cap_have_no_mask_loss_but_a_centre(model: MaskConver
     capped, whole = batch_of([annotation], TargetConfig(max_segments=1)), batch_of([annotation])
     assert int(capped.dropped) == 3 and int(whole.dropped) == 0
     maps = some_maps(model, capped)
-    terms = maskconver_losses(model, maps, capped, LossConfig())
-    all_terms = maskconver_losses(model, maps, whole, LossConfig())
+    terms = judged(model, maps, capped, LossConfig())
+    all_terms = judged(model, maps, whole, LossConfig())
     # the same heatmap, divided by (instances + 1)
     torch.testing.assert_close(terms["center"] * 2, all_terms["center"] * 5)
     assert terms["mask"] != all_terms["mask"]
@@ -150,7 +160,7 @@ def test_a_segment_between_the_cells_of_the_loss_is_not_taught_as_an_empty_mask(
     config = LossConfig()
     batches = batch_of([(alone, rows)]), batch_of([(beside, rows)])
     assert len(batches[1].labels) == 2
-    a, b = (maskconver_losses(model, some_maps(model, batch), batch, config) for batch in batches)
+    a, b = (judged(model, some_maps(model, batch), batch, config) for batch in batches)
     torch.testing.assert_close(a["dice"], b["dice"])
     torch.testing.assert_close(a["mask"], b["mask"])
     assert a["center"] != b["center"]
@@ -159,15 +169,15 @@ def test_a_segment_between_the_cells_of_the_loss_is_not_taught_as_an_empty_mask(
 def test_weights_scale_their_terms(model: MaskConver) -> None:
     batch = batch_of([squares()])
     maps = some_maps(model, batch)
-    one = maskconver_losses(model, maps, batch, LossConfig(1.0, 1.0, 1.0))
-    more = maskconver_losses(model, maps, batch, LossConfig(2.0, 3.0, 4.0))
+    one = judged(model, maps, batch, LossConfig(1.0, 1.0, 1.0))
+    more = judged(model, maps, batch, LossConfig(2.0, 3.0, 4.0))
     for (key, value), factor in zip(one.items(), (2, 3, 4)):
         torch.testing.assert_close(more[key], value * factor)
 
 
 def test_without_dice_there_is_no_such_term(model: MaskConver) -> None:
     batch = batch_of([squares()])
-    assert set(maskconver_losses(model, some_maps(model, batch), batch, LossConfig(dice="none"))) == {
+    assert set(judged(model, some_maps(model, batch), batch, LossConfig(dice="none"))) == {
         "center",
         "mask",
     }
@@ -176,9 +186,9 @@ def test_without_dice_there_is_no_such_term(model: MaskConver) -> None:
 def test_losses_are_computed_in_full_precision_under_autocast(model: MaskConver) -> None:
     batch = batch_of([squares(), squares()])
     maps = some_maps(model, batch)
-    plain = maskconver_losses(model, maps, batch, LossConfig())
+    plain = judged(model, maps, batch, LossConfig())
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = maskconver_losses(model, maps, batch, LossConfig())
+        mixed = judged(model, maps, batch, LossConfig())
     for key, value in plain.items():
         assert mixed[key].dtype == torch.float32
         torch.testing.assert_close(mixed[key], value, rtol=0, atol=0)
@@ -189,13 +199,13 @@ def test_a_whole_step_under_autocast_has_finite_gradients(model: MaskConver) -> 
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         maps = model(batch.images)
-        terms = maskconver_losses(model, maps, batch, LossConfig())
-    assert maps.heatmap_logits.dtype == torch.bfloat16
+        terms = judged(model, maps, batch, LossConfig())
+    assert maps.heatmap_logits[0].dtype == torch.bfloat16
     total(terms).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize(("stride", "first", "count"), [(1, 0, 16), (4, 2, 4), (8, 4, 2)])
 def test_maps_are_read_in_the_middle_of_a_cell(stride: int, first: int, count: int) -> None:
-    row = nearest(torch.arange(16).expand(1, 16, 16), stride)[0, 0]
+    row = at_stride(torch.arange(16).expand(1, 16, 16), stride)[0, 0]
     assert row.tolist() == [first + stride * i for i in range(count)]

@@ -15,8 +15,8 @@ from maskconver.models import create_model
 from maskconver.models.inspect import count_macs
 from maskconver.models.layers import Conv2d
 from maskconver.models.maskconver import MaskConver
-from maskconver.models.maskconver.model import POSITION_TERMS, POSITION_UNIT
 from maskconver.models.maskconver.peaks import peak_scores, top_peaks
+from maskconver.models.maskconver.position import TERMS, UNIT
 
 
 def small(**changes: object) -> MaskConver:
@@ -94,7 +94,7 @@ def test_padding_changes_what_the_strided_convolutions_see_and_no_weight(image: 
     assert a.shape == b.shape
     assert (a - b).abs().max() > 0.1 * a.abs().max()
     # Of even sizes `same` pads right and below only, `symmetric` all around: a pixel apart they agree.
-    conv, other = Conv2d(3, 4, 3, 2), Conv2d(3, 4, 3, 2, padding="symmetric")
+    conv, other = Conv2d(3, 4, 3, stride=2), Conv2d(3, 4, 3, stride=2, padding="symmetric")
     other.load_state_dict(conv.state_dict())
     shifted = torch.roll(image, (-1, -1), (2, 3))
     torch.testing.assert_close(conv(image)[..., 1:-1, 1:-1], other(shifted)[..., 1:-1, 1:-1])
@@ -107,14 +107,14 @@ def test_padding_changes_what_the_strided_convolutions_see_and_no_weight(image: 
 @settings(max_examples=60, deadline=None)
 def test_both_paddings_keep_one_position_a_stride(n: int, kernel: int, stride: int, dilation: int) -> None:
     for padding in ("same", "symmetric"):
-        conv = Conv2d(1, 1, kernel, stride, dilation, padding=padding)  # type: ignore[arg-type]
+        conv = Conv2d(1, 1, kernel, stride=stride, dilation=dilation, padding=padding)  # type: ignore[arg-type]
         assert conv(torch.zeros(1, 1, n, n + 3)).shape[-2:] == (-(-n // stride), -(-(n + 3) // stride))
 
 
 def quadratic_form(terms: Tensor, cell: tuple[int, int], h: int, w: int) -> Tensor:
     """c + px·dx + py·dy + pxx·dx² + pxy·dx·dy + pyy·dy² of the offsets from a cell, h×w."""
-    dy = (torch.arange(h)[:, None] - cell[0]) / POSITION_UNIT
-    dx = (torch.arange(w)[None, :] - cell[1]) / POSITION_UNIT
+    dy = (torch.arange(h)[:, None] - cell[0]) / UNIT
+    dx = (torch.arange(w)[None, :] - cell[1]) / UNIT
     c, px, py, pxx, pxy, pyy = terms
     return c + px * dx + py * dy + pxx * dx**2 + pxy * dx * dy + pyy * dy**2
 
@@ -123,13 +123,14 @@ def test_position_aware_masks_add_a_quadratic_form_around_the_centre() -> None:
     model = small(position=True)
     maps = model(torch.randn(2, 3, 128, 96))
     batch = torch.tensor([0, 0, 1])
-    cells, labels = torch.tensor([[0, 0], [15, 11], [7, 3]]), torch.tensor([0, 3, 4])
-    embeddings = model.mask_embeddings(maps.embedding_map, batch, cells, labels)
+    cells, labels = torch.tensor([[0, 0, 0], [0, 15, 11], [0, 7, 3]]), torch.tensor([0, 3, 4])
+    embeddings = model.mask_embeddings(maps.embedding_map, batch, cells, labels=labels)
     basis = model.mask_basis(maps.mask_features)
-    raw = model.mlp(maps.embedding_map[batch, :, cells[:, 0], cells[:, 1]] * model.class_embedding(labels))
+    read = maps.embedding_map[0][batch, :, cells[:, 1], cells[:, 2]]
+    raw = model.mlp(read * model.class_embedding(labels))
     for i, image in enumerate(batch):
-        looks = torch.einsum("d,dhw->hw", raw[i, :-POSITION_TERMS], maps.mask_features[image])
-        place = quadratic_form(raw[i, -POSITION_TERMS:], tuple(cells[i].tolist()), 16, 12)
+        looks = torch.einsum("d,dhw->hw", raw[i, :-TERMS], maps.mask_features[image])
+        place = quadratic_form(raw[i, -TERMS:], tuple(cells[i, 1:].tolist()), 16, 12)
         mask = torch.einsum("d,dhw->hw", embeddings[i], basis[image])
         torch.testing.assert_close(mask, looks + place, atol=1e-5, rtol=1e-5)
 
@@ -137,8 +138,8 @@ def test_position_aware_masks_add_a_quadratic_form_around_the_centre() -> None:
 def test_position_aware_masks_tell_equal_looking_places_apart() -> None:
     model = small(position=True)
     flat = torch.zeros(1, 16, 8, 8)
-    cells = torch.tensor([[1, 1], [6, 6]])
-    embeddings = model.mask_embeddings(flat, torch.zeros(2, dtype=torch.long), cells, torch.tensor([2, 2]))
+    cells, image, labels = torch.tensor([[0, 1, 1], [0, 6, 6]]), torch.tensor([0, 0]), torch.tensor([2, 2])
+    embeddings = model.mask_embeddings((flat,), image, cells, labels=labels)
     masks = torch.einsum("nd,dhw->nhw", embeddings, model.mask_basis(flat)[0])
     assert not torch.allclose(masks[0], masks[1])
     torch.testing.assert_close(masks[0, :3, :3], masks[1, 5:, 5:])  # the same form about its own centre
@@ -158,12 +159,12 @@ def test_masks_are_made_in_full_precision_under_autocast(image: Tensor) -> None:
 def test_peaks_come_by_score_and_then_by_place_and_class(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(-3, 4, (2, 3, 5, 4), generator=generator).float()  # many ties
-    peaks = top_peaks(logits, 30)
+    peaks = top_peaks([logits], 30)
     for b in range(2):
         flat = peak_scores(logits)[b].permute(1, 2, 0).flatten()
         order = sorted(range(len(flat)), key=lambda i: (-flat[i].item(), i))[:30]
         expected = [(i // 12, i // 3 % 4, i % 3) for i in order]
-        found = [(int(y), int(x), int(c)) for (y, x), c in zip(peaks.cells[b], peaks.labels[b])]
+        found = [(int(y), int(x), int(c)) for (_, y, x), c in zip(peaks.cells[b], peaks.labels[b])]
         assert found == expected
         torch.testing.assert_close(peaks.scores[b], flat[order], rtol=0, atol=0)
 
@@ -196,7 +197,7 @@ class TestFullConvolutions:
         with torch.no_grad():
             a, b = relu.backbone(image), swish.backbone(image)
             assert all(torch.equal(a[level], b[level]) for level in a)
-            assert (relu.decoder(a[4]) >= 0).all() and (swish.decoder(a[4]) < 0).any()
+            assert (relu.decoder(a)[4] >= 0).all() and (swish.decoder(a)[4] < 0).any()
             decoded, low = torch.randn(1, 16, 8, 8), torch.randn(1, 64, 16, 16)
             assert not torch.equal(relu.class_head(decoded, low), swish.class_head(decoded, low))
 

@@ -18,11 +18,12 @@ from maskconver.models import create_model
 from maskconver.models.decoders.convnext_unet import ConvNeXtBlock
 from maskconver.models.inspect import count_parameters
 from maskconver.models.layers import DropPath
-from maskconver.models.maskconver import MultiScaleMaskConver
+from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.heads import with_class
-from maskconver.models.maskconver.losses import LossConfig, maskconver_losses
-from maskconver.models.maskconver.peaks import peak_scores, pyramid_peaks
+from maskconver.models.maskconver.losses import LossConfig
+from maskconver.models.maskconver.peaks import peak_scores, top_peaks
 from tests.batches import batch_of, squares
+from tests.losses import judged
 
 NARROW: dict[str, Any] = {
     "backbone": "mobilenetv3_large_100",
@@ -35,10 +36,10 @@ NARROW: dict[str, Any] = {
 }
 
 
-def narrow(**changes: object) -> MultiScaleMaskConver:
+def narrow(**changes: object) -> MaskConver:
     torch.manual_seed(0)
     model = create_model("maskconver_r50_640", num_classes=5, **{**NARROW, **changes})
-    assert isinstance(model, MultiScaleMaskConver)
+    assert isinstance(model, MaskConver)
     return model.eval()
 
 
@@ -71,7 +72,7 @@ def test_every_backbone_under_every_pixel_decoder_trains_and_predicts(decoder: s
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     losses = []
     for _ in range(5):
-        terms = maskconver_losses(model, model(batch.images), batch, LossConfig())
+        terms = judged(model, model(batch.images), batch, LossConfig())
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -105,7 +106,7 @@ def test_the_network_for_inference_has_folded_batch_norms_and_the_same_answers(
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.normal_()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    fused = model.fused()
+    fused = model.optimized()
     left = [n for n, m in fused.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(left) == (2 if others else 0), left
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -161,7 +162,7 @@ def test_a_centre_embedding_learns_its_class_as_the_config_says(how: str) -> Non
     maps = [torch.randn(1, 16, 4, 4), torch.randn(1, 16, 2, 2)]
     cells = torch.tensor([[0, 1, 2], [1, 1, 0], [1, 1, 0]])
     labels, image = torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long)
-    found = model.mask_embeddings(tuple(maps), image, cells, labels)
+    found = model.mask_embeddings(tuple(maps), image, cells, labels=labels)
     pooled = torch.stack([maps[0][0, :, 1, 2], maps[1][0, :, 1, 0], maps[1][0, :, 1, 0]])
     if how == "none":
         assert model.class_embedding is None
@@ -206,14 +207,14 @@ def test_proposals_of_all_levels_compete_in_one_ranking(image: Tensor) -> None:
     for index, m in enumerate(logits):
         m.fill_(-5)
         m[0, index % 5, 0, 0] = index  # one peak a level, best on the coarsest
-    peaks = pyramid_peaks(logits, 5)
+    peaks = top_peaks(logits, 5)
     assert peaks.cells[0, :, 0].tolist() == [4, 3, 2, 1, 0] and peaks.labels[0].tolist() == [4, 3, 2, 1, 0]
     torch.testing.assert_close(peaks.scores[0], torch.arange(4, -1, -1).float().sigmoid())
 
 
 def test_ties_between_levels_go_to_the_finer_one() -> None:
     logits = [torch.zeros(1, 2, 3, 2), torch.zeros(1, 2, 2, 1)]
-    cells = pyramid_peaks(logits, 16).cells[0].tolist()
+    cells = top_peaks(logits, 16).cells[0].tolist()
     places = [[0, y, x] for y in range(3) for x in range(2)] + [[1, y, 0] for y in range(2)]
     assert cells == [place for place in places for _ in range(2)]
     assert (peak_scores(logits[0]) == 0.5).all()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from maskconver.models import create_model
-from maskconver.models.batch import Batch
-from maskconver.models.kmax.targets import mask_targets
+from maskconver.models.batch import Batch, mask_targets
 from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
-from maskconver.models.maskconver.remask import ETA, center_classes, class_cover, soften_centers
+from maskconver.models.maskconver.remask import center_classes, class_cover, soften_centers
+from maskconver.models.remax import ETA
 from maskconver.training.targets import TargetConfig
 from tests.batches import batch_of, squares
 from tests.models.kmax.test_losses import ANNOTATIONS
@@ -72,9 +72,10 @@ def test_masks_teach_neither_the_branch_nor_the_heatmap() -> None:
 
 def test_a_mask_covers_a_class_by_the_share_of_its_pixels() -> None:
     batch = batch_of([squares(), ANNOTATIONS["only stuff"]])
-    truth = mask_targets(batch, (8, 8)).semantic
+    masks = mask_targets(batch, (8, 8))
+    truth = masks.semantic
     embeddings, basis = torch.randn(3, 4), torch.randn(2, 4, 8, 8)
-    cover = class_cover(embeddings, basis, torch.tensor([2, 1]), truth, 5)
+    cover = class_cover(embeddings, basis, torch.tensor([2, 1]), masks=masks, num_classes=5)
     for row, image in enumerate((0, 0, 1)):
         mask = torch.einsum("d,dhw->hw", embeddings[row], basis[image]).sigmoid()
         for label in range(5):

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...errors import ConfigError
 from ..layers import Activation, Padding
+from . import _torchvision  # noqa: F401  (before torchvision and timm; nothing else imports it)
 from .mobilenet_mh import MobileNetMH
 from .resnet import ResNet
 from .spinenet import SpineNet
@@ -29,8 +30,8 @@ def create_backbone(
     name: str,
     in_channels: int,
     padding: Padding,
-    momentum: float,
     *,
+    momentum: float = 0.01,
     output_stride: int = 16,
     activation: Activation = "relu",
     drop_rates: Sequence[float] = NO_DROP,
@@ -53,13 +54,24 @@ def create_backbone(
         ConfigError: no backbone of that name, or one without the level 5 that output stride 32 asks for.
     """
     if name in TIMM_BACKBONES:
-        return TimmFeatures(name, in_channels, output_stride, padding, momentum, drop_rates[-1])
+        return TimmFeatures(
+            name,
+            in_channels,
+            output_stride,
+            padding=padding,
+            momentum=momentum,
+            drop_path=drop_rates[-1],
+        )
     if name == "resnet50" and output_stride == 32:
-        return ResNet(in_channels, padding, momentum, activation, tuple(drop_rates))
+        return ResNet(
+            in_channels, padding, momentum=momentum, activation=activation, drop_rates=tuple(drop_rates)
+        )
     if name == "mobilenet_mh" and output_stride == 16:
         return MobileNetMH(in_channels, padding, momentum)
     if name in ("spinenet49", "spinenet49plus") and output_stride == 16:
-        return SpineNet(in_channels, padding, momentum, activation, plus=name.endswith("plus"))
+        return SpineNet(
+            in_channels, padding, momentum=momentum, activation=activation, plus=name.endswith("plus")
+        )
     if name in OWN_BACKBONES:
         kind = "single-scale" if output_stride == 16 else "multi-scale"
         raise ConfigError(f'the backbone "{name}" is not made for {kind} models')

@@ -1,4 +1,7 @@
-"""MobileNet-MH at output stride 16, the backbone of the mobile MaskConver (reference page §2)."""
+"""MobileNet-MH at output stride 16, the backbone of the mobile MaskConver.
+
+As in tensorflow/models, official/projects/maskconver.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from ..layers import Conv2d, ConvNorm, Padding, batch_norm, depthwise, kaiming_f
 
 
 class Block(NamedTuple):
-    """One row of the reference's table: kernel, stride, channels out, expansion, dilation, level it ends."""
+    """One row of the table: kernel, stride, channels out, expansion, dilation, level it ends."""
 
     kernel: int
     stride: int
@@ -46,12 +49,12 @@ STEM_CHANNELS, LAST_CHANNELS = 32, 448
 class InvertedBottleneck(nn.Module):
     """1×1 expand → depthwise → 1×1 project, all with batch norm, two with ReLU; identity if it fits."""
 
-    def __init__(self, inp: int, block: Block, padding: Padding, momentum: float) -> None:
+    def __init__(self, inp: int, block: Block, *, padding: Padding, momentum: float) -> None:
         super().__init__()
         wide = inp * block.expand
         self.expand = Conv2d(inp, wide, 1)
         self.expand_bn = batch_norm(wide, momentum)
-        self.dw = depthwise(wide, block.kernel, block.stride, block.dilation, padding)
+        self.dw = depthwise(wide, block.kernel, block.stride, dilation=block.dilation, padding=padding)
         self.dw_bn = batch_norm(wide, momentum)
         self.project = Conv2d(wide, block.out, 1)
         self.project_bn = batch_norm(block.out, momentum)
@@ -75,11 +78,13 @@ class MobileNetMH(nn.Module):
 
     def __init__(self, in_channels: int = 3, padding: Padding = "same", momentum: float = 0.01) -> None:
         super().__init__()
-        self.block0 = ConvNorm(in_channels, STEM_CHANNELS, 3, 2, padding, momentum)
+        self.block0 = ConvNorm(in_channels, STEM_CHANNELS, 3, stride=2, padding=padding, momentum=momentum)
         self.channels: dict[int, int] = {}
         inp = STEM_CHANNELS
         for index, block in enumerate(BLOCKS, 1):
-            self.add_module(f"block{index}", InvertedBottleneck(inp, block, padding, momentum))
+            self.add_module(
+                f"block{index}", InvertedBottleneck(inp, block, padding=padding, momentum=momentum)
+            )
             inp = block.out
             if block.level:
                 self.channels[block.level] = inp

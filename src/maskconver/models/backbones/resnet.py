@@ -1,4 +1,4 @@
-"""ResNet-50 as the multi-scale MaskConver has it (multi-scale page §1.1); tensors named as torchvision's."""
+"""ResNet-50 as the multi-scale MaskConver has it; tensors are named as torchvision's."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class Bottleneck(nn.Module):
         inp: int,
         width: int,
         stride: int = 1,
+        *,
         dilation: int = 1,
         padding: Padding = "same",
         momentum: float = 0.01,
@@ -66,14 +67,14 @@ class Bottleneck(nn.Module):
         super().__init__()
         out = width * EXPANSION
         self.conv1, self.bn1 = Conv2d(inp, width, 1), batch_norm(width, momentum, eps)
-        self.conv2 = Conv2d(width, width, 3, stride, dilation, padding=padding)
+        self.conv2 = Conv2d(width, width, 3, stride=stride, dilation=dilation, padding=padding)
         self.bn2 = batch_norm(width, momentum, eps)
         self.conv3, self.bn3 = Conv2d(width, out, 1), batch_norm(out, momentum, eps)
         self.se = SqueezeExcite(out, int(out * se_ratio)) if se_ratio else None
         self.downsample: nn.Sequential | None = None
         if stride > 1 or inp != out:
             pool = [nn.AvgPool2d(2, stride, ceil_mode=True)] if pooled_shortcut and stride > 1 else []
-            conv = Conv2d(inp, out, 1, 1 if pool else stride, padding=padding)
+            conv = Conv2d(inp, out, 1, stride=1 if pool else stride, padding=padding)
             self.downsample = nn.Sequential(*pool, conv, batch_norm(out, momentum, eps))
         self.drop = DropPath(drop)
         self.activation = activation_function(activation)
@@ -113,7 +114,7 @@ class ResNet(nn.Module):
         widths: of the stem and the four stages' bottlenecks.
         eps: of the batch norms; None takes that of the padding's origin.
         pool: a max-pool after the stem. Without one, as DeepLab2 has it, the first stage strides instead.
-        raw: features before the last activation of their stage, as DeepLab2 taps them (kmax page §2.1).
+        raw: features before the last activation of their stage, as DeepLab2 taps them.
         stem: the stem's output (after the max-pool, where there is one) is a feature too, as level 1.
     """
 
@@ -121,6 +122,7 @@ class ResNet(nn.Module):
         self,
         in_channels: int = 3,
         padding: Padding = "same",
+        *,
         momentum: float = 0.01,
         activation: Activation = "gelu",
         drop_rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
@@ -133,7 +135,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.padding: Padding = padding
         self.pool, self.raw, self.stem = pool, raw, stem
-        self.conv1 = Conv2d(in_channels, widths[0], 7, 2, padding=padding)
+        self.conv1 = Conv2d(in_channels, widths[0], 7, stride=2, padding=padding)
         if eps is None:
             eps = BN_EPS if padding == "same" else TORCHVISION_EPS
         self.bn1 = batch_norm(widths[0], momentum, eps)
@@ -143,7 +145,17 @@ class ResNet(nn.Module):
             blocks = []
             for i in range(depth):
                 stride = 2 if i == 0 and (stage > 1 or not pool) else 1
-                blocks.append(Bottleneck(inp, width, stride, 1, padding, momentum, activation, drop, eps=eps))
+                block = Bottleneck(
+                    inp,
+                    width,
+                    stride,
+                    padding=padding,
+                    momentum=momentum,
+                    activation=activation,
+                    drop=drop,
+                    eps=eps,
+                )
+                blocks.append(block)
                 inp = width * EXPANSION
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.channels = {level: width * EXPANSION for level, width in enumerate(widths[1:], 2)}

@@ -1,4 +1,4 @@
-"""SpineNet-Seg 49 and 49+, rebuilt: the original network was never published (multi-scale page §6.2)."""
+"""SpineNet-Seg 49 and 49+, rebuilt: the original network was never published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEM_CHANNELS, STEM_STRIDE, ALPHA = 64, 4, 0.5
 
 
 class Block(NamedTuple):
-    """One row of the page's table: bottleneck width, stride, dilation, and the two blocks it is made from."""
+    """One row of the table: bottleneck width, stride, dilation, and the two blocks it is made from."""
 
     width: int
     stride: int
@@ -47,16 +47,18 @@ class Resample(nn.Module):
     """A parent's map at a block's stride and width: 1×1 to half its width, stride or nearest, 1×1."""
 
     def __init__(
-        self, parent: Block, block: Block, padding: Padding, momentum: float, activation: Activation
+        self, parent: Block, block: Block, *, padding: Padding, momentum: float, activation: Activation
     ) -> None:
         super().__init__()
         narrow = int(parent.width * ALPHA)
-        self.squeeze = ConvNorm(parent.width * EXPANSION, narrow, 1, 1, padding, momentum, 1, activation)
+        self.squeeze = ConvNorm(parent.width * EXPANSION, narrow, momentum=momentum, activation=activation)
         self.down: ConvNorm | None = None
         if parent.stride < block.stride:
-            self.down = ConvNorm(narrow, narrow, 3, 2, padding, momentum, 1, activation)
+            self.down = ConvNorm(
+                narrow, narrow, 3, stride=2, padding=padding, momentum=momentum, activation=activation
+            )
         self.pools = max((block.stride // parent.stride).bit_length() - 2, 0)
-        self.expand = ConvNorm(narrow, block.width * EXPANSION, 1, 1, padding, momentum, 1, None)
+        self.expand = ConvNorm(narrow, block.width * EXPANSION, momentum=momentum, activation=None)
         self.padding: Padding = padding
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -90,6 +92,7 @@ class SpineNet(nn.Module):
         self,
         in_channels: int = 3,
         padding: Padding = "same",
+        *,
         momentum: float = 0.01,
         activation: Activation = "swish",
         plus: bool = False,
@@ -98,7 +101,9 @@ class SpineNet(nn.Module):
         self.padding: Padding = padding
 
         def conv(inp: int, out: int, kernel: int, stride: int) -> ConvNorm:
-            return ConvNorm(inp, out, kernel, stride, padding, momentum, 1, activation)
+            return ConvNorm(
+                inp, out, kernel, stride=stride, padding=padding, momentum=momentum, activation=activation
+            )
 
         if plus:
             stem = [conv(in_channels, 32, 3, 2), conv(32, 32, 3, 1), conv(32, STEM_CHANNELS, 3, 1)]
@@ -127,7 +132,10 @@ class SpineNet(nn.Module):
             for i, row in enumerate(self.rows)
         )
         self.paths = nn.ModuleList(
-            nn.ModuleList(Resample(self.rows[n], row, padding, momentum, activation) for n in row.parents)
+            nn.ModuleList(
+                Resample(self.rows[n], row, padding=padding, momentum=momentum, activation=activation)
+                for n in row.parents
+            )
             for row in BLOCKS
         )
         self.activation = activation_function(activation)

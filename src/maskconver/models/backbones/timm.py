@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import BN_EPS, Padding
-from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 
 class TimmFeatures(nn.Module):
@@ -28,6 +27,7 @@ class TimmFeatures(nn.Module):
         name: str,
         in_channels: int = 3,
         output_stride: int = 16,
+        *,
         padding: Padding = "same",
         momentum: float = 0.01,
         drop_path: float = 0.0,
@@ -85,6 +85,7 @@ class PaddedConvNeXt(nn.Module):
         depths: tuple[int, ...],
         dims: tuple[int, ...],
         in_channels: int = 3,
+        *,
         drop_path: float = 0.0,
         stem: bool = False,
     ) -> None:
@@ -145,6 +146,7 @@ class ExpandedMobileNetV3(nn.Module):
         name: str,
         in_channels: int = 3,
         padding: Padding = "symmetric",
+        *,
         momentum: float = 0.01,
         gate: Gate = "hard_sigmoid",
         eps: float = BN_EPS,

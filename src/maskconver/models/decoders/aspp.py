@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling (mobile page §3; with full convolutions, multi-scale page §6.2)."""
+"""Atrous spatial pyramid pooling (DeepLabv3, arXiv 1706.05587, §3.3)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..layers import (
 class Atrous(nn.Module):
     """Dilated depthwise 3×3, then 1×1, batch norm, ReLU; nothing between the two convolutions."""
 
-    def __init__(self, inp: int, out: int, rate: int, momentum: float, activation: Activation) -> None:
+    def __init__(self, inp: int, out: int, rate: int, *, momentum: float, activation: Activation) -> None:
         super().__init__()
         self.dw = depthwise(inp, 3, dilation=rate)
         self.pw = ConvNorm(inp, out, momentum=momentum, activation=activation)
@@ -50,6 +50,7 @@ class ASPP(nn.Module):
         in_channels: int,
         filters: int = 256,
         rates: tuple[int, ...] = (6, 12, 18),
+        *,
         pool_window: tuple[int, int] | None = None,
         momentum: float = 0.01,
         separable: bool = True,
@@ -59,8 +60,8 @@ class ASPP(nn.Module):
 
         def atrous(rate: int) -> nn.Module:
             if separable:
-                return Atrous(in_channels, filters, rate, momentum, activation)
-            return ConvNorm(in_channels, filters, 3, 1, "same", momentum, rate, activation)
+                return Atrous(in_channels, filters, rate, momentum=momentum, activation=activation)
+            return ConvNorm(in_channels, filters, 3, momentum=momentum, dilation=rate, activation=activation)
 
         self.branch0 = ConvNorm(in_channels, filters, momentum=momentum, activation=activation)
         self.atrous = nn.ModuleList(atrous(rate) for rate in rates)
@@ -119,16 +120,18 @@ class ASPPFPN(nn.Module):
         momentum: of the batch norms.
     """
 
-    def __init__(self, channels: dict[int, int], filters: int, finest: int, momentum: float = 0.01) -> None:
+    def __init__(
+        self, channels: dict[int, int], filters: int, finest: int, *, momentum: float = 0.01
+    ) -> None:
         super().__init__()
-        top = max(channels)
+        top, self.finest = max(channels), finest
         self.aspp = ASPP(channels[top], filters, momentum=momentum)
         self.levels = [level for level in sorted(channels, reverse=True) if finest <= level < top]
         self.steps = nn.ModuleDict({str(n): TopDown(channels[n], filters, momentum) for n in self.levels})
 
-    def forward(self, features: dict[int, Tensor]) -> Tensor:
-        """{level: B×C×h×w} to B×filters×h×w at the finest level."""
+    def forward(self, features: dict[int, Tensor]) -> dict[int, Tensor]:
+        """{level: B×C×h×w} to B×filters×h×w of the finest level alone."""
         x = self.aspp(features[max(features)])
         for level in self.levels:
             x = self.steps[str(level)](x, features[level])
-        return x
+        return {self.finest: x}

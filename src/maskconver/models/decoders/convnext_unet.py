@@ -1,4 +1,4 @@
-"""The ConvNeXt-UNet pixel decoder with squeeze-and-excitation (multi-scale page §1.1)."""
+"""The ConvNeXt-UNet pixel decoder with squeeze-and-excitation (MaskConver, arXiv 2312.06052)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPANSION, SE_RATIO, LAYER_SCALE = 4, 1 / 16, 1e-6
 class ConvNeXtBlock(nn.Module):
     """Depthwise k×k → LayerNorm → C→4C → GELU → SE → 4C→C → layer scale → stochastic depth → + input.
 
-    The first GELU is exact, the one inside the SE its tanh approximation, as in the reference (§1.2).
+    The first GELU is exact, the one inside the SE its tanh approximation, as in the reference.
 
     Args:
         channels: C, in and out.
@@ -78,7 +78,7 @@ class Project(nn.Module):
 class UNetLevel(nn.Module):
     """Projected backbone feature + the coarser level's output twice as large, then blocks, then GELU."""
 
-    def __init__(self, inp: int, dim: int, depth: int, kernel: int, drop: float, coarsest: bool) -> None:
+    def __init__(self, inp: int, dim: int, depth: int, *, kernel: int, drop: float, coarsest: bool) -> None:
         super().__init__()
         self.lateral = Project(inp, dim)
         self.up = None if coarsest else Project(dim, dim)
@@ -108,6 +108,7 @@ class ConvNeXtUNet(nn.Sequential):
         channels: dict[int, int],
         dim: int = 384,
         depths: tuple[int, ...] = (18, 1, 1),
+        *,
         kernel: int = 7,
         drop_rates: tuple[float, ...] = (0.0, 0.0, 0.0),
     ) -> None:
@@ -115,7 +116,9 @@ class ConvNeXtUNet(nn.Sequential):
         parts = zip(self.levels, depths, drop_rates)
         super().__init__(
             *(
-                UNetLevel(channels[level], dim, depth, kernel, drop, level == self.levels[0])
+                UNetLevel(
+                    channels[level], dim, depth, kernel=kernel, drop=drop, coarsest=level == self.levels[0]
+                )
                 for level, depth, drop in parts
             )
         )

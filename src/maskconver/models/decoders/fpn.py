@@ -1,4 +1,4 @@
-"""Feature pyramids: the FPN of the multi-scale MaskConver (its page §1.3) and the papers' baseline, BiFPN."""
+"""Feature pyramids: the FPN of the multi-scale MaskConver and the papers' baseline, BiFPN."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def norm2d(kind: Norm, channels: int, momentum: float) -> nn.Module:
     return LayerNorm2d(channels) if kind == "layer" else batch_norm(channels, momentum)
 
 
-def convolution(inp: int, out: int, kernel: int, stride: int = 1, separable: bool = False) -> nn.Module:
+def convolution(inp: int, out: int, kernel: int, *, stride: int = 1, separable: bool = False) -> nn.Module:
     """A convolution with bias, or depthwise and 1×1 with nothing between."""
     if separable:
-        return SeparableConv2d(inp, out, kernel, stride)
-    conv = Conv2d(inp, out, kernel, stride, bias=True)
+        return SeparableConv2d(inp, out, kernel, stride=stride)
+    conv = Conv2d(inp, out, kernel, stride=stride, bias=True)
     nn.init.xavier_uniform_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
@@ -60,6 +60,7 @@ class FPN(nn.Module):
         channels: dict[int, int],
         levels: Sequence[int] = (3, 4, 5, 6, 7),
         filters: int = 256,
+        *,
         fusion: Literal["concat", "sum"] = "concat",
         separable: bool = True,
         kernel: int = 7,
@@ -78,7 +79,7 @@ class FPN(nn.Module):
             width = width + filters if fusion == "concat" else filters
             post[str(level)] = convolution(width, filters, kernel, separable=separable)
         for level in self.extras:
-            extra[str(level)] = convolution(filters, filters, 3, 2, separable)
+            extra[str(level)] = convolution(filters, filters, 3, stride=2, separable=separable)
         self.lateral, self.post, self.extra = map(nn.ModuleDict, (lateral, post, extra))
         self.norm = nn.ModuleDict({str(level): norm2d(norm, filters, momentum) for level in levels})
 
@@ -104,7 +105,7 @@ class FPN(nn.Module):
 class Fuse(nn.Module):
     """A weighted mean of maps of one size, activation, separable 3×3, batch norm (EfficientDet §3.3)."""
 
-    def __init__(self, inputs: int, filters: int, activation: Activation, momentum: float) -> None:
+    def __init__(self, inputs: int, filters: int, activation: Activation, *, momentum: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(inputs))
         self.conv = SeparableConv2d(filters, filters, 3)
@@ -135,6 +136,7 @@ class BiFPN(nn.Module):
         channels: dict[int, int],
         levels: Sequence[int] = (3, 4, 5, 6, 7),
         filters: int = 256,
+        *,
         repeats: int = 3,
         activation: Activation = "swish",
         momentum: float = 0.01,
@@ -152,7 +154,7 @@ class BiFPN(nn.Module):
         self.lateral = nn.ModuleDict({str(level): lateral(level) for level in made})
 
         def path(steps: Sequence[int], inputs: dict[int, int]) -> nn.ModuleDict:
-            fuses = {n: Fuse(inputs.get(n, 2), filters, activation, momentum) for n in steps}
+            fuses = {n: Fuse(inputs.get(n, 2), filters, activation, momentum=momentum) for n in steps}
             return nn.ModuleDict({str(n): fuse for n, fuse in fuses.items()})
 
         three = dict.fromkeys(levels[1:-1], 3)

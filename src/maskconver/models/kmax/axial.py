@@ -1,4 +1,7 @@
-"""Axial attention with relative positions, and the residual blocks around it (kmax page §2.2–2.3)."""
+"""Axial attention with relative positions, and the residual blocks around it.
+
+Axial-DeepLab, arXiv 2003.07853, as in bytedance/kmax-deeplab.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ Kind = Literal["bottleneck", "axial"]
 
 
 def he_normal_(conv: nn.Conv2d) -> None:
-    """Truncated normal of deviation sqrt(2 / input channels), whatever the kernel's area (§2)."""
+    """Truncated normal of deviation sqrt(2 / input channels), whatever the kernel's area."""
     std = math.sqrt(2 / conv.in_channels)
     nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
 
 
-def conv_norm(inp: int, out: int, kernel: int = 1, stride: int = 1, **changes: object) -> ConvNorm:
+def conv_norm(inp: int, out: int, kernel: int = 1, *, stride: int = 1, **changes: object) -> ConvNorm:
     """Convolution, batch norm, GELU (or `activation`), initialised as kMaX does; symmetric padding."""
     defaults = {"padding": "symmetric", "activation": "gelu"}
-    layer = ConvNorm(inp, out, kernel, stride, **{**defaults, **changes})  # type: ignore[arg-type]
+    layer = ConvNorm(inp, out, kernel, stride=stride, **{**defaults, **changes})  # type: ignore[arg-type]
     he_normal_(layer.conv)
     return layer
 
@@ -56,7 +59,7 @@ class AxialAttention(nn.Module):
         momentum: of the batch norms.
     """
 
-    def __init__(self, inp: int, keys: int, values: int, axis: Axis, momentum: float = 0.01) -> None:
+    def __init__(self, inp: int, keys: int, values: int, *, axis: Axis, momentum: float = 0.01) -> None:
         super().__init__()
         self.axis, self.keys, self.values = axis, keys, values
         self.qkv, self.qkv_bn = Conv2d(inp, 2 * keys + values, 1), batch_norm(2 * keys + values, momentum)
@@ -113,11 +116,11 @@ class AxialAttention2d(nn.Module):
         momentum: of the batch norms.
     """
 
-    def __init__(self, inp: int, keys: int, values: int, stride: int = 1, momentum: float = 0.01) -> None:
+    def __init__(self, inp: int, keys: int, values: int, *, stride: int = 1, momentum: float = 0.01) -> None:
         super().__init__()
         self.stride = stride
-        self.height = AxialAttention(inp, keys, values, "height", momentum)
-        self.width = AxialAttention(values, keys, values, "width", momentum)
+        self.height = AxialAttention(inp, keys, values, axis="height", momentum=momentum)
+        self.width = AxialAttention(values, keys, values, axis="width", momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """B×inp×h×w to B×values×⌈h/stride⌉×⌈w/stride⌉."""
@@ -126,7 +129,7 @@ class AxialAttention2d(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block that starts with GELU on its input and ends without an activation (§2.2).
+    """Residual block that starts with GELU on its input and ends without an activation.
 
         a = GELU(x);   y = shortcut(a) + drop(conv3(inner(conv1(a))))
 
@@ -146,6 +149,7 @@ class Block(nn.Module):
         inp: int,
         filters: Sequence[int],
         kind: Kind,
+        *,
         stride: int = 1,
         drop: float = 0.0,
         padding: Padding = "symmetric",
@@ -157,13 +161,13 @@ class Block(nn.Module):
         self.conv2: ConvNorm | None = None
         self.attention: AxialAttention2d | None = None
         if kind == "bottleneck":
-            self.conv2 = conv_norm(first, second, 3, stride, padding=padding, momentum=momentum)
+            self.conv2 = conv_norm(first, second, 3, stride=stride, padding=padding, momentum=momentum)
         else:
-            self.attention = AxialAttention2d(first, second, first, stride, momentum)
+            self.attention = AxialAttention2d(first, second, first, stride=stride, momentum=momentum)
         self.conv3 = linear_norm(second if kind == "bottleneck" else first, out, momentum, zero=True)
         self.shortcut: ConvNorm | None = None
         if inp != out or stride > 1:
-            self.shortcut = conv_norm(inp, out, 1, stride, momentum=momentum, activation=None)
+            self.shortcut = conv_norm(inp, out, 1, stride=stride, momentum=momentum, activation=None)
         self.drop = DropPath(drop)
 
     def forward(self, x: Tensor) -> Tensor:

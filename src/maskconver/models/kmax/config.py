@@ -8,6 +8,7 @@ from typing import Literal
 from ...core.config import InputConfig, PostprocessConfig
 from ...errors import ConfigError
 from ..layers import Padding
+from ..remax import SEMANTIC_WEIGHT
 
 BACKBONES = (
     "resnet50",
@@ -37,7 +38,7 @@ def _merge() -> PostprocessConfig:
 
 @dataclass
 class ReMaXConfig:
-    """How masks and classes are relaxed in training (ReMaX, arXiv 2306.17319; kmax page §4 and §6).
+    """How masks and classes are relaxed in training (ReMaX, arXiv 2306.17319).
 
     The defaults are plain kMaX-DeepLab's; the `remax_*` models have the paper's: sigmoid, 4 layers, η = 0.1.
     Why each default is what it is: docs/decisions/remax.md.
@@ -72,7 +73,7 @@ class ReMaXConfig:
     x_sem: Literal["key", "pixel_feature"] = "key"
     detach_class: bool = False
     semantic_loss: Literal["as_masks", "bce", "softmax_ce"] = "as_masks"
-    semantic_weight: float = 0.5
+    semantic_weight: float = SEMANTIC_WEIGHT
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -89,7 +90,7 @@ class ReMaXConfig:
 
 @dataclass
 class KMaXConfig:
-    """Architecture of a kMaX-DeepLab (kmax page §2); defaults are R50's.
+    """Architecture of a kMaX-DeepLab (arXiv 2207.04044); defaults are R50's.
 
     Attributes:
         backbone: one of `BACKBONES`.
@@ -115,7 +116,8 @@ class KMaXConfig:
             runs with sigmoid masks start better from (1, -3).
         proposals: queries; every one gives a proposal.
         input: how an image is brought to the network.
-        postprocess: how proposals become an answer; the thresholds for COCO (kmax page §7).
+        postprocess: how proposals become an answer; the thresholds for COCO, those of
+            bytedance/kmax-deeplab.
     """
 
     backbone: str = "resnet50"

@@ -1,4 +1,4 @@
-"""The k-means transformer decoder of kMaX-DeepLab (kmax page §2.4–2.5).
+"""The k-means transformer decoder of kMaX-DeepLab (arXiv 2207.04044, §3).
 
 Queries are B×C×1×N, a map of one row, so that the 1×1 convolutions and batch norms of pixels serve them too.
 """
@@ -116,6 +116,7 @@ class KMeansLayer(nn.Module):
         inp: int,
         num_classes: int,
         drop: float = 0.0,
+        *,
         momentum: float = 0.01,
         gate: MaskGate | None = None,
     ) -> None:
@@ -185,6 +186,7 @@ class KMeansDecoder(nn.Module):
         stages: Sequence[int],
         depths: Sequence[int],
         queries: int,
+        *,
         num_classes: int,
         drop: float = 0.0,
         momentum: float = 0.01,
@@ -195,7 +197,13 @@ class KMeansDecoder(nn.Module):
         nn.init.trunc_normal_(self.centers)
         self.places = [i for i, depth in enumerate(depths) for _ in range(depth)]
         self.layers = nn.ModuleList(
-            KMeansLayer(stages[place], num_classes, drop, momentum, gates[i] if i < len(gates) else None)
+            KMeansLayer(
+                stages[place],
+                num_classes,
+                drop,
+                momentum=momentum,
+                gate=gates[i] if i < len(gates) else None,
+            )
             for i, place in enumerate(self.places)
         )
         self.class_projection = conv_norm(DIM, DIM, momentum=momentum)

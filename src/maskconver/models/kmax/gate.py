@@ -1,4 +1,4 @@
-"""ReMask on the layers of kMaX-DeepLab (ReMaX §3.1; kmax page §4.1)."""
+"""ReMask on the layers of kMaX-DeepLab (ReMaX, arXiv 2306.17319, §3.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..layers import full_precision
-from ..remax import SemanticBranch, class_probability, relax, semantic_gate
+from ..remax import SemanticBranch, probability, relax, semantic_gate
 from .config import ReMaXConfig
 
 
@@ -50,7 +50,7 @@ class MaskGate(nn.Module):
         self.branch: SemanticBranch | None = None
         if config.semantic_source == "predicted":
             inp = KEY_DIM if config.x_sem == "key" else FEATURE_DIM
-            self.branch = SemanticBranch(inp, num_classes, config.aspp == "separable", momentum)
+            self.branch = SemanticBranch(inp, num_classes, config.aspp == "separable", momentum=momentum)
 
     def semantic_logits(self, prediction: Prediction, key: Tensor) -> Tensor:
         """m_sem, B×K×h×w, of a layer's prediction and its key."""
@@ -69,8 +69,8 @@ class MaskGate(nn.Module):
         assert prediction.class_logits is not None
         with full_precision(semantic.device.type):
             # "No object" competes in a softmax, but is no class of a pixel.
-            classes = class_probability(prediction.class_logits.float(), config.mask_id_loss, -1)[..., :-1]
-            pixels = semantic if truth else class_probability(semantic.float(), config.mask_id_loss, 1)
+            classes = probability(prediction.class_logits.float(), config.mask_id_loss, -1)[..., :-1]
+            pixels = semantic if truth else probability(semantic.float(), config.mask_id_loss, 1)
             gate = semantic_gate(
                 pixels.detach() if config.stop_gradient else pixels,
                 classes.detach() if config.detach_class else classes,

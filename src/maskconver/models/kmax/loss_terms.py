@@ -1,22 +1,25 @@
-"""PQ-style class and dice terms: each weighs the other's quality (kmax page §3; MaX-DeepLab)."""
+"""PQ-style class and dice terms: each weighs the other's quality (MaX-DeepLab, arXiv 2012.00759)."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .targets import MaskTargets
+from ..batch import MaskTargets
+from ..remax import ProbabilityKind
 
 VOID = -99999.0
 
 
 @torch.no_grad()
-def sample_pixels(owner: Tensor, owners: int, count: int, temperature: float) -> Tensor | None:
+def sample_pixels(
+    owner: Tensor, owners: int, count: int, *, temperature: float, generator: torch.Generator | None = None
+) -> Tensor | None:
     """Gumbel top-k with logits `temperature · ln(pixels / area of the pixel's mask)`.
 
     Args:
@@ -25,6 +28,7 @@ def sample_pixels(owner: Tensor, owners: int, count: int, temperature: float) ->
         owners: how many masks or classes there may be.
         count: how many pixels.
         temperature: 0 draws all pixels alike, 1 all masks.
+        generator: on the device of `owner`; PyTorch's own where None.
 
     Returns:
         B×count int64 pixels; None where that is all of them.
@@ -36,7 +40,7 @@ def sample_pixels(owner: Tensor, owners: int, count: int, temperature: float) ->
     ones = torch.ones_like(number, dtype=torch.float32)
     areas = ones.new_zeros(b, owners + 1).scatter_add_(1, number, ones)
     logits = temperature * (pixels / areas.gather(1, number)).log()
-    gumbel = -torch.empty_like(logits).exponential_().log()
+    gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
     return (logits.masked_fill(owner < 0, VOID) + gumbel).topk(count, 1, sorted=False).indices
 
 
@@ -61,7 +65,13 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def assign(
-    found: Tensor, dice: Tensor, probability: Tensor, masks: Tensor, targets: MaskTargets, num_classes: int
+    found: Tensor,
+    dice: Tensor,
+    probability: Tensor,
+    *,
+    masks: Tensor,
+    targets: MaskTargets,
+    num_classes: int,
 ) -> Assignment:
     """Targets and weights of the queries.
 
@@ -134,15 +144,7 @@ def dice_loss(masks: Tensor, assignment: Assignment) -> Tensor:
     return loss.sum(1).mean() * POSITIVE / n
 
 
-MaskActivation = Literal["softmax", "sigmoid"]
-
-
-def mask_probability(logits: Tensor, activation: MaskActivation) -> Tensor:
-    """σ of B×N×h×w mask logits: a softmax over the N queries, or a sigmoid of each."""
-    return logits.softmax(1) if activation == "softmax" else logits.sigmoid()
-
-
-def mask_id_loss(logits: Tensor, owner: Tensor, activation: MaskActivation) -> Tensor:
+def mask_id_loss(logits: Tensor, owner: Tensor, activation: ProbabilityKind) -> Tensor:
     """Cross-entropy of a pixel's query, mean over the labelled pixels of an image and over images.
 
     As a softmax over the queries, or as the sum over queries of binary cross-entropies: the sum keeps the
@@ -182,7 +184,9 @@ def _own(logits: Tensor, owner: Tensor) -> Tensor:
 ROWS = 512
 
 
-def instance_discrimination(feature: Tensor, owner: Tensor, owners: int, temperature: float = 0.3) -> Tensor:
+def instance_discrimination(
+    feature: Tensor, owner: Tensor, owners: int, *, temperature: float = 0.3
+) -> Tensor:
     """Cross-entropy between "is of my mask", each row of sum 1, and softmax(F_i · F_j / τ).
 
     Args:
@@ -211,11 +215,14 @@ def _log_sums(rows: Tensor, feature: Tensor, temperature: float) -> Tensor:
     return (rows @ (feature / temperature).transpose(1, 2)).logsumexp(-1)
 
 
-SemanticLoss = Literal["bce", "softmax_ce"]
-
-
 def sampled_semantic_loss(
-    logits: Tensor, semantic: Tensor, samples: int, temperature: float, hardest: float = 1.0
+    logits: Tensor,
+    semantic: Tensor,
+    samples: int,
+    *,
+    temperature: float,
+    hardest: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Cross-entropy on sampled pixels, mean over those of an image and over images.
 
@@ -225,9 +232,10 @@ def sampled_semantic_loss(
         samples: pixels an image, those of small classes more often; all where there are fewer.
         temperature: of the sampling.
         hardest: only this share of the pixels, those of the largest loss.
+        generator: see `sample_pixels`.
     """
     values, labels = logits.flatten(2), semantic.flatten(1)
-    chosen = sample_pixels(labels, logits.shape[1], samples, temperature)
+    chosen = sample_pixels(labels, logits.shape[1], samples, temperature=temperature, generator=generator)
     if chosen is not None:
         labels = labels.gather(1, chosen)
         values = values.gather(2, chosen[:, None].expand(-1, values.shape[1], -1))
@@ -235,21 +243,6 @@ def sampled_semantic_loss(
     if hardest < 1:
         loss = loss.topk(max(math.ceil(hardest * loss.shape[1]), 1), 1, sorted=False).values
     return mean_of_nonzero(loss)
-
-
-def branch_loss(logits: Tensor, semantic: Tensor, kind: SemanticLoss) -> Tensor:
-    """L_sem of a ReMask branch: mean over the labelled pixels of an image, and over images.
-
-    Args:
-        logits: B×K×h×w float32.
-        semantic: B×h×w int64, -1 is void.
-        kind: `bce`, binary cross-entropies summed over the classes, or `softmax_ce`.
-    """
-    labelled = semantic >= 0
-    own = logits.gather(1, semantic.clamp(min=0)[:, None])[:, 0]
-    together = F.softplus(logits).sum(1) if kind == "bce" else logits.logsumexp(1)
-    total = ((together - own) * labelled).flatten(1).sum(1)
-    return (total / labelled.flatten(1).sum(1).clamp(min=1)).mean()
 
 
 def one_hot_map(semantic: Tensor, classes: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The weighted sum kMaX-DeepLab and ReMaX are trained with (kmax page §3 and §4)."""
+"""The weighted sum kMaX-DeepLab and ReMaX are trained with (arXiv 2207.04044 and 2306.17319)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..batch import Batch
+from ..batch import Batch, MaskTargets
 from ..layers import full_precision
-from ..remax import class_overlap, soften
+from ..remax import branch_loss, class_overlap, probability, soften
 from .config import KMaXConfig
 from .gate import MaskGate, Prediction
 from .loss_terms import (
     Assignment,
     assign,
-    branch_loss,
     class_loss,
     dice_loss,
     instance_discrimination,
     mask_id_loss,
-    mask_probability,
     one_hot_map,
     sample_pixels,
     sampled_semantic_loss,
@@ -32,7 +30,7 @@ from .loss_terms import (
 from .matching import match, similarities
 from .model import KMaXDeepLab, KMaXOutput
 from .pixel_decoder import resize_aligned
-from .targets import MaskTargets, mask_targets
+from .targets import Targets, kmax_targets
 
 
 @dataclass
@@ -117,45 +115,55 @@ class KMaXCriterion(nn.Module):
         self.gates = nn.ModuleList(_gate(model.config, model.num_classes) for _ in range(own))
         self.matching_seconds = 0.0
 
-    def forward(self, model: KMaXDeepLab, output: KMaXOutput, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self,
+        model: KMaXDeepLab,
+        output: KMaXOutput,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
         """The terms of a batch, each weighted already; their sum is what training minimises.
 
         Args:
             model: whose output it is.
             output: `model(batch.images)`, in training.
             batch: images and their masks.
+            generator: draws the pixels that are compared; on their device. PyTorch's own where None.
 
         Returns:
             `class`, `dice`, `mask_id`, `instance` summed over all outputs; `semantic` of the auxiliary head
             and `remask` of the branches, where there are any. Scalars, float32.
         """
-        size = (output.final.mask_logits.shape[-2], output.final.mask_logits.shape[-1])
-        targets = mask_targets(batch, size)
-        relaxed, branch_terms = self._relax(model, output.layers, batch)
+        size = _size(output.final.mask_logits)
+        grids = [_size(p.mask_logits) for p in output.layers[: self.relaxed]]
+        if output.semantic_logits is not None:
+            grids.append(_size(output.semantic_logits))
+        targets = kmax_targets(batch, size, grids)
+        relaxed, branch_terms = self._relax(model, output.layers, targets)
         config = self.config
         with full_precision(output.final.mask_logits.device.type):
             outputs = [_at_size(p, r, size) for p, r in zip((output.final, *output.layers), (None, *relaxed))]
-            assignments = self._assign(outputs, targets)
+            assignments = self._assign(outputs, targets.masks)
             terms: dict[str, Tensor] = {}
             for found, assignment in zip(outputs, assignments):
-                for name, value in self.terms(found, assignment, targets).items():
+                for name, value in self.terms(found, assignment, targets.masks, generator=generator).items():
                     terms[name] = terms.get(name, 0) + getattr(config, f"{name}_weight") * value
             if output.semantic_logits is not None:
-                logits = output.semantic_logits.float()
-                semantic = mask_targets(batch, (logits.shape[-2], logits.shape[-1])).semantic
                 terms["semantic"] = config.semantic_weight * sampled_semantic_loss(
-                    logits,
-                    semantic,
+                    output.semantic_logits.float(),
+                    targets.classes[_size(output.semantic_logits)],
                     config.semantic_samples,
-                    config.semantic_sampling,
-                    config.semantic_hardest,
+                    temperature=config.semantic_sampling,
+                    hardest=config.semantic_hardest,
+                    generator=generator,
                 )
         if branch_terms:
             terms["remask"] = self.remax.semantic_weight * torch.stack(branch_terms).sum()
         return terms
 
     def _relax(
-        self, model: KMaXDeepLab, layers: tuple[Prediction, ...], batch: Batch
+        self, model: KMaXDeepLab, layers: tuple[Prediction, ...], targets: Targets
     ) -> tuple[list[Tensor | None], list[Tensor]]:
         """The relaxed mask logits of each layer (None: not relaxed), and the branches' losses."""
         relaxed: list[Tensor | None] = [None] * len(layers)
@@ -163,8 +171,7 @@ class KMaXCriterion(nn.Module):
         for i, prediction in enumerate(layers[: self.relaxed]):
             gate = model.decoder.layers[i].gate if self.remax.remask_at_test else self.gates[i]
             assert isinstance(gate, MaskGate) and prediction.key is not None
-            h, w = prediction.mask_logits.shape[-2:]
-            truth = mask_targets(batch, (h, w)).semantic
+            truth = targets.classes[_size(prediction.mask_logits)]
             if gate.branch is None:
                 relaxed[i] = gate(prediction, one_hot_map(truth, self.num_classes), truth=True)
                 continue
@@ -184,43 +191,61 @@ class KMaXCriterion(nn.Module):
         """Who answers for which mask, for every output: one transfer to the host and back."""
         start = time.perf_counter()
         matched = outputs[:1] if self.config.share_final_matching else outputs
-        probabilities = [mask_probability(o.masks, self.remax.mask_id_loss) for o in matched]
+        masks = [probability(o.masks, self.remax.mask_id_loss, 1) for o in matched]
         labelled = (targets.owner >= 0)[:, None]
-        pairs = [similarities(o.class_logits, m * labelled, targets) for o, m in zip(matched, probabilities)]
-        dice, probability = (torch.stack(v) for v in zip(*pairs))
+        pairs = [similarities(o.class_logits, m * labelled, targets) for o, m in zip(matched, masks)]
+        dice, classes = (torch.stack(v) for v in zip(*pairs))
         if dice.is_cuda:
             torch.cuda.synchronize()
             start = time.perf_counter()
-        found = match(dice, probability, targets.labels.expand(len(matched), -1, -1))
+        found = match(dice, classes, targets.labels.expand(len(matched), -1, -1))
         self.matching_seconds += time.perf_counter() - start
         assignments = [
-            assign(*parts, targets, self.num_classes)
-            for parts in zip(found, dice, probability, probabilities)
+            assign(f, d, c, masks=m, targets=targets, num_classes=self.num_classes)
+            for f, d, c, m in zip(found, dice, classes, masks)
         ]
         return assignments if len(matched) > 1 else assignments * len(outputs)
 
-    def terms(self, output: Output, assignment: Assignment, targets: MaskTargets) -> dict[str, Tensor]:
+    def terms(
+        self,
+        output: Output,
+        assignment: Assignment,
+        targets: MaskTargets,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
         """The four terms of one output, not weighted yet."""
         activation, config, n = self.remax.mask_id_loss, self.config, output.masks.shape[1]
-        overlap = None
+        soft = F.one_hot(assignment.target, self.num_classes + 1).float()
         if self.remax.eta:
-            raw = mask_probability(output.masks.detach(), activation)
-            overlap = class_overlap(raw, targets, self.num_classes)
-        soft = soften(assignment.target, overlap, self.remax.eta, self.num_classes)
+            overlap = class_overlap(
+                probability(output.masks.detach(), activation, 1), targets, self.num_classes
+            )
+            soft = soften(soft, F.pad(overlap, (0, 1)), self.remax.eta)  # "no object" covers nothing
         owner = assignment.owner.flatten(1)
-        chosen = sample_pixels(owner, n, config.instance_samples, config.instance_sampling)
-        feature = features_at(output.feature, chosen, (output.masks.shape[-2], output.masks.shape[-1]))
+        chosen = sample_pixels(
+            owner,
+            n,
+            config.instance_samples,
+            temperature=config.instance_sampling,
+            generator=generator,
+        )
+        feature = features_at(output.feature, chosen, _size(output.masks))
         return {
             "class": class_loss(output.class_logits, soft, assignment.class_weight),
-            "dice": dice_loss(mask_probability(output.relaxed, activation), assignment),
+            "dice": dice_loss(probability(output.relaxed, activation, 1), assignment),
             "mask_id": mask_id_loss(output.relaxed, assignment.owner, activation),
             "instance": instance_discrimination(
                 feature,
                 owner if chosen is None else owner.gather(1, chosen),
                 n,
-                config.instance_temperature,
+                temperature=config.instance_temperature,
             ),
         }
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]
 
 
 def _gate(config: KMaXConfig, num_classes: int) -> MaskGate:

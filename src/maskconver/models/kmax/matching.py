@@ -1,4 +1,4 @@
-"""Which query answers for which mask: the cheapest one-to-one assignment (kmax page §3, *Matching*)."""
+"""Which query answers for which mask: the cheapest one-to-one assignment (arXiv 2207.04044)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .targets import MaskTargets
+from ..batch import MaskTargets, region_sums
 
 DICE_EPS = 1e-5
-
-
-def region_sums(values: Tensor, targets: MaskTargets) -> Tensor:
-    """The sum of each map over each mask, one product for the whole batch.
-
-    Args:
-        values: B×N×h×w.
-        targets: R masks an image.
-
-    Returns:
-        B×N×R, of the type of `values`.
-    """
-    masks = torch.arange(targets.labels.shape[1], device=values.device)
-    members = targets.owner.flatten(1)[..., None] == masks
-    return values.flatten(2) @ members.to(values.dtype)
 
 
 def similarities(class_logits: Tensor, masks: Tensor, targets: MaskTargets) -> tuple[Tensor, Tensor]:

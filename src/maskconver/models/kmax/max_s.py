@@ -1,4 +1,4 @@
-"""MaX-S: the axial ResNet-50 of kMaX-DeepLab (kmax page §2.1)."""
+"""MaX-S: the axial ResNet-50 of kMaX-DeepLab (MaX-DeepLab, arXiv 2012.00759)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class MaXS(nn.Module):
         self,
         in_channels: int = 3,
         padding: Padding = "symmetric",
+        *,
         momentum: float = 0.01,
         drop_path: float = 0.0,
         stem: bool = False,
@@ -36,7 +37,7 @@ class MaXS(nn.Module):
         super().__init__()
         self.with_stem = stem
         self.stem = nn.Sequential(
-            conv_norm(in_channels, STEM // 2, 3, 2, padding=padding, momentum=momentum),
+            conv_norm(in_channels, STEM // 2, 3, stride=2, padding=padding, momentum=momentum),
             conv_norm(STEM // 2, STEM // 2, 3, momentum=momentum),
             conv_norm(STEM // 2, STEM, 3, momentum=momentum, activation=None),
         )
@@ -54,7 +55,17 @@ class MaXS(nn.Module):
                 width, _, out = filters
                 sizes = filters if kind == conv else (2 * width, width, out)
                 rate = drop if i else (0.75 * drop_path if level == 5 else 0.0)
-                blocks.append(Block(inp, sizes, kind, 1 if i else 2, rate, padding, momentum))  # type: ignore[arg-type]
+                blocks.append(
+                    Block(
+                        inp,
+                        sizes,
+                        kind,  # type: ignore[arg-type]
+                        stride=1 if i else 2,
+                        drop=rate,
+                        padding=padding,
+                        momentum=momentum,
+                    )
+                )
                 inp = out
             self.add_module(f"stage{level}", nn.Sequential(*blocks))
         self.channels = {level: filters[-1] for level, (filters, _, _) in enumerate(stages, 2)}

@@ -15,7 +15,7 @@ from ..backbones.timm import CHANNELS as MOBILENETS
 from ..backbones.timm import SIZES, ExpandedMobileNetV3, PaddedConvNeXt
 from ..base import SegmentationModel
 from ..layers import BN_EPS
-from ..maskconver.peaks import is_exporting
+from ..topk import TopK, stable_topk
 from .config import BACKBONES, KMaXConfig
 from .decoder import KMeansDecoder
 from .gate import MaskGate, Prediction
@@ -49,25 +49,35 @@ def create_backbone(config: KMaXConfig) -> nn.Module:
         return ResNet(
             config.in_channels,
             config.padding,
-            momentum,
-            "relu",
+            momentum=momentum,
+            activation="relu",
             eps=BN_EPS,
             pool=not stride,
             raw=stride,
             stem=stem,
         )
     if name == "max_s":
-        return MaXS(config.in_channels, config.padding, momentum, config.backbone_drop_path, stem)
+        return MaXS(
+            config.in_channels,
+            config.padding,
+            momentum=momentum,
+            drop_path=config.backbone_drop_path,
+            stem=stem,
+        )
     if name in SIZES:
         depths, dims = SIZES[name]
-        return PaddedConvNeXt(depths, dims, config.in_channels, config.backbone_drop_path, stem)
+        return PaddedConvNeXt(
+            depths, dims, config.in_channels, drop_path=config.backbone_drop_path, stem=stem
+        )
     if name in MOBILENETS:
-        return ExpandedMobileNetV3(name, config.in_channels, config.padding, momentum, config.gate, stem=stem)
+        return ExpandedMobileNetV3(
+            name, config.in_channels, config.padding, momentum=momentum, gate=config.gate, stem=stem
+        )
     raise ConfigError(f'no backbone "{name}" for kMaX-DeepLab; there are {", ".join(BACKBONES)}')
 
 
 class KMaXDeepLab(SegmentationModel):
-    """kMaX-DeepLab (arXiv 2207.04044; kmax page §2).
+    """kMaX-DeepLab (arXiv 2207.04044).
 
     Args:
         config: the architecture.
@@ -101,10 +111,10 @@ class KMaXDeepLab(SegmentationModel):
             self.pixel_decoder.channels,
             config.decoder_layers,
             config.proposals,
-            num_classes,
-            config.drop_path,
-            momentum,
-            [MaskGate(config.remax, num_classes, momentum) for _ in range(relaxed)]
+            num_classes=num_classes,
+            drop=config.drop_path,
+            momentum=momentum,
+            gates=[MaskGate(config.remax, num_classes, momentum) for _ in range(relaxed)]
             if config.remax.remask_at_test
             else (),
         )
@@ -141,46 +151,53 @@ class KMaXDeepLab(SegmentationModel):
         semantic = self.semantic_head(features) if deep and self.semantic_head is not None else None
         return KMaXOutput(final, layers, semantic)
 
-    def fused(self) -> KMaXDeepLab:
-        """A copy for inference alone, faster and equal but for rounding: see `fuse.fuse`."""
-        from .fuse import fuse
-
-        return fuse(self)
-
     @torch.no_grad()
-    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
+    def predict(self, images: Tensor, proposals: int | None = None, *, topk: TopK = stable_topk) -> Proposals:
         """Normalised images B×C×H×W to their proposals, no geometry.
-
-        A query's score is the largest softmax over the K+1 class logits of a real class (kmax page §7), whose
-        class is its label.
 
         Args:
             images: float, on this model's device.
             proposals: only so many, the best; all queries where None. Masks compete by a softmax over the
                 queries: leaving some out changes what the others get.
+            topk: how queries are ranked; only graphs of other runtimes need another way.
 
         Raises:
             ConfigError: more proposals than queries.
         """
-        number = proposals or self.config.proposals
-        if number > self.config.proposals:
-            raise ConfigError(f"{number} proposals of a model with {self.config.proposals} queries")
         final = self(images, deep=False).final
-        assert final.class_logits is not None
-        best, labels = final.class_logits.float().softmax(-1)[..., :-1].max(-1)
-        # ONNX has no stable sort; its TopK gives the lower index first by definition.
-        ranked = best.topk(best.shape[-1]) if is_exporting() else best.sort(stable=True, descending=True)
-        scores, order = ranked
-        scores, order = scores[:, :number], order[:, :number]
+        return best_queries(final, self.config.proposals, proposals, topk=topk)
 
-        def of_queries(values: Tensor) -> Tensor:
-            return values.gather(
-                1, order.view(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
-            )
 
-        return Proposals(
-            scores,
-            labels.gather(1, order),
-            of_queries(final.mask_logits.float()),
-            of_queries(final.class_logits.float()),
-        )
+def best_queries(
+    final: Prediction, queries: int, number: int | None = None, *, topk: TopK = stable_topk
+) -> Proposals:
+    """The queries of a final prediction as proposals, best first.
+
+    A query's score is the largest softmax over the K+1 class logits of a real class; that class is its label.
+
+    Args:
+        final: of B images.
+        queries: how many there are.
+        number: how many are given; all where None.
+        topk: how they are ranked.
+
+    Raises:
+        ConfigError: more proposals than queries.
+    """
+    number = number or queries
+    if number > queries:
+        raise ConfigError(f"{number} proposals of a model with {queries} queries")
+    assert final.class_logits is not None
+    best, labels = final.class_logits.float().softmax(-1)[..., :-1].max(-1)
+    order = topk(best, number)
+
+    def of_queries(values: Tensor) -> Tensor:
+        index = order.view(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+        return values.gather(1, index)
+
+    return Proposals(
+        best.gather(1, order),
+        labels.gather(1, order),
+        of_queries(final.mask_logits.float()),
+        of_queries(final.class_logits.float()),
+    )

@@ -1,4 +1,7 @@
-"""The pixel decoder of kMaX-DeepLab: axial attention on coarse maps, bottlenecks on fine ones (kmax §2.2)."""
+"""The pixel decoder of kMaX-DeepLab: axial attention on coarse maps, bottlenecks on fine ones.
+
+As in bytedance/kmax-deeplab.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,7 @@ class PixelDecoder(nn.Module):
         inputs: Sequence[int],
         channels: Sequence[int] = CHANNELS,
         blocks: Sequence[int] = (1, 5, 1, 1, 1),
+        *,
         momentum: float = 0.01,
     ) -> None:
         super().__init__()

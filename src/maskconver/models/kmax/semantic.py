@@ -1,4 +1,4 @@
-"""The auxiliary semantic heads of kMaX-DeepLab, which only training uses (kmax page §2.6)."""
+"""The auxiliary semantic heads of kMaX-DeepLab, which only training uses (google-research/deeplab2)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The registered kMaX-DeepLab and ReMaX networks (kmax page §5); ReMaX is a way to train them."""
+"""The registered kMaX-DeepLab and ReMaX networks (arXiv 2207.04044, 2306.17319); ReMaX is how some train."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..registry import register_model
+from ..remax import ETA
 from .config import KMaXConfig, ReMaXConfig
 
 SMALL: dict[str, tuple[int, ...]] = {"pixel_blocks": (1, 1, 1, 1), "decoder_layers": (1, 1, 1)}
@@ -17,10 +18,10 @@ def _kmax(size: int, **changes: object) -> KMaXConfig:
 
 
 def _remax(config: KMaXConfig) -> KMaXConfig:
-    """The same network, trained with the paper's relaxations; its masks are sigmoids, also when read (§6)."""
+    """The same network, trained with the paper's relaxations; its masks are sigmoids, also when read."""
     return replace(
         config,
-        remax=ReMaXConfig(mask_id_loss="sigmoid", remask_layers=4, eta=0.1),
+        remax=ReMaXConfig(mask_id_loss="sigmoid", remask_layers=4, eta=ETA),
         postprocess=replace(config.postprocess, mask_activation="sigmoid"),
     )
 

@@ -7,33 +7,21 @@ from ..registry import register_family
 from .config import MaskConverConfig, MultiScaleConfig
 from .losses import LossConfig, MaskConverCriterion
 from .model import Maps, MaskConver
-from .multiscale import CenterModel, MultiScaleMaskConver, PyramidMaps
+from .optimize import optimize
 
-__all__ = [
-    "Maps",
-    "MaskConver",
-    "MaskConverConfig",
-    "MultiScaleConfig",
-    "MultiScaleMaskConver",
-    "PyramidMaps",
-]
-
-
-def _optimize(model: CenterModel) -> CenterModel:
-    return model.fused()
-
+__all__ = ["Maps", "MaskConver", "MaskConverConfig", "MultiScaleConfig"]
 
 FAMILY = register_family(
     Family(
         name="maskconver",
         kinds={
             "maskconver": (MaskConverConfig, MaskConver),
-            "maskconver_multiscale": (MultiScaleConfig, MultiScaleMaskConver),
+            "maskconver_multiscale": (MultiScaleConfig, MaskConver),
         },
         loss=LossConfig,
         criterion=MaskConverCriterion,
         class_shaped=re.compile(r"class_head\.(\d+\.)?out\.(weight|bias)|class_embedding\.weight"),
-        optimize=_optimize,
+        optimize=optimize,
     )
 )
 

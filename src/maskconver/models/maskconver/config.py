@@ -1,4 +1,8 @@
-"""Everything that makes one MaskConver model differ from another: one config a kind of model."""
+"""Everything that makes one MaskConver model differ from another.
+
+There are two configs and one network: a third of the fields belongs to one level or to a pyramid alone, and
+`decoder` and `fusion` name other things in each.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,15 @@ from ...core.config import InputConfig, PostprocessConfig
 from ..layers import Activation, Padding
 
 ClassEmbedding = Literal["none", "multiply", "add"]
+MASK_LEVEL, FINEST = 2, 3  # stride 4 of the masks, stride 8 of the finest feature the decoders take
 LEVEL_RANGES_640 = ((0.0, 64.0), (40.0, 128.0), (80.0, 256.0), (160.0, 512.0), (320.0, 1e7))
 LEVEL_RANGES_1280 = ((0.0, 100.0), (100.0, 200.0), (200.0, 400.0), (400.0, 800.0), (800.0, 1.25e7))
 
 
 @dataclass
 class MaskConverConfig:
-    """Architecture of a single-scale MaskConver (reference page §2–3).
+    """Architecture of a single-scale MaskConver (arXiv 2312.06052; tensorflow/models,
+    official/projects/maskconver).
 
     Attributes:
         backbone: `mobilenet_mh`, `spinenet49`, `spinenet49plus` (reconstructions), or a timm name, see
@@ -71,10 +77,25 @@ class MaskConverConfig:
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
 
+    # What a `MultiScaleConfig` has as fields, or the other way round:
+    level_ranges = None  # the one level answers for every segment
+    frozen_bn = False
+    mlp_hidden = None  # as many as `embedding_dim`
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """log2 of the strides of the heatmaps: one."""
+        return (self.level,)
+
+    @property
+    def mask_level(self) -> int:
+        """log2 of the stride of the masks."""
+        return self.level
+
 
 @dataclass
 class MultiScaleConfig:
-    """Architecture of a multi-scale MaskConver (multi-scale page §1 and §6.1); defaults are R50-UNet's.
+    """Architecture of a multi-scale MaskConver (arXiv 2312.06052); defaults are R50-UNet's.
 
     Attributes:
         backbone: `resnet50`, or a timm name, see `backbones.TIMM_BACKBONES`.
@@ -149,3 +170,10 @@ class MultiScaleConfig:
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
+
+    position = False  # see `MaskConverConfig`
+
+    @property
+    def mask_level(self) -> int:
+        """log2 of the stride of the masks."""
+        return MASK_LEVEL

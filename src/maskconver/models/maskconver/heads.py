@@ -1,8 +1,9 @@
-"""The prediction heads and the embedding MLP (mobile page §3, multi-scale page §1.4–1.5)."""
+"""The prediction heads and the embedding MLP (MaskConver, arXiv 2312.06052, §3)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from ..layers import (
     ConvNorm,
     LayerNorm2d,
     activation_function,
-    batch_norm,
     depthwise,
     recomputed,
     resize,
@@ -23,8 +23,24 @@ from ..layers import (
 from .config import ClassEmbedding
 
 
+class Detail(NamedTuple):
+    """The backbone's feature that a head takes in before its convolutions.
+
+    Attributes:
+        channels: of the feature.
+        fusion: `sum` or `concat`.
+        filters: channels it is projected to; as many as the head's input for `sum`.
+        momentum: of the projection's batch norm.
+    """
+
+    channels: int
+    fusion: Literal["sum", "concat"]
+    filters: int
+    momentum: float = 0.01
+
+
 class Head(nn.Module):
-    """Convolutions, each with norm and activation, and a last one without; at stride 2^level of its input.
+    """Convolutions, each with norm and activation, and a last one without.
 
     Args:
         in_channels: channels of the input.
@@ -37,6 +53,7 @@ class Head(nn.Module):
         norm: makes a norm for so many channels.
         activation: after each norm.
         levels: the convolutions are shared by these levels, the norms are not; empty for a head of one level.
+        detail: a backbone feature to take in first; None for none.
         bias: initial bias of the output.
     """
 
@@ -45,18 +62,20 @@ class Head(nn.Module):
         in_channels: int,
         filters: int,
         out_channels: int,
+        *,
         depth: int,
         kernel: int,
-        *,
         separable: bool = True,
         norm: Callable[[int], nn.Module] = LayerNorm2d,
         activation: Activation = "gelu",
         levels: Sequence[int] = (),
+        detail: Detail | None = None,
         bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.activation = activation_function(activation, tanh=True)
-        inputs = ([in_channels] + [filters] * depth)[:depth]
+        first = in_channels + detail.filters if detail and detail.fusion == "concat" else in_channels
+        inputs = ([first] + [filters] * depth)[:depth]
         outputs = {"dw": inputs, "pw": [filters] * depth} if separable else {"conv": [filters] * depth}
         if separable:
             self.dw = nn.ModuleList(depthwise(c, kernel) for c in inputs)
@@ -65,12 +84,13 @@ class Head(nn.Module):
             self.conv = nn.ModuleList(Conv2d(c, filters, kernel) for c in inputs)
         self.steps = tuple((i, kind) for i in range(depth) for kind in outputs)
         self.stateless = norm is LayerNorm2d
+        self.levels = tuple(levels)
 
         def norms() -> nn.ModuleDict:
             return nn.ModuleDict({k: nn.ModuleList(norm(c) for c in v) for k, v in outputs.items()})
 
         self.norm = nn.ModuleDict({str(n): norms() for n in levels}) if levels else norms()
-        last = filters if depth else in_channels
+        last = filters if depth else first
         self.out = Conv2d(last, out_channels, 1 if separable else 3, bias=True)
         for name in outputs:
             for conv in getattr(self, name):
@@ -81,10 +101,26 @@ class Head(nn.Module):
         nn.init.trunc_normal_(self.out.weight, std=0.01, a=-0.02, b=0.02)
         assert self.out.bias is not None
         nn.init.constant_(self.out.bias, bias)
+        self.fusion = detail.fusion if detail else None
+        self.lowlevel: ConvNorm | None = None
+        if detail:
+            self.lowlevel = ConvNorm(
+                detail.channels, detail.filters, momentum=detail.momentum, activation=activation
+            )
+            nn.init.kaiming_normal_(self.lowlevel.conv.weight, nonlinearity="relu")
 
-    def forward(self, x: Tensor, level: int | None = None) -> Tensor:
-        """B×in×h×w, of a level where there are several, to B×out×h×w."""
-        return self.out(self.convolve(x, level))
+    def forward(self, x: Tensor, detail: Tensor | None = None, level: int | None = None) -> Tensor:
+        """B×in×h×w (and B×low×H×W to take in), of a level where there are several, to B×out×H×W."""
+        return self.out(self.convolve(self.join(x, detail), level))
+
+    def join(self, x: Tensor, detail: Tensor | None) -> Tensor:
+        """What the convolutions get: B×in×h×w (and B×low×H×W) to B×in×H×W; `concat` adds channels."""
+        if self.lowlevel is None:
+            return x
+        assert detail is not None
+        fine = self.lowlevel(detail)
+        x = resize(x, fine.shape[-2:])
+        return x + fine if self.fusion == "sum" else torch.cat([x, fine], 1)
 
     def convolve(self, x: Tensor, level: int | None = None, part: slice = slice(None)) -> Tensor:
         """The convolutions before the output, each with its norm and activation.
@@ -97,7 +133,7 @@ class Head(nn.Module):
         Returns:
             B×filters×h×w; after a depthwise step as many channels as it took.
         """
-        norms = self.norm if level is None else self.norm[str(level)]
+        norms = self.norm[str(level)] if self.levels else self.norm
         for i, kind in self.steps[part]:
             norm: nn.Module = norms[kind][i]  # type: ignore[index]
             x = getattr(self, kind)[i](x)
@@ -106,65 +142,6 @@ class Head(nn.Module):
             else:
                 x = self.activation(norm(x))
         return x
-
-
-class FusingHead(Head):
-    """A head that first takes in the backbone's feature of its level (mobile page §3, steps 1–3).
-
-    Args:
-        in_channels: channels of the decoder's output.
-        low_level: channels of the backbone feature to fuse, or None to fuse nothing.
-        filters, out_channels, depth, kernel, separable, activation, bias: see `Head`.
-        fusion: `sum` or `concat`.
-        low_level_filters: channels the backbone feature is projected to.
-        momentum: of the batch norms.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        low_level: int | None,
-        filters: int,
-        out_channels: int,
-        depth: int,
-        kernel: int = 3,
-        fusion: str = "sum",
-        low_level_filters: int = 256,
-        bias: float = 0.0,
-        momentum: float = 0.01,
-        separable: bool = True,
-        activation: Activation = "relu",
-    ) -> None:
-        first = in_channels + low_level_filters if low_level and fusion == "concat" else in_channels
-        super().__init__(
-            first,
-            filters,
-            out_channels,
-            depth,
-            kernel,
-            separable=separable,
-            norm=lambda channels: batch_norm(channels, momentum),
-            activation=activation,
-            bias=bias,
-        )
-        self.fusion = fusion
-        self.lowlevel: ConvNorm | None = None
-        if low_level:
-            self.lowlevel = ConvNorm(low_level, low_level_filters, momentum=momentum, activation=activation)
-            nn.init.kaiming_normal_(self.lowlevel.conv.weight, nonlinearity="relu")
-
-    def forward(self, decoded: Tensor, low_level: Tensor | None) -> Tensor:  # type: ignore[override]
-        """B×in×h×w (and B×low×H×W to fuse) to B×out×H×W."""
-        return super().forward(self.join(decoded, low_level))
-
-    def join(self, decoded: Tensor, low_level: Tensor | None) -> Tensor:
-        """What the convolutions get: B×in×h×w (and B×low×H×W to fuse) to B×in×H×W; `concat` adds channels."""
-        if self.lowlevel is None:
-            return decoded
-        assert low_level is not None
-        fine = self.lowlevel(low_level)
-        x = resize(decoded, fine.shape[-2:])
-        return x + fine if self.fusion == "sum" else torch.cat([x, fine], 1)
 
 
 class SumFusion(nn.Module):
@@ -179,7 +156,7 @@ class SumFusion(nn.Module):
 
 
 class PanopticFPNFusion(nn.Module):
-    """Each level by steps of 3×3, GroupNorm, activation, nearest ×2 to one stride; then added (§6.1 there).
+    """Each level by steps of 3×3, GroupNorm, activation, nearest ×2 to one stride; then added.
 
     Args:
         channels: of every level.
@@ -194,6 +171,7 @@ class PanopticFPNFusion(nn.Module):
         channels: int,
         levels: Sequence[int],
         filters: int = 256,
+        *,
         target: int = 2,
         activation: Activation = "swish",
     ) -> None:
@@ -228,7 +206,7 @@ class MLP(nn.Module):
     """Dense, LayerNorm, activation, dense: the mask embedding from a centre embedding and its class's."""
 
     def __init__(
-        self, dim: int, out: int, hidden: int | None = None, activation: Activation = "relu"
+        self, dim: int, out: int, hidden: int | None = None, *, activation: Activation = "relu"
     ) -> None:
         super().__init__()
         hidden = hidden or dim
@@ -246,7 +224,7 @@ class MLP(nn.Module):
 
 
 def with_class(embeddings: Tensor, class_embeddings: Tensor | None, how: ClassEmbedding) -> Tensor:
-    """Centre embeddings (…, D) told their class: × (mobile page §3), + (multi-scale page §1.5) or nothing."""
+    """Centre embeddings (…, D) told their class: multiplied, added or nothing."""
     if how == "none" or class_embeddings is None:
         return embeddings
     return embeddings * class_embeddings if how == "multiply" else embeddings + class_embeddings

@@ -1,4 +1,7 @@
-"""Mask losses from per-mask sums, so that N full masks never exist together (reference page §5)."""
+"""Mask losses from per-mask sums, so that N full masks never exist together.
+
+The terms named after the reference are those of tensorflow/models, official/projects/maskconver.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..remax import relax, semantic_gate
-from .remask import Gate
+from .remask import Relaxation
 
 
 def world_size() -> int:
@@ -86,9 +89,10 @@ def chunked_mask_sums(
     embeddings: Tensor,
     basis: Tensor,
     region: Tensor,
+    *,
     regions: Tensor,
     valid: Tensor,
-    gate: Gate | None = None,
+    relaxation: Relaxation | None = None,
 ) -> Tensor:
     """`mask_sums` of one image's masks `embeddings · basis`, resized bilinearly to the size of `regions`.
 
@@ -100,19 +104,19 @@ def chunked_mask_sums(
         region: (n,) the target's value in `regions`.
         regions: H×W int32.
         valid: H×W bool.
-        gate: relaxes the masks (equations 1 and 2); of n masks and one image.
+        relaxation: relaxes the masks (equations 1 and 2 of ReMaX); of n masks and one image.
     """
 
     def sums(e: Tensor, r: Tensor, classes: Tensor | None, features: Tensor) -> Tensor:
         logits = torch.einsum("nd,dhw->nhw", e, features)
-        if gate is not None and classes is not None:
-            logits = relax(logits, semantic_gate(gate.semantic, classes[None])[0])
+        if relaxation is not None and classes is not None:
+            logits = relax(logits, semantic_gate(relaxation.semantic, classes[None])[0])
         if logits.shape[-2:] != regions.shape:
             logits = F.interpolate(logits[None], regions.shape, mode="bilinear", align_corners=False)[0]
         return mask_sums(logits, regions == r[:, None, None], valid)
 
     step = max(CHUNK_PIXELS // regions.numel(), 1)
-    classes = repeat(None) if gate is None else gate.classes.split(step)
+    classes = repeat(None) if relaxation is None else relaxation.classes.split(step)
     parts = [
         checkpoint(sums, e, r, c, basis, use_reentrant=False, preserve_rng_state=False)
         for e, r, c in zip(embeddings.split(step), region.split(step), classes)
@@ -150,9 +154,10 @@ def per_mask_dice(sums: Tensor) -> Tensor:
     return _mean_over_masks(1 - (2 * sums[:, 1] + 1) / (sums[:, 2] + sums[:, 3] + 1))
 
 
-def entry_bce(sums: Tensor, image: Tensor, normalizers: Tensor, pixels: int) -> Tensor:
-    """The multi-scale reference's BCE (its page §3): a mean over all pixels of the grid, a sum over the masks
-    of an image divided by its normaliser, a mean over images.
+def entry_bce(sums: Tensor, image: Tensor, normalizers: Tensor, *, pixels: int) -> Tensor:
+    """The multi-scale reference's BCE: a mean over pixels, a normalised sum over masks, a mean over images.
+
+    The mean is over all pixels of the grid; the sum over the masks of an image is divided by its normaliser.
 
     Args:
         sums: (n, 5), see `mask_sums`.
@@ -165,7 +170,7 @@ def entry_bce(sums: Tensor, image: Tensor, normalizers: Tensor, pixels: int) -> 
 
 
 def image_dice(sums: Tensor, image: Tensor, images: int) -> Tensor:
-    """Mean over images of one joint dice over the masks of each (multi-scale page §3, *Build*)."""
+    """Mean over images of one joint dice over the masks of each."""
     return torch.stack([joint_dice(sums[image == i]) for i in range(images)]).mean()
 
 

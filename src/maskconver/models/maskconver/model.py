@@ -1,4 +1,4 @@
-"""MaskConver: image → class heatmap, centre embeddings, mask features → masks at the peaks."""
+"""MaskConver: image → class heatmaps, centre embeddings, mask features → masks at the peaks."""
 
 from __future__ import annotations
 
@@ -9,244 +9,210 @@ from torch import Tensor, nn
 
 from ...core.categories import Categories
 from ...core.proposals import Proposals
-from ...errors import ConfigError
-from ..backbones import create_backbone
 from ..base import SegmentationModel
-from ..decoders.aspp import ASPP, ASPPFPN
-from ..layers import full_precision
-from .config import MaskConverConfig
-from .heads import MLP, FusingHead, with_class
-from .peaks import top_peaks
+from ..layers import full_precision, pad_to_multiple
+from ..topk import TopK, stable_topk
+from . import position
+from .config import MaskConverConfig, MultiScaleConfig
+from .heads import MLP, with_class
+from .peaks import at_cells, top_peaks
+from .pyramid import multi_scale, single_scale
 
 CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
-POSITION_TERMS = 6  # 1, x, y, x², xy, y²
-POSITION_UNIT = 8.0  # cells; offsets of that size are 1 in the quadratic form
-POSITION_START = (1.0, 0.0, 0.0, -4.0, 0.0, -4.0)  # a disc of 4 cells radius, before anything is learned
 
 
-def _check_level(config: MaskConverConfig, channels: dict[int, int]) -> None:
-    """Refuses a level of which there is no feature, and one that is not that of unfused maps."""
-    top = max(channels)
-    if config.level not in channels:
-        levels = ", ".join(map(str, sorted(channels)))
-        raise ConfigError(f"level {config.level} is none of the backbone {config.backbone}; it has {levels}")
-    if config.decoder == "aspp" and config.fusion == "none" and config.level != top:
-        raise ConfigError(
-            f"with fusion=none the maps are those of the backbone's last level: give level={top}"
-        )
+class Features(NamedTuple):
+    """What the heads take.
+
+    Attributes:
+        pyramid: B×filters×h×w of every level, finest first.
+        masks: B×filters×h×w, what the mask head takes.
+        detail: the backbone's feature that the heads take in; None where they take in none.
+    """
+
+    pyramid: tuple[Tensor, ...]
+    masks: Tensor
+    detail: Tensor | None
 
 
 class Maps(NamedTuple):
-    """What the network says about every cell, at stride 2^level.
+    """What the network says, level by level, finest first; a single-scale model has one level.
 
     Attributes:
-        heatmap_logits: B×C×h×w class heatmap before the sigmoid.
-        embedding_map: B×D×h×w centre embeddings.
-        mask_features: B×D×h×w.
+        heatmap_logits: a B×C×h×w class heatmap a level, before the sigmoid.
+        embedding_map: B×D×h×w centre embeddings a level.
+        mask_features: B×D×h×w, at `MaskConver.stride`.
     """
 
-    heatmap_logits: Tensor
-    embedding_map: Tensor
+    heatmap_logits: tuple[Tensor, ...]
+    embedding_map: tuple[Tensor, ...]
     mask_features: Tensor
 
 
 class MaskConver(SegmentationModel):
-    """Single-scale MaskConver (arXiv 2312.06052; reference page §1–3).
+    """MaskConver (arXiv 2312.06052), of one level or a pyramid of them.
 
     Args:
-        config: the architecture.
+        config: the architecture; its type says which of both.
         num_classes: things and stuff together; void is not a class.
         categories: the label set, where there is one; it travels with the model.
         name: registered name, kept in model files.
     """
 
-    config: MaskConverConfig
+    config: MaskConverConfig | MultiScaleConfig
 
     def __init__(
-        self, config: MaskConverConfig, num_classes: int, categories: Categories | None = None, name: str = ""
+        self,
+        config: MaskConverConfig | MultiScaleConfig,
+        num_classes: int,
+        categories: Categories | None = None,
+        name: str = "",
     ) -> None:
         super().__init__(config, num_classes, categories, name)
-        if config.decoder == "aspp" and config.fusion == "sum" and config.low_level_filters != config.filters:
-            raise ConfigError(
-                f"fusion=sum adds {config.low_level_filters} low-level filters to {config.filters}; "
-                "make them equal or use concat"
-            )
-        momentum = config.bn_momentum
-        self.backbone = create_backbone(
-            config.backbone, config.in_channels, config.padding, momentum, activation=config.activation
-        )
-        channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
-        _check_level(config, channels)
-        fuse = config.decoder == "aspp" and config.fusion != "none"
-        if config.decoder == "aspp":
-            self.decoder: nn.Module = ASPP(
-                channels[max(channels)],
-                config.filters,
-                config.aspp_rates,
-                config.aspp_pool_window,
-                momentum,
-                config.separable,
-                config.activation,
-            )
-        else:
-            self.decoder = ASPPFPN(channels, config.filters, config.level, momentum)
-
-        def head(out: int, depth: int, bias: float = 0.0) -> FusingHead:
-            return FusingHead(
-                config.filters,
-                channels[config.level] if fuse else None,
-                config.filters,
-                out,
-                depth,
-                config.head_kernel,
-                config.fusion,
-                config.low_level_filters,
-                bias,
-                momentum,
-                config.separable,
-                config.activation,
-            )
-
-        dim = config.embedding_dim
-        self.class_head = head(num_classes, config.head_depths[0], CENTER_BIAS)
-        self.embedding_head = head(dim, config.head_depths[1])
-        self.mask_head = head(dim, config.head_depths[2])
+        parts = single_scale(config) if isinstance(config, MaskConverConfig) else multi_scale(config)
+        self.detail, self.multiple = parts.detail, parts.multiple
+        self.backbone, self.decoder = parts.backbone, parts.decoder
+        dim, (class_depth, embedding_depth, mask_depth) = config.embedding_dim, config.head_depths
+        self.class_head = parts.heads(num_classes, class_depth, CENTER_BIAS)
+        self.embedding_head = parts.heads(dim, embedding_depth)
+        self.mask_fusion = parts.mask_fusion()
+        self.mask_head = parts.mask_head(dim, mask_depth)
         self.class_embedding = nn.Embedding(num_classes, dim) if config.class_embedding != "none" else None
         if self.class_embedding is not None:
             nn.init.uniform_(self.class_embedding.weight, -0.05, 0.05)
-        self.mlp = MLP(dim, dim + (POSITION_TERMS if config.position else 0), activation=config.activation)
+        more = position.TERMS if config.position else 0
+        self.mlp = MLP(dim, dim + more, config.mlp_hidden, activation=config.activation)
         if config.position:
             self.mlp.fc2.weight.data[dim:] = 0
-            self.mlp.fc2.bias.data[dim:] = torch.tensor(POSITION_START)
+            self.mlp.fc2.bias.data[dim:] = torch.tensor(position.START)
+        if config.frozen_bn:
+            for norm in self._backbone_norms():
+                norm.requires_grad_(False)
 
-    @property
-    def stride(self) -> int:
-        """Pixels of the canvas a cell of the maps stands for."""
-        return 1 << self.config.level
+    def _backbone_norms(self) -> list[nn.Module]:
+        return [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def train(self, mode: bool = True) -> MaskConver:
+        """As in `nn.Module`, but frozen batch norms go on using the statistics they have."""
+        super().train(mode)
+        if self.config.frozen_bn:
+            for norm in self._backbone_norms():
+                norm.eval()
+        return self
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """log2 of the strides of the heatmaps: one."""
-        return (self.config.level,)
+        """log2 of the strides of the heatmaps, finest first."""
+        return self.config.levels
 
     @property
-    def level_ranges(self) -> None:
-        """The one level answers for every segment."""
+    def level_ranges(self) -> tuple[tuple[float, float], ...] | None:
+        """Which segments each level answers for, see `targets.assign_levels`; None where one has them all."""
+        return self.config.level_ranges
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the network input a cell of the masks stands for."""
+        return 1 << self.config.mask_level
 
     def forward(self, images: Tensor) -> Maps:
-        """Normalised images B×C×H×W float to the three maps.
+        """Normalised images B×C×H×W float to the maps of every level.
+
+        With several levels, sides that are no multiple of 32 are padded right and below with zeros; the maps
+        cover the padding.
 
         Raises:
             ConfigError: another number of channels than the config's.
         """
         features = self.features(images)
-        return Maps(self.class_head(*features), self.embedding_head(*features), self.mask_head(*features))
+        return Maps(
+            self._on_levels(self.class_head, features),
+            self._on_levels(self.embedding_head, features),
+            self.mask_head(features.masks, features.detail),
+        )
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the heads get, of normalised images B×C×H×W float.
-
-        Returns:
-            The decoder's output, B×filters×h×w, and the backbone's feature of `level`,
-            B×low×H/2^level×W/2^level, with the decoder `aspp`; otherwise None.
+    def features(self, images: Tensor) -> Features:
+        """What the heads take, of normalised images B×C×H×W float.
 
         Raises:
             ConfigError: another number of channels than the config's.
         """
         self.check_channels(images)
+        if self.multiple > 1:
+            images = pad_to_multiple(images, self.multiple)
         features = self.backbone(images)
-        if self.config.decoder == "aspp":
-            return self.decoder(features[max(features)]), features[self.config.level]
-        return self.decoder(features), None
+        pyramid = tuple(self.decoder(features).values())
+        masks = pyramid[0]
+        if self.mask_fusion is not None:
+            masks = self.mask_fusion(pyramid, [n // self.stride for n in images.shape[-2:]])
+        return Features(pyramid, masks, None if self.detail is None else features[self.detail])
 
-    def mask_embeddings(self, embedding_map: Tensor, batch: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
-        """Mask embeddings of n centres anywhere in the batch: MLP(centre embedding × class embedding), §3.
+    def _on_levels(self, heads: nn.Module, features: Features) -> tuple[Tensor, ...]:
+        """One head on every level, or every level's own."""
+        own = [heads[str(n)] if isinstance(heads, nn.ModuleDict) else heads for n in self.levels]
+        return tuple(h(x, features.detail, n) for h, x, n in zip(own, features.pyramid, self.levels))
+
+    def mask_embeddings(
+        self, embedding_map: tuple[Tensor, ...], image: Tensor, cells: Tensor, *, labels: Tensor
+    ) -> Tensor:
+        """Mask embeddings of n centres: MLP of the centre embedding and the class embedding (§3).
 
         Args:
-            embedding_map: B×D×h×w.
-            batch: n int64, which image.
-            cells: n×2 int64 (y, x).
-            labels: n int64 in 0…C-1.
+            embedding_map: B×D×h×w of every level.
+            image: (n,) int64.
+            cells: n×3 int64 (index of the level, y, x).
+            labels: (n,) int64 in 0…C-1.
 
         Returns:
-            n×D float, or n×(D+6) with `position`: the last six are the quadratic form in absolute cells.
+            n×D float32, or n×(D+6) with `position`: the last six are the quadratic form in absolute cells.
         """
-        return self.mask_embeddings_of(embedding_map[batch, :, cells[:, 0], cells[:, 1]], cells, labels)
+        return self.mask_embeddings_of(at_cells(embedding_map, image, cells).float(), cells, labels)
 
     def mask_embeddings_of(self, pooled: Tensor, cells: Tensor, labels: Tensor) -> Tensor:
         """`mask_embeddings` of centre embeddings that are read already.
 
         Args:
             pooled: n×D float.
-            cells: n×2 int64 (y, x).
-            labels: n int64 in 0…C-1.
-
-        Returns:
-            n×D, or n×(D+6) with `position`.
+            cells: n×3 int64 (index of the level, y, x).
+            labels: (n,) int64 in 0…C-1.
         """
         table = None if self.class_embedding is None else self.class_embedding(labels)
         embeddings = self.mlp(with_class(pooled, table, self.config.class_embedding))
-        return _at_center(embeddings, cells) if self.config.position else embeddings
+        return position.at_centers(embeddings, cells[:, 1:]) if self.config.position else embeddings
 
     def mask_basis(self, mask_features: Tensor) -> Tensor:
         """What embeddings multiply: B×D×h×w mask features, with `position` also six monomials of (y, x)."""
         if not self.config.position:
             return mask_features
         b, _, h, w = mask_features.shape
-        own = monomials(h, w, mask_features.device).expand(b, -1, -1, -1)
+        own = position.monomials(h, w, mask_features.device).expand(b, -1, -1, -1)
         return torch.cat([mask_features.float(), own], 1)
 
-    def fused(self) -> MaskConver:
-        """A copy for inference alone, faster and equal but for rounding: see `fuse.fuse`."""
-        from .fuse import fuse
-
-        return fuse(self)
-
     @torch.no_grad()
-    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
-        """Normalised images B×3×H×W to their best proposals, masks at stride 2^level, no geometry.
+    def predict(self, images: Tensor, proposals: int | None = None, *, topk: TopK = stable_topk) -> Proposals:
+        """Normalised images B×C×H×W to their best proposals of all levels, no geometry.
 
         Args:
             images: float, on this model's device.
             proposals: how many; the config's number where None.
+            topk: how peaks are ranked; only graphs of other runtimes need another way.
+
+        Returns:
+            Masks of B×k×⌈H/stride⌉×⌈W/stride⌉.
         """
         maps = self(images)
-        peaks = top_peaks(maps.heatmap_logits, proposals or self.config.proposals, self.config.peak_kernel)
+        k = proposals or self.config.proposals
+        peaks = top_peaks(maps.heatmap_logits, k, self.config.peak_kernel, topk=topk)
         b, k = peaks.labels.shape
-        batch = torch.arange(b, device=images.device).repeat_interleave(k)
+        image = torch.arange(b, device=images.device).repeat_interleave(k)
         # As in training: half precision would lose the small difference of large terms of the quadratic form.
         with full_precision(images.device.type):
             embeddings = self.mask_embeddings(
-                maps.embedding_map.float(), batch, peaks.cells.flatten(0, 1), peaks.labels.flatten()
+                maps.embedding_map, image, peaks.cells.flatten(0, 1), labels=peaks.labels.flatten()
             )
             basis = self.mask_basis(maps.mask_features.float())
             mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.view(b, k, -1), basis)
+        if self.multiple > 1:
+            height, width = (-(-n // self.stride) for n in images.shape[-2:])
+            mask_logits = mask_logits[..., :height, :width]
         return Proposals(peaks.scores, peaks.labels, mask_logits)
-
-
-def _at_center(embeddings: Tensor, cells: Tensor) -> Tensor:
-    """Moves the quadratic form in the last six columns from offsets (dy, dx) to absolute coordinates."""
-    e, (c, px, py, pxx, pxy, pyy) = (
-        embeddings[:, :-POSITION_TERMS].float(),
-        embeddings[:, -POSITION_TERMS:].float().unbind(1),
-    )
-    y, x = (cells.float() / POSITION_UNIT).unbind(1)
-    # p(X - x, Y - y) written out in the monomials 1, X, Y, X², XY, Y²
-    moved = torch.stack(
-        [
-            c - px * x - py * y + pxx * x * x + pxy * x * y + pyy * y * y,
-            px - 2 * pxx * x - pxy * y,
-            py - pxy * x - 2 * pyy * y,
-            pxx,
-            pxy,
-            pyy,
-        ],
-        1,
-    )
-    return torch.cat([e, moved], 1)
-
-
-def monomials(height: int, width: int, device: torch.device) -> Tensor:
-    """6×h×w: 1, x, y, x², xy and y² of every cell."""
-    y = (torch.arange(height, device=device) / POSITION_UNIT).view(height, 1).expand(height, width)
-    x = (torch.arange(width, device=device) / POSITION_UNIT).view(1, width).expand(height, width)
-    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])

@@ -8,15 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..kmax.loss_terms import branch_loss
+from ..batch import MaskTargets
 from ..layers import full_precision
-from ..remax import SemanticBranch
-from .multiscale import CenterModel
+from ..remax import ETA, SEMANTIC_WEIGHT, SemanticBranch, branch_loss, class_overlap, soften
+from .model import MaskConver
+from .peaks import at_cells
 
-ETA, SEMANTIC_WEIGHT = 0.1, 0.5  # the paper's
 
-
-class Gate(NamedTuple):
+class Relaxation(NamedTuple):
     """The two factors of equation 1, for n masks of B images.
 
     Attributes:
@@ -35,10 +34,12 @@ class SemanticRelaxation(nn.Module):
         model: whose masks are relaxed.
     """
 
-    def __init__(self, model: CenterModel) -> None:
+    def __init__(self, model: MaskConver) -> None:
         super().__init__()
         config = model.config
-        self.branch = SemanticBranch(config.embedding_dim, model.num_classes, True, config.bn_momentum)
+        self.branch = SemanticBranch(
+            config.embedding_dim, model.num_classes, True, momentum=config.bn_momentum
+        )
 
     def forward(self, mask_features: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
         """σ(m_sem), without gradient, and the branch's weighted loss.
@@ -60,52 +61,52 @@ def center_classes(heatmaps: Sequence[Tensor], image: Tensor, cells: Tensor) -> 
     Args:
         heatmaps: B×C×h×w logits of every level.
         image: (n,) int64.
-        cells: (n, 3) int64 (index of the level, y, x).
+        cells: n×3 int64 (index of the level, y, x).
     """
-    found = heatmaps[0].new_zeros(len(cells), heatmaps[0].shape[1], dtype=torch.float32)
-    for index, logits in enumerate(heatmaps):
-        here = (cells[:, 0] == index).nonzero()[:, 0]
-        found[here] = logits[image[here], :, cells[here, 1], cells[here, 2]].float().sigmoid()
-    return found
+    return at_cells(heatmaps, image, cells).float().sigmoid()
 
 
 @torch.no_grad()
-def class_cover(embeddings: Tensor, basis: Tensor, counts: Tensor, semantic: Tensor, classes: int) -> Tensor:
+def class_cover(
+    embeddings: Tensor, basis: Tensor, counts: Tensor, *, masks: MaskTargets, num_classes: int
+) -> Tensor:
     """Equation 3 for masks `embeddings · basis` at their own stride: which share of a class each covers.
 
     Args:
         embeddings: n×D, of the images in order.
         basis: B×D×h×w.
         counts: (B,) masks of each image.
-        semantic: B×h×w int64, -1 is void.
-        classes: C.
+        masks: the ground truth on the same grid.
+        num_classes: C.
 
     Returns:
         n×C in 0…1; 0 of absent classes.
     """
-    parts = [embeddings.new_zeros(0, classes)]
-    for own, features, labels in zip(embeddings.split(counts.tolist()), basis, semantic.flatten(1) + 1):
-        masks = (own @ features.flatten(1)).sigmoid()
-        sums = masks.new_zeros(len(masks) + 1, classes + 1)
-        sums.index_add_(1, labels, torch.cat([masks, torch.ones_like(features.flatten(1)[:1])]))
-        parts.append((sums[:-1] / sums[-1:].clamp(min=1))[:, 1:])
+    parts = [embeddings.new_zeros(0, num_classes)]
+    for own, features, owner, labels in zip(
+        embeddings.split(counts.tolist()), basis, masks.owner, masks.labels
+    ):
+        drawn = torch.einsum("nd,dhw->nhw", own, features).sigmoid()
+        truth = MaskTargets(owner[None], labels[None])
+        parts.append(class_overlap(drawn[None], truth, num_classes)[0])
     return torch.cat(parts)
 
 
-def soften_centers(targets: Tensor, image: Tensor, yx: Tensor, cover: Tensor) -> Tensor:
+def soften_centers(heatmap: Tensor, image: Tensor, yx: Tensor, cover: Tensor) -> Tensor:
     """Equation 4 on a heatmap: at a mask's centre, the classes it also covers are η y_m and not 0.
 
     The penalty-reduced focal loss takes a target below 1 as a negative of less weight, (1 - target)⁴; the
-    mask's own class stays at 1.
+    mask's own class stays at 1, and the Gaussian of a neighbour where it is larger.
 
     Args:
-        targets: B×C×h×w in 0…1.
+        heatmap: B×C×h×w targets in 0…1.
         image: (n,) int64.
-        yx: (n, 2) int64 cells.
-        cover: n×C, see `class_cover`.
+        yx: n×2 int64 cells.
+        cover: n×C, y_m, see `class_cover`.
     """
-    h, w = targets.shape[-2:]
-    flat = targets.permute(0, 2, 3, 1).reshape(-1, targets.shape[1])
+    h, w = heatmap.shape[-2:]
+    flat = heatmap.permute(0, 2, 3, 1).reshape(-1, heatmap.shape[1])
     cell = (image * h + yx[:, 0]) * w + yx[:, 1]
-    flat = flat.scatter_reduce(0, cell[:, None].expand_as(cover), ETA * cover.to(flat.dtype), "amax")
-    return flat.view(len(targets), h, w, -1).permute(0, 3, 1, 2)
+    soft = soften((flat[cell] == 1).to(flat.dtype), cover.to(flat.dtype), ETA)
+    flat = flat.scatter_reduce(0, cell[:, None].expand_as(soft), soft, "amax")
+    return flat.view(len(heatmap), h, w, -1).permute(0, 3, 1, 2)

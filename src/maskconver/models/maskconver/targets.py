@@ -1,11 +1,115 @@
-"""Gaussian centre heatmaps (reference page §4, *Gaussian*), a whole batch at once on its device."""
+"""What MaskConver's maps are compared with: centre heatmaps by level, centres, and the masks of regions."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..batch import Batch, MaskTargets, at_stride, mask_targets
+
 CHUNK_CELLS = 1 << 24  # heatmap cells held at a time: 64 MB of float32
+
+
+class Level(NamedTuple):
+    """The targets of one level of the pyramid, on its grid.
+
+    Attributes:
+        heatmap: B×C×h×w float32 in 0…1, see `center_heatmaps`.
+        counted: B×C×h×w bool, the cells that count in the centre loss.
+        regions: B×h×w int32, `Batch.regions` read in the middle of each cell.
+    """
+
+    heatmap: Tensor
+    counted: Tensor
+    regions: Tensor
+
+
+@dataclass(slots=True)
+class Targets:
+    """The targets of a batch; m centres, ordered by image, level and row of the batch.
+
+    A segment may have a centre on two levels, or on none; see `assign_levels`.
+
+    Attributes:
+        levels: finest first.
+        image: (m,) int64, the image of each centre; ascending.
+        label: (m,) int64.
+        region: (m,) int64, the value of the centre's mask in `regions`.
+        cells: m×3 int64 (index of the level, y, x).
+        masked: (m,) bool, whether the centre's mask is learnt; false beyond the cap.
+        regions: B×H'×W' int32, on the grid of the mask losses; 0 belongs to no mask.
+        valid: B×H'×W' bool, its cells that count.
+        size: (h, w) of the mask features over the image, without what the network pads itself.
+        masks: the same masks on that grid; None where nothing is relaxed.
+    """
+
+    levels: tuple[Level, ...]
+    image: Tensor
+    label: Tensor
+    region: Tensor
+    cells: Tensor
+    masked: Tensor
+    regions: Tensor
+    valid: Tensor
+    size: tuple[int, int]
+    masks: MaskTargets | None = None
+
+
+@torch.no_grad()
+def center_targets(
+    batch: Batch,
+    heatmaps: Sequence[tuple[int, int, int]],
+    levels: Sequence[int],
+    *,
+    ranges: tuple[tuple[float, float], ...] | None,
+    stride: int,
+    mask_loss_stride: int,
+    min_iou: float = 0.7,
+    relaxed: bool = False,
+) -> Targets:
+    """The targets of a batch for the levels of a model.
+
+    Args:
+        batch: images of H×W. Where `stride` divides H and W, masks lie exactly on their pixels, otherwise
+            they are off by less than a cell at the far edges.
+        heatmaps: (C, h, w) of the heatmap of every level.
+        levels: log2 of their strides.
+        ranges: see `assign_levels`.
+        stride: pixels of the image a cell of the mask features stands for.
+        mask_loss_stride: the same of the mask losses.
+        min_iou: of the Gaussians.
+        relaxed: whether masks are relaxed, which needs them on the grid of the mask features.
+    """
+    rows, level = assign_levels(batch.boxes, batch.batch, ranges)
+    boxes, centers, label, image = (v[rows] for v in (batch.boxes, batch.centers, batch.labels, batch.batch))
+    cells = torch.stack([level, torch.zeros_like(level), torch.zeros_like(level)], 1)
+    grids = []
+    for index, ((c, h, w), exponent) in enumerate(zip(heatmaps, levels)):
+        here, cell = (level == index).nonzero()[:, 0], 1 << exponent
+        cells[here, 1:] = center_cells(centers[here], cell, (h, w))
+        heatmap = center_heatmaps(
+            boxes[here], centers[here], label[here], image[here], (len(batch), c, h, w), cell, min_iou
+        )
+        # A centre counts even where its cell is void, as in the hole of a ring or at the padding's edge.
+        counted = at_stride(batch.valid, cell, (h, w))[:, None] | (heatmap == 1)
+        grids.append(Level(heatmap, counted, at_stride(batch.regions, cell, (h, w))))
+    height, width = (-(-n // stride) for n in batch.images.shape[-2:])
+    return Targets(
+        tuple(grids),
+        image,
+        label,
+        batch.region[rows],
+        cells,
+        batch.keep[rows],
+        at_stride(batch.regions, mask_loss_stride),
+        at_stride(batch.valid, mask_loss_stride),
+        (height, width),
+        mask_targets(batch, (height, width)) if relaxed else None,
+    )
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_iou: float = 0.7) -> Tensor:

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...models.backbones import _torchvision  # noqa: F401  (before torchvision)
-
 
 @dataclass
 class ColorConfig:

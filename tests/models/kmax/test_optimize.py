@@ -13,9 +13,8 @@ from maskconver.inference.runtime import open_runtime
 from maskconver.inference.torch import TorchRuntime
 from maskconver.models import create_model
 from maskconver.models.checkpoint import save
-from maskconver.models.fold import fold_batch_norms
 from maskconver.models.kmax import KMaXDeepLab, ReMaXConfig
-from maskconver.models.kmax.fuse import fuse
+from maskconver.models.optimize import fold_batch_norms
 from tests.fakes import CATEGORIES
 
 
@@ -37,8 +36,8 @@ def trained_looking(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
 
 def assert_equal(model: KMaXDeepLab, images: Tensor) -> None:
     with torch.no_grad():
-        plain, fused = model(images).final, fuse(model)(images).final
-    for wanted, got in zip(plain[:3], fused[:3]):
+        plain, fast = model(images).final, model.optimized()(images)
+    for wanted, got in zip(plain[:3], fast[:3]):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=2e-4 * float(wanted.abs().max()))
 
 
@@ -47,7 +46,7 @@ NAMES += [pytest.param(n, marks=pytest.mark.slow) for n in ("remax_m", "kmax_con
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_fused_network_answers_as_the_plain_one(name: str) -> None:
+def test_the_rewritten_network_answers_as_the_plain_one(name: str) -> None:
     assert_equal(trained_looking(name), torch.randn(2, 3, 96, 65))
 
 
@@ -59,16 +58,16 @@ def test_masks_relaxed_at_inference_stay_relaxed() -> None:
 def test_nothing_of_the_model_itself_changes() -> None:
     model = trained_looking()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    fuse(model)
+    model.optimized()
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[k], v) for k, v in before.items())
 
 
 def test_no_batch_norm_is_left() -> None:
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in fuse(trained_looking()).modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in trained_looking().optimized().modules())
 
 
-def test_a_loaded_model_is_run_fused(tmp_path: Any) -> None:
+def test_a_loaded_model_is_run_rewritten(tmp_path: Any) -> None:
     model = trained_looking(num_classes=None, categories=CATEGORIES)
     save(model, tmp_path / "m.safetensors")
     runtime = open_runtime(tmp_path / "m.safetensors", "cpu")

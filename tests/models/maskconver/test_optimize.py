@@ -15,7 +15,7 @@ from maskconver.inference.torch import TorchRuntime
 from maskconver.models import create_model
 from maskconver.models.checkpoint import save
 from maskconver.models.maskconver import MaskConver
-from maskconver.models.maskconver.fuse import FusedMaskConver, fuse
+from maskconver.models.maskconver.optimize import LateHeads
 from tests.fakes import CATEGORIES
 
 
@@ -41,11 +41,11 @@ def trained_looking(name: str = "maskconver_mobile_256", **changes: Any) -> Mask
 
 
 def assert_equal(model: MaskConver, images: Tensor) -> None:
-    plain, fused = model.predict(images), fuse(model).predict(images)
-    torch.testing.assert_close(fused.scores, plain.scores, rtol=0, atol=1e-5)
-    torch.testing.assert_close(fused.labels, plain.labels, rtol=0, atol=0)
+    plain, fast = model.predict(images), model.optimized().predict(images)
+    torch.testing.assert_close(fast.scores, plain.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fast.labels, plain.labels, rtol=0, atol=0)
     scale = float(plain.mask_logits.abs().max())
-    torch.testing.assert_close(fused.mask_logits, plain.mask_logits, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(fast.mask_logits, plain.mask_logits, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def assert_equal(model: MaskConver, images: Tensor) -> None:
     ],
     ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()) or "as registered",
 )
-def test_the_fused_network_answers_as_the_plain_one(changes: dict[str, Any]) -> None:
+def test_the_rewritten_network_answers_as_the_plain_one(changes: dict[str, Any]) -> None:
     model = trained_looking(**changes)
     assert_equal(model, torch.randn(2, model.config.in_channels, 96, 160))
 
@@ -72,27 +72,27 @@ def test_the_fused_network_answers_as_the_plain_one(changes: dict[str, Any]) -> 
 def test_nothing_of_the_model_itself_changes() -> None:
     model = trained_looking()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    fused = fuse(model.train())
-    assert type(model) is MaskConver and model.training and type(fused) is FusedMaskConver
-    assert not fused.training and not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    rewritten = model.train().optimized()
+    assert type(model) is MaskConver and model.training and type(rewritten) is LateHeads
+    assert not any(m.training or isinstance(m, nn.BatchNorm2d) for m in rewritten.network.modules())
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
 
 
 def test_every_cell_may_be_a_proposal() -> None:
     model = trained_looking()
-    plain, fused = (m.predict(torch.zeros(1, 3, 64, 64), 400) for m in (model, fuse(model)))
-    assert plain.mask_logits.shape == fused.mask_logits.shape == (1, 5 * 8 * 8, 8, 8)
+    plain, fast = (m.predict(torch.zeros(1, 3, 64, 64), 400) for m in (model, model.optimized()))
+    assert plain.mask_logits.shape == fast.mask_logits.shape == (1, 5 * 8 * 8, 8, 8)
 
 
-def test_model_files_are_run_fused(tmp_path: Path) -> None:
+def test_model_files_are_run_rewritten(tmp_path: Path) -> None:
     model = trained_looking(num_classes=None, categories=CATEGORIES)
     save(model, tmp_path / "m.safetensors")
     runtime = open_runtime(tmp_path / "m.safetensors", "cpu")
-    assert isinstance(runtime, TorchRuntime) and isinstance(runtime.model, FusedMaskConver)
+    assert isinstance(runtime, TorchRuntime) and isinstance(runtime.model, LateHeads)
 
 
-def test_a_fused_copy_is_not_saved(tmp_path: Path) -> None:
+def test_a_rewritten_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="copy for inference"):
-        save(trained_looking().fused(), tmp_path / "m.safetensors")
+        save(trained_looking().optimized(), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())

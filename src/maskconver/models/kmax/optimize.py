@@ -14,27 +14,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fold import folded
+from ...core.proposals import Proposals
 from ..layers import full_precision
+from ..optimize import InferenceModel, folded
+from ..topk import TopK, stable_topk
 from .axial import HEADS, AxialAttention, AxialAttention2d, relative_rows
 from .decoder import NORM_EPS, KMeansDecoder, KMeansLayer, Predictor
 from .gate import Prediction
-from .model import KMaXDeepLab
+from .model import KMaXDeepLab, best_queries
 
 
-def fuse(model: KMaXDeepLab) -> KMaXDeepLab:
-    """A copy of `model` for inference alone; answers differ by rounding.
+def optimize(model: KMaXDeepLab, *, topk: TopK = stable_topk) -> InferenceKMaX:
+    """A model for inference alone; answers differ by rounding.
 
-    The copy gives no predictions of the layers and has no semantic head; its state dict is its own. `model`
-    stays as it is.
+    Args:
+        model: stays as it is.
+        topk: how queries are ranked.
     """
-    fused = folded(model, model.config.in_channels)
-    fused.semantic_head = None
-    for name, module in list(fused.named_modules()):
-        if isinstance(module, AxialAttention2d):
-            fused.set_submodule(name, FusedAxialAttention2d(module))
-    fused.decoder = FusedDecoder(fused.decoder)  # type: ignore[assignment]
-    return fused
+    return InferenceKMaX(model, topk)
+
+
+class InferenceKMaX(InferenceModel):
+    """kMaX-DeepLab without predictions of the layers and without semantic head.
+
+    Args:
+        model: what it is made from.
+        topk: how queries are ranked.
+    """
+
+    def __init__(self, model: KMaXDeepLab, topk: TopK = stable_topk) -> None:
+        super().__init__(model, topk)
+        network = folded(model, model.config.in_channels)
+        for part in (network.backbone, network.pixel_decoder):
+            for name, module in list(part.named_modules()):
+                if isinstance(module, AxialAttention2d):
+                    part.set_submodule(name, InferenceAxialAttention2d(module))
+        self.levels = network.levels
+        self.backbone, self.pixel_decoder = network.backbone, network.pixel_decoder
+        self.decoder = InferenceDecoder(network.decoder)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Normalised images B×C×H×W float to the prediction that is the answer."""
+        self.check_channels(images)
+        features = self.backbone(images)
+        prediction: Prediction = self.decoder(self.pixel_decoder([features[n] for n in self.levels]))
+        return prediction
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """See `KMaXDeepLab.predict`."""
+        return best_queries(self(images), self.config.proposals, proposals, topk=self.topk)
 
 
 def _affine(bn: nn.Module) -> tuple[Tensor, Tensor]:
@@ -50,13 +79,16 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.bias
 
 
-class FusedAxialAttention2d(nn.Module):
+class InferenceAxialAttention2d(nn.Module):
     """`AxialAttention2d` on B×h×w×channels, so that either axis is one step away."""
 
     def __init__(self, attention: AxialAttention2d) -> None:
         super().__init__()
         self.stride = attention.stride
-        self.height, self.width = FusedAxialAttention(attention.height), FusedAxialAttention(attention.width)
+        self.height, self.width = (
+            InferenceAxialAttention(attention.height),
+            InferenceAxialAttention(attention.width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """B×inp×h×w to B×values×⌈h/stride⌉×⌈w/stride⌉."""
@@ -64,7 +96,7 @@ class FusedAxialAttention2d(nn.Module):
         return self.width(tokens)[:, :, :: self.stride].permute(0, 3, 1, 2)
 
 
-class FusedAxialAttention(nn.Module):
+class InferenceAxialAttention(nn.Module):
     """`AxialAttention` without batch norms.
 
     The shift of the similarities is the same for every key, and a softmax does not see it. Weights sum to 1,
@@ -121,7 +153,7 @@ def each(tokens: Tensor) -> Tensor:
     return tokens.flatten(1, 2).transpose(0, 1)
 
 
-class FusedKMeansLayer(nn.Module):
+class InferenceKMeansLayer(nn.Module):
     """`KMeansLayer` that only updates the queries."""
 
     sum_scale: Tensor
@@ -152,12 +184,12 @@ class FusedKMeansLayer(nn.Module):
         bias[of_values] = bias[of_values] * scale + shift
         self.ffn1, self.ffn2 = layer.ffn1, layer.ffn2
 
-    def forward(self, stage: Tensor, queries: Tensor, with_classes: bool = False) -> tuple[Tensor, None]:
-        """B×inp×h×w and queries B×256×1×N to the next queries; no prediction."""
+    def forward(self, stage: Tensor, queries: Tensor) -> Tensor:
+        """B×inp×h×w and queries B×256×1×N to the next queries."""
         pixels, centers = self.pixel(F.gelu(stage)), self.query(queries)
         queries = queries + self.kmeans_out(self.kmeans_update(centers, pixels))
         queries = F.gelu(queries + self.attention_out(self.attend(self.qkv(centers))))
-        return F.gelu(queries + self.ffn2(self.ffn1(queries))), None
+        return F.gelu(queries + self.ffn2(self.ffn1(queries)))
 
     def kmeans_update(self, centers: Tensor, pixels: Tensor) -> Tensor:
         """BN of the sum of each query's values: B×256×1×N and B×256×h×w to B×256×1×N."""
@@ -180,7 +212,7 @@ class FusedKMeansLayer(nn.Module):
         return F.gelu((v @ weights.transpose(2, 3)).flatten(1, 2).unsqueeze(2))
 
 
-class FusedPredictor(nn.Module):
+class InferencePredictor(nn.Module):
     """`Predictor` of the answer, the norm of the masks in their kernels."""
 
     scale: Tensor
@@ -206,7 +238,7 @@ class FusedPredictor(nn.Module):
         return Prediction(self.classify(class_embedding), masks, unit)
 
 
-class FusedDecoder(nn.Module):
+class InferenceDecoder(nn.Module):
     """`KMeansDecoder` that gives the final prediction alone."""
 
     centers: Tensor
@@ -217,14 +249,20 @@ class FusedDecoder(nn.Module):
         self.places = decoder.places
         # Relaxed masks (`remask_at_test`) need all that a layer predicts.
         self.layers = nn.ModuleList(
-            FusedKMeansLayer(layer) if layer.gate is None else layer for layer in decoder.layers
+            InferenceKMeansLayer(layer) if layer.gate is None else layer for layer in decoder.layers
         )
         self.class_projection, self.mask_projection = decoder.class_projection, decoder.mask_projection
-        self.predictor = FusedPredictor(decoder.predictor)
+        self.predictor = InferencePredictor(decoder.predictor)
 
-    def forward(self, stages: Sequence[Tensor], deep: bool = False) -> tuple[Prediction, tuple[()]]:
-        """See `KMeansDecoder.forward`."""
+    def forward(self, stages: Sequence[Tensor]) -> Prediction:
+        """B×C×h×w outputs of the pixel decoder, coarsest first, to the final prediction."""
         queries = self.centers[None, :, None].expand(len(stages[0]), -1, -1, -1)
         for place, layer in zip(self.places, self.layers):
-            queries = layer(stages[place], queries, False)[0]
-        return self.predictor(self.mask_projection(queries), self.class_projection(queries), stages[-1]), ()
+            if isinstance(layer, KMeansLayer):
+                queries, _ = layer(stages[place], queries, False)
+            else:
+                queries = layer(stages[place], queries)
+        prediction: Prediction = self.predictor(
+            self.mask_projection(queries), self.class_projection(queries), stages[-1]
+        )
+        return prediction

@@ -1,0 +1,104 @@
+"""MaskConver as inference needs it: the same answers from less arithmetic.
+
+Batch norms go into the convolutions before them. Centre embeddings are needed at the peaks alone, so the last
+1×1 convolutions of their head run there and not on the map. The mask head's last convolution is a linear map
+of its features, so it is applied to each mask embedding instead of to every cell.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ...core.proposals import Proposals
+from ..layers import full_precision
+from ..optimize import InferenceModel, folded
+from ..topk import TopK, stable_topk
+from .heads import Head
+from .model import MaskConver
+from .peaks import at_cells, top_peaks
+from .position import monomials
+
+LAST = slice(-1, None)  # of a separable head: its last 1×1 convolution
+
+
+def optimize(model: MaskConver, *, topk: TopK = stable_topk) -> InferenceModel:
+    """A model for inference alone; answers differ by rounding.
+
+    Args:
+        model: stays as it is.
+        topk: how peaks are ranked.
+    """
+    network = folded(model, model.config.in_channels)
+    late = model.mask_fusion is None and model.config.separable
+    return (LateHeads if late else Folded)(model, network, topk)
+
+
+class Folded(InferenceModel):
+    """The network with its batch norms folded.
+
+    Args:
+        model: what it was made from.
+        network: a copy of it, see `folded`.
+        topk: how peaks are ranked.
+    """
+
+    def __init__(self, model: MaskConver, network: MaskConver, topk: TopK = stable_topk) -> None:
+        super().__init__(model, topk)
+        self.network = network
+
+    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """See `MaskConver.predict`."""
+        return self.network.predict(images, proposals, topk=self.topk)
+
+
+class LateHeads(Folded):
+    """Centre embeddings at the peaks only, masks from what comes before the mask features.
+
+    For a single-scale network of separable heads.
+    """
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """See `MaskConver.predict`."""
+        network, features = self.network, self.network.features(images)
+        class_head, head, mask_head = self.heads()
+        (level,), detail = features.pyramid, features.detail
+        k = proposals or self.config.proposals
+        peaks = top_peaks((class_head(level, detail),), k, self.config.peak_kernel, topk=self.topk)
+        b, k = peaks.labels.shape
+        image = torch.arange(b, device=images.device).repeat_interleave(k)
+        cells = peaks.cells.flatten(0, 1)
+        before = head.convolve(head.join(level, detail), part=slice(-1))
+        read = at_cells((before,), image, cells).T[None, :, :, None]  # 1×C×n×1, a narrow map
+        pooled = head.out(head.convolve(read, part=LAST))[0, :, :, 0].T
+        before = mask_head.convolve(mask_head.join(features.masks, detail))
+        with full_precision(images.device.type):
+            embeddings = network.mask_embeddings_of(pooled.float(), cells, peaks.labels.flatten())
+            mask_logits = self.masks(embeddings.view(b, k, -1), before.float())
+        return Proposals(peaks.scores, peaks.labels, mask_logits)
+
+    def heads(self) -> tuple[Head, Head, Head]:
+        """The class, embedding and mask head."""
+        network = self.network
+        return cast(tuple[Head, Head, Head], (network.class_head, network.embedding_head, network.mask_head))
+
+    def masks(self, embeddings: Tensor, before: Tensor) -> Tensor:
+        """B×k mask embeddings times the mask features W·before + b, as (embedding·W)·before + embedding·b.
+
+        Args:
+            embeddings: B×k×D, with `position` D+6.
+            before: B×C×h×w, what the mask head's last convolution takes.
+
+        Returns:
+            B×k×h×w.
+        """
+        dim, (h, w), out = self.config.embedding_dim, before.shape[-2:], self.heads()[2].out
+        assert out.bias is not None
+        looks = embeddings[..., :dim]
+        logits = looks @ out.weight[:, :, 0, 0] @ before.flatten(2) + looks @ out.bias[:, None]
+        if self.config.position:
+            logits = logits + embeddings[..., dim:] @ monomials(h, w, before.device).flatten(1)
+        return logits.unflatten(2, (h, w))
