@@ -135,7 +135,7 @@ def full(request: pytest.FixtureRequest) -> tuple[KMaXDeepLab, dict[str, NDArray
     shapes = {**tensorflow_shapes(f"state_dict_{request.param}.json"), CENTERS: [256, 16]}
     state = {k: kmax_weight(k, tuple(v)) for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
     report = import_kmax_deeplab(model, {"model": state})
-    assert set(report.loaded) == set(state) and not report.unused
+    assert set(report.loaded) == set(state) and not report.unexpected
     return model.eval(), case(f"kmax/full_{request.param}_129")
 
 

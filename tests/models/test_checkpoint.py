@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from maskconver import Categories, Category, load, save
 from maskconver.errors import CheckpointError
 from maskconver.models import create_model
-from maskconver.models.checkpoint import init_from, read_metadata, read_tensors
+from maskconver.models.checkpoint import init_from, read_metadata, read_state
 from maskconver.models.maskconver import MaskConver
 
 
@@ -126,9 +126,8 @@ def test_init_from_matches_classes_by_name_and_reports_what_it_took(tmp_path: Pa
     torch.testing.assert_close(target.class_embedding.weight[1], fresh)
     torch.testing.assert_close(target.class_head.out.weight[0], source.class_head.out.weight[2])
     torch.testing.assert_close(target.backbone.block0.conv.weight, source.backbone.block0.conv.weight)
-    assert report.by_category == dict.fromkeys(report.by_category, 2)
-    assert len(report.by_category) == 3
-    assert report.fresh == []
+    assert report.adapted == dict.fromkeys(report.adapted, "2 classes by name") and len(report.adapted) == 3
+    assert not report.missing and not report.mismatched and not report.unexpected
 
 
 def test_init_from_only_some_modules(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_init_from_only_some_modules(tmp_path: Path) -> None:
     report = init_from(target, tmp_path / "source.safetensors", ("backbone", "decoder"))
     torch.testing.assert_close(target.class_head.out.weight, before)
     torch.testing.assert_close(target.decoder.project.conv.weight, source.decoder.project.conv.weight)
-    assert {k.split(".")[0] for k in report.taken} == {"backbone", "decoder"}
+    assert {k.split(".")[0] for k in report.loaded} == {"backbone", "decoder"}
     with pytest.raises(CheckpointError, match="no module bakbone"):
         init_from(target, tmp_path / "source.safetensors", ("bakbone",))
 
@@ -158,7 +157,7 @@ def test_init_from_a_part_of_a_module(tmp_path: Path) -> None:
     save(source, tmp_path / "source.safetensors")
     before = target.decoder.branch0.conv.weight.clone()
     report = init_from(target, tmp_path / "source.safetensors", ("decoder.project",))
-    assert {k.rsplit(".", 2)[0] for k in report.taken} == {"decoder.project"}
+    assert {k.rsplit(".", 2)[0] for k in report.loaded} == {"decoder.project"}
     torch.testing.assert_close(target.decoder.project.conv.weight, source.decoder.project.conv.weight)
     torch.testing.assert_close(target.decoder.branch0.conv.weight, before)
 
@@ -166,7 +165,7 @@ def test_init_from_a_part_of_a_module(tmp_path: Path) -> None:
 def test_a_file_of_another_shape_than_its_config_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save(small("a", "b"), path)
-    tensors, metadata = read_tensors(path), {"maskconver": json.dumps(read_metadata(path))}
+    tensors, metadata = read_state(path), {"maskconver": json.dumps(read_metadata(path))}
     tensors["class_embedding.weight"] = tensors["class_embedding.weight"][:1]
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(CheckpointError, match="0 tensors missing, 0 unexpected, 1 of another shape"):

@@ -16,7 +16,7 @@ from maskconver.cli.main import main
 from maskconver.data.synth.write import write_dataset
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
-from maskconver.models.checkpoint import read_metadata, read_tensors, save
+from maskconver.models.checkpoint import read_metadata, read_state, save
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
 from maskconver.models.maskconver.losses import LossConfig
@@ -84,9 +84,7 @@ class TestNothingOfReMaskIsLeft:
         assert len(criterion.gates) == 3  # type: ignore[arg-type]
         save(model, tmp_path / "remax.safetensors")
         plain = set(small(remax=OFF).state_dict())
-        assert {k for k in plain if "num_batches" not in k} == set(
-            read_tensors(tmp_path / "remax.safetensors")
-        )
+        assert {k for k in plain if "num_batches" not in k} == set(read_state(tmp_path / "remax.safetensors"))
         assert load(tmp_path / "remax.safetensors").config == model.config
 
     @torch.no_grad()
@@ -224,7 +222,7 @@ def test_a_run_leaves_what_a_maskconver_s_does(run: Path) -> None:
     assert {f"train/{t}" for t in terms} <= set(header)
     recipe = read_metadata(run / "best.safetensors")["extra"]["recipe"]
     assert "remask_layers: 4" in recipe and "\nloss:\n  class_weight:" in recipe
-    assert not [k for k in read_tensors(run / "best.safetensors") if "gate" in k]
+    assert not [k for k in read_state(run / "best.safetensors") if "gate" in k]
     state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
     assert [k for k in state if k.startswith("criterion.gates.0")]  # a run goes on with its branches
 
@@ -235,7 +233,7 @@ def test_a_resumed_run_ends_with_the_same_weights(scenes: Path, run: Path, tmp_p
     whole, again = tmp_path / "whole", tmp_path
     assert main(words(scenes, whole, "--schedule.kind=constant")) == 0
     assert main(words(scenes, again, "--schedule.kind=constant", "--resume=auto")) == 0
-    a, b = read_tensors(whole / "last.safetensors"), read_tensors(again / "last.safetensors")
+    a, b = read_state(whole / "last.safetensors"), read_state(again / "last.safetensors")
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -250,7 +248,7 @@ def test_a_trained_model_is_evaluated_predicts_and_is_fine_tuned(
     more = (f"--init-from={model}", "--steps=1", "--val_every=1", "--model.proposals=9")
     assert main(words(scenes, tmp_path, *more)) == 0
     assert "tensors taken" in capsys.readouterr().out
-    assert read_tensors(tmp_path / "last.safetensors")["decoder.centers"].shape == (256, 9)
+    assert read_state(tmp_path / "last.safetensors")["decoder.centers"].shape == (256, 9)
 
 
 def test_matching_s_share_of_the_step_is_logged(scenes: Path, tmp_path: Path) -> None:

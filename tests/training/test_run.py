@@ -19,13 +19,13 @@ from maskconver import Predictor, load
 from maskconver.cli.main import main
 from maskconver.data.synth.write import write_dataset
 from maskconver.models import create_model
-from maskconver.models.checkpoint import read_metadata, read_tensors
+from maskconver.models.checkpoint import read_metadata, read_state
 
 from .conftest import tiny
 
 
 def same_weights(a: Path, b: Path) -> bool:
-    mine, other = read_tensors(a), read_tensors(b)
+    mine, other = read_state(a), read_state(b)
     return mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine)
 
 
@@ -273,7 +273,7 @@ def test_backbone_weights_of_a_file_are_reported_and_used(
     weights = f"--model.backbone_weights={tmp_path / 'backbone.pth'}"
     assert main(tiny(cells, tmp_path / "run", weights, "--steps=1", "--ema=0")) == 0
     assert "tensors loaded" in capsys.readouterr().out
-    trained = read_tensors(tmp_path / "run" / "last.safetensors")
+    trained = read_state(tmp_path / "run" / "last.safetensors")
     assert torch.equal(trained["backbone.block0.conv.weight"], backbone.state_dict()["block0.conv.weight"])
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver import-weights`."""
-    parser.add_argument("kind", choices=["kmax"], help="whose weights they are")
+    parser.add_argument("kind", type=str, help="whose weights they are: kmax")
     parser.add_argument("file", type=str, help="the published file (.pth or .safetensors)")
     parser.add_argument("--out", type=str, required=True, help="the model file to write (.safetensors)")
     parser.add_argument("--categories", type=str, default=None, help="panoptic JSON file with the classes")
@@ -31,26 +31,20 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver import-weights`."""
-    from ..errors import CheckpointError
+    from ..errors import ConfigError
     from ..models.checkpoint import save
     from ..models.inspect import count_parameters
-    from ..models.kmax.import_official import import_kmax_deeplab, model_of, read_official
+    from ..models.registry import families
 
-    if not Path(args.file).is_file():
-        raise CheckpointError(f'no file "{args.file}" of weights')
-    state = read_official(args.file)
-    model = model_of(state, _categories(args.categories))
-    if model.categories is None:
-        raise CheckpointError(
-            f"{args.file} has {model.num_classes} classes and not their names: give --categories FILE, a "
-            "panoptic JSON file whose categories stand in the order of the file's class channels"
-        )
-    report = import_kmax_deeplab(model, state)
+    importers = {family.name: family.importer for family in families() if family.importer}
+    if args.kind not in importers:
+        raise ConfigError(f'no published weights of kind "{args.kind}"; there are {", ".join(importers)}')
+    model, report = importers[args.kind](args.file, _categories(args.categories))
     save(model.eval(), args.out)
     parameters = count_parameters(model, trainable=True)
     if args.json:
         row = {"model": model.name, "classes": model.num_classes, "parameters": parameters, "out": args.out}
-        print(json.dumps({**row, "loaded": len(report.loaded), "unused": report.unused}))
+        print(json.dumps({**row, "loaded": len(report.loaded), "unused": report.unexpected}))
     else:
         height, width = model.input.size
         print(

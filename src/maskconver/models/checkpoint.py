@@ -6,40 +6,33 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ..core.categories import Categories
 from ..core.config import renamed
 from ..core.files import atomic_path
-from ..errors import CheckpointError, ConfigError, MaskconverError
+from ..errors import CheckpointError, ConfigError, MaskconverError, first_line
 from . import hub
-from .registry import Model, build_model, config_type, kind_of
-
-__all__ = [
-    "find",
-    "init_from",
-    "load",
-    "read_metadata",
-    "read_tensors",
-    "save",
-]
+from .base import SegmentationModel
+from .registry import build_model, config_type, kind_of
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 FIRST_KIND = "maskconver"  # of files, the bundled nuclei among them, that do not name theirs
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema")
 COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it and no file has it
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 def save(
-    model: Model,
+    model: SegmentationModel,
     path: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None = None,
@@ -61,8 +54,7 @@ def save(
         raise ConfigError("this is a copy for inference (fused()); save the model it was made from")
     tensors = {
         k: (v.detach().to(dtype) if dtype and v.is_floating_point() else v.detach()).cpu().contiguous()
-        for k, v in model.state_dict().items()
-        if not k.endswith(COUNTER)
+        for k, v in weights_of(model).items()
     }
     meta = {
         "format": FORMAT,
@@ -132,7 +124,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return meta
 
 
-def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Model:
+def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu") -> SegmentationModel:
     """A model from its file, in evaluation mode and float32. Never executes code from the file.
 
     Args:
@@ -153,9 +145,9 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
             model = build_model(config, meta["num_classes"], categories, meta["model"])
     except (KeyError, TypeError, msgspec.ValidationError, MaskconverError) as error:
         raise CheckpointError(f"{path} has a config this version does not understand: {error}") from error
-    state, own = read_tensors(path), model.state_dict()
-    counters = {k: torch.zeros_like(v, device="cpu") for k, v in own.items() if k.endswith(COUNTER)}
-    missing = len(own.keys() - state.keys() - counters.keys())
+    state, own = read_state(path), weights_of(model)
+    counters = {k: torch.zeros((), dtype=torch.long) for k in model.state_dict() if k not in own}
+    missing = len(own.keys() - state.keys())
     unexpected = len(state.keys() - own.keys())
     mismatched = sum(k in own and own[k].shape != v.shape for k, v in state.items())
     if missing or unexpected or mismatched:
@@ -168,35 +160,77 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     return model.to(device).eval()
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, floating point as float32."""
-    with safe_open(path, "pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a module without the counters of batch norms, which nothing uses."""
+    return {k: v for k, v in module.state_dict().items() if not k.endswith(COUNTER)}
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU, floating point as float32, without batch norms' counters.
+
+    Args:
+        path: a safetensors file, or a pickle of tensors as torch.save writes it, also under `state_dict`,
+            `model` or the like. No code of a pickle is executed.
+
+    Raises:
+        CheckpointError: no such file, not readable, or without tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f'no file "{path}" of weights')
+    try:
+        with path.open("rb") as file:
+            safe = file.read(9)[8:] == b"{"  # the JSON of a safetensors file comes after its length
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({first_line(error)}); "
+            "save the state_dict alone, best as safetensors"
+        ) from error
+    for container in _CONTAINERS:
+        if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
+            state = state[container]
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name; save the state_dict alone")
+    return {
+        k: v.float() if v.is_floating_point() else v for k, v in tensors.items() if not k.endswith(COUNTER)
+    }
 
 
 @dataclass
-class InitReport:
-    """What `init_from` did, tensor names in the model's own naming.
+class LoadReport:
+    """What became of tensors that were loaded, by name.
 
     Attributes:
-        taken: tensors copied whole.
-        by_category: class-shaped tensors of which rows were copied by category name, and how many rows.
-        fresh: tensors left at their random start (not in the file, another shape, or not among the modules).
+        loaded: taken as they are.
+        adapted: taken in part, and how: first convolutions of other image channels, or rows of classes.
+        missing: of the model, not in the weights, or not among the modules that were asked for; they keep
+            their random start.
+        mismatched: of another shape; they keep their random start.
+        unexpected: in the weights, not in the model (a classifier, for instance).
     """
 
-    taken: list[str]
-    by_category: dict[str, int]
-    fresh: list[str]
+    loaded: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        rows = "".join(f"; {n} of the classes in {k}" for k, n in self.by_category.items())
-        return f"{len(self.taken)} tensors taken, {len(self.fresh)} new{rows}"
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        if self.adapted:
+            how = ", ".join(f"{name} ({text})" for name, text in list(self.adapted.items())[:3])
+            parts.append(f"{len(self.adapted)} adapted: {how}{', …' * (len(self.adapted) > 3)}")
+        for name in ("missing", "unexpected", "mismatched"):
+            if keys := getattr(self, name):
+                parts.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', …' * (len(keys) > 3)})")
+        return "; ".join(parts)
 
 
 def init_from(
-    model: Model, name_or_path: str | os.PathLike[str], modules: tuple[str, ...] | None = None
-) -> InitReport:
+    model: SegmentationModel, name_or_path: str | os.PathLike[str], modules: tuple[str, ...] | None = None
+) -> LoadReport:
     """Starts a model from another's weights; class-shaped tensors are matched by category name.
 
     Args:
@@ -208,11 +242,11 @@ def init_from(
         CheckpointError: no such file, or nothing in it fits.
     """
     path = find(name_or_path)
-    source, own = read_tensors(path), model.state_dict()
+    source, own = read_state(path), weights_of(model)
     names = [row["name"] for row in read_metadata(path)["categories"] or []]
     target_names = list(model.categories.names) if model.categories else []
     pairs = [(i, names.index(n)) for i, n in enumerate(target_names) if n in names]
-    report = InitReport([], {}, [])
+    report = LoadReport(unexpected=sorted(source.keys() - own.keys()))
     if modules:
         known = {name for name, _ in model.named_modules()}
         if wrong := set(modules) - known:
@@ -221,11 +255,9 @@ def init_from(
                 f"no module {', '.join(sorted(wrong))} to initialise; there are {children} and their parts"
             )
     for key, value in own.items():
-        if key.endswith(COUNTER):
-            continue
         theirs = source.get(key)
         if theirs is None or (modules and not key.startswith(tuple(f"{m}." for m in modules))):
-            report.fresh.append(key)
+            report.missing.append(key)
         elif (
             model.family.is_class_shaped(key)
             and names
@@ -236,12 +268,12 @@ def init_from(
                 value[mine] = theirs[other].to(value)
             if len(value) > len(target_names) and len(theirs) > len(names):  # both end with "no object"
                 value[-1] = theirs[-1].to(value)
-            report.by_category[key] = len(pairs)
+            report.adapted[key] = f"{len(pairs)} classes by name"
         elif value.shape == theirs.shape:
             value.copy_(theirs)
-            report.taken.append(key)
+            report.loaded.append(key)
         else:
-            report.fresh.append(key)
-    if not report.taken:
+            report.mismatched.append(key)
+    if not report.loaded:
         raise CheckpointError(f"nothing in {path} fits this model; is it of the same family and size?")
     return report

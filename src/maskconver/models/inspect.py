@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .base import SegmentationModel
+from .checkpoint import weights_of
 from .decoders.aspp import Atrous
-from .registry import Model
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
@@ -21,18 +22,16 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
     What only training uses (a model's `training_only` modules) is not counted.
     """
     helpers = tuple(f"{name}." for name in getattr(model, "training_only", ()))
-    tensors = dict(model.named_parameters()) if trainable else model.state_dict()
+    tensors = dict(model.named_parameters()) if trainable else weights_of(model)
     return sum(
         v.numel()
         for k, v in tensors.items()
-        if not k.endswith("num_batches_tracked")
-        and not k.startswith(helpers)
-        and (v.requires_grad or not trainable)
+        if not k.startswith(helpers) and (v.requires_grad or not trainable)
     )
 
 
 def count_macs(
-    model: Model,
+    model: SegmentationModel,
     size: tuple[int, int] | None = None,
     proposals: int | None = None,
     *,
@@ -96,7 +95,7 @@ class Stage:
     shapes: list[str]
 
 
-def stages(model: Model, size: tuple[int, int] | None = None, depth: int = 2) -> list[Stage]:
+def stages(model: SegmentationModel, size: tuple[int, int] | None = None, depth: int = 2) -> list[Stage]:
     """The modules of a model down to a depth, in the order of their definition.
 
     Args:
@@ -126,7 +125,7 @@ def _shapes(output: Any) -> list[str]:
     return [shape for v in output for shape in _shapes(v)] if isinstance(output, tuple | list) else []
 
 
-def graph(model: Model, size: tuple[int, int] | None = None, depth: int = 2) -> str:
+def graph(model: SegmentationModel, size: tuple[int, int] | None = None, depth: int = 2) -> str:
     """`stages` as text, one line a module."""
     rows = stages(model, size, depth)
     names = ["  " * (row.depth - 1) + row.name.rsplit(".", 1)[-1] for row in rows]

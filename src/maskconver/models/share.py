@@ -10,16 +10,16 @@ from typing import Any
 
 from .. import __version__
 from ..errors import ConfigError
+from .base import SegmentationModel
 from .checkpoint import save
 from .hub import FILE, reached
-from .registry import Model
 
 CARD = "README.md"
 CURVE_ROWS = 12  # of the card; of longer curves every few are left out
 
 
 def save_pretrained(
-    model: Model, folder: str | os.PathLike[str], run: str | os.PathLike[str] | None = None
+    model: SegmentationModel, folder: str | os.PathLike[str], run: str | os.PathLike[str] | None = None
 ) -> None:
     """Writes model file and card into a folder, as `push_to_hub` uploads them.
 
@@ -35,7 +35,7 @@ def save_pretrained(
 
 
 def push_to_hub(
-    model: Model,
+    model: SegmentationModel,
     repository: str,
     *,
     run: str | os.PathLike[str] | None = None,
@@ -72,7 +72,7 @@ def push_to_hub(
         return reached(upload, repository)
 
 
-def _save(model: Model, folder: Path, name: str, run: str | os.PathLike[str] | None) -> None:
+def _save(model: SegmentationModel, folder: Path, name: str, run: str | os.PathLike[str] | None) -> None:
     recipe, curve = _of_run(Path(run)) if run else ("", [])
     extra = {"recipe": recipe, "metrics": curve[-1]} if curve else {"recipe": recipe} if recipe else {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,9 @@ def _of_run(run: Path) -> tuple[str, list[dict[str, Any]]]:
         ) from error
 
 
-def card(model: Model, name: str, recipe: str = "", curve: list[dict[str, Any]] | None = None) -> str:
+def card(
+    model: SegmentationModel, name: str, recipe: str = "", curve: list[dict[str, Any]] | None = None
+) -> str:
     """The card of a model: what it is, how well it does and how to use it, in the Hub's Markdown.
 
     Args:

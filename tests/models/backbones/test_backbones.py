@@ -100,7 +100,7 @@ class TestWeights:
         source, target = resnet(1), resnet(2, in_channels=channels)
         save_file(weights(source), tmp_path / "net.safetensors")
         report = load_backbone(target, "resnet50", tmp_path / "net.safetensors")
-        assert report.adapted == ["conv1.weight"] and not report.mismatched
+        assert list(report.adapted) == ["conv1.weight"] and not report.mismatched
         kernel, own = source.conv1.weight, target.conv1.weight
         if channels == 1:  # a grey image looks as it did in three equal channels
             torch.testing.assert_close(own, kernel.sum(1, keepdim=True))

@@ -233,8 +233,8 @@ class TestOfficialCheckpoints:
     def test_a_model_without_the_semantic_head_leaves_it_out(self) -> None:
         state = self.state(kmax())
         report = import_kmax_deeplab(kmax(semantic="none"), state)
-        assert report.unused and all("_auxiliary_semantic_predictor" in k for k in report.unused)
-        assert len(report.loaded) + len(report.unused) == len(state)
+        assert report.unexpected and all("_auxiliary_semantic_predictor" in k for k in report.unexpected)
+        assert len(report.loaded) + len(report.unexpected) == len(state)
 
     def test_one_that_does_not_fit_changes_nothing_and_is_refused_with_the_first_names(self) -> None:
         model = kmax()
@@ -264,4 +264,4 @@ def test_init_from_matches_classes_by_name_and_no_object_is_the_last(tmp_path: P
     assert torch.equal(ours[2], theirs[0]) and torch.equal(ours[-1], theirs[-1])
     assert not torch.equal(ours[0], theirs[0])
     # weight and bias of the final head, of three layers' and of the semantic one
-    assert report.by_category == dict.fromkeys(report.by_category, 1) and len(report.by_category) == 10
+    assert report.adapted == dict.fromkeys(report.adapted, "1 classes by name") and len(report.adapted) == 10

@@ -5,51 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, first_line
+from ..checkpoint import LoadReport, read_state, weights_of
 from . import _torchvision  # noqa: F401  (before timm, which imports torchvision)
 
 PRETRAINED = "pretrained"
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema")
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
 
 
-@dataclass
-class WeightsReport:
-    """What became of the tensors, by name.
-
-    Attributes:
-        loaded: taken as they are.
-        adapted: first convolutions of other image channels: summed, or repeated and scaled (timm's rule).
-        missing: of the backbone, not in the weights; they keep their random start.
-        unexpected: in the weights, not in the backbone (a classifier, for instance).
-        mismatched: of another shape; they keep their random start.
-    """
-
-    loaded: list[str]
-    adapted: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    mismatched: list[str]
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        for name in ("adapted", "missing", "unexpected", "mismatched"):
-            keys = getattr(self, name)
-            if keys:
-                shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
-                parts.append(f"{len(keys)} {name} ({shown})")
-        return "; ".join(parts)
-
-
-def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]) -> WeightsReport:
+def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]) -> LoadReport:
     """Gives a backbone the weights of a file, or timm's own by name.
 
     Args:
@@ -63,9 +32,9 @@ def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]
         CheckpointError: no such file, not readable, or nothing in it fits.
     """
     state = _timm_state(name) if str(source) == PRETRAINED else _file_state(Path(source))
-    own = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
-    theirs = {_plain(k): v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    report = WeightsReport([], [], [], [], [])
+    own = weights_of(backbone)
+    theirs = {_plain(k): v for k, v in state.items()}
+    report = LoadReport()
     known = set()
     for key, value in own.items():
         plain = _plain(key)
@@ -78,7 +47,7 @@ def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]
             report.loaded.append(key)
         elif value.dim() == 4 and other.shape[1] == 3 and _but(other.shape) == _but(value.shape):
             value.copy_(_other_channels(other.float(), value.shape[1]))
-            report.adapted.append(key)
+            report.adapted[key] = f"of {value.shape[1]} image channels"
         else:
             report.mismatched.append(key)
     report.unexpected = sorted(set(theirs) - known)
@@ -112,7 +81,7 @@ def _timm_state(name: str) -> dict[str, Tensor]:
     import timm
 
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        return weights_of(timm.create_model(name, pretrained=True))
     except Exception as error:  # a hub, a cache and a network: many kinds
         raise CheckpointError(
             f'no pretrained weights for "{name}" ({first_line(error)}); without a network give a file: '
@@ -121,23 +90,6 @@ def _timm_state(name: str) -> dict[str, Tensor]:
 
 
 def _file_state(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f'no file "{path}" of backbone weights; give a file or "{PRETRAINED}"')
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({first_line(error)}); "
-            "save the state_dict alone, best as safetensors"
-        ) from error
-    for container in _CONTAINERS:
-        if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
-            state = state[container]
-    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} holds no tensors by name; save the state_dict alone")
-    state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    state = read_state(path)
     inside = {k: v for k, v in state.items() if k.startswith("backbone.")}
     return inside or state  # of a whole model its backbone

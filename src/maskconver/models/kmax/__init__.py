@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 
-from ...core.categories import Categories
 from ..base import ExportLimits, Family
 from ..registry import register_family
 from .config import KMaXConfig, ReMaXConfig
 from .fuse import fuse
-from .import_official import ImportReport, import_kmax_deeplab, model_of, read_official
+from .import_official import import_official
 from .losses import KMaXCriterion, KMaXLossConfig
 from .model import KMaXDeepLab, KMaXOutput
 
 __all__ = ["KMaXConfig", "KMaXDeepLab", "KMaXOutput", "ReMaXConfig"]
-
-
-def _import(path: str | os.PathLike[str], categories: Categories | None) -> tuple[KMaXDeepLab, ImportReport]:
-    """A model with the weights of a checkpoint of the official PyTorch code."""
-    state = read_official(path)
-    model = model_of(state, categories)
-    return model, import_kmax_deeplab(model, state)
 
 
 FAMILY = register_family(
@@ -35,7 +26,7 @@ FAMILY = register_family(
             r"|semantic_head\.(out|2)\.(weight|bias)"
         ),
         optimize=fuse,
-        importer=_import,
+        importer=import_official,
         limits=ExportLimits(
             formats=("onnx", "torch-export"),
             panoptic=False,

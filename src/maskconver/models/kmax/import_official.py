@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ...core.categories import Categories
-from ...errors import CheckpointError, first_line
+from ...errors import CheckpointError
+from ..checkpoint import COUNTER, LoadReport, read_state, weights_of
 from ..registry import create_model
 from .model import KMaXDeepLab
 
-COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it
 _IGNORED = ("criterion.empty_weight", "pixel_mean", "pixel_std")  # of the losses and of preparing images
 _PIXEL, _TRANSFORMER = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
 # Our names → the official ones (kmax page §9): every rule that fits is applied, in this order.
@@ -93,25 +91,7 @@ def official_name(key: str) -> str:
     return key
 
 
-@dataclass
-class ImportReport:
-    """What `import_kmax_deeplab` did, official names.
-
-    Attributes:
-        loaded: tensors taken.
-        unused: tensors of the file that this model has no place for: its auxiliary semantic head, where the
-            model has none.
-    """
-
-    loaded: list[str]
-    unused: list[str]
-
-    def __str__(self) -> str:
-        rest = f", {len(self.unused)} of the auxiliary semantic head left out" if self.unused else ""
-        return f"{len(self.loaded)} tensors loaded{rest}"
-
-
-def import_kmax_deeplab(model: KMaXDeepLab, state: Mapping[str, Any]) -> ImportReport:
+def import_kmax_deeplab(model: KMaXDeepLab, state: Mapping[str, Any]) -> LoadReport:
     """Loads a checkpoint of the official PyTorch code; class channels are taken as they are, void last.
 
     Args:
@@ -123,7 +103,7 @@ def import_kmax_deeplab(model: KMaXDeepLab, state: Mapping[str, Any]) -> ImportR
             is unchanged then.
     """
     state = state.get("model", state)
-    own = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
+    own = weights_of(model)
     names = {official_name(key): key for key in own}
     theirs = {
         k: torch.as_tensor(v) for k, v in state.items() if not k.endswith(COUNTER) and k not in _IGNORED
@@ -142,7 +122,7 @@ def import_kmax_deeplab(model: KMaXDeepLab, state: Mapping[str, Any]) -> ImportR
     with torch.no_grad():
         for name, key in names.items():
             own[key].copy_(theirs[name].reshape(own[key].shape))
-    return ImportReport(list(names), unused)
+    return LoadReport(list(names), unexpected=unused)
 
 
 def _fits(theirs: Tensor, ours: Tensor) -> bool:
@@ -157,20 +137,33 @@ def read_official(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: not readable, or without tensors of a kMaX-DeepLab.
     """
-    try:
-        if str(path).endswith(".safetensors"):
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = first_line(error)
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}); save its tensors alone"
-        ) from error
-    state = state.get("model", state) if isinstance(state, Mapping) else {}
+    state = read_state(path)
     if f"{_TRANSFORMER}_cluster_centers.weight" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of the official kMaX-DeepLab PyTorch code")
-    return dict(state)
+    return state
+
+
+def import_official(
+    path: str | os.PathLike[str], categories: Categories | None
+) -> tuple[KMaXDeepLab, LoadReport]:
+    """A model with the weights of an official checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        categories: the label set; COCO's where the checkpoint has 133 classes and this is None.
+
+    Raises:
+        CheckpointError: see `read_official`, `model_of` and `import_kmax_deeplab`; or nobody says what the
+            classes are called.
+    """
+    state = read_official(path)
+    model = model_of(state, categories)
+    if model.categories is None:
+        raise CheckpointError(
+            f"{path} has {model.num_classes} classes and not their names: give `categories=FILE`, a "
+            "panoptic JSON file whose categories stand in the order of the file's class channels"
+        )
+    return model, import_kmax_deeplab(model, state)
 
 
 # Backbones that the official code has, by blocks and channels of the third stage.
