@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import maskconver.models.maskconver.losses as losses
+import maskconver.models.maskconver.targets as targets_module
 import maskconver.training.augment.example as train_transforms
 from harness import arguments, machine, table
 from maskconver.data.open import open_dataset
@@ -66,7 +66,8 @@ def main() -> None:
     optimizer = create_optimizer(model, OptimConfig(), 1e-3)
     augment, targets = AugmentConfig(scale=(0.5, 1.5)), TargetConfig(islands=args.islands)
     train_transforms.assign_targets = timed("assign", train_transforms.assign_targets)
-    losses.center_heatmaps = timed("heatmaps", losses.center_heatmaps)
+    criterion = MaskConverCriterion(model, LossConfig())
+    targets_module.center_heatmaps = timed("heatmaps", targets_module.center_heatmaps)
 
     def load(index: int) -> Any:
         sample = dataset[index % len(dataset)]
