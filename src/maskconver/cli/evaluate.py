@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_merge_options, merge_settings, progress_bar
+from .options import add_data_paths, add_merge_options, data_paths, merge_settings, progress_bar, shown
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -30,11 +30,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--data", type=str | None, default=None, help="folder of the data set")
     add("--split", type=str | None, default=None, help="train, val, …; needed where there are several")
-    add("--images", type=str | None, default=None, help="folder or zip of the pictures, instead of --data")
-    add("--panoptic-json", type=str | None, default=None, help="the panoptic JSON, instead of --data")
-    add("--panoptic-pngs", type=str | None, default=None, help="folder or zip of its PNGs")
-    add("--labels", type=str | None, default=None, help="folder or zip of label PNGs, instead of --data")
-    add("--classes", type=str | None, default=None, help="the file that names their classes")
+    add_data_paths(parser)
     add("--by", type=str | None, default=None, help="also by each value of this key of images[]")
     add("--per-class", action="store_true", help="also by class")
     add("--ap", action="store_true", help='also COCO mask AP of things (extra "ap")')
@@ -66,15 +62,7 @@ def run(args: Namespace) -> int:
 
     if args.tune and args.model.endswith((".onnx", ".tflite", ".pt2")):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
-    dataset = open_dataset(
-        args.data,
-        args.split,
-        images=args.images,
-        panoptic_json=args.panoptic_json,
-        panoptic_pngs=args.panoptic_pngs,
-        labels=args.labels,
-        classes=args.classes,
-    )
+    dataset = open_dataset(args.data, args.split, data_paths(args))
     predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **merge_settings(args))
     dataset.channels = predictor.runtime.input.channels
     dataset = as_model_sees(dataset, predictor.categories)
@@ -97,7 +85,7 @@ def run(args: Namespace) -> int:
         paths = write_gallery(Path(args.gallery), predictor, dataset, result.quality)
         print(f"{len(paths)} pictures: {args.gallery}", file=sys.stderr)
     for path, reason in result.failures:
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+        print(f"failed: {path}: {shown(reason)}", file=sys.stderr)
     return 1 if result.failures else 0
 
 
@@ -116,7 +104,7 @@ def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
     if by:
         answer["groups"] = {name: figures.to_json() for name, figures in sorted(result.groups.items())}
     answer["images_per_second"] = round(result.total.images / seconds, 3)
-    answer["failed"] = [{"file": path, "reason": reason} for path, reason in result.failures]
+    answer["failed"] = [{"file": path, "reason": shown(reason)} for path, reason in result.failures]
     return answer
 
 

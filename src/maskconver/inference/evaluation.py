@@ -140,9 +140,14 @@ def evaluate(
                     raise answer
                 _count(result, answer.resized(dataset.ids(index).shape), dataset, index, by)
             except (MaskconverError, OSError) as error:
-                result.failures.append((dataset.image_path(index), one_line(error)))
+                result.failures.append(_failure(dataset.image_path(index), error))
             on_image()
     return result
+
+
+def _failure(path: str, error: Exception) -> tuple[str, str]:
+    told = isinstance(error, MaskconverError) and error.where == path
+    return path, error.text if told else one_line(error)  # type: ignore[attr-defined]
 
 
 def _count(
