@@ -22,7 +22,7 @@ from .conftest import Spoil, base_ids
 SHARED_CASES: dict[str, set[str] | str] = {
     "valid": set(),
     "png_missing": {"missing-png"},
-    "image_missing": {"missing-picture"},
+    "image_missing": {"missing-image"},
     "png_id_not_in_json": {"id-not-in-json", "wrong-area"},
     "json_id_not_in_png": {"empty-segment"},
     "unknown_category": {"unknown-category"},
@@ -130,8 +130,8 @@ def _segment(content, index, **values):
         (lambda c: c["categories"][0].pop("isthing"), "no-isthing", "car"),
         (lambda c: c["categories"][0].update(id="1"), "bad-category", "text"),
         (lambda c: c["images"][0].update(width=64), "size-differs-json", "64×24"),
-        (lambda c: c["images"][0].update(file_name="b.png"), "missing-picture", "no such file"),
-        (lambda c: c["images"][0].update(file_name="b.png"), "extra-picture", "not in the JSON"),
+        (lambda c: c["images"][0].update(file_name="b.png"), "missing-image", "no such file"),
+        (lambda c: c["images"][0].update(file_name="b.png"), "extra-image", "not in the JSON"),
         (lambda c: c["annotations"][0].update(file_name="../png/a.png"), "missing-png", "leads out"),
         (lambda c: c["annotations"][0].update(file_name="a.jpg"), "missing-png", "there is a.png"),
     ],
@@ -195,7 +195,7 @@ def test_search_goes_on_after_each_defect(spoiled: Spoil) -> None:
     (folder / "images" / "cut.png").write_bytes(data[: len(data) // 2])
     (folder / "images" / "extra.png").write_bytes(data)
     report = check_dataset(folder)
-    assert kinds(report) == {"unknown-category", "broken-picture", "extra-picture", "wrong-area"}
+    assert kinds(report) == {"unknown-category", "broken-image", "extra-image", "wrong-area"}
     assert kinds(check_dataset(folder, workers=2)) == kinds(report)
 
 
@@ -203,7 +203,7 @@ def test_damage_behind_the_header_needs_decoding(spoiled: Spoil) -> None:
     folder = spoiled()
     data = (folder / "images" / "a.png").read_bytes()
     (folder / "images" / "a.png").write_bytes(data[:60])
-    assert kinds(check_dataset(folder)) == {"broken-picture"}
+    assert kinds(check_dataset(folder)) == {"broken-image"}
     assert kinds(check_dataset(folder, decode=False)) == set()
 
 

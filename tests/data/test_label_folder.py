@@ -120,7 +120,7 @@ def test_splits_and_places(tmp_path: Path) -> None:
     assert open_dataset(None, **places).image_ids == ["c"]
     shutil.move(tmp_path / "classes.json", tmp_path / "names.json")
     assert open_dataset(None, **places, classes=tmp_path / "names.json").image_ids == ["c"]
-    with pytest.raises(DataError, match="--classes"):
+    with pytest.raises(DataError, match="`classes`"):
         open_dataset(None, **places)
 
 
@@ -190,7 +190,7 @@ class TestDefects:
     def test_sizes_that_differ(self, tmp_path: Path) -> None:
         data = open_dataset(write(tmp_path), "train")
         Image.fromarray(values()[:5]).save(tmp_path / "labels" / "train" / "a.png")
-        assert "8×5, but the picture" in refusal(data)
+        assert "8×5, but the image" in refusal(data)
         assert [d.kind for d in check_dataset(tmp_path).defects] == ["size-mismatch"]
 
     def test_what_is_no_label_png(self, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from maskconver.core import panoptic_png
 from maskconver.errors import DataError
 from maskconver.io.panoptic_json import read_panoptic_json, read_panoptic_png, write_panoptic_png
+from maskconver.io.panoptic_rows import Defect
 from tests.metrics import panoptic
 
 
@@ -155,13 +156,13 @@ def test_the_json_becomes_columns(tmp_path: Path) -> None:
     assert table.labels.tolist() == [2, 0, 1]
     assert table.areas.tolist() == [608, 48, 48]
     assert file.boxes.tolist() == [[0, 0, 1, 1]] * 3
-    assert (table.ids.dtype, table.labels.dtype, table.areas.dtype) == (np.int32, np.int64, np.int64)
+    assert (table.ids.dtype, table.labels.dtype, table.areas.dtype) == (np.int32, np.int64, np.float64)
     assert pickle.loads(pickle.dumps(file)).table(0).ids.tolist() == [300, 5, 70000]
 
 
 def test_further_keys_of_images_are_kept(tmp_path: Path) -> None:
     file = read_panoptic_json(panoptic.write(tmp_path, lambda d: d["images"][0].update(image_type="purple")))
-    assert file.image_info[0]["image_type"] == "purple"
+    assert json.loads(bytes(file.image_rows()[0]))["image_type"] == "purple"
     assert file.images[0].file_name == "a.png"
 
 
@@ -190,10 +191,10 @@ def test_all_defects_of_a_file_can_be_collected() -> None:
     rows.append({"id": 0, "category_id": 1})
     data["annotations"].append({"image_id": 8, "file_name": "b.png", "segments_info": []})
     data["categories"].append(data["categories"][0])
-    defects: list[str] = []
+    defects: list[Defect] = []
     file = read_panoptic_json(json.dumps(data).encode(), name="x.json", defects=defects)
-    assert file.table(0).ids.tolist() == [5, 70000]
+    assert file.table(0).ids.tolist() == [300, 5, 70000] and file.table(0).labels.tolist() == [-1, 0, 1]
     assert file.image_ids == [1]
-    assert len(defects) == 4 and all(line.startswith("x.json: ") for line in defects)
-    for text in ("category 99", "0 is void", "image 8", "category id 1 stands twice"):
-        assert any(text in line for line in defects), text
+    assert {d.file for d in defects} == {"x.json"} and {d.severity for d in defects} == {"error"}
+    kinds = ["duplicate-category", "annotation-without-image", "unknown-category", "segment-id-zero"]
+    assert [d.kind for d in defects] == kinds

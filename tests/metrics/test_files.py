@@ -64,7 +64,7 @@ def test_an_error_in_a_worker_process_is_the_same_error(tmp_path: Path) -> None:
 def test_the_folder_beside_the_json_is_found_or_named(tmp_path: Path, gt: Path) -> None:
     pred = panoptic.write(tmp_path / "pred")
     (pred.parent / "png").rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="--pred-folder"):
+    with pytest.raises(DataError, match="`pred_folder`"):
         panoptic_quality_files(gt, pred)
     assert panoptic_quality_files(gt, pred, pred_folder=tmp_path / "elsewhere").quality.all.pq == 1
 
@@ -125,38 +125,24 @@ ACCEPTED: dict[str, Change] = {
 }
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "unknown category": (lambda d: rows(d)[1].update(category_id=99), "image 1, segment 5: category 99"),
-    "duplicate segment id": (lambda d: rows(d).append(dict(rows(d)[1])), "image 1 lists segment id 5 twice"),
+    "unknown category": (lambda d: rows(d)[1].update(category_id=99), "image 1: segment 5 has category 99"),
+    "duplicate segment id": (
+        lambda d: rows(d).append(dict(rows(d)[1])),
+        "segment id 5 stands twice",
+    ),
     "duplicate annotation": (
         lambda d: d["annotations"].append(d["annotations"][0]),
         "image 1 has two annotations",
     ),
     "duplicate image id": (lambda d: d["images"].append(d["images"][0]), "image id 1 stands twice"),
-    "duplicate category id": (
-        lambda d: d["categories"].append(d["categories"][0]),
-        "category id 1 stands twice",
-    ),
-    "annotation without image": (lambda d: d["annotations"][0].update(image_id=5), "annotation for image 5"),
+    "annotation without image": (lambda d: d["annotations"][0].update(image_id=5), "annotation of image 5"),
     "no annotations": (lambda d: d["annotations"].clear(), "no prediction for image 1|no image is annotated"),
-    "no categories": (lambda d: d.pop("categories"), 'key "categories" is missing'),
-    "empty categories": (lambda d: d["categories"].clear(), "no categories"),
-    "no isthing": (lambda d: d["categories"][0].pop("isthing"), r'category 1 \("car"\) has no key "isthing"'),
-    "category id as text": (
-        lambda d: d["categories"][0].update(id="1"),
-        r"categories\[0\].id: expected .*got `str`",
-    ),
-    "category id 1.5": (lambda d: d["categories"][0].update(id=1.5), "1.5 is not a whole number"),
     "segment id 0": (lambda d: rows(d)[0].update(id=0), "id 0; 0 is void"),
     "segment id 2**24": (lambda d: rows(d)[0].update(id=1 << 24), "16777216 is no colour"),
     "segment id 1.5": (lambda d: rows(d)[0].update(id=1.5), "is no colour"),
-    "negative area": (lambda d: rows(d)[0].update(area=-1), "no count of pixels"),
-    "area not a number": (
-        lambda d: rows(d)[0].update(area=float("nan")),
-        "NaN and Infinity are no JSON numbers",
-    ),
     "no file name": (
         lambda d: d["annotations"][0].pop("file_name"),
-        r'"file_name" is missing in annotations',
+        r'annotations\[0\]: the key "file_name" is missing',
     ),
     "file name elsewhere": (lambda d: d["annotations"][0].update(file_name="../png/a.png"), "leads out of"),
     "file missing": (lambda d: d["annotations"][0].update(file_name="b.png"), r"b\.png: no such file"),
@@ -169,12 +155,26 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
 }
 
+# In a prediction nobody reads these.
+REFUSED_IN_GROUND_TRUTH: dict[str, tuple[Change, str]] = {
+    "no categories": (lambda d: d.pop("categories"), 'key "categories" is missing'),
+    "empty categories": (lambda d: d["categories"].clear(), '"categories" is empty'),
+    "no isthing": (lambda d: d["categories"][0].pop("isthing"), r'category 1 \("car"\) has no key "isthing"'),
+    "isthing 2": (lambda d: d["categories"][0].update(isthing=2), "isthing is 2, not 0 or 1"),
+    "duplicate category id": (
+        lambda d: d["categories"].append(d["categories"][0]),
+        "category id 1 stands twice",
+    ),
+    "category id as text": (lambda d: d["categories"][0].update(id="1"), 'category id "1" is text'),
+    "category id 1.5": (lambda d: d["categories"][0].update(id=1.5), "id is 1.5, not a whole number"),
+}
+
 BROKEN_TEXT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "truncated": (lambda b: b[:200], r"breaks off at byte 200 \(line 1\)"),
+    "truncated": (lambda b: b[:200], r"breaks off at line 1 column 201 \(byte 200\)"),
     "empty": (lambda b: b"", "the file is empty"),
     "list": (lambda b: b"[1, 2, 3]", "the JSON is a list"),
     "number": (lambda b: b"3", "not a COCO panoptic file"),
-    "not JSON": (lambda b: b"<html>", "malformed"),
+    "not JSON": (lambda b: b"<html>", "not JSON"),
     "not UTF-8": (lambda b: b.replace(b'"car"', b'"c\xe4r"'), "not UTF-8|invalid"),
 }
 
@@ -201,6 +201,15 @@ def test_faulty_json_is_refused_in_one_line(name: str, role: str, tmp_path: Path
         panoptic_quality_files(*((gt, other) if role == "prediction" else (other, gt)))
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", REFUSED_IN_GROUND_TRUTH)
+def test_categories_count_in_the_ground_truth_alone(name: str, tmp_path: Path, gt: Path) -> None:
+    change, message = REFUSED_IN_GROUND_TRUTH[name]
+    other = panoptic.write(tmp_path / "other", change)
+    assert panoptic_quality_files(gt, other).quality.all.pq == 1
+    with pytest.raises(DataError, match=message):
+        panoptic_quality_files(other, gt)
 
 
 @pytest.mark.parametrize("name", BROKEN_TEXT)
@@ -232,7 +241,7 @@ def test_exchanged_channels_are_recognised(role: str, tmp_path: Path, gt: Path) 
     other = panoptic.write(tmp_path / "bgr")
     png = other.parent / "png" / "a.png"
     Image.fromarray(np.asarray(Image.open(png))[..., ::-1].copy()).save(png)
-    with pytest.raises(DataError, match="written as BGR"):
+    with pytest.raises(DataError, match="not BGR"):
         panoptic_quality_files(*((gt, other) if role == "prediction" else (other, gt)))
 
 

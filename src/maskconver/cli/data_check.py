@@ -15,25 +15,20 @@ from contextlib import ExitStack
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.check.json import Defect
 from ..data.check.run import Report, SplitReport, check_dataset, proposals_for
 from ..io.images import MAX_PIXELS
+from ..io.panoptic_rows import Defect
+from .options import add_data_paths, data_paths, progress_bar
 
 
 def configure(parser: ArgumentParser) -> None:
     """Arguments of `maskconver data check`."""
     parser.add_argument("data", type=str, nargs="?", help="folder of the data set")
     parser.add_argument("--split", type=str, help="the split to check; all if left out")
-    parser.add_argument("--images", type=str, help="folder or .zip of the pictures, if it lies elsewhere")
-    parser.add_argument("--panoptic-json", type=str, help="the JSON, if it lies elsewhere")
-    parser.add_argument("--panoptic-pngs", type=str, help="folder or .zip of the PNGs, if it lies elsewhere")
-    parser.add_argument("--labels", type=str, help="folder or .zip of label PNGs, if it lies elsewhere")
-    parser.add_argument("--classes", type=str, help="the file that names their classes, if it lies elsewhere")
+    add_data_paths(parser)
     parser.add_argument("--max-segments", type=int, help="report images with more segments than this")
-    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="larger pictures are refused")
-    parser.add_argument(
-        "--headers-only", action="store_true", help="do not decode the pictures; much quicker"
-    )
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images")
+    parser.add_argument("--headers-only", action="store_true", help="do not decode the images; much faster")
     parser.add_argument("--show", type=int, default=0, help="defects listed of each kind; 0 lists all")
     parser.add_argument("--workers", type=int, default=1, help="processes that open files")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -41,8 +36,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Check and print; returns the exit code."""
-    from .options import progress_bar
-
     with ExitStack() as bars:
 
         def progress(split: str, total: int) -> Callable[[], None]:
@@ -52,11 +45,7 @@ def run(args: Namespace) -> int:
         report = check_dataset(
             args.data,
             args.split,
-            images=args.images,
-            panoptic_json=args.panoptic_json,
-            panoptic_pngs=args.panoptic_pngs,
-            labels=args.labels,
-            classes=args.classes,
+            data_paths(args),
             max_segments=args.max_segments,
             decode=not args.headers_only,
             max_pixels=args.max_pixels,

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.files import EXPORTED_SUFFIXES
-from .options import add_postprocess_options, postprocess_settings, progress_bar, refuse_old_options
+from .options import (
+    add_data_paths,
+    add_postprocess_options,
+    data_paths,
+    postprocess_settings,
+    progress_bar,
+    refuse_old_options,
+    shown,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -33,11 +41,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--data", type=str | None, default=None, help="folder of the data set")
     add("--split", type=str | None, default=None, help="train, val, …; required if the data set has several")
-    add("--images", type=str | None, default=None, help="folder or zip file of the images, instead of --data")
-    add("--panoptic-json", type=str | None, default=None, help="panoptic JSON file, instead of --data")
-    add("--panoptic-pngs", type=str | None, default=None, help="folder or zip file of its PNGs")
-    add("--labels", type=str | None, default=None, help="folder or zip file of label PNGs, instead of --data")
-    add("--classes", type=str | None, default=None, help="file with the names of their classes")
+    add_data_paths(parser)
     add(
         "--by",
         type=str | None,
@@ -85,15 +89,7 @@ def run(args: Namespace) -> int:
 
     if args.tune and args.model.endswith(EXPORTED_SUFFIXES):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
-    dataset = open_dataset(
-        args.data,
-        args.split,
-        images=args.images,
-        panoptic_json=args.panoptic_json,
-        panoptic_pngs=args.panoptic_pngs,
-        labels=args.labels,
-        classes=args.classes,
-    )
+    dataset = open_dataset(args.data, args.split, data_paths(args))
     settings = postprocess_settings(args)
     predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **settings)
     dataset.channels = predictor.runtime.input.channels
@@ -124,7 +120,7 @@ def run(args: Namespace) -> int:
         paths = write_gallery(Path(args.gallery), predictor, dataset, result.quality)
         print(f"{len(paths)} images: {args.gallery}", file=sys.stderr)
     for path, reason in result.failures:
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+        print(f"failed: {path}: {shown(reason)}", file=sys.stderr)
     return 1 if result.failures else 0
 
 
@@ -143,7 +139,7 @@ def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
     if by:
         answer["groups"] = {name: figures.to_json() for name, figures in sorted(result.groups.items())}
     answer["images_per_second"] = round(result.total.images / seconds, 3)
-    answer["failed"] = [{"file": path, "reason": reason} for path, reason in result.failures]
+    answer["failed"] = [{"file": path, "reason": shown(reason)} for path, reason in result.failures]
     return answer
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..data.layout import DataPaths
 from ..errors import ConfigError, one_line
 
 if TYPE_CHECKING:
@@ -79,6 +80,26 @@ def postprocess_settings(args: Namespace) -> dict[str, Any]:
     if "score_threshold" in settings:
         settings["stuff_threshold"] = None  # the same
     return settings
+
+
+PATHS = {
+    "images": "folder or .zip of the images, if it lies elsewhere",
+    "panoptic_json": "the panoptic JSON, if it lies elsewhere",
+    "panoptic_pngs": "folder or .zip of its PNGs, if it lies elsewhere",
+    "labels": "folder or .zip of label PNGs, if it lies elsewhere",
+    "classes": "the file that names their classes, if it lies elsewhere",
+}
+
+
+def add_data_paths(parser: ArgumentParser) -> None:
+    """Adds an option for each field of `DataPaths`."""
+    for name, text in PATHS.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=str | None, default=None, help=text)
+
+
+def data_paths(args: Namespace) -> DataPaths:
+    """The paths that were given."""
+    return DataPaths(**{name: getattr(args, name) for name in PATHS})
 
 
 _options: set[str] = set()  # of the command that runs

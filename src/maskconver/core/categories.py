@@ -112,6 +112,10 @@ class Categories(Sequence[Category]):
                 f"category {category_id} is not one of the {len(self)} categories (ids {_short(self.ids)})"
             ) from None
 
+    def labels_of(self, other: Categories) -> NDArray[np.int64]:
+        """(C,) int64: the label here of each label of another set with the same ids."""
+        return np.array([self.label(c.id) for c in other], np.int64)
+
     def __contains__(self, category_id: object) -> bool:
         """Whether a category *id* (or a `Category`) belongs to the set."""
         return category_id in self._label_of or category_id in self._categories
@@ -143,6 +147,36 @@ class Categories(Sequence[Category]):
 
         text = files("maskconver.core").joinpath("coco_categories.json").read_text(encoding="utf-8")
         return cls.from_json(json.loads(text))
+
+
+def differences(
+    first: Categories, second: Categories, first_name: str, second_name: str
+) -> list[tuple[str, str]]:
+    """Where two label sets mean something else: by id, name and kind; neither order nor colours matter.
+
+    Args:
+        first, second: the label sets.
+        first_name, second_name: what the texts call them.
+
+    Returns:
+        (kind, one line) of each difference, by category id; `categories-differ` or `isthing-disagrees`.
+    """
+    found = []
+    for number in sorted({*first.ids.tolist(), *second.ids.tolist()}):
+        one = first[first.label(number)] if number in first else None
+        two = second[second.label(number)] if number in second else None
+        if one is None or two is None:
+            only, name = (one, first_name) if two is None else (two, second_name)
+            assert only is not None
+            found.append(("categories-differ", f'category {number} "{only.name}" is only in {name}'))
+        elif one.is_thing != two.is_thing:
+            kinds = ["a thing" if c.is_thing else "stuff" for c in (one, two)]
+            text = f"category {number} is {kinds[0]} in {first_name} and {kinds[1]} in {second_name}"
+            found.append(("isthing-disagrees", text))
+        elif one.name != two.name:
+            text = f'category {number} is "{one.name}" in {first_name} and "{two.name}" in {second_name}'
+            found.append(("categories-differ", text))
+    return found
 
 
 def _short(ids: NDArray[np.int64]) -> str:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import DataError
-from .files import atomic_path
+from ..errors import DataError, one_line
+from .files import LFS_FIX, LFS_POINTER, MAX_PIXELS, atomic_path
 
 _rust: ModuleType | None
 try:
@@ -28,7 +28,6 @@ try:
 except (ImportError, AttributeError):  # optional
     _rust = None
 
-MAX_PIXELS = 179_000_000  # as for pictures: twice the size at which Pillow warns, where it refuses
 BAND_PIXELS = 1 << 15  # a map is written a band of rows of about this many pixels at a time
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _GREY_ALPHA = 0, 2, 4  # colour types
@@ -56,14 +55,15 @@ def read_panoptic_png(source: str | os.PathLike[str] | bytes, name: str = "") ->
     width, height, depth, colour = _header(data, name, rust=_rust is not None)
     if colour in (_GREY, _GREY_ALPHA) or depth == 16:
         what = "16 bits a channel" if depth == 16 else "one grey channel"
-        raise DataError(f"{name}: not a panoptic PNG, it has {what}; {_NOT_PANOPTIC}")
+        raise DataError(f"not a panoptic PNG, it has {what}", where=name, fix=_NOT_PANOPTIC)
     if width * height > MAX_PIXELS:
-        raise DataError(f"{name}: {width}×{height} pixels are more than {MAX_PIXELS} and are refused")
+        raise DataError(f"{width}×{height} pixels are more than {MAX_PIXELS} and are refused", where=name)
     try:
         fast = _rust is not None and colour == _RGB
         ids = _decode_fast(data, (height, width)) if fast else _decode(data)
     except (RuntimeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: the PNG is damaged ({error}); copy or download it again") from None
+        what = f"the PNG is damaged ({one_line(error)})"
+        raise DataError(what, where=name, fix="copy or download it again") from None
     return ids
 
 
@@ -121,7 +121,8 @@ def _header(data: bytes, name: str, rust: bool) -> tuple[int, int, int, int]:
         what = "is empty" if not data else "is not a PNG"
         if data.startswith(b"\xff\xd8"):
             what = "is a JPEG, which blurs ids"
-        raise DataError(f"{name}: the file {what}; panoptic ids are stored as PNG")
+        fix = LFS_FIX if data.startswith(LFS_POINTER) else "panoptic ids are stored as PNG"
+        raise DataError(f"the file {what}", where=name, fix=fix)
     header: tuple[int, int, int, int] | None = None
     start = len(_SIGNATURE)
     while start + 12 <= len(data):
@@ -134,16 +135,16 @@ def _header(data: bytes, name: str, rust: bool) -> tuple[int, int, int, int]:
         checksum = int.from_bytes(data[end - 4 : end], "big")
         trusted = rust and kind == b"IDAT" and header is not None and header[3] == _RGB
         if kind in (b"IHDR", b"IDAT") and not trusted and zlib.crc32(data[start + 4 : end - 4]) != checksum:
-            raise DataError(
-                f"{name}: the PNG is damaged (checksum of {kind.decode()}); copy or download it again"
-            )
+            what = f"the PNG is damaged (checksum of {kind.decode()})"
+            raise DataError(what, where=name, fix="copy or download it again")
         if kind == b"IHDR" and length == 13:
             width, height, depth, colour = struct.unpack_from(">IIBB", data, start + 8)
             if not width or not height:
-                raise DataError(f"{name}: the PNG says it is {width}×{height} pixels")
+                raise DataError(f"the PNG says it is {width}×{height} pixels", where=name)
             header = width, height, depth, colour
         start = end
-    raise DataError(f"{name}: the PNG is cut off at byte {len(data)}; copy or download it again")
+    what = f"the PNG is cut off at byte {len(data)}"
+    raise DataError(what, where=name, fix="copy or download it again")
 
 
 def _decode_fast(data: bytes, size: tuple[int, int]) -> NDArray[np.int32]:

@@ -42,16 +42,20 @@ class SegmentTable:
         ids: (S,) int32, the value in the id map; never 0.
         labels: (S,) int64 in 0…C-1.
         crowd: (S,) bool.
-        areas: (S,) int64 pixels as the annotation file states them; 0 where it does not.
+        areas: (S,) pixels as the annotation file states them, perhaps fractions; 0 where it does not.
     """
 
     ids: NDArray[np.int32]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
-    areas: NDArray[np.int64]
+    areas: NDArray[np.float64] | NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, which: slice | NDArray[np.bool_]) -> SegmentTable:
+        """Some of the rows; of a slice the columns are views."""
+        return SegmentTable(self.ids[which], self.labels[which], self.crowd[which], self.areas[which])
 
 
 def lookup(ids: NDArray[np.integer], keys: ArrayLike, values: ArrayLike, default: int) -> NDArray[np.int32]:
@@ -60,6 +64,20 @@ def lookup(ids: NDArray[np.integer], keys: ArrayLike, values: ArrayLike, default
     table = np.full(max(int(ids.max(initial=0)), int(keys.max(initial=0))) + 1, default, np.int32)
     table[keys] = values
     return table[ids]
+
+
+def reversed_channels_hint(ids: NDArray[np.integer], listed: NDArray[np.integer]) -> str:
+    """A half-sentence for messages where a PNG was written as BGR, else "".
+
+    Args:
+        ids: those of the map, of any integer type; 0 does not count.
+        listed: those of the annotation, so that none of `ids` among them speaks against it.
+    """
+    strange = np.unique(ids).astype(np.int64)
+    strange = strange[strange != 0]
+    turned = (strange & 0xFF) << 16 | strange & 0xFF00 | strange >> 16
+    fits = len(strange) > 0 and bool(np.isin(turned, listed).all()) and not np.isin(strange, listed).any()
+    return "; with red and blue exchanged they would fit: write the PNG as RGB, not BGR" if fits else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.segments import Runs, SegmentTable
+from ..core.segments import Runs, SegmentTable, reversed_channels_hint
 from ..errors import DataError
 from ..io.images import MAX_PIXELS
 from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
-from ..io.sources import FileSource, leads_outside
+from ..io.sources import FileSource, name_fault
 from .dataset import DataWarning, PanopticDataset, Sample
-from .layout import find_panoptic
+from .layout import DataPaths, find_panoptic
+
+NO_ANNOTATION = "no image has an annotation; there is nothing to train on or to evaluate with"
 
 
 class CocoPanoptic(PanopticDataset):
@@ -30,8 +33,7 @@ class CocoPanoptic(PanopticDataset):
         images: folder or .zip of the pictures.
         panoptic_json: the COCO panoptic file.
         panoptic_pngs: folder or .zip of the PNGs; by default the one beside the JSON that has its name.
-        max_pixels: as in `read_image`.
-        white_level: as in `read_image`.
+        max_pixels, white_level, channels: as in `read_image`.
 
     Attributes:
         categories: the label set of the file.
@@ -54,13 +56,17 @@ class CocoPanoptic(PanopticDataset):
         *,
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
+        channels: int = 3,
     ) -> None:
-        layout = find_panoptic(None, images=images, panoptic_json=panoptic_json, panoptic_pngs=panoptic_pngs)
         self.path = Path(panoptic_json)
-        self.images = FileSource(layout.images)
-        self.pngs = FileSource(layout.panoptic_pngs)
-        self.max_pixels = max_pixels
-        self.white_level = white_level
+        if panoptic_pngs is None:
+            paths = DataPaths.of(images=images, panoptic_json=panoptic_json)
+            panoptic_pngs = find_panoptic(None, paths=paths).panoptic_pngs
+        elif not self.path.is_file():
+            raise DataError("no such file (the COCO panoptic JSON)", where=str(self.path))
+        self.images = FileSource(images)
+        self.pngs = FileSource(panoptic_pngs)
+        self.max_pixels, self.white_level, self.channels = max_pixels, white_level, channels
         file = read_panoptic_json(self.path)
         self.categories = file.categories
         self.image_ids = file.image_ids
@@ -72,24 +78,22 @@ class CocoPanoptic(PanopticDataset):
         self.unannotated = len(file.images) - len(self)
         self._warned: set[str] = set()
         if not len(self):
-            raise DataError(
-                f"{self.path}: no image has an annotation; there is nothing to train on or to evaluate with"
-            )
+            raise DataError(NO_ANNOTATION, where=str(self.path))
         if self.unannotated:
             text = f"{self.unannotated} of {len(file.images)} images have no annotation and are skipped"
             warnings.warn(f"{self.path}: {text}", DataWarning, stacklevel=2)
 
     def _join(self, file: PanopticFile) -> list[str]:
         """File names in the order of the annotations; keeps the images' rows as text in that order."""
+        require_images(file)
         place = {image.id: k for k, image in enumerate(file.images)}
-        order = [place.get(image_id, -1) for image_id in self.image_ids]
-        if -1 in order:
-            raise DataError(f'{self.path}: the list "images" is missing or empty; it names the pictures')
+        order = [place[image_id] for image_id in self.image_ids]
         names = [file.images[k].file_name for k in order]
         for image_id, name, png in zip(self.image_ids, names, self._png_names):
-            if leads_outside(name) or leads_outside(png):
-                text = f'image {image_id}: file name "{png if leads_outside(png) else name}"'
-                raise DataError(f"{self.path}: {text} is empty or leads out of its folder; put it right")
+            for each in (name, png):
+                if fault := name_fault(each):
+                    text = f'image {image_id}: the file name "{each}" {fault}'
+                    raise DataError(text, where=str(self.path))
         rows = file.image_rows()
         self._info_text = b"".join(rows[k] for k in order)
         self._info_ends = np.cumsum([len(rows[k]) for k in order])
@@ -106,25 +110,21 @@ class CocoPanoptic(PanopticDataset):
             ImageError: the picture is missing or damaged.
         """
         image, ids, listed = self.image(index), self.ids(index), self.segments(index)
-        if image.shape[:2] != ids.shape:
-            raise DataError(
-                f"{self.png_path(index)}: {ids.shape[1]}×{ids.shape[0]}, but the picture "
-                f"{self.image_path(index)} is {image.shape[1]}×{image.shape[0]}; they must be of one size"
-            )
+        self.require_fit(index, image.shape, ids.shape)
         present = np.unique(Runs.of(ids).ids)
         here = np.isin(listed.ids, present)
         strange = np.setdiff1d(present[present > 0], listed.ids)
         if len(strange):
-            text = f"{self.png_path(index)}: id {strange[0]} is not in the JSON"
+            text, where = f"id {strange[0]} is not in the JSON", self.png_path(index)
             if not here.any():
-                hint = reversed_channels_hint(strange, listed.ids)
-                raise DataError(f"{text}, nor is any other of this PNG{hint or '; is it the right file?'}")
-            self._warn("strange", f"{text}; what it is remains unknown")
+                hint = reversed_channels_hint(present, listed.ids) or "; is it the right file?"
+                raise DataError(f"{text}, nor is any other of this PNG{hint}", where=where)
+            self._warn("strange", f"{where}: {text}; what it is remains unknown")
         if not here.all():
             image_id = self.image_ids[index]
             self._warn("empty", f"image {image_id} lists segments without a pixel; they are skipped")
         return Sample(
-            image, ids, _rows(listed, here), self.image_ids[index], self.file_names[index], self.info(index)
+            image, ids, listed[here], self.image_ids[index], self.file_names[index], self.info(index)
         )
 
     def _warn(self, kind: str, text: str) -> None:
@@ -140,7 +140,7 @@ class CocoPanoptic(PanopticDataset):
     def segments(self, index: int) -> SegmentTable:
         """The segments as the JSON lists them, those without pixels included."""
         index = range(len(self))[index]
-        return _rows(self._segments, slice(int(self._offsets[index]), int(self._offsets[index + 1])))
+        return self._segments[slice(int(self._offsets[index]), int(self._offsets[index + 1]))]
 
     def info(self, index: int) -> dict[str, Any]:
         """All keys of the image's row but `id` and `file_name` (`width`, `height`, `image_type`, …)."""
@@ -149,17 +149,24 @@ class CocoPanoptic(PanopticDataset):
         row = msgspec.json.decode(self._info_text[start : int(self._info_ends[index])])
         return {key: value for key, value in row.items() if key not in ("id", "file_name")}
 
+    @property
+    def paths(self) -> DataPaths:
+        """Where its files are."""
+        return DataPaths.of(images=self.images.path, panoptic_json=self.path, panoptic_pngs=self.pngs.path)
+
+    def _relabel(self, new: NDArray[np.int64]) -> None:
+        self._segments = replace(self._segments, labels=new[self._segments.labels])
+
     def png_path(self, index: int) -> str:
         """What messages call the PNG."""
         return self.pngs.where(self._png_names[index])
 
 
-def reversed_channels_hint(strange: NDArray[np.int32], listed: NDArray[np.int32]) -> str:
-    """A half-sentence for messages when unknown ids would be known with R and B exchanged, else ""."""
-    turned = (strange & 0xFF) << 16 | strange & 0xFF00 | strange >> 16
-    fits = len(strange) > 0 and bool(np.isin(turned, listed).all())
-    return "; with reversed channels they would fit: write the PNG as RGB, not BGR" if fits else ""
+def require_images(file: PanopticFile) -> None:
+    """Refuses a file without the list `images`, as predictions may be.
 
-
-def _rows(table: SegmentTable, which: slice | NDArray[np.bool_]) -> SegmentTable:
-    return SegmentTable(table.ids[which], table.labels[which], table.crowd[which], table.areas[which])
+    Raises:
+        DataError: names the file.
+    """
+    if not file.images:
+        raise DataError('the list "images" is missing or empty; it names the images', where=file.path)

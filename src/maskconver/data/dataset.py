@@ -11,11 +11,13 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.categories import Categories
+from ..core.categories import Categories, differences
 from ..core.segmentation import Segmentation
 from ..core.segments import SegmentTable
+from ..errors import DataError
 from ..io.images import MAX_PIXELS, read_image
 from ..io.sources import FileSource
+from .layout import DataPaths
 
 
 @dataclass(slots=True)
@@ -116,6 +118,11 @@ class PanopticDataset(Sequence[Sample]):
     def info(self, index: int) -> dict[str, Any]:
         """What else is known about an image (`width`, `height`, …)."""
 
+    @property
+    @abstractmethod
+    def paths(self) -> DataPaths:
+        """Where its files are."""
+
     @abstractmethod
     def png_path(self, index: int) -> str:
         """What messages call the annotation's PNG."""
@@ -134,5 +141,32 @@ class PanopticDataset(Sequence[Sample]):
         )
 
     def image_path(self, index: int) -> str:
-        """What messages call the picture."""
+        """What messages call the image."""
         return self.images.where(self.file_names[index])
+
+    def require_fit(self, index: int, image: tuple[int, ...], ids: tuple[int, ...]) -> None:
+        """Refuses an annotation of another size than its image.
+
+        Raises:
+            DataError: names both.
+        """
+        if image[:2] != ids:
+            raise DataError(
+                f"{ids[1]}×{ids[0]}, but the image {self.image_path(index)} is {image[1]}×{image[0]}; "
+                "they must be of one size",
+                where=self.png_path(index),
+            )
+
+    def use_categories(self, categories: Categories) -> None:
+        """Takes the order of another label set, so that labels mean the same in both.
+
+        Raises:
+            DataError: it has other ids, names or kinds; colours do not matter.
+        """
+        if found := differences(self.categories, categories, str(self.path), "the other label set"):
+            raise DataError("; ".join(text for _, text in found[:3]), kind=found[0][0])
+        self._relabel(categories.labels_of(self.categories))
+        self.categories = categories
+
+    def _relabel(self, new: NDArray[np.int64]) -> None:
+        """Puts `new[label]` in the place of each stored label."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,8 +17,10 @@ from ..io.images import MAX_PIXELS, SUFFIXES, image_size
 from ..io.label_png import LabelClasses, read_classes, read_label_png
 from ..io.sources import FileSource
 from .dataset import DataWarning, PanopticDataset, Sample
+from .layout import DataPaths
 
-# What Cityscapes appends to the name of a picture and to that of its labels.
+# What Cityscapes appends to the name of an image and to those of its labels; the training ids, which are made
+# from the others, win where both are there.
 ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds")
 
 
@@ -32,7 +35,7 @@ class LabelFolder(PanopticDataset):
         images: folder or .zip of the pictures.
         labels: folder or .zip of the label PNGs (8 or 16 bits, one channel or palette; value = class).
         classes: `classes.json` or `classes.txt`, see `read_classes`.
-        max_pixels, white_level: as in `read_image`.
+        max_pixels, white_level, channels: as in `read_image`.
 
     Raises:
         DataError: a file or folder is missing, the classes make no sense, no picture has labels.
@@ -49,17 +52,17 @@ class LabelFolder(PanopticDataset):
         *,
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
+        channels: int = 3,
     ) -> None:
         self.path = Path(classes)
         self.images, self.labels = FileSource(images), FileSource(labels)
-        self.max_pixels, self.white_level = max_pixels, white_level
+        self.max_pixels, self.white_level, self.channels = max_pixels, white_level, channels
         self.classes: LabelClasses = read_classes(classes)
         self.categories = self.classes.categories
         pairs, alone, extra = pair_files(self.images, self.labels)
         if not pairs:
-            raise DataError(
-                f"{self.labels.path}: no label PNG has the name of a picture in {self.images.path}"
-            )
+            what = f"no label PNG has the name of an image in {self.images.path}"
+            raise DataError(what, where=str(self.labels.path))
         self.image_ids, self.file_names, self._label_names = (list(column) for column in zip(*pairs))
         self.segment_counts = np.full(len(pairs), len(self.categories), np.int64)
         self.unannotated = len(alone)
@@ -80,11 +83,7 @@ class LabelFolder(PanopticDataset):
             ImageError: the picture is missing or damaged.
         """
         image, ids = self.image(index), self.ids(index)
-        if image.shape[:2] != ids.shape:
-            raise DataError(
-                f"{self.png_path(index)}: {ids.shape[1]}×{ids.shape[0]}, but the picture "
-                f"{self.image_path(index)} is {image.shape[1]}×{image.shape[0]}; they must be of one size"
-            )
+        self.require_fit(index, image.shape, ids.shape)
         info = {"width": image.shape[1], "height": image.shape[0]}
         table = segment_table(ids, self.categories.ids)
         return Sample(image, ids, table, self.image_ids[index], self.file_names[index], info)
@@ -108,6 +107,11 @@ class LabelFolder(PanopticDataset):
         name = self.file_names[index]
         height, width = image_size(self.images.read(name), name=self.images.where(name))
         return {"width": width, "height": height}
+
+    @property
+    def paths(self) -> DataPaths:
+        """Where its files are."""
+        return DataPaths.of(images=self.images.path, labels=self.labels.path, classes=self.path)
 
     def png_path(self, index: int) -> str:
         """What messages call the label PNG."""
@@ -146,12 +150,16 @@ def pair_files(
 def _by_stem(source: FileSource, suffixes: frozenset[str]) -> dict[str, str]:
     names = [n for n in source.names() if PurePosixPath(n).suffix.lower() in suffixes]
     marked = [n for n in names if PurePosixPath(n).stem.endswith(ENDINGS)]
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for name in marked or names:  # where names have such an ending, the files without are something else
         stem = str(PurePosixPath(name).with_suffix(""))
-        for ending in ENDINGS:
-            stem = stem.removesuffix(ending)
-        if stem in found:
-            raise DataError(f"{source.where(name)} and {found[stem]} both belong to {stem}; keep one of them")
-        found[stem] = name
-    return found
+        ending = next((e for e in ENDINGS if stem.endswith(e)), "")
+        stem = unicodedata.normalize("NFC", stem.removesuffix(ending))
+        other, other_ending = found.get(stem, ("", ending))
+        if other and ending == other_ending:
+            raise DataError(
+                f"{name} and {other} both belong to {stem}", where=str(source.path), fix="keep one of them"
+            )
+        if not other or ENDINGS.index(ending) < ENDINGS.index(other_ending):
+            found[stem] = name, ending
+    return {stem: name for stem, (name, _) in found.items()}

@@ -7,23 +7,27 @@ from typing import Any
 
 from ..io.images import MAX_PIXELS
 from .dataset import PanopticDataset
-from .layout import LabelLayout, find_layout
+from .layout import DataPaths, LabelLayout, find_layout
 
 
 def open_dataset(
     data: str | os.PathLike[str] | None,
     split: str | None = None,
+    paths: DataPaths | None = None,
     *,
-    images: str | os.PathLike[str] | None = None,
-    panoptic_json: str | os.PathLike[str] | None = None,
-    panoptic_pngs: str | os.PathLike[str] | None = None,
-    labels: str | os.PathLike[str] | None = None,
-    classes: str | os.PathLike[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     white_level: float | None = None,
     channels: int = 3,
+    **files: str | os.PathLike[str] | None,
 ) -> PanopticDataset:
     """Open a split of a data set by its folder; see `find_layout` for the layouts that are recognised.
+
+    Args:
+        data: the folder of the data set; None when all files are given.
+        split: `train`, `val`, …; may be left out where there is only one.
+        paths: files that lie elsewhere.
+        max_pixels, white_level, channels: as in `read_image`.
+        files: fields of `DataPaths` by name: `images`, `panoptic_json`, `panoptic_pngs`, `labels`, `classes`.
 
     Returns:
         A `CocoPanoptic` or a `LabelFolder`.
@@ -34,20 +38,8 @@ def open_dataset(
     from .coco import CocoPanoptic
     from .label_folder import LabelFolder
 
-    layout = find_layout(
-        data,
-        split,
-        images=images,
-        panoptic_json=panoptic_json,
-        panoptic_pngs=panoptic_pngs,
-        labels=labels,
-        classes=classes,
-    )
-    limits: dict[str, Any] = {"max_pixels": max_pixels, "white_level": white_level}
-    dataset: PanopticDataset
+    layout = find_layout(data, split, DataPaths.of(paths, **files))
+    limits: dict[str, Any] = {"max_pixels": max_pixels, "white_level": white_level, "channels": channels}
     if isinstance(layout, LabelLayout):
-        dataset = LabelFolder(layout.images, layout.labels, layout.classes, **limits)
-    else:
-        dataset = CocoPanoptic(layout.images, layout.panoptic_json, layout.panoptic_pngs, **limits)
-    dataset.channels = channels
-    return dataset
+        return LabelFolder(layout.images, layout.labels, layout.classes, **limits)
+    return CocoPanoptic(layout.images, layout.panoptic_json, layout.panoptic_pngs, **limits)

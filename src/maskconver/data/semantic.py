@@ -11,6 +11,7 @@ from ..core.categories import Categories, Category, made_up_color
 from ..core.segments import Runs, SegmentTable
 from ..errors import DataError
 from .dataset import PanopticDataset, Sample
+from .layout import DataPaths
 
 Classes = Literal["all", "things"]
 
@@ -58,6 +59,11 @@ class SemanticView(PanopticDataset):
     def info(self, index: int) -> dict[str, Any]:
         """As the data set says."""
         return self.dataset.info(index)
+
+    @property
+    def paths(self) -> DataPaths:
+        """Where the files of the data set are."""
+        return self.dataset.paths
 
     def png_path(self, index: int) -> str:
         """What messages call the annotation's PNG."""

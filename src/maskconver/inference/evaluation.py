@@ -187,7 +187,7 @@ def evaluate(
                     raise answer
                 _count(result, answer, dataset, index, by, semantic)
             except (MaskconverError, OSError) as error:
-                result.failures.append((dataset.image_path(index), one_line(error)))
+                result.failures.append(_failure(dataset.image_path(index), error))
             on_image()
     return result
 
@@ -203,6 +203,11 @@ def _with_semantic(
             yield index, predictor.segmentations(proposals, predictor.postprocess)[0], semantic
         except MaskconverError as error:
             yield index, error, None
+
+
+def _failure(path: str, error: Exception) -> tuple[str, str]:
+    told = isinstance(error, MaskconverError) and error.where == path
+    return path, error.text if told else one_line(error)  # type: ignore[attr-defined]
 
 
 def _count(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.categories import Categories, Category, made_up_color
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, one_line
 from .images import MAX_PIXELS, image_size
 
 IGNORE = 255
@@ -60,9 +60,9 @@ def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file (it names the classes of the label PNGs)") from None
+        raise DataError("no such file (it names the classes of the label PNGs)", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"cannot be read ({one_line(error)})", where=str(path)) from None
     ignore: Any = IGNORE
     rows: Any
     if path.suffix.lower() == ".json":
@@ -122,8 +122,11 @@ def read_label_png(data: bytes, classes: LabelClasses, name: str) -> NDArray[np.
         known = f"{len(classes.categories)} classes, ignore {classes.ignore}"
         count = f"{len(strange)} pixel{'s' * (len(strange) > 1)}"
         raise DataError(
-            f"{name}: the value {int(strange[0])} is no class of {classes.path} ({known}); {count} outside "
-            "the classes; mend the PNG, or add the class"
+            f"the value {int(strange[0])} is no class of {classes.path} ({known}); {count} outside the "
+            "classes",
+            where=name,
+            fix="correct the PNG, or add the class",
+            kind="unknown-label",
         )
     return ids
 
@@ -133,18 +136,23 @@ def _values(data: bytes, name: str) -> NDArray[np.integer]:
     try:
         height, width = image_size(data, name=name)
         if height * width > MAX_PIXELS:
-            raise DataError(f"{name}: {width}×{height} pixels are more than {MAX_PIXELS} and are refused")
+            raise DataError(f"{width}×{height} pixels are more than {MAX_PIXELS} and are refused", where=name)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
                 raise DataError(
-                    f"{name}: has {len(image.getbands())} channels ({image.mode}); a label PNG has one, its "
-                    "value is the class (panoptic PNGs go with a panoptic JSON)"
+                    f"has {len(image.getbands())} channels ({image.mode})",
+                    where=name,
+                    fix="a label PNG has one, its value is the class (panoptic PNGs go with a panoptic JSON)",
                 )
-            values = np.asarray(image)
+            mode, values = image.mode, np.asarray(image)
     except ImageError as error:
-        raise DataError(str(error)) from None
+        raise DataError(error.what, where=name, fix=error.fix) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: not a sound PNG ({error}); copy or write it again") from None
+        what = f"not a sound PNG ({one_line(error)})"
+        raise DataError(what, where=name, fix="copy or write it again") from None
+    depth = data[24]  # of the header: bits a value
+    if mode == "L" and depth < 8:  # Pillow spreads grey of 2 and 4 bits over 0…255
+        values = values // (255 // (2**depth - 1))
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     return values.astype(np.uint16) if values.dtype.itemsize > 2 else values

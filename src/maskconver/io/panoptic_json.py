@@ -8,11 +8,11 @@ million objects.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,80 +23,23 @@ from ..core.panoptic_png import read_panoptic_png as read_panoptic_png
 from ..core.panoptic_png import write_panoptic_png as write_panoptic_png
 from ..core.segments import SegmentTable
 from ..errors import DataError
-
-
-class ImageRow(msgspec.Struct, frozen=True, gc=False):
-    """A row of `images`; width and height in pixels, 0 where the file does not say."""
-
-    id: int | str
-    file_name: str = ""
-    width: int = 0
-    height: int = 0
-
-
-class CategoryRow(msgspec.Struct):
-    id: int | float
-    name: str = ""
-    isthing: int | bool | None = None
-    color: list[int] | None = None
-
-
-class AnnotationRow(msgspec.Struct, gc=False):
-    image_id: int | str
-    file_name: str
-    segments_info: msgspec.Raw
-
-
-class SegmentRow(msgspec.Struct, gc=False):
-    id: int | float
-    category_id: int | float
-    iscrowd: int | bool = 0
-    area: int | float | None = None
-    bbox: tuple[float, float, float, float] | None = None
-
-
-class PanopticJson(msgspec.Struct):
-    annotations: list[AnnotationRow]
-    categories: list[CategoryRow]
-    images: msgspec.Raw = msgspec.Raw(b"")
-
-
-def decode(decoder: msgspec.json.Decoder[Any], data: Any, name: str, where: str = "") -> Any:
-    """Decode, with errors of one line that say where in the file."""
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{name}: {_explain(str(error), bytes(data), where)}") from None
-    except msgspec.DecodeError as error:
-        if not data.strip():
-            problem = "the file is empty"
-        elif "truncated" in str(error):
-            line = data.count(b"\n") + 1
-            problem = f"the JSON breaks off at byte {len(data)} (line {line}); copy or download it again"
-        else:
-            problem = str(error)
-            at = int(problem.rpartition("byte ")[2].rstrip(")") or 0) if "(byte " in problem else 0
-            if data[at : at + 3] == b"NaN" or data[at : at + 8].lstrip(b"-") == b"Infinity":
-                problem += "; NaN and Infinity are no JSON numbers, write null or leave the key out"
-        raise DataError(f"{name}: {problem}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
-def _explain(message: str, data: bytes, where: str) -> str:
-    if b'"segments_info"' not in data and b'"segmentation"' in data and not where:
-        return (
-            "this is a COCO instances file (annotations with `segmentation`), not a panoptic one; "
-            "panopticapi's converters/detection2panoptic_coco_format.py converts it"
-        )
-    if message == "Expected `object`, got `array`" and not where:
-        return "not a COCO panoptic file: the JSON is a list, not an object with annotations and categories"
-    problem, _, place = message.partition(" - at `$")
-    place = f"{where}{place.rstrip('`')}".lstrip(".")
-    if "missing required field" in problem:
-        problem = f'the key "{problem.split("`")[1]}" is missing'
-        return f"{problem} in {place}" if place else f"{problem}; is this a COCO panoptic file?"
-    return f"{place}: {problem[0].lower()}{problem[1:]}" if place else f"not a COCO panoptic file: {message}"
+from .panoptic_rows import (
+    MAX_ID,
+    AnnotationRow,
+    CategoryRow,
+    Defect,
+    ImageRow,
+    Report,
+    SegmentRow,
+    annotation_row,
+    category_row,
+    explain_other_kind,
+    image_row,
+    parse,
+    rows_of,
+    segment_row,
+    sound_text,
+)
 
 
 @dataclass
@@ -132,14 +75,7 @@ class PanopticFile:
 
     def table(self, index: int) -> SegmentTable:
         """The segments of annotation `index`, as views."""
-        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        s = self.segments
-        return SegmentTable(s.ids[rows], s.labels[rows], s.crowd[rows], s.areas[rows])
-
-    @cached_property
-    def image_info(self) -> list[dict[str, Any]]:
-        """The rows of `images` with all their keys (`image_type`, …); decoded when first asked for."""
-        return msgspec.json.decode(self._image_text, type=list[dict[str, Any]]) if self._image_text else []
+        return self.segments[slice(int(self.offsets[index]), int(self.offsets[index + 1]))]
 
     def image_rows(self) -> list[msgspec.Raw]:
         """The rows of `images` as JSON text, for readers that keep text instead of dictionaries."""
@@ -156,7 +92,7 @@ def read_panoptic_json(
     *,
     name: str = "",
     categories: Categories | None = None,
-    defects: list[str] | None = None,
+    defects: list[Defect] | None = None,
 ) -> PanopticFile:
     """Read a COCO panoptic JSON file and check that it makes sense by itself (no PNG is opened).
 
@@ -164,9 +100,10 @@ def read_panoptic_json(
         source: a path, or the file's bytes.
         name: what messages call the file; by default the path.
         categories: give the segments labels of this set instead of the file's own: for a prediction, the
-            ground truth's.
-        defects: without it the first defect is raised. With it, defects that leave the rest of the file
-            usable are appended instead, one line each, and the rows they concern are left out.
+            ground truth's. The file then need not have categories.
+        defects: without it the first error is raised. With it, all errors and warnings that leave the rest of
+            the file usable are appended instead, and the rows that errors concern are left out; segments of
+            an unknown category stay, with the label -1.
 
     Returns:
         The file as columns.
@@ -178,22 +115,44 @@ def read_panoptic_json(
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = name or ("panoptic JSON" if isinstance(source, bytes) else os.fspath(source))
 
-    def report(message: str) -> None:
-        if defects is None:
-            raise DataError(f"{name}: {message}")
-        defects.append(f"{name}: {message}")
+    def report(
+        kind: str,
+        message: str,
+        severity: str = "error",
+        image_id: int | str | None = None,
+        segment_id: int | None = None,
+    ) -> None:
+        if defects is not None:
+            defects.append(Defect(kind, name, message, severity, image_id, segment_id))
+        elif severity == "error":
+            raise DataError(message, where=name, kind=kind)
 
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    file = decode(msgspec.json.Decoder(PanopticJson), data, name)
-    own = _categories(file.categories, name, report)
-    image_text = bytes(file.images)
-    images = decode(msgspec.json.Decoder(list[ImageRow]), image_text or b"[]", name, "images")
-    annotations = _consistent(file.annotations, images, image_text != b"", report)
-    offsets, columns, boxes = _columns(annotations, name)
+    file = parse(data, name)
+    explain_other_kind(file, data, name)
+    del data
+    for key, needed in (("annotations", True), ("categories", categories is None)):
+        if needed and not bytes(getattr(file, key)):
+            raise DataError(f'the key "{key}" is missing; is this a COCO panoptic file?', where=name)
+    with sound_text(name):
+        own = _categories(file.categories, name, report) if categories is None else categories
+        if categories is not None and bytes(file.categories):  # a prediction's, to compare names
+            with suppress(DataError):
+                own = _categories(file.categories, name, lambda *_, **__: None)
+        image_text = bytes(file.images)
+        images, kept = rows_of(
+            image_text or b"[]", ImageRow, partial(image_row, report=report), "images", name
+        )
+        if kept is not None:
+            image_text = b"[" + b",".join(kept) + b"]"
+        annotations, _ = rows_of(
+            file.annotations, AnnotationRow, partial(annotation_row, report=report), "annotations", name
+        )
+        annotations = _consistent(annotations, images, image_text != b"", report)
+        offsets, columns, boxes = _columns(annotations, name, report)
     image_ids = [a.image_id for a in annotations]
     png_names = [a.file_name for a in annotations]
-    del file, annotations, data
-    labels, sound = _labels(columns, offsets, image_ids, categories or own, report)
+    del file, annotations
+    labels, sound = _labels(columns, offsets, image_ids, categories or own, report, defects is not None)
     ids, _, crowd, areas = columns
     if not sound.all():
         offsets = np.concatenate([[0], np.cumsum(sound)])[offsets]
@@ -203,84 +162,122 @@ def read_panoptic_json(
     )
 
 
-def _categories(rows: list[CategoryRow], name: str, report: Callable[[str], None]) -> Categories:
+def _categories(text: msgspec.Raw, name: str, report: Report) -> Categories:
+    rows, _ = rows_of(text, CategoryRow, partial(category_row, report=report), "categories", name)
     categories: dict[int, Category] = {}
     for i, row in enumerate(rows):
-        number = int(row.id)
-        if number != row.id or not 0 <= number < 1 << 53:
-            raise DataError(f"{name}: categories[{i}]: the id {row.id} is not a whole number of 0 or more")
-        if row.isthing is None:
-            which = f'category {number} ("{row.name}")'
-            raise DataError(f'{name}: {which} has no key "isthing"; write 1 for things, 0 for stuff')
-        if row.color is not None and (len(row.color) != 3 or not all(0 <= v <= 255 for v in row.color)):
-            report(f"category {number}: color {row.color} is not three numbers 0…255")
-            row.color = None
-        if number in categories:
-            report(f"category id {number} stands twice in the categories; ids must be unique")
+        if not 0 <= row.id < 1 << 53:
+            report("bad-category", f"categories[{i}]: the id {row.id} is not a whole number of 0 or more")
             continue
-        color = (row.color[0], row.color[1], row.color[2]) if row.color else made_up_color(i)
-        categories[number] = Category(number, row.name or str(number), bool(row.isthing), color)
-    try:
-        return Categories(categories.values())
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from None
+        which = f'category {row.id} ("{row.name}")'
+        if row.isthing is None:
+            report("no-isthing", f'{which} has no key "isthing"; write 1 for things, 0 for stuff')
+        elif row.isthing not in (0, 1):
+            report("no-isthing", f"{which}: isthing is {row.isthing}, not 0 or 1")
+        if row.color is not None and not all(0 <= v <= 255 for v in row.color):
+            fault = f"color {list(row.color)} is not three whole numbers 0…255 and is ignored"
+            report("bad-color", f"category {row.id}: {fault}", "warning")
+            row.color = None
+        if row.id in categories:
+            first = categories[row.id]
+            report(
+                "duplicate-category", f'category id {row.id} stands twice ("{first.name}" and "{row.name}")'
+            )
+            if first.is_thing != bool(row.isthing):
+                report("isthing-disagrees", f"category {row.id} is once a thing and once stuff")
+            continue
+        color = row.color or made_up_color(i)
+        categories[row.id] = Category(row.id, row.name or str(row.id), bool(row.isthing), color)
+    if not categories:
+        what = '"categories" is empty; a data set needs at least one' if not rows else "no category is usable"
+        raise DataError(what, where=name)
+    return Categories(categories.values())
 
 
 def _consistent(
-    annotations: list[AnnotationRow], images: list[ImageRow], listed: bool, report: Callable[[str], None]
+    annotations: list[AnnotationRow], images: list[ImageRow], listed: bool, report: Report
 ) -> list[AnnotationRow]:
     """The annotations whose image is there (if images are listed at all) and has no other annotation."""
-    known: set[int | str] = set()
+    known: dict[int | str, str] = {}
     for image in images:
         if image.id in known:
-            report(f"image id {image.id} stands twice in images; ids must be unique")
-        known.add(image.id)
+            names = f"{known[image.id]} and {image.file_name}"
+            text = f"image id {image.id} stands twice in images ({names}); ids must be unique"
+            report("duplicate-image", text, image_id=image.id)
+        known.setdefault(image.id, image.file_name)
+    for file_name, count in Counter(image.file_name for image in images if image.file_name).items():
+        if count > 1 and len(known) == len(images):
+            report("same-image", f"{count} rows of images have the file_name {file_name}", "warning")
     sound: list[AnnotationRow] = []
     seen: set[int | str] = set()
     for row in annotations:
-        if row.image_id in seen:
-            report(f"image {row.image_id} has two annotations; it must have one")
-        elif listed and row.image_id not in known:
-            report(f"annotation for image {row.image_id} (file_name {row.file_name}), which images lacks")
+        number = row.image_id
+        if number in seen:
+            report(
+                "duplicate-annotation",
+                f"image {number} has two annotations; it must have one",
+                image_id=number,
+            )
+        elif listed and number not in known:
+            other = next((k for k in known if str(k) == str(number)), None)
+            hint = (
+                "" if other is None else f"; there it is {'a number' if isinstance(other, int) else 'text'}"
+            )
+            text = f"annotation of image {number} (file_name {row.file_name}), which images lacks{hint}"
+            report("annotation-without-image", text, image_id=number)
         else:
             sound.append(row)
-        seen.add(row.image_id)
+        seen.add(number)
     return sound
 
 
-_Columns = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
+_Columns = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]
+_MISSING = (np.nan,) * 4
 
 
 def _columns(
-    annotations: list[AnnotationRow], name: str
+    annotations: list[AnnotationRow], name: str, report: Report
 ) -> tuple[NDArray[np.int64], _Columns, NDArray[np.float32]]:
     """Offsets, (ids, category ids, crowd, areas) and boxes of all segments."""
     decoder = msgspec.json.Decoder(list[SegmentRow])
     counts = np.zeros(len(annotations) + 1, np.int64)
     blocks: list[NDArray[np.float64]] = []
-    missing = (np.nan,) * 4
     for i, row in enumerate(annotations):
-        segments = decode(decoder, row.segments_info, name, f"annotations[{i}].segments_info")
-        counts[i + 1] = len(segments)
-        values = [(s.id, s.category_id, s.iscrowd, s.area or 0, *(s.bbox or missing)) for s in segments]
         try:
-            blocks.append(np.array(values, np.float64).reshape(-1, 8))
-        except OverflowError:
-            raise DataError(
-                f"{name}: image {row.image_id} has a segment with a number beyond all bounds"
-            ) from None
+            block = _block(decoder.decode(row.segments_info))
+        except (msgspec.ValidationError, OverflowError):
+            block = _block(_loose_segments(row, report))
+        counts[i + 1] = len(block)
+        blocks.append(block)
     flat = np.concatenate(blocks) if blocks else np.zeros((0, 8))
+    offsets = np.cumsum(counts)
     areas = flat[:, 3]
-    if len(flat) and (areas.min() < 0 or areas.max() > 2**53):
-        i = (
-            int(np.searchsorted(np.cumsum(counts), np.flatnonzero((areas < 0) | (areas > 2**53))[0], "right"))
-            - 1
-        )
-        raise DataError(
-            f"{name}: image {annotations[i].image_id} has a segment whose area is no count of pixels"
-        )
-    columns = flat[:, 0], flat[:, 1], flat[:, 2] != 0, np.rint(areas).astype(np.int64)
-    return np.cumsum(counts), columns, flat[:, 4:].astype(np.float32)
+    for which, column, text in (
+        ("wrong-area", (areas < 0) | (areas > 2**53), "area {:g} is no count of pixels and is ignored"),
+        ("bad-crowd", ~np.isin(flat[:, 2], (0, 1)), "iscrowd is {:g}, not 0 or 1"),
+    ):
+        for k in np.flatnonzero(column).tolist():
+            image = annotations[int(np.searchsorted(offsets, k, "right")) - 1].image_id
+            value = flat[k, 3 if which == "wrong-area" else 2]
+            message = f"image {image}, segment {flat[k, 0]:.0f}: {text.format(value)}"
+            report(which, message, "warning", image, int(flat[k, 0]))
+    areas[(areas < 0) | (areas > 2**53)] = 0
+    columns = flat[:, 0], flat[:, 1], flat[:, 2] != 0, areas
+    return offsets, columns, flat[:, 4:].astype(np.float32)
+
+
+def _block(segments: list[SegmentRow]) -> NDArray[np.float64]:
+    values = [(s.id, s.category_id, s.iscrowd, s.area or 0, *(s.bbox or _MISSING)) for s in segments]
+    return np.array(values, np.float64).reshape(-1, 8)
+
+
+def _loose_segments(row: AnnotationRow, report: Report) -> list[SegmentRow]:
+    rows = msgspec.json.decode(row.segments_info)
+    if not isinstance(rows, list):
+        text = f"image {row.image_id}: segments_info is not a list"
+        report("bad-annotation-row", text, image_id=row.image_id)
+        return []
+    return [s for r in rows if (s := segment_row(r, row.image_id, report)) is not None]
 
 
 def _labels(
@@ -288,32 +285,58 @@ def _labels(
     offsets: NDArray[np.int64],
     image_ids: list[int | str],
     categories: Categories,
-    report: Callable[[str], None],
+    report: Report,
+    collecting: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The label of each segment, and which segments are sound."""
-    ids, category_ids, _, _ = columns
+    """The label of each segment, -1 where its category is unknown, and which segments are kept."""
+    ids, category_ids, crowd, _ = columns
     owner = np.repeat(np.arange(len(image_ids)), np.diff(offsets))
     order = np.argsort(categories.ids)
     position = np.searchsorted(categories.ids, category_ids, sorter=order)
-    labels = order[np.minimum(position, len(order) - 1)]
-    in_range = (ids >= 1) & (ids < 1 << 24) & (ids == np.floor(ids))
+    labels = order[np.minimum(position, len(order) - 1)].astype(np.int64)
+    in_range = (ids >= 1) & (ids <= MAX_ID) & (ids == np.floor(ids))
     unknown = categories.ids[labels] != category_ids
     again = np.zeros(len(ids), bool)
     key = owner.astype(np.int64) << 24 | np.where(in_range, ids, 0).astype(np.int64)
     by_key = np.argsort(key, kind="stable")
     again[by_key[1:]] = (np.diff(key[by_key]) == 0) & in_range[by_key[1:]]
     for row in np.flatnonzero(~in_range | unknown | again).tolist():
-        segment, image = f"{ids[row]:.0f}", image_ids[owner[row]]
+        segment, image = f"{ids[row]:g}" if ids[row] % 1 else f"{ids[row]:.0f}", image_ids[owner[row]]
         if ids[row] == 0:
-            report(f"image {image} lists a segment with id 0; 0 is void, ids begin at 1")
+            kind, text = "segment-id-zero", "lists a segment with id 0; 0 is void, ids begin at 1"
         elif not in_range[row]:
-            report(
-                f"image {image}: segment id {segment} is no colour; ids are whole numbers 1…{(1 << 24) - 1}"
-            )
-        elif unknown[row]:
-            report(
-                f"image {image}, segment {segment}: category {category_ids[row]:.0f} is not in the categories"
+            kind, text = "segment-id-too-large", f"segment id {segment} is no colour; ids are 1…{MAX_ID}"
+        elif again[row]:
+            kind, text = (
+                "duplicate-segment",
+                f"segment id {segment} stands twice; ids must be unique in an image",
             )
         else:
-            report(f"image {image} lists segment id {segment} twice; ids must be unique in an image")
-    return labels.astype(np.int64), in_range & ~unknown & ~again
+            category = f"{category_ids[row]:.0f}"
+            kind = "unknown-category"
+            text = f"segment {segment} has category {category}, which is not in the categories"
+        report(kind, f"image {image}: {text}", image_id=image, segment_id=int(ids[row]))
+    if collecting:
+        _odd_stuff(owner, ids, np.where(unknown | again, -1, labels), crowd, image_ids, categories, report)
+    return np.where(unknown, -1, labels), in_range & ~again
+
+
+def _odd_stuff(
+    owner: NDArray[np.int64],
+    ids: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    crowd: NDArray[np.bool_],
+    image_ids: list[int | str],
+    categories: Categories,
+    report: Report,
+) -> None:
+    """Reports stuff that is marked as crowd, and stuff in several segments of an image."""
+    stuff = (labels >= 0) & ~categories.is_thing[labels]
+    for row in np.flatnonzero(stuff & crowd).tolist():
+        image, segment = image_ids[owner[row]], int(ids[row])
+        text = f"image {image}: segment {segment} is stuff and marked as crowd"
+        report("crowd-stuff", text, "warning", image, segment)
+    pairs, counts = np.unique(np.stack([owner[stuff], labels[stuff]]), axis=1, return_counts=True)
+    for (at, label), count in zip(pairs.T[counts > 1].tolist(), counts[counts > 1].tolist()):
+        text = f'stuff "{categories[label].name}" is split in {count} segments; they are merged for training'
+        report("split-stuff", f"image {image_ids[at]}: {text}", "warning", image_ids[at])

@@ -1,24 +1,27 @@
-"""Files of a data set by name, from a folder or from a .zip."""
+"""Files of a data set by name, from a folder or a .zip; and the images that paths, folders and globs name."""
 
 from __future__ import annotations
 
 import glob
 import os
+import posixpath
 import threading
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import DataError, ImageError
-from .images import SUFFIXES
+from ..core.files import IMAGE_SUFFIXES as SUFFIXES
+from ..errors import DataError, ImageError, one_line
 
 
 class FileSource:
     """A folder or a .zip from which files are read by the name that an annotation file gives.
 
     A zip is opened at the first use in each process, so that an instance can be pickled to loader workers and
-    survives a fork. A zip whose files all lie in one folder (as COCO's do) is addressed without that folder.
+    survives a fork. The folders that all images of a zip lie in may be left out of names, as with COCO's.
+    Names may be in another Unicode form than those on disk (macOS), and linked folders are followed.
 
     Args:
         path: the folder or the .zip.
@@ -31,10 +34,10 @@ class FileSource:
         self.path = Path(path)
         self.is_zip = self.path.is_file()
         if self.is_zip and not zipfile.is_zipfile(self.path):
-            raise DataError(f"{self.path}: neither a folder nor a .zip (or the zip is cut off)")
+            raise DataError("neither a folder nor a .zip (or the zip is cut off)", where=str(self.path))
         if not self.is_zip and not self.path.is_dir():
-            raise DataError(f"{self.path}: no such folder or .zip")
-        self._open: tuple[int, zipfile.ZipFile, str] | None = None
+            raise DataError("no such folder or .zip", where=str(self.path))
+        self._open: tuple[int, _Archive] | None = None
         self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes:
@@ -43,61 +46,62 @@ class FileSource:
         Raises:
             DataError: no such file (says which similar one there is), or `name` leads out of the folder.
         """
-        self._refuse_outside(name)
+        if fault := name_fault(name):
+            raise DataError(f'the file name "{name}" {fault}', where=str(self.path))
+        found = self.find(name)
+        if found is None:
+            raise DataError("no such file", where=self.where(name), fix=self._similar(name))
         try:
             if self.is_zip:
-                archive, prefix = self._archive()
-                return archive.read(prefix + name)
-            return (self.path / name).read_bytes()
-        except (KeyError, FileNotFoundError):
-            raise DataError(f"{self.where(name)}: no such file{self._similar(name)}") from None
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{self.where(name)}: cannot be read ({error})") from None
+                archive = self._archive()
+                return archive.file.read(archive.keys[found])
+            return (self.path / found).read_bytes()
+        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+            raise DataError(f"cannot be read ({one_line(error)})", where=self.where(name)) from None
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name (false for names that lead out of the folder)."""
-        if leads_outside(name):
-            return False
-        if self.is_zip:
-            archive, prefix = self._archive()
-            return prefix + name in archive.NameToInfo
-        return (self.path / name).is_file()
+        return self.find(name) is not None
+
+    def find(self, name: str) -> str | None:
+        """The file that a name of an annotation means, as `names` has it; None where there is none."""
+        if name_fault(name):
+            return None
+        plain = posixpath.normpath(name)
+        for form in dict.fromkeys((plain, *(unicodedata.normalize(f, plain) for f in ("NFC", "NFD")))):
+            found = self._archive().find(form) if self.is_zip else form
+            if found is not None and (self.is_zip or (self.path / form).is_file()):
+                return found
+        return None
 
     def names(self) -> list[str]:
-        """All files below, sorted, with `/` between folders; hidden ones are left out."""
-        if self.is_zip:
-            archive, prefix = self._archive()
-            found = [n.removeprefix(prefix) for n in _files(archive)]
-        else:
-            found = [
-                Path(root, name).relative_to(self.path).as_posix()
-                for root, _, names in os.walk(self.path)
-                for name in names
-            ]
-        return sorted(n for n in found if not any(part.startswith(".") for part in n.split("/")))
+        """All files below, sorted, with `/` between folders; hidden ones are left out.
+
+        Of a zip without the folders that all its images lie in.
+        """
+        found = [*self._archive().keys] if self.is_zip else [*_walk(self.path)]
+        return sorted(n for n in found if not _is_hidden(n))
 
     def where(self, name: str) -> str:
         """What messages call a file."""
         return f"{self.path}:{name}" if self.is_zip else os.fspath(self.path / name)
 
-    def _archive(self) -> tuple[zipfile.ZipFile, str]:
+    def _archive(self) -> _Archive:
         with self._lock:
             if self._open is None or self._open[0] != os.getpid():
-                archive = zipfile.ZipFile(self.path)
-                tops = {name.split("/", 1)[0] if "/" in name else "" for name in _files(archive)}
-                prefix = tops.pop() + "/" if len(tops) == 1 and "" not in tops else ""
-                self._open = (os.getpid(), archive, prefix)
-            return self._open[1], self._open[2]
-
-    def _refuse_outside(self, name: str) -> None:
-        if leads_outside(name):
-            raise DataError(f'file name "{name}" leads out of {self.path}; names must stay inside the folder')
+                self._open = (os.getpid(), _Archive(self.path))
+            return self._open[1]
 
     def _similar(self, name: str) -> str:
+        """What to do about a file that is not there: one of another ending or in another folder is."""
         stem = PurePosixPath(name).with_suffix("")
         for suffix in (".png", ".jpg", ".jpeg", ".JPG", ".PNG"):
             if self.exists(f"{stem}{suffix}"):
-                return f"; there is {stem.name}{suffix}, so file_name in the JSON is to be put right"
+                return f"there is {stem.name}{suffix}, so correct file_name in the JSON"
+        parts = name.split("/")
+        for k in range(1, len(parts)):
+            if self.exists(tail := "/".join(parts[k:])):
+                return f'there is {tail}, so leave "{"/".join(parts[:k])}/" out of file_name in the JSON'
         return ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,24 +114,75 @@ class FileSource:
         return f"FileSource({os.fspath(self.path)!r})"
 
 
-def leads_outside(name: str) -> bool:
-    """Whether a file name of an annotation is empty, absolute or climbs out of its folder."""
-    return (
-        not name
-        or "\\" in name
-        or "\0" in name
-        or ":" in name[:2]
-        or name.startswith("/")
-        or ".." in name.split("/")
-    )
+class _Archive:
+    """An open zip.
+
+    Attributes:
+        file: the zip.
+        prefixes: the folder that all its images lie in, then those above it, with `/` at the end, and "".
+        keys: the zip's own name of each file, by its name as `FileSource.names` gives it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = zipfile.ZipFile(path)
+        own = [
+            n for n in self.file.namelist() if not n.endswith(("/", "\\")) and not n.startswith("__MACOSX/")
+        ]
+        every = {n.replace("\\", "/"): n for n in own}  # as some programs for Windows write them
+        shown = [n for n in every if not _is_hidden(n)]
+        images = [n for n in shown if PurePosixPath(n).suffix.lower() in SUFFIXES] or shown
+        common = posixpath.commonpath([posixpath.dirname(n) for n in images]) if images else ""
+        parts = common.split("/") if common else []
+        self.prefixes = ["/".join(parts[:k]) + "/" for k in range(len(parts), 0, -1)] + [""]
+        top = self.prefixes[0]
+        self.keys = {n.removeprefix(top) if n.startswith(top) else f"/{n}": key for n, key in every.items()}
+
+    def find(self, name: str) -> str | None:
+        """The name in `keys` of a file that is named with or without some of the common folders."""
+        top = self.prefixes[0]
+        for prefix in self.prefixes:
+            full = prefix + name
+            found = full.removeprefix(top) if full.startswith(top) else f"/{full}"
+            if found in self.keys:
+                return found
+        return None
 
 
-def _files(archive: zipfile.ZipFile) -> list[str]:
-    return [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
+def name_fault(name: str) -> str:
+    """What is wrong with a file name of an annotation, "" for nothing: it must stay inside its folder."""
+    if not name:
+        return "is empty"
+    if "\0" in name:
+        return "holds a zero byte"
+    if "\\" in name or ":" in name[1:2]:
+        return "is a Windows path; write / between folders, below the folder of the images"
+    if name.startswith("/"):
+        return "is an absolute path; write the path below the folder of the images"
+    return "leads out of its folder" if ".." in name.split("/") else ""
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """All files below, relative, with `/`; no hidden folders; links are followed, but not in circles."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(root)
+        folders[:] = [
+            f
+            for f in folders
+            if not f.startswith(".") and not _is_above(os.path.realpath(Path(root, f)), here)
+        ]
+        yield from (Path(root, name).relative_to(folder).as_posix() for name in names)
+
+
+def _is_above(folder: str, other: str) -> bool:
+    return other == folder or other.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """All pictures that files, folders (searched to the bottom) and globs name.
+    """All images that files, folders (searched to the bottom) and globs name.
 
     A file named outright is taken whatever its ending; in folders and globs the ending decides. Hidden files
     and folders are passed over.
@@ -136,7 +191,7 @@ def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         Sorted paths, each once.
 
     Raises:
-        ImageError: a path does not exist, a glob matches nothing, or a folder holds no picture.
+        ImageError: a path does not exist, a glob matches nothing, or a folder holds no image.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
@@ -147,34 +202,34 @@ def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             found.add(Path(text))
             continue
         if Path(text).is_dir():
-            here = set(_pictures_below(Path(text)))
+            here = set(_images_below(Path(text)))
             if not here:
-                raise ImageError(f"{text}: no picture in this folder (looked for {_endings()})")
+                raise ImageError(f"no image in this folder (looked for {_endings()})", where=text)
         elif glob.has_magic(text):
             here = set(_matches(text))
             if not here:
-                raise ImageError(f"{text}: no picture matches; mind the quotes and the folder it starts from")
+                raise ImageError(
+                    "no image matches; mind the quotes and the folder it starts from", where=text
+                )
         else:
-            raise ImageError(f"{text}: no such file or folder")
+            raise ImageError("no such file or folder", where=text)
         found |= here
     if not found:
-        raise ImageError("no picture given; name files, folders or globs")
+        raise ImageError("no image given; name files, folders or globs")
     return sorted(found)
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(root, name)
+def _images_below(folder: Path) -> Iterator[Path]:
+    for name in _walk(folder):
+        if not _is_hidden(name) and Path(name).suffix.lower() in SUFFIXES:
+            yield folder / name
 
 
 def _matches(pattern: str) -> Iterator[Path]:
     wanted = SUFFIXES | {Path(pattern).suffix.lower()} - {""}
     for match in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207 (Path.glob has no rooted patterns)
         if match.is_dir():
-            yield from _pictures_below(match)
+            yield from _images_below(match)
         elif match.suffix.lower() in wanted:
             yield match
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
-from ..data.layout import find_panoptic
+from ..data.layout import require_pngs
 from ..errors import DataError, MaskconverError
 from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource
@@ -97,8 +97,8 @@ def panoptic_quality_files(
     job = _Job(
         gt,
         pred,
-        _png_source(gt_json, gt_folder, "--gt-folder"),
-        _png_source(pred_json, pred_folder, "--pred-folder"),
+        _png_source(gt_json, gt_folder, "gt_folder"),
+        _png_source(pred_json, pred_folder, "pred_folder"),
         details,
         {image.id: (image.height, image.width) for image in gt.images},
     )
@@ -249,14 +249,8 @@ def _evaluate(images: range) -> _Part:
     return _job.evaluate(images)
 
 
-def _png_source(json_path: PathLike, folder: PathLike | None, option: str) -> FileSource:
-    if folder is None:
-        try:
-            layout = find_panoptic(None, images=Path(json_path).parent, panoptic_json=json_path)
-        except DataError as error:
-            raise DataError(str(error).replace("--panoptic-pngs", option)) from None
-        folder = layout.panoptic_pngs
-    return FileSource(folder)
+def _png_source(json_path: PathLike, folder: PathLike | None, setting: str) -> FileSource:
+    return FileSource(folder or require_pngs(Path(json_path), setting))
 
 
 def _renamed(pred: PanopticFile) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.categories import Categories
-from ..core.segments import SegmentTable
+from ..core.segments import SegmentTable, reversed_channels_hint
 from ..errors import DataError
 
 
@@ -68,8 +68,8 @@ def segment_table(segments: Segments, categories: Categories) -> SegmentTable:
         return segments
     if isinstance(segments, tuple) and len(segments) == 2 and isinstance(segments[0], Sequence | np.ndarray):
         ids, labels = (np.asarray(column, np.int64) for column in segments)
-        return _table(ids, labels, np.zeros(len(ids), bool), np.zeros(len(ids), np.int64))
-    rows: list[tuple[int, int, int, int]] = []
+        return _table(ids, labels, np.zeros(len(ids), bool), np.zeros(len(ids)))
+    rows: list[tuple[int, int, int, float]] = []
     segment: Any
     for segment in segments:
         try:
@@ -82,12 +82,13 @@ def segment_table(segments: Segments, categories: Categories) -> SegmentTable:
             raise DataError(
                 f"a segment is a row with id and label, or with id and category_id; got {segment!r:.80}"
             ) from None
-    columns = np.array(rows, np.int64).reshape(-1, 4)
-    return _table(columns[:, 0], columns[:, 1], columns[:, 2] != 0, columns[:, 3])
+    columns = np.array(rows, np.float64).reshape(-1, 4)
+    ids, labels = columns[:, 0].astype(np.int64), columns[:, 1].astype(np.int64)
+    return _table(ids, labels, columns[:, 2] != 0, columns[:, 3])
 
 
 def _table(
-    ids: NDArray[np.int64], labels: NDArray[np.int64], crowd: NDArray[np.bool_], areas: NDArray[np.int64]
+    ids: NDArray[np.int64], labels: NDArray[np.int64], crowd: NDArray[np.bool_], areas: NDArray[np.float64]
 ) -> SegmentTable:
     if ids.ndim != 1 or ids.shape != labels.shape:
         raise DataError(
@@ -202,14 +203,8 @@ def _positions(
     strange = known[place] != ids
     if strange.any():
         stray = ids[strange]
-        hint = _reversed_hint(stray, known)
+        hint = reversed_channels_hint(ids, table.ids)
         if hint or unlisted is None:
             raise DataError(f"{what}: the map holds id {stray[0]}, which is not listed{hint}")
         positions[strange] = unlisted
     return positions
-
-
-def _reversed_hint(stray: NDArray[np.integer], known: NDArray[np.int32]) -> str:
-    reversed_ids = (stray & 255) << 16 | stray & 0xFF00 | stray >> 16
-    fits = np.isin(reversed_ids, known).all()
-    return "; with red and blue exchanged it would be, the PNG was written as BGR" if fits else ""

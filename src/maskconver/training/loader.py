@@ -12,36 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from ..core.categories import differences
 from ..core.config import InputConfig
 from ..core.preprocess import prepare
 from ..core.proposals import Geometry
 from ..core.segments import SegmentTable
 from ..data.dataset import PanopticDataset, Sample
+from ..data.layout import DataPaths
 from ..data.open import open_dataset
 from ..data.semantic import SemanticView
 from ..errors import DataError
 from ..models.batch import Batch
 from .augment.example import AugmentConfig, Example, train_example
 from .targets import TargetConfig
-
-
-@dataclass
-class SplitFiles:
-    """Files of one split that are not where the data set's folder has them; see `find_layout`.
-
-    Attributes:
-        images: folder or .zip of the pictures.
-        panoptic_json: the COCO panoptic file.
-        panoptic_pngs: folder or .zip of its PNGs.
-        labels: folder or .zip of label PNGs.
-        classes: the file that names their classes.
-    """
-
-    images: str | None = None
-    panoptic_json: str | None = None
-    panoptic_pngs: str | None = None
-    labels: str | None = None
-    classes: str | None = None
 
 
 @dataclass
@@ -68,8 +51,8 @@ class DataConfig:
     data: str = ""
     train_split: str = "train"
     val_split: str = "val"
-    train: SplitFiles = field(default_factory=SplitFiles)
-    val: SplitFiles = field(default_factory=SplitFiles)
+    train: DataPaths = field(default_factory=DataPaths)
+    val: DataPaths = field(default_factory=DataPaths)
     semantic: Literal["off", "all", "things"] = "off"
     batch_size: int = 8
     workers: int = 1
@@ -251,25 +234,20 @@ class SegmentationData(pl.LightningDataModule):
         overfit: int | None = None,
     ) -> None:
         super().__init__()
-        if not config.data and config.train == SplitFiles():
+        if not config.data and config.train == DataPaths():
             raise DataError(
-                "no data set given: --data DIR, or --data.train.images, --data.train.panoptic_json, "
-                "--data.train.panoptic_pngs (or .labels, .classes) and the same of --data.val"
+                "no data set given: `data.data=DIR`, or `data.train.images`, `data.train.panoptic_json`, "
+                "`data.train.panoptic_pngs` (or .labels, .classes) and the same of data.val"
             )
         self.config, self.input, self.samples, self.seed = config, input_config, samples, seed
-        train = _open(config, config.train_split, config.train, input_config.channels)
+        own, train = _open(config, config.train_split, config.train, input_config.channels)
         self.categories = train.categories
         if overfit:
             self.train: PanopticDataset | First = First(train, overfit)
             self.val: PanopticDataset | First = First(train, overfit)
             config.augment = AugmentConfig.none()
         else:
-            val = _open(config, config.val_split, config.val, input_config.channels)
-            if val.categories != train.categories:
-                raise DataError(
-                    f"{val.path}: the categories of {config.train_split} and {config.val_split} differ; "
-                    f"those of training are in {train.path}"
-                )
+            _, val = _open(config, config.val_split, config.val, input_config.channels, own)
             self.train = train
             self.val = First(val, config.val_images) if config.val_images else val
         if not len(self.train):
@@ -318,9 +296,19 @@ class SegmentationData(pl.LightningDataModule):
         return weights / weights.sum()
 
 
-def _open(config: DataConfig, split: str, files: SplitFiles, channels: int) -> PanopticDataset:
-    dataset = open_dataset(config.data or None, split, **vars(files), channels=channels)
-    return dataset if config.semantic == "off" else SemanticView(dataset, config.semantic)
+def _open(
+    config: DataConfig, split: str, paths: DataPaths, channels: int, like: PanopticDataset | None = None
+) -> tuple[PanopticDataset, PanopticDataset]:
+    """A split, with the labels of another one, and how the model sees it."""
+    dataset = open_dataset(config.data or None, split, paths, channels=channels)
+    if like is not None:
+        found = differences(like.categories, dataset.categories, config.train_split, split)
+        if found:
+            text = "; ".join(text for _, text in found[:3])
+            what = f"the categories of {config.train_split} and {split} differ: {text}"
+            raise DataError(what, where=str(dataset.path), fix=f"those of training are in {like.path}")
+        dataset.use_categories(like.categories)
+    return dataset, dataset if config.semantic == "off" else SemanticView(dataset, config.semantic)
 
 
 def _same(item: ValidationItem) -> ValidationItem:

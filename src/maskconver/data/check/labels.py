@@ -8,11 +8,11 @@ from typing import Any
 
 from ...errors import DataError
 from ...io.label_png import LabelClasses, read_classes, read_label_png
+from ...io.panoptic_rows import Defect
 from ...io.sources import FileSource
 from ..label_folder import pair_files, segment_table
 from ..layout import LabelLayout
-from .image import ImageFinding, check_picture
-from .json import Defect
+from .image import ImageFinding, check_image
 from .report import SplitReport, mapped, tally
 
 
@@ -36,14 +36,12 @@ class LabelChecker:
         """Check the files of one image."""
         image_id, picture, png = names
         found = ImageFinding()
-        size = check_picture(self.images, picture, image_id, found, self.decode, self.max_pixels)
+        size = check_image(self.images, picture, image_id, found, self.decode, self.max_pixels)
         where = self.labels.where(png)
         try:
             ids = read_label_png(self.labels.read(png), self.classes, where)
         except DataError as error:
-            text = str(error).removeprefix(f"{where}: ")
-            kind = "unknown-label" if text.startswith("the value ") else "broken-png"
-            found.defects.append(Defect(kind, where, text, "error", image_id))
+            found.defects.append(Defect(error.kind or "broken-png", where, error.text, "error", image_id))
             return found
         if size is not None and size != ids.shape:
             text = f"the label PNG is {ids.shape[1]}×{ids.shape[0]}, the picture {size[1]}×{size[0]}"
@@ -81,7 +79,12 @@ def check_labels(
         report.defects.append(Defect("extra-png", labels.where(name), text, "warning"))
     advance = progress(layout.split, len(pairs)) if progress else None
     checker = LabelChecker(images, labels, classes, decode, max_pixels)
-    rows = {c.id: {"id": c.id, "name": c.name, "isthing": 0} for c in classes.categories}
     with mapped(checker, pairs, workers) as findings:
-        tally(report, rows, ((pair[0], found) for pair, found in zip(pairs, findings)), None, advance)
+        tally(
+            report,
+            classes.categories,
+            ((pair[0], found) for pair, found in zip(pairs, findings)),
+            None,
+            advance,
+        )
     return report

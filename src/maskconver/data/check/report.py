@@ -12,8 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ...core.categories import Categories
+from ...io.panoptic_rows import Defect
 from .image import ImageFinding
-from .json import Defect, Row
+
+Row = dict[str, Any]
 
 Item = TypeVar("Item")
 SIZE_BINS = (1, 16, 64, 256, 1024, 4096, 16384, 65536)
@@ -104,7 +107,7 @@ def proposals_for(segments: int) -> int:
 
 def tally(
     report: SplitReport,
-    categories: dict[int, Row],
+    categories: Categories,
     findings: Iterable[tuple[int | str, ImageFinding]],
     max_segments: int | None,
     advance: Callable[[], Any] | None,
@@ -113,16 +116,17 @@ def tally(
 
     Args:
         report: is filled.
-        categories: rows of `categories` by id.
+        categories: the label set; segments of other categories are not counted by class.
         findings: (image id, finding) of every image.
         max_segments: images with more segments are reported.
         advance: called after each image.
     """
     segments, in_images, pixels = Counter[int](), Counter[int](), Counter[int]()
     bins = np.zeros((2, len(SIZE_BINS)), np.int64)
+    thing_ids = {c.id for c in categories if c.is_thing}
     for image_id, found in findings:
         report.defects += found.defects
-        things = {c for c in {s[0] for s in found.segments} if categories.get(c, {}).get("isthing")}
+        things = {s[0] for s in found.segments} & thing_ids
         for category, area, crowd in found.segments:
             segments[category] += 1
             pixels[category] += area
@@ -144,14 +148,14 @@ def tally(
     report.size_bins = [(low, int(t), int(s)) for low, t, s in zip(SIZE_BINS, *bins)]
     report.classes = [
         {
-            "id": number,
-            "name": str(row.get("name", number)),
-            "isthing": int(bool(row.get("isthing"))),
-            "segments": segments[number],
-            "images": in_images[number],
-            "pixels": pixels[number],
+            "id": c.id,
+            "name": c.name,
+            "isthing": int(c.is_thing),
+            "segments": segments[c.id],
+            "images": in_images[c.id],
+            "pixels": pixels[c.id],
         }
-        for number, row in categories.items()
+        for c in categories
     ]
 
 

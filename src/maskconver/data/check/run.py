@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ...core.categories import differences
 from ...errors import DataError
 from ...io.images import MAX_PIXELS, SUFFIXES
+from ...io.panoptic_json import PanopticFile, read_panoptic_json
+from ...io.panoptic_rows import Defect
 from ...io.sources import FileSource
-from ..coco import CocoPanoptic
+from ..coco import NO_ANNOTATION, require_images
 from ..dataset import PanopticDataset
-from ..label_folder import LabelFolder
-from ..layout import LabelLayout, Layout, find_layout, find_panoptic, find_splits, has_json
-from .image import ImageChecker
-from .json import Defect, LooseFile, load_loosely
+from ..layout import DataPaths, LabelLayout, Layout, find_layout, find_panoptic, find_splits, has_json
+from .image import ImageChecker, Listed
 from .labels import check_labels
 from .report import Report, SplitReport, mapped, proposals_for, tally
 
@@ -25,71 +28,71 @@ __all__ = ["Report", "SplitReport", "check_dataset", "proposals_for"]
 def check_dataset(
     data: str | os.PathLike[str] | PanopticDataset | None,
     split: str | None = None,
+    paths: DataPaths | None = None,
     *,
-    images: str | os.PathLike[str] | None = None,
-    panoptic_json: str | os.PathLike[str] | None = None,
-    panoptic_pngs: str | os.PathLike[str] | None = None,
-    labels: str | os.PathLike[str] | None = None,
-    classes: str | os.PathLike[str] | None = None,
     max_segments: int | None = None,
     decode: bool = True,
     max_pixels: int = MAX_PIXELS,
     workers: int = 1,
     progress: Callable[[str, int], Callable[[], Any]] | None = None,
+    **files: str | os.PathLike[str] | None,
 ) -> Report:
     """Look for every defect of a data set; a defect never ends the search.
 
     Args:
         data: its folder, or a data set that is open; None when the paths are given.
         split: the one to check; all there are if left out.
-        images, panoptic_json, panoptic_pngs, labels, classes: as in `open_dataset`.
+        paths: files that lie elsewhere.
         max_segments: images with more segments than this are reported; None for no limit.
-        decode: decode the pictures whole, which finds damaged ones; false reads their headers.
+        decode: decode the images whole, which finds damaged ones; false reads their headers.
         max_pixels: as in `read_image`.
         workers: processes that open files.
         progress: called with split and number of images; what it returns is called after each image.
+        files: fields of `DataPaths`, by name.
 
     Raises:
         DataError: there is nothing to check: no data set, or a JSON that is none.
     """
-    paths = {
-        "images": images,
-        "panoptic_json": panoptic_json,
-        "panoptic_pngs": panoptic_pngs,
-        "labels": labels,
-        "classes": classes,
-    }
-    every = _layouts(data, split, paths)
+    every = _layouts(data, split, DataPaths.of(paths, **files))
     layouts = [layout for layout in every if isinstance(layout, Layout)]
     folders = [layout for layout in every if isinstance(layout, LabelLayout)]
-    loose = [load_loosely(layout.panoptic_json) for layout in layouts]
-    _compare_categories(layouts, loose)
+    found = [_read(layout) for layout in layouts]
+    _compare_categories(layouts, found)
     shared = _folders_of_others(data, layouts)
     reports = []
-    for layout, file in zip(layouts, loose):
-        checker = ImageChecker(
-            FileSource(layout.images), FileSource(layout.panoptic_pngs), str(file.path), decode, max_pixels
-        )
-        advance = progress(layout.split, len(file.annotations)) if progress else None
-        reports.append(_check_split(layout, file, checker, max_segments, workers, advance))
-        _report_extra(layouts, loose, len(reports) - 1, checker, shared, reports[-1])
+    for layout, (file, defects) in zip(layouts, found):
+        images, pngs = FileSource(layout.images), FileSource(layout.panoptic_pngs)
+        checker = ImageChecker(images, pngs, file.path, decode, max_pixels)
+        advance = progress(layout.split, len(file)) if progress else None
+        reports.append(_check_split(layout, file, defects, checker, max_segments, workers, advance))
+        _report_extra(layouts, [file for file, _ in found], len(reports) - 1, checker, shared, reports[-1])
     for folder in folders:
         reports.append(check_labels(folder, decode, max_pixels, workers, progress))
     return Report(reports)
 
 
+def _read(layout: Layout) -> tuple[PanopticFile, list[Defect]]:
+    """The JSON of a split and what is wrong in it."""
+    defects: list[Defect] = []
+    file = read_panoptic_json(layout.panoptic_json, defects=defects)
+    if not file.images and len(file):
+        require_images(file)
+    for image in file.images:
+        if not image.file_name:
+            text = f"image {image.id} has no file_name"
+            defects.append(Defect("bad-image-row", file.path, text, image_id=image.id))
+    if not len(file) and not any(d.image_id is not None for d in defects):
+        defects.append(Defect("no-annotation", file.path, NO_ANNOTATION))
+    return file, defects
+
+
 def _layouts(
-    data: str | os.PathLike[str] | PanopticDataset | None, split: str | None, paths: dict[str, Any]
+    data: str | os.PathLike[str] | PanopticDataset | None, split: str | None, paths: DataPaths
 ) -> list[Layout | LabelLayout]:
-    if isinstance(data, CocoPanoptic):
-        return [
-            find_layout(None, images=data.images.path, panoptic_json=data.path, panoptic_pngs=data.pngs.path)
-        ]
-    if isinstance(data, LabelFolder):
-        return [find_layout(None, images=data.images.path, labels=data.labels.path, classes=data.path)]
-    assert not isinstance(data, PanopticDataset)
-    if data is None or split is not None or any(paths.values()):
-        return [find_layout(data, split, **paths)]
+    if isinstance(data, PanopticDataset):
+        return [find_layout(None, paths=data.paths)]
+    if data is None or split is not None or paths != DataPaths():
+        return [find_layout(data, split, paths)]
     splits = find_splits(data)
     if not splits:
         find_layout(data)  # raises and says what was looked for
@@ -99,43 +102,42 @@ def _layouts(
     return [*(find_panoptic(data, s) for s in both), *found]
 
 
-def _compare_categories(layouts: list[Layout], files: list[LooseFile]) -> None:
-    """Notes in later splits what contradicts the first."""
-    for layout, file in list(zip(layouts, files))[1:]:
-        for number in sorted(files[0].categories.keys() | file.categories.keys()):
-            first, here = files[0].categories.get(number), file.categories.get(number)
-            if first is None or here is None:
-                only = layouts[0] if here is None else layout
-                text = f'category {number} is only in the split "{only.split}"'
-                kind = "categories-differ"
-            elif bool(first.get("isthing")) != bool(here.get("isthing")):
-                kinds = ["a thing" if c.get("isthing") else "stuff" for c in (here, first)]
-                text = f"category {number} is {kinds[0]} here and {kinds[1]} in {layouts[0].split}"
-                kind = "isthing-disagrees"
-            elif first.get("name") != here.get("name"):
-                names = [f'"{c.get("name")}"' for c in (here, first)]
-                text = f"category {number} is {names[0]} here and {names[1]} in {layouts[0].split}"
-                kind = "categories-differ"
-            else:
-                continue
-            file.defects.append(Defect(kind, str(file.path), text))
+def _compare_categories(layouts: list[Layout], files: list[tuple[PanopticFile, list[Defect]]]) -> None:
+    """Notes in later splits what contradicts the first, as training would."""
+    for layout, (file, defects) in list(zip(layouts, files))[1:]:
+        names = layouts[0].split or "the first split", layout.split or "this split"
+        for kind, text in differences(files[0][0].categories, file.categories, *names):
+            defects.append(Defect(kind, file.path, text))
 
 
 def _check_split(
     layout: Layout,
-    file: LooseFile,
+    file: PanopticFile,
+    defects: list[Defect],
     checker: ImageChecker,
     max_segments: int | None,
     workers: int,
     advance: Callable[[], Any] | None,
 ) -> SplitReport:
-    report = SplitReport(layout.split, str(file.path), len(file.images), len(file.annotations))
-    report.defects += file.defects
-    pairs = [(file.images[a["image_id"]], a) for a in file.annotations]
-    with mapped(checker, pairs, workers) as findings:
-        found = ((image["id"], finding) for (image, _), finding in zip(pairs, findings))
+    report = SplitReport(layout.split, file.path, len({image.id for image in file.images}), len(file))
+    report.defects += defects
+    items = _listed(file)
+    with mapped(checker, items, workers) as findings:
+        found = ((item.image.id, finding) for item, finding in zip(items, findings))
         tally(report, file.categories, found, max_segments, advance)
     return report
+
+
+def _listed(file: PanopticFile) -> list[Listed]:
+    images = {image.id: image for image in reversed(file.images)}  # the first of an id
+    category_ids = np.append(file.categories.ids, -1)
+    items = []
+    for i, image_id in enumerate(file.image_ids):
+        table = file.table(i)
+        boxes = file.boxes[int(file.offsets[i]) : int(file.offsets[i + 1])]
+        columns = table.ids, category_ids[table.labels], table.crowd, table.areas, boxes
+        items.append(Listed(images[image_id], file.png_names[i], *columns))
+    return items
 
 
 def _folders_of_others(data: Any, layouts: list[Layout]) -> set[Path]:
@@ -155,7 +157,7 @@ def _folders_of_others(data: Any, layouts: list[Layout]) -> set[Path]:
 
 def _report_extra(
     layouts: list[Layout],
-    files: list[LooseFile],
+    files: list[PanopticFile],
     index: int,
     checker: ImageChecker,
     shared: set[Path],
@@ -163,16 +165,16 @@ def _report_extra(
 ) -> None:
     """Files that no split lists; those of a folder that several splits use are named with its first."""
     for kind, attribute, source in (
-        ("picture", "images", checker.images),
+        ("image", "images", checker.images),
         ("png", "panoptic_pngs", checker.pngs),
     ):
         users = [k for k, layout in enumerate(layouts) if getattr(layout, attribute) == source.path]
         if source.path in shared or users[0] != index:
             continue
-        listed: set[str] = set()
+        listed: set[str | None] = set()
         for k in users:
-            rows = files[k].images.values() if kind == "picture" else files[k].annotations
-            listed |= {row["file_name"] for row in rows}
+            names = [i.file_name for i in files[k].images] if kind == "image" else files[k].png_names
+            listed |= {source.find(name) for name in names}
         for name in source.names():
             if name not in listed and Path(name).suffix.lower() in SUFFIXES:
                 text = "is not in the JSON; it is not used"
