@@ -184,7 +184,7 @@ def test_quantised_maps_that_have_little_to_do_with_the_model_are_refused(models
             tmp_path / "model.onnx",
             output="panoptic",
             quantize="fp16",
-            images=[synthesize(style, (96, 128), 0).image for style in ("scenes", "cells")],
+            images=[synthesize(style, (96, 128), i).image for i, style in enumerate(("scenes", "cells"))],
         )
     assert list(tmp_path.iterdir()) == []
 
