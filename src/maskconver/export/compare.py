@@ -132,7 +132,7 @@ def require_equal(result: Comparison, file: Exported) -> None:
     )
     if not equal:
         raise ExportError(
-            f"the {'quantized ' if file.quantize != 'none' else ''}file does not answer as the model does "
+            f"the {'quantised ' if file.quantize != 'none' else ''}file does not answer as the model does "
             f"and was not kept: {result}"
             + ("; with another `quantize` it may" if file.quantize != "none" else "")
         )

@@ -95,7 +95,7 @@ def export_model(
         for precision in ("none", options.quantize) if both else (options.quantize,):
             current = replace(description, quantize=precision)
             if precision != "none":
-                say(f"quantizing to {precision}")
+                say(f"quantising to {precision}")
                 graph = form.quantize(graph, current, calibration)
             form.write(graph, current, temporary)
             say("comparing the file with the model")
