@@ -75,12 +75,13 @@ def test_command_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch, capsys)
 
 @pytest.fixture(scope="module")
 def helps() -> str:
-    """The help of all commands, and that of training another family of models."""
+    """The help of all commands; `train` shows the options of the chosen model, so that of one of each kind."""
     pytest.importorskip("torch")
     with redirect_stdout(io.StringIO()) as text:
         for name in COMMANDS:
             main([*name.split(), "--help"])
-        main(["train", "--model.name", "remax_t", "--help"])
+        for model in ("maskconver_r50_640", "remax_t"):
+            main(["train", "--model.name", model, "--help"])
     return text.getvalue().replace("_", "-")
 
 
