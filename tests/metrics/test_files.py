@@ -137,6 +137,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "duplicate image id": (lambda d: d["images"].append(d["images"][0]), "image id 1 stands twice"),
     "annotation without image": (lambda d: d["annotations"][0].update(image_id=5), "annotation of image 5"),
     "no annotations": (lambda d: d["annotations"].clear(), "no prediction for image 1|no image is annotated"),
+    "empty categories": (lambda d: d["categories"].clear(), '"categories" is empty'),
+    "no isthing": (lambda d: d["categories"][0].pop("isthing"), r'category 1 \("car"\) has no key "isthing"'),
+    "isthing 2": (lambda d: d["categories"][0].update(isthing=2), "isthing is 2, not 0 or 1"),
+    "duplicate category id": (
+        lambda d: d["categories"].append(d["categories"][0]),
+        "category id 1 stands twice",
+    ),
+    "category id as text": (lambda d: d["categories"][0].update(id="1"), 'category id "1" is text'),
+    "category id 1.5": (lambda d: d["categories"][0].update(id=1.5), "id is 1.5, not a whole number"),
     "segment id 0": (lambda d: rows(d)[0].update(id=0), "id 0; 0 is void"),
     "segment id 2**24": (lambda d: rows(d)[0].update(id=1 << 24), "16777216 is no colour"),
     "segment id 1.5": (lambda d: rows(d)[0].update(id=1.5), "is no colour"),
@@ -153,20 +162,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         ),
         "COCO instances file",
     ),
-}
-
-# In a prediction nobody reads these.
-REFUSED_IN_GROUND_TRUTH: dict[str, tuple[Change, str]] = {
-    "no categories": (lambda d: d.pop("categories"), 'key "categories" is missing'),
-    "empty categories": (lambda d: d["categories"].clear(), '"categories" is empty'),
-    "no isthing": (lambda d: d["categories"][0].pop("isthing"), r'category 1 \("car"\) has no key "isthing"'),
-    "isthing 2": (lambda d: d["categories"][0].update(isthing=2), "isthing is 2, not 0 or 1"),
-    "duplicate category id": (
-        lambda d: d["categories"].append(d["categories"][0]),
-        "category id 1 stands twice",
-    ),
-    "category id as text": (lambda d: d["categories"][0].update(id="1"), 'category id "1" is text'),
-    "category id 1.5": (lambda d: d["categories"][0].update(id=1.5), "id is 1.5, not a whole number"),
 }
 
 BROKEN_TEXT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -203,13 +198,20 @@ def test_faulty_json_is_refused_in_one_line(name: str, role: str, tmp_path: Path
     assert str(tmp_path) in str(error.value)
 
 
-@pytest.mark.parametrize("name", REFUSED_IN_GROUND_TRUTH)
-def test_categories_count_in_the_ground_truth_alone(name: str, tmp_path: Path, gt: Path) -> None:
-    change, message = REFUSED_IN_GROUND_TRUTH[name]
-    other = panoptic.write(tmp_path / "other", change)
+def test_a_prediction_needs_no_categories_of_its_own(tmp_path: Path, gt: Path) -> None:
+    other = panoptic.write(tmp_path / "other", lambda d: d.pop("categories"))
     assert panoptic_quality_files(gt, other).quality.all.pq == 1
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match='key "categories" is missing'):
         panoptic_quality_files(other, gt)
+
+
+def test_fractions_of_stated_areas_count_as_in_the_coco_evaluation(tmp_path: Path, gt: Path) -> None:
+    ids = panoptic.id_map()
+    ids[4, 4:12] = 300  # 40 of the car's 48 pixels are left
+    pred = panoptic.write(tmp_path / "pred", None, ids)
+    exact = panoptic.write(tmp_path / "gt2", lambda d: rows(d)[1].update(area=47.5))
+    found = panoptic_quality_files(exact, pred).quality.per_class[1].pq
+    assert found == pytest.approx(40 / 47.5)
 
 
 @pytest.mark.parametrize("name", BROKEN_TEXT)
@@ -260,13 +262,13 @@ SHARED_REFUSED = {
         "png_bgr",
         "annotation_without_image",
         "no_annotations",
-        "no_categories",
         "empty_categories",
     ),
     *("no_isthing", "category_id_string", "segment_id_zero", "segment_id_too_large", "json_truncated"),
-    *("json_empty", "json_list", "json_nan", "instances_json", "path_outside", "png_named_jpg_in_json"),
+    *("json_empty", "json_list", "instances_json", "path_outside", "png_named_jpg_in_json"),
 }
 FAULTS_ONLY_OF_PREDICTIONS = {"png_id_not_in_json", "json_id_not_in_png"}
+FAULTS_ONLY_OF_GROUND_TRUTH = {"no_categories"}
 
 
 def test_shared_bad_inputs_are_refused_and_odd_ones_accepted(
@@ -279,8 +281,8 @@ def test_shared_bad_inputs_are_refused_and_odd_ones_accepted(
     for name in names:
         other = str(folders / name / "panoptic.json")
         for role, files in (("prediction", (valid, other)), ("ground truth", (other, valid))):
-            refused = name in SHARED_REFUSED and not (
-                role == "ground truth" and name in FAULTS_ONLY_OF_PREDICTIONS
+            refused = name in SHARED_REFUSED | FAULTS_ONLY_OF_GROUND_TRUTH and name not in (
+                FAULTS_ONLY_OF_PREDICTIONS if role == "ground truth" else FAULTS_ONLY_OF_GROUND_TRUTH
             )
             assert main(["pq", *files, "--json"]) == (2 if refused else 0), (name, role)
             out, err = capsys.readouterr()

@@ -184,7 +184,7 @@ class TestCollate:
 
 
 def test_no_data_set_is_refused_in_one_line() -> None:
-    with pytest.raises(DataError, match=r"data\.train\.images"):
+    with pytest.raises(DataError, match=r"`data\.train\.images`"):
         SegmentationData(DataConfig(), INPUT, 8)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -134,10 +133,10 @@ def read_panoptic_json(
         if needed and not bytes(getattr(file, key)):
             raise DataError(f'the key "{key}" is missing; is this a COCO panoptic file?', where=name)
     with sound_text(name):
-        own = _categories(file.categories, name, report) if categories is None else categories
-        if categories is not None and bytes(file.categories):  # a prediction's, to compare names
-            with suppress(DataError):
-                own = _categories(file.categories, name, lambda *_, **__: None)
+        own = categories
+        if categories is None or bytes(file.categories):
+            own = _categories(file.categories, name, report)
+        assert own is not None
         image_text = bytes(file.images)
         images, kept = rows_of(
             image_text or b"[]", ImageRow, partial(image_row, report=report), "images", name
@@ -205,9 +204,6 @@ def _consistent(
             text = f"image id {image.id} stands twice in images ({names}); ids must be unique"
             report("duplicate-image", text, image_id=image.id)
         known.setdefault(image.id, image.file_name)
-    for file_name, count in Counter(image.file_name for image in images if image.file_name).items():
-        if count > 1 and len(known) == len(images):
-            report("same-image", f"{count} rows of images have the file_name {file_name}", "warning")
     sound: list[AnnotationRow] = []
     seen: set[int | str] = set()
     for row in annotations:
@@ -228,6 +224,9 @@ def _consistent(
         else:
             sound.append(row)
         seen.add(number)
+    for file_name, count in Counter(known[n] for n in seen if known.get(n)).items():
+        if count > 1:
+            report("same-image", f"{count} annotated images have the file_name {file_name}", "warning")
     return sound
 
 
