@@ -133,3 +133,14 @@ def test_the_root_and_the_folders_stay_small() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "errors"}
     for folder in {path.parent for path in FILES}:
         assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 16, folder
+
+
+def test_no_test_imports_another_test() -> None:
+    """What several tests need lies in modules that are no tests."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        modules = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("tests")):
+                modules |= {(node.module or "").rpartition(".")[2], *(name.name for name in node.names)}
+        assert not [name for name in modules if name.startswith("test_")], path

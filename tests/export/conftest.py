@@ -24,6 +24,8 @@ from maskconver.io.images import read_image
 from maskconver.models.registry import Model
 from tests.conftest import SHARED
 
+SCRIPT = Path(__file__).parents[2] / "examples" / "device.py"
+
 
 def lively(name: str, **changes: Any) -> Model:
     """A model with random weights whose heads say something: their norms fit generated pictures."""

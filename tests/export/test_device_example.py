@@ -5,7 +5,6 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,8 @@ from PIL import Image
 
 import maskconver as mc
 from maskconver.data.synth.write import synthesize
+from tests.export.conftest import SCRIPT
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "device.py"
 BLOCK = "import sys\nfor n in ('torch', 'maskconver', 'scipy'): sys.modules[n] = None\n"
 
 

@@ -28,7 +28,7 @@ from maskconver.export.panoptic import PanopticMerge, PanopticNetwork
 from maskconver.inference.exported import Exported
 from maskconver.inference.litert import LiteRtRuntime
 from maskconver.merge import postprocess
-from tests.export.test_device_example import SCRIPT
+from tests.export.conftest import SCRIPT
 from tests.fakes import CATEGORIES
 
 SIZE = (32, 48)

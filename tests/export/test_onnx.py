@@ -26,7 +26,7 @@ from maskconver.export.onnx import Onnx
 from maskconver.inference.exported import KEY, Exported
 from maskconver.inference.onnx import OnnxRuntime
 from tests.fakes import CATEGORIES
-from tests.models.kmax.test_optimize import trained_looking
+from tests.networks import trained_looking
 
 SIZES = {"nuclei": (128, 160), "mobile": (96, 128)}
 BYTES = {"none": 4.2, "fp16": 2.2, "int8-weights": 1.4, "int8": 1.5}  # a weight, with the graph around it

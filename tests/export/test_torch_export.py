@@ -16,7 +16,7 @@ from maskconver.cli.main import main
 from maskconver.data.synth.write import synthesize
 from maskconver.errors import CheckpointError, ConfigError
 from tests.fakes import CATEGORIES
-from tests.models.kmax.test_optimize import trained_looking
+from tests.networks import trained_looking
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_the_file_gives_the_models_answer(file, models):
 
 @pytest.mark.slow
 def test_remax_gives_its_answer_too(tmp_path):
-    model = trained_looking(num_classes=None, categories=CATEGORIES, proposals=32)
+    model = trained_looking("remax_t", num_classes=None, categories=CATEGORIES, proposals=32)
     result = mc.export_model(model, tmp_path / "remax.pt2", size=(97, 129))
     assert result.unpaired == 0 and result.proposals == 2 * 32
     assert mc.Predictor(tmp_path / "remax.pt2")(np.zeros((90, 120, 3), np.uint8)).ids.shape == (90, 120)

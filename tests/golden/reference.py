@@ -128,3 +128,26 @@ def kmax_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         layer = re.search(r"_kmax_transformer_layers\.(\d)\.", name)
         value = value * np.float32(_RETRIEVED_VARIANCE[int(layer[1]) if layer else 0])
     return value
+
+
+def tensorflow_shapes(file: str) -> dict[str, list[int]]:
+    """Shapes of the reference's variables, by name."""
+    shapes: dict[str, list[int]] = json.loads((CASES / "kmax" / file).read_text())
+    return shapes
+
+
+# The semantic variants of the golden cases: classes, and changes to `maskconver_mobile_256`.
+SEMANTIC = {
+    "segvoc": (21, {"level": 4, "head_depths": (2, 1, 1)}),
+    "segcity": (
+        19,
+        {
+            "level": 4,
+            "fusion": "concat",
+            "filters": 128,
+            "embedding_dim": 128,
+            "low_level_filters": 48,
+            "aspp_pool_window": (2, 4),
+        },
+    ),
+}

@@ -16,8 +16,7 @@ from maskconver.models.kmax.import_official import import_kmax_deeplab, official
 from maskconver.models.kmax.pixel_decoder import PixelDecoder
 from maskconver.models.kmax.semantic import SemanticDecoder
 
-from .reference import case, kmax_weight
-from .test_kmax_backbones import tensorflow_shapes
+from .reference import case, kmax_weight, tensorflow_shapes
 
 pytestmark = pytest.mark.golden
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 
@@ -17,7 +16,7 @@ from maskconver.models.backbones.timm import ExpandedMobileNetV3, PaddedConvNeXt
 from maskconver.models.inspect import count_parameters
 from maskconver.models.kmax.max_s import MaXS
 
-from .reference import CASES, case, kmax_weight, nchw
+from .reference import case, kmax_weight, nchw, tensorflow_shapes
 
 pytestmark = pytest.mark.golden
 
@@ -28,10 +27,6 @@ AXIAL_NORMS = {
     "similarity_bn": "_batch_norm_similarity",
     "output_bn": "_batch_norm_retrieved_output",
 }
-
-
-def tensorflow_shapes(file: str) -> dict[str, list[int]]:
-    return json.loads((CASES / "kmax" / file).read_text())
 
 
 def fill(module: nn.Module, name: Callable[[str], str], shapes: dict[str, list[int]]) -> None:

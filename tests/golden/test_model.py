@@ -15,7 +15,7 @@ from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.peaks import peak_scores, top_peaks
 from tests.golden.model_garden import _own_layout, _own_name, import_model_garden
 
-from .reference import case, image, nchw, noise, variable_rows, weight
+from .reference import SEMANTIC, case, image, nchw, noise, variable_rows, weight
 
 pytestmark = pytest.mark.golden
 
@@ -149,22 +149,6 @@ def test_whole_model(mobile: MaskConver) -> None:
         proposals.mask_logits[0, :10], nchw(arrays["mask_logits_top10"]), atol=1e-3, rtol=0
     )
     np.testing.assert_allclose(proposals.mask_logits[0].mean((1, 2)), arrays["mask_logits_mean"], atol=1e-3)
-
-
-SEMANTIC = {
-    "segvoc": (21, {"level": 4, "head_depths": (2, 1, 1)}),
-    "segcity": (
-        19,
-        {
-            "level": 4,
-            "fusion": "concat",
-            "filters": 128,
-            "embedding_dim": 128,
-            "low_level_filters": 48,
-            "aspp_pool_window": (2, 4),
-        },
-    ),
-}
 
 
 @pytest.mark.parametrize("name", SEMANTIC)

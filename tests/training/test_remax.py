@@ -22,8 +22,7 @@ from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
 from maskconver.models.maskconver.losses import LossConfig
 from maskconver.training.config import ModelChoice, TrainConfig
 from maskconver.training.optim import OptimConfig, create_optimizer
-from tests.batches import batch_of, squares
-from tests.models.kmax.test_losses import ANNOTATIONS
+from tests.batches import ANNOTATIONS, batch_of, squares
 
 OFF = {"mask_id_loss": "sigmoid", "remask_layers": 0, "eta": 0.0}
 

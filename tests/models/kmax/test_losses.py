@@ -20,7 +20,7 @@ from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, feature
 from maskconver.models.kmax.matching import match
 from maskconver.models.kmax.pixel_decoder import resize_aligned
 from maskconver.training.targets import TargetConfig
-from tests.batches import batch_of, squares, table
+from tests.batches import ANNOTATIONS, batch_of, ids, squares, table, total
 
 CLASSES, QUERIES = 5, 6
 PAPER: dict[str, Any] = {"mask_id_loss": "sigmoid", "remask_layers": 4, "eta": 0.1}
@@ -61,10 +61,6 @@ def leaves(output: KMaXOutput) -> list[Tensor]:
     return [v for v in found if v is not None]
 
 
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
-
-
 def judged(
     batch: Batch, seed: int = 0, losses: dict[str, Any] | None = None, **remax: Any
 ) -> dict[str, float]:
@@ -75,27 +71,6 @@ def judged(
     return {k: v.item() for k, v in criterion(model, some_output(batch, seed), batch).items()}
 
 
-def ids(value: int = 0, size: int = 64) -> np.ndarray:
-    return np.full((size, size), value, np.int32)
-
-
-def stripes(count: int) -> np.ndarray:
-    return np.repeat(np.arange(1, count + 1, dtype=np.int32), 64 // count)[:, None].repeat(64, 1)
-
-
-THINGS = [(n, n % 3) for n in range(1, 17)]
-ANNOTATIONS = {
-    "two things on two grounds": squares(),
-    "everything void": (ids(), table((1, 0))),
-    "no segments": (ids(), table()),
-    "everything crowd": (ids(4), table((4, 1, True))),
-    "more masks than queries": (stripes(16), table(*THINGS)),
-    "one class, one mask": (ids(1), table((1, 2))),
-    "only stuff": (stripes(2), table((1, 3), (2, 4))),
-    "the same stuff in two segments": (stripes(2), table((1, 3), (2, 3))),
-    "segments without pixels": (ids(1), table((1, 0), (2, 1), (3, 3))),
-    "largest id": (ids(2**24 - 1), table((2**24 - 1, 2))),
-}
 CHOICES: dict[str, dict[str, Any]] = {
     "kmax": {},
     "remax": PAPER,

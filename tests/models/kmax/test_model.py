@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,15 +13,14 @@ from torch import Tensor
 from maskconver.core.categories import Categories, Category
 from maskconver.errors import CheckpointError, ConfigError
 from maskconver.models import create_model, list_models
-from maskconver.models.checkpoint import init_from, load, save
+from maskconver.models.checkpoint import init_from, save
 from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.import_official import import_kmax_deeplab, official_name
 from maskconver.recipes import FOLDER
+from tests.models.tester import CLASSES, ModelTester, quick
 
-CLASSES = 5
 NAMES = sorted({*list_models("kmax*"), *list_models("remax*")})
-MODELS = [n if n == "remax_t" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 
 def kmax(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
@@ -73,66 +71,24 @@ def test_the_cityscapes_model_has_the_published_parameters_and_macs() -> None:
     assert count_macs(model, (1025, 2049)) / 1e9 == pytest.approx(380.84, rel=0.002)
 
 
-@pytest.mark.parametrize("name", MODELS)
-class TestEveryModel:
+@pytest.mark.parametrize("name", quick(NAMES, [name for name in NAMES if name != "remax_t"]))
+class TestEveryModel(ModelTester):
+    changes: ClassVar[dict[str, Any]] = {"proposals": 12, "backbone_drop_path": 0.0, "drop_path": 0.0}
+
+    def maps(self, output: Any) -> list[Tensor]:
+        return [output.final.class_logits, output.final.mask_logits]
+
     @torch.no_grad()
-    def test_predictions_and_proposals_have_their_shapes_and_are_finite(self, name: str) -> None:
-        model = kmax(name).eval()
-        images = torch.randn(2, 3, 64, 96)
+    def test_predictions_of_every_layer_have_their_shapes(self, name: str) -> None:
+        model, images = kmax(name).eval(), torch.randn(2, 3, 64, 96)
         output = model(images, deep=True)
         assert output.final.class_logits.shape == (2, 12, CLASSES + 1)
         assert output.final.mask_logits.shape == (2, 12, 16, 24)
         assert output.semantic_logits.shape == (2, CLASSES + 1, 16, 24)
+        assert output.semantic_logits.isfinite().all()
         assert len(output.layers) == sum(model.config.decoder_layers)
         assert output.layers[0].mask_logits.shape == (2, 12, 2, 3)
-        proposals = model.predict(images, 7)
-        assert proposals.scores.shape == proposals.labels.shape == (2, 7)
-        assert proposals.mask_logits.shape == (2, 7, 16, 24)
-        assert proposals.class_logits.shape == (2, 7, CLASSES + 1)
-        found = (*output.final, output.semantic_logits, proposals.scores, proposals.mask_logits)
-        assert all(m.isfinite().all() for m in found if m is not None)
-        assert (proposals.scores.diff(dim=1) <= 0).all()
-        assert ((proposals.labels >= 0) & (proposals.labels < CLASSES)).all()
-
-    def test_gradients_reach_every_parameter(self, name: str) -> None:
-        model = kmax(name, backbone_drop_path=0.0, drop_path=0.0).train()
-        output = model(torch.randn(2, 3, 64, 64))
-        total = output.semantic_logits.square().mean()
-        for prediction in (output.final, *output.layers):
-            total = total + sum(
-                (part.square() * torch.rand_like(part)).mean() for part in prediction if part is not None
-            )
-        total.backward()
-        for key, parameter in model.named_parameters():
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-
-    def test_a_saved_model_answers_bitwise_the_same(self, name: str, tmp_path: Path) -> None:
-        torch.manual_seed(1)
-        model = kmax(name).train()
-        images = torch.randn(2, 3, 64, 64)
-        with torch.no_grad():
-            model(images)  # moves the batch-norm statistics away from their start
-        save(model.eval(), tmp_path / "model.safetensors")
-        loaded = load(tmp_path / "model.safetensors")
-        assert loaded.config == model.config and loaded.name == name and not loaded.training
-        a, b = model.predict(images), loaded.predict(images)
-        for field in ("scores", "labels", "mask_logits", "class_logits"):
-            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
-
-    @pytest.mark.parametrize("classes", [1, 1000])
-    def test_one_and_a_thousand_categories_work(self, name: str, classes: int) -> None:
-        proposals = kmax(name, num_classes=classes).eval().predict(torch.randn(1, 3, 64, 64), 5)
-        assert proposals.scores.shape == (1, 5) and (proposals.labels < classes).all()
-
-    @pytest.mark.slow
-    @torch.no_grad()
-    def test_the_network_is_one_graph_to_the_compiler(self, name: str) -> None:
-        model, images = kmax(name).eval(), torch.randn(1, 3, 64, 64)
-        torch.compiler.reset()
-        plain = model(images).final
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(images).final
-        torch.testing.assert_close(compiled.class_logits, plain.class_logits, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(compiled.mask_logits, plain.mask_logits, atol=1e-3, rtol=1e-3)
+        assert model.predict(images, 7).class_logits.shape == (2, 7, CLASSES + 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (50, 70), (64, 64), (65, 97), (33, 200)])

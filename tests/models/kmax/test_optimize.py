@@ -11,27 +11,11 @@ from torch import Tensor, nn
 
 from maskconver.inference.runtime import open_runtime
 from maskconver.inference.torch import TorchRuntime
-from maskconver.models import create_model
 from maskconver.models.checkpoint import save
 from maskconver.models.kmax import KMaXDeepLab, ReMaXConfig
 from maskconver.models.optimize import fold_batch_norms
 from tests.fakes import CATEGORIES
-
-
-@torch.no_grad()
-def trained_looking(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
-    """A model whose batch norms do something, also those that start at 0 and those that turn the sign."""
-    torch.manual_seed(0)
-    model = create_model(name, **{"num_classes": 5, "proposals": 12, **changes})
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.uniform_(0.5, 1.0).mul_(-1 if module.num_features == 1 else 1)
-            module.bias.normal_(0, 0.1)
-    assert isinstance(model, KMaXDeepLab)
-    return model.eval()
+from tests.networks import trained_looking
 
 
 def assert_equal(model: KMaXDeepLab, images: Tensor) -> None:
@@ -52,11 +36,11 @@ def test_the_rewritten_network_answers_as_the_plain_one(name: str) -> None:
 
 def test_masks_relaxed_at_inference_stay_relaxed() -> None:
     remax = ReMaXConfig(remask_layers=2, remask_at_test=True)
-    assert_equal(trained_looking(remax=remax), torch.randn(1, 3, 64, 64))
+    assert_equal(trained_looking("remax_t", remax=remax), torch.randn(1, 3, 64, 64))
 
 
 def test_nothing_of_the_model_itself_changes() -> None:
-    model = trained_looking()
+    model = trained_looking("remax_t")
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.optimized()
     after = model.state_dict()
@@ -64,11 +48,11 @@ def test_nothing_of_the_model_itself_changes() -> None:
 
 
 def test_no_batch_norm_is_left() -> None:
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in trained_looking().optimized().modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in trained_looking("remax_t").optimized().modules())
 
 
 def test_a_loaded_model_is_run_rewritten(tmp_path: Any) -> None:
-    model = trained_looking(num_classes=None, categories=CATEGORIES)
+    model = trained_looking("remax_t", num_classes=None, categories=CATEGORIES)
     save(model, tmp_path / "m.safetensors")
     runtime = open_runtime(tmp_path / "m.safetensors", "cpu")
     assert isinstance(runtime, TorchRuntime)

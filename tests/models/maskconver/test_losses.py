@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.losses import LossConfig
 from maskconver.models.maskconver.model import Maps
 from maskconver.training.targets import TargetConfig
-from tests.batches import batch_of, squares, table
+from tests.batches import ANNOTATIONS, batch_of, ids, squares, table, total
 from tests.losses import judged
 
 EVERYTHING = [
@@ -49,37 +48,6 @@ def some_maps(model: MaskConver, batch: Batch, seed: int = 0) -> Maps:
 
 def leaves(maps: Maps) -> list[Tensor]:
     return [*maps.heatmap_logits, *maps.embedding_map, maps.mask_features]
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
-
-
-def ids(value: int = 0) -> np.ndarray:
-    return np.full((64, 64), value, np.int32)
-
-
-def specks() -> np.ndarray:
-    """One-pixel things on a ground; most lie between the cells of a coarse loss."""
-    result = ids(11)
-    for number, (y, x) in enumerate([(0, 0), (5, 7), (63, 63), (30, 31), (8, 8)], 1):
-        result[y, x] = number
-    return result
-
-
-THINGS = [(n, n % 3) for n in range(1, 6)]
-ANNOTATIONS = {
-    "everything void": (ids(), table((1, 0))),
-    "no segments": (ids(), table()),
-    "everything crowd": (ids(4), table((4, 1, True))),
-    "only things": (np.repeat(np.arange(1, 5, dtype=np.int32), 1024).reshape(64, 64), table(*THINGS)),
-    "only stuff": (np.repeat(np.array([11, 12], np.int32), 2048).reshape(64, 64), table((11, 3), (12, 4))),
-    "segments without pixels": (ids(1), table((1, 0), (2, 1), (3, 3))),
-    "one-pixel segments": (specks(), table(*THINGS, (11, 3))),
-    "a thing over everything": (ids(1), table((1, 2))),
-    "largest id": (ids(2**24 - 1), table((2**24 - 1, 2))),
-    "stuff in several segments": (specks(), table(*((n, 3) for n in range(1, 6)), (11, 3))),
-}
 
 
 @pytest.mark.parametrize("ignore_void", [True, False])

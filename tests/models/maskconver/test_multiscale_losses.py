@@ -15,9 +15,8 @@ from maskconver.models.maskconver import Maps, MaskConver
 from maskconver.models.maskconver.losses import LossConfig, surest_cells
 from maskconver.models.maskconver.targets import Level, Targets
 from maskconver.training.targets import TargetConfig
-from tests.batches import batch_of, squares, table
+from tests.batches import ANNOTATIONS, batch_of, squares, table, total
 from tests.losses import judged
-from tests.models.maskconver.test_losses import ANNOTATIONS, total
 
 LEVELS, SIZE, DIM, CLASSES = (3, 4, 5), 64, 8, 5
 PUBLISHED = LossConfig(

@@ -12,32 +12,11 @@ from torch import Tensor, nn
 from maskconver.errors import ConfigError
 from maskconver.inference.runtime import open_runtime
 from maskconver.inference.torch import TorchRuntime
-from maskconver.models import create_model
 from maskconver.models.checkpoint import save
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.optimize import LateHeads
 from tests.fakes import CATEGORIES
-
-
-@torch.no_grad()
-def trained_looking(name: str = "maskconver_mobile_256", **changes: Any) -> MaskConver:
-    """A small model whose batch norms and last convolutions do something."""
-    torch.manual_seed(0)
-    narrow = {"filters": 24, "low_level_filters": 24, "embedding_dim": 20, "proposals": 15}
-    model = create_model(name, **{"num_classes": 5, **narrow, **changes})
-    assert isinstance(model, MaskConver)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(0, 0.1)
-    for head in (model.class_head, model.embedding_head, model.mask_head):
-        head.out.weight.normal_(0, 0.5)
-        assert head.out.bias is not None
-        head.out.bias.normal_()
-    return model.eval()
+from tests.networks import trained_looking
 
 
 def assert_equal(model: MaskConver, images: Tensor) -> None:
@@ -65,12 +44,12 @@ def assert_equal(model: MaskConver, images: Tensor) -> None:
     ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()) or "as registered",
 )
 def test_the_rewritten_network_answers_as_the_plain_one(changes: dict[str, Any]) -> None:
-    model = trained_looking(**changes)
+    model = trained_looking(**{"name": "maskconver_mobile_256", **changes})
     assert_equal(model, torch.randn(2, model.config.in_channels, 96, 160))
 
 
 def test_nothing_of_the_model_itself_changes() -> None:
-    model = trained_looking()
+    model = trained_looking("maskconver_mobile_256")
     before = {k: v.clone() for k, v in model.state_dict().items()}
     rewritten = model.train().optimized()
     assert type(model) is MaskConver and model.training and type(rewritten) is LateHeads
@@ -80,13 +59,13 @@ def test_nothing_of_the_model_itself_changes() -> None:
 
 
 def test_every_cell_may_be_a_proposal() -> None:
-    model = trained_looking()
+    model = trained_looking("maskconver_mobile_256")
     plain, fast = (m.predict(torch.zeros(1, 3, 64, 64), 400) for m in (model, model.optimized()))
     assert plain.mask_logits.shape == fast.mask_logits.shape == (1, 5 * 8 * 8, 8, 8)
 
 
 def test_model_files_are_run_rewritten(tmp_path: Path) -> None:
-    model = trained_looking(num_classes=None, categories=CATEGORIES)
+    model = trained_looking("maskconver_mobile_256", num_classes=None, categories=CATEGORIES)
     save(model, tmp_path / "m.safetensors")
     runtime = open_runtime(tmp_path / "m.safetensors", "cpu")
     assert isinstance(runtime, TorchRuntime) and isinstance(runtime.model, LateHeads)
@@ -94,5 +73,5 @@ def test_model_files_are_run_rewritten(tmp_path: Path) -> None:
 
 def test_a_rewritten_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="copy for inference"):
-        save(trained_looking().optimized(), tmp_path / "m.safetensors")
+        save(trained_looking("maskconver_mobile_256").optimized(), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())

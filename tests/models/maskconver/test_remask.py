@@ -14,8 +14,7 @@ from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 from maskconver.models.maskconver.remask import center_classes, class_cover, soften_centers
 from maskconver.models.remax import ETA
 from maskconver.training.targets import TargetConfig
-from tests.batches import batch_of, squares
-from tests.models.kmax.test_losses import ANNOTATIONS
+from tests.batches import ANNOTATIONS, batch_of, squares
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "maskconver_mobile_256": {"filters": 16, "low_level_filters": 16, "embedding_dim": 16},

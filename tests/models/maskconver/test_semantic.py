@@ -7,7 +7,7 @@ import pytest
 from maskconver.models import create_model
 from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.registry import model_config
-from tests.golden.test_model import SEMANTIC
+from tests.golden.reference import SEMANTIC
 
 ROWS = {
     "maskconver_seg_mobile_coco": (91, (640, 640), 3_362_555, 9.440),
