@@ -10,7 +10,7 @@ def test_stages_have_the_shapes_of_their_outputs_and_their_parameters() -> None:
     model = create_model("maskconver_mobile_256", num_classes=7)
     rows = {row.name: row for row in stages(model)}
     assert rows["backbone"].shapes == ["2: 32×64×64", "3: 64×32×32", "4: 448×16×16"]
-    assert rows["decoder"].shapes == ["256×16×16"] and rows["class_head"].shapes == ["7×32×32"]
+    assert rows["decoder"].shapes == ["4: 256×16×16"] and rows["class_head"].shapes == ["7×32×32"]
     assert rows["backbone"].parameters == 1_661_280
     assert sum(row.parameters for row in rows.values() if row.depth == 1) == count_parameters(model)
     assert model.mlp.fc1.weight.device.type == "cpu"

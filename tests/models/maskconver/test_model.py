@@ -173,7 +173,8 @@ def test_peaks_come_by_score_and_then_by_place_and_class(seed: int) -> None:
 def test_a_batch_of_one_image_trains(window: tuple[int, int] | None) -> None:
     model = small(aspp_pool_window=window).train()  # of 4×4 cells: all, just all, more than all, four windows
     maps = model(torch.randn(1, 3, 64, 64))
-    torch.stack([m.square().mean() for m in maps]).sum().backward()
+    every = (*maps.heatmap_logits, *maps.embedding_map, maps.mask_features)
+    torch.stack([m.square().mean() for m in every]).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert model.decoder.pool.conv.weight.grad is not None  # type: ignore[union-attr]
 

@@ -53,7 +53,7 @@ def test_nothing_of_the_model_itself_changes() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     rewritten = model.train().optimized()
     assert type(model) is MaskConver and model.training and type(rewritten) is LateHeads
-    assert not any(m.training or isinstance(m, nn.BatchNorm2d) for m in rewritten.network.modules())
+    assert not any(m.training or isinstance(m, nn.BatchNorm2d) for m in rewritten.modules())
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
 

@@ -52,6 +52,7 @@ class InferenceKMaX(InferenceModel):
         self.levels = network.levels
         self.backbone, self.pixel_decoder = network.backbone, network.pixel_decoder
         self.decoder = InferenceDecoder(network.decoder)
+        self.eval()
 
     def forward(self, images: Tensor) -> Prediction:
         """Normalised images B×C×H×W float to the prediction that is the answer."""

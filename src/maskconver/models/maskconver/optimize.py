@@ -48,6 +48,7 @@ class Folded(InferenceModel):
     def __init__(self, model: MaskConver, network: MaskConver, topk: TopK = stable_topk) -> None:
         super().__init__(model, topk)
         self.network = network
+        self.eval()
 
     def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
         """See `MaskConver.predict`."""
