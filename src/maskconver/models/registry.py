@@ -20,6 +20,7 @@ F = TypeVar("F", bound=ConfigFunction)
 T = TypeVar("T")
 _FAMILIES: dict[str, Family] = {}
 _REGISTRY: dict[str, ConfigFunction] = {}
+_LOSSES: dict[str, Callable[[], Any]] = {}
 _FIGURES: dict[str, tuple[str, str]] = {}  # published, ours
 
 
@@ -69,30 +70,36 @@ def _kind(config: Any) -> tuple[Family, str]:
     raise ConfigError(f"{type(config).__name__} is the config of no registered family of models")
 
 
-def config_type(kind: str) -> type[Any]:
-    """The config dataclass of a kind of model.
+def family_of_kind(kind: str) -> Family:
+    """The family of a kind of model, by the name it has in model files.
 
     Raises:
         ConfigError: no registered family has such models.
     """
     for family in _FAMILIES.values():
         if kind in family.kinds:
-            return family.kinds[kind][0]
+            return family
     known = ", ".join(kind for family in _FAMILIES.values() for kind in family.kinds)
     raise ConfigError(f'no kind of model "{kind}"; there are {known}')
 
 
-def register_model(published: str = "", ours: str = "") -> Callable[[F], F]:
+def register_model(
+    published: str = "", ours: str = "", loss: Callable[[], Any] | None = None
+) -> Callable[[F], F]:
     """Registers a function without arguments that returns a model's config, under the function's name.
 
     Args:
         published: the figure in the literature, e.g. `COCO PQ 29.7`.
         ours: what this package's own training reached, with the data; docs/results.md says how.
+        loss: a function without arguments that returns the loss config it is trained with; its family's
+            defaults where None.
     """
 
     def register(function: F) -> F:
         _REGISTRY[function.__name__] = function
         _FIGURES[function.__name__] = published, ours
+        if loss is not None:
+            _LOSSES[function.__name__] = loss
         return function
 
     return register
@@ -126,6 +133,16 @@ def model_config(name: str) -> Any:
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(list_models())}"
         raise ConfigError(f'no model "{name}"{hint}')
     return _REGISTRY[name]()
+
+
+def model_loss(name: str) -> Any:
+    """A fresh config of the losses that a registered model is trained with.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    config = model_config(name)
+    return _LOSSES.get(name, family_of(config).loss)()
 
 
 def model_description(name: str) -> tuple[str, str, str]:
