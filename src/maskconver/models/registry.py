@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -176,10 +176,18 @@ def override(config: T, values: dict[str, Any]) -> T:
             value = override(current, {rest: value})
         elif dataclasses.is_dataclass(current) and isinstance(value, dict):
             value = override(current, value)
+        elif isinstance(value, dict) and (nested := _nested(config, first)):
+            value = override(nested(), value)
         elif isinstance(current, tuple) and isinstance(value, list):
             value = tuple(value)
         changes[first] = value
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _nested(config: Any, name: str) -> type[Any] | None:
+    """The dataclass that an optional field may hold."""
+    kinds = get_args(get_type_hints(type(config))[name])
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
 def changed(config: T, values: dict[str, Any]) -> T:
