@@ -25,6 +25,7 @@ from maskconver.data.synth.write import synthesize
 from maskconver.models import create_model
 from maskconver.models.batch import Batch
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
+from maskconver.models.kmax.variants import relaxed
 from maskconver.training.augment.example import Example
 from maskconver.training.loader import collate
 from maskconver.training.targets import TargetConfig, assign_targets
@@ -53,10 +54,9 @@ class Trainer:
     """Steps of one arm on a network."""
 
     def __init__(self, model: Any, arm: str, samples: int) -> None:
-        plain = model.config
-        model.config = replace(plain, remax=replace(plain.remax, **ARMS[arm]))
-        self.model, self.criterion = model, KMaXCriterion(model, KMaXLossConfig(instance_samples=samples))
-        model.config = plain
+        remax = replace(relaxed().remax, **ARMS[arm])
+        loss = KMaXLossConfig(instance_samples=samples, remax=remax)
+        self.model, self.criterion = model, KMaXCriterion(model, loss)
         self.optimizer = torch.optim.AdamW([*model.parameters(), *self.criterion.parameters()], 1e-4)
 
     def step(self, batch: Batch) -> None:

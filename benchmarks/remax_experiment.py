@@ -32,6 +32,7 @@ from maskconver.metrics import PanopticQuality
 from maskconver.metrics.overlap import Overlap
 from maskconver.models import create_model
 from maskconver.models.batch import MaskTargets
+from maskconver.models.kmax import ReMaXConfig
 from maskconver.models.kmax.loss_terms import Assignment, false_losses
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
 from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
@@ -133,12 +134,14 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
     data = data_of(args, seed)
     torch.manual_seed(seed)
     canvas = {"size": (args.size, args.size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    changes = dict(changes)
+    remax = changes.pop("remax", None)  # of the losses
     model: Any = create_model(name, categories=data.categories, input=canvas, **changes)
-    kmax = "remax" in changes
-    sigmoid = kmax and model.config.remax.mask_id_loss == "sigmoid"
+    kmax = remax is not None
+    sigmoid = kmax and remax["mask_id_loss"] == "sigmoid"
     criterion: Any = (
-        Watched(model, KMaXLossConfig(instance_samples=512))
-        if kmax
+        Watched(model, KMaXLossConfig(instance_samples=512, remax=ReMaXConfig(**remax)))
+        if remax
         else MaskConverCriterion(model, LossConfig(remask=remask, mask_loss_stride=2))
     )
     module = torch.nn.ModuleDict({"model": model, "criterion": criterion}).train()

@@ -78,8 +78,14 @@ def test_a_recipe_of_an_earlier_version_still_works(
 ) -> None:
     path = tmp_path / "old.yaml"
     path.write_text(
-        "model: {name: remax_t, merge: {object_threshold: 0.4}}\nkmax_loss: {instance_samples: 64}\n"
+        "model: {name: remax_t, merge: {object_threshold: 0.4}, "
+        "remax: {eta: 0.2, remask_at_test: false}}\n"
+        "kmax_loss: {instance_samples: 64}\n"
     )
-    recipe = resolved(capsys, f"--config={path}", "--kmax_loss.class_weight=2")
+    recipe = resolved(
+        capsys, f"--config={path}", "--kmax_loss.class_weight=2", "--model.remax.aspp=separable"
+    )
     assert recipe["model"]["postprocess"]["score_threshold"] == 0.4
     assert recipe["loss"]["instance_samples"] == 64 and recipe["loss"]["class_weight"] == 2
+    remax = recipe["loss"]["remax"]
+    assert (remax["eta"], remax["aspp"], remax["remask_layers"]) == (0.2, "separable", 4)

@@ -22,7 +22,7 @@ from maskconver.models import registry
 def toy() -> Iterator[None]:
     """The family is known in these tests and forgotten after them."""
     before = dict(registry._FAMILIES), dict(registry._REGISTRY)
-    module = import_module("tests.toy_family")
+    module = import_module("tests.toy_family.family")
     if "toy" not in registry._FAMILIES:
         reload(module)
     yield

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from maskconver import Predictor, load
 from maskconver.cli.main import main
@@ -19,12 +19,11 @@ from maskconver.models import create_model
 from maskconver.models.checkpoint import read_metadata, read_state, save
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
+from maskconver.models.kmax.variants import relaxed
 from maskconver.models.maskconver.losses import LossConfig
 from maskconver.training.config import ModelChoice, TrainConfig
 from maskconver.training.optim import OptimConfig, create_optimizer
 from tests.batches import ANNOTATIONS, batch_of, squares
-
-OFF = {"mask_id_loss": "sigmoid", "remask_layers": 0, "eta": 0.0}
 
 
 def small(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
@@ -37,7 +36,7 @@ def small(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
 
 def learn(model: KMaXDeepLab, steps: int, lr: float = 2e-3) -> tuple[list[float], nn.Module]:
     """Steps on one batch of 64 px; the total of each, and the criterion."""
-    criterion = KMaXCriterion(model.train(), KMaXLossConfig())
+    criterion = KMaXCriterion(model.train(), relaxed())
     optimizer = torch.optim.AdamW([*model.parameters(), *criterion.parameters()], lr)
     batch = batch_of([squares(), ANNOTATIONS["only stuff"]])
     totals = []
@@ -82,7 +81,7 @@ class TestNothingOfReMaskIsLeft:
         model, _, criterion = trained
         assert len(criterion.gates) == 3  # type: ignore[arg-type]
         save(model, tmp_path / "remax.safetensors")
-        plain = set(small(remax=OFF).state_dict())
+        plain = set(small().state_dict())
         assert {k for k in plain if "num_batches" not in k} == set(read_state(tmp_path / "remax.safetensors"))
         assert load(tmp_path / "remax.safetensors").config == model.config
 
@@ -91,32 +90,19 @@ class TestNothingOfReMaskIsLeft:
         self, trained: tuple[KMaXDeepLab, list[float], nn.Module]
     ) -> None:
         model, images = trained[0].eval(), torch.randn(1, 3, 64, 64)
-        plain = small(remax=OFF)
+        plain = small()
         plain.load_state_dict(model.state_dict())
         ours, theirs = model(images).final, plain.eval()(images).final
         assert torch.equal(ours.mask_logits, theirs.mask_logits)
         assert torch.equal(ours.class_logits, theirs.class_logits)
 
-    def test_in_the_training_forward_pass(self) -> None:
-        model, plain = small().train(), small(remax=OFF).train()
-        plain.load_state_dict(model.state_dict())
-        images = torch.randn(2, 3, 64, 64)
-        for mine, other in zip(self._tensors(model, images), self._tensors(plain, images)):
-            assert torch.equal(mine, other)
-
-    @staticmethod
-    def _tensors(model: KMaXDeepLab, images: Tensor) -> list[Tensor]:
-        torch.manual_seed(5)
-        output = model(images)
-        return [v for p in (output.final, *output.layers) for v in p if v is not None]
-
 
 def test_switched_off_it_is_kmax(trained: tuple[KMaXDeepLab, list[float], nn.Module]) -> None:
     batch = batch_of([squares()])
     found = []
-    for name, changes in (("remax_t", {"remax": {**OFF, "mask_id_loss": "softmax"}}), ("kmax_r50", {})):
+    for name in ("remax_t", "kmax_r50"):
         small_network = {"backbone": "mobilenetv3_small_100", "pixel_blocks": (1, 1, 1, 1)}
-        model = small(name, **changes, **small_network, decoder_layers=(1, 1, 1))
+        model = small(name, **small_network, decoder_layers=(1, 1, 1))
         criterion = KMaXCriterion(model, KMaXLossConfig())
         torch.manual_seed(3)
         found.append(criterion(model.train(), model(batch.images), batch))
@@ -126,8 +112,8 @@ def test_switched_off_it_is_kmax(trained: tuple[KMaXDeepLab, list[float], nn.Mod
 
 @torch.no_grad()
 def test_relaxed_at_test_the_branch_is_a_part_of_the_network(tmp_path: Path) -> None:
-    relax = {"mask_id_loss": "sigmoid", "remask_layers": 2, "eta": 0.1, "remask_at_test": True}
-    model = small(remax=relax, mask_start=(1.0, 0.0)).eval()
+    relax = {"mask_id_loss": "sigmoid", "remask_layers": 2, "eta": 0.1}
+    model = small(remask_at_test=relax, mask_start=(1.0, 0.0)).eval()
     assert not list(KMaXCriterion(model, KMaXLossConfig()).parameters())
     keys = [k for k in model.state_dict() if ".gate." in k]
     assert {k.split(".")[2] for k in keys} == {"0", "1"}
@@ -140,7 +126,7 @@ def test_relaxed_at_test_the_branch_is_a_part_of_the_network(tmp_path: Path) -> 
     save(model, tmp_path / "model.safetensors")
     answer = model.predict(images)
     assert torch.equal(load(tmp_path / "model.safetensors").predict(images).mask_logits, answer.mask_logits)
-    plain = small(remax=OFF)
+    plain = small()
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in keys})
     assert not torch.equal(plain.eval().predict(images).mask_logits, answer.mask_logits)
     # Training looks at the same relaxed masks.
@@ -154,7 +140,7 @@ def test_relaxed_at_test_the_branch_is_a_part_of_the_network(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["everything void", "no segments", "more masks than queries"])
 def test_pictures_of_64_px_with_any_annotation_give_finite_gradients(name: str) -> None:
     model = small(proposals=4)
-    criterion = KMaXCriterion(model.train(), KMaXLossConfig())
+    criterion = KMaXCriterion(model.train(), relaxed())
     batch = batch_of([ANNOTATIONS[name]])
     terms = criterion(model, model(batch.images), batch)
     torch.stack(list(terms.values())).sum().backward()
@@ -200,7 +186,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(data: Path, out: Path, *more: str) -> list[str]:
     return [
         "train", f"--data={data}", f"--out={out}", "--model.name=remax_t", "--model.input.size=[64,64]",
-        "--model.proposals=12", "--model.remax.aspp=separable", "--data.batch_size=2", "--data.workers=0",
+        "--model.proposals=12", "--loss.remax.aspp=separable", "--data.batch_size=2", "--data.workers=0",
         "--steps=4", "--val_every=4", "--checkpoint_every=2", "--schedule.warmup=1", "--log_every=1",
         "--threads=1", "--device=cpu", "--pictures=1", *more,
     ]  # fmt: skip

@@ -14,6 +14,9 @@ import dataclasses
 import json
 from typing import Any
 
+# Options of earlier versions.
+_RENAMED = {"--kmax_loss.": "--loss.", "--model.remax.": "--loss.remax."}
+
 
 def configure(parser: Any) -> None:
     """The fields of the recipe that every model has, each an option."""
@@ -35,7 +38,7 @@ def prepare(parser: Any, argv: list[str]) -> list[str]:
     Raises:
         ConfigError: no such recipe or model.
     """
-    from ..models.registry import family_of, model_config
+    from ..models.registry import model_config, model_loss
     from ..training.config import ModelChoice
 
     argv = ["--resolve" if word == "--print_config" else word for word in map(_option, argv)]
@@ -58,7 +61,9 @@ def prepare(parser: Any, argv: list[str]) -> list[str]:
     )
     parser.add_class_arguments(type(network), "model", instantiate=False)
     parser.set_defaults(_flat("model", dataclasses.asdict(network)))
-    parser.add_class_arguments(family_of(network).loss, "loss")
+    loss = model_loss(name)
+    parser.add_class_arguments(type(loss), "loss")
+    parser.set_defaults(_flat("loss", dataclasses.asdict(loss)))
     return argv
 
 
@@ -104,8 +109,9 @@ def _option(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     name = "--" + name[2:].replace("-", "_")
-    if name.startswith("--kmax_loss."):  # of versions in which each family had its own option
-        name = name.replace("--kmax_loss.", "--loss.")
+    for old, today in _RENAMED.items():
+        if name.startswith(old):
+            name = today + name.removeprefix(old)
     return ("--data.data" if name == "--data" else name) + equals + value
 
 

@@ -163,6 +163,8 @@ class Family:
         optimize: a model for inference alone from a model and, by keyword, `topk`, see `optimized`.
         importer: reads a published checkpoint: its path and the label set (or None) to a model and a report;
             None where the family has no such files.
+        upgrade: brings what earlier versions wrote to today's names: a dict with the `model` part of a recipe
+            (in a model file the config) and maybe its `loss`, to a new one.
         limits: of export.
     """
 
@@ -173,6 +175,7 @@ class Family:
     class_shaped: re.Pattern[str]
     optimize: Callable[..., SegmentationModel]
     importer: Callable[[Any, Categories | None], tuple[SegmentationModel, Any]] | None = None
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
     limits: ExportLimits = field(default_factory=ExportLimits)
 
     def is_class_shaped(self, parameter: str) -> bool:

@@ -23,7 +23,7 @@ from ..errors import CheckpointError, ConfigError, MaskconverError, first_line
 from . import hub
 from .base import SegmentationModel
 from .optimize import InferenceModel
-from .registry import build_model, config_type, kind_of
+from .registry import build_model, family_of_kind, kind_of
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 FIRST_KIND = "maskconver"  # of files, the bundled nuclei among them, that do not name theirs
@@ -139,8 +139,10 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
     path = find(name_or_path)
     meta = read_metadata(path)
     try:
-        values = renamed(meta["config"])
-        config = msgspec.convert(values, config_type(meta.get("kind", FIRST_KIND)))
+        kind = meta.get("kind", FIRST_KIND)
+        family = family_of_kind(kind)
+        values = family.upgrade({"model": renamed(meta["config"])})["model"]
+        config = msgspec.convert(values, family.kinds[kind][0])
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
         with torch.device("meta"):  # no time for random weights that are replaced at once
             model = build_model(config, meta["num_classes"], categories, meta["model"])

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -20,6 +20,7 @@ F = TypeVar("F", bound=ConfigFunction)
 T = TypeVar("T")
 _FAMILIES: dict[str, Family] = {}
 _REGISTRY: dict[str, ConfigFunction] = {}
+_LOSSES: dict[str, Callable[[], Any]] = {}
 _FIGURES: dict[str, tuple[str, str]] = {}  # published, ours
 
 
@@ -69,30 +70,36 @@ def _kind(config: Any) -> tuple[Family, str]:
     raise ConfigError(f"{type(config).__name__} is the config of no registered family of models")
 
 
-def config_type(kind: str) -> type[Any]:
-    """The config dataclass of a kind of model.
+def family_of_kind(kind: str) -> Family:
+    """The family of a kind of model, by the name it has in model files.
 
     Raises:
         ConfigError: no registered family has such models.
     """
     for family in _FAMILIES.values():
         if kind in family.kinds:
-            return family.kinds[kind][0]
+            return family
     known = ", ".join(kind for family in _FAMILIES.values() for kind in family.kinds)
     raise ConfigError(f'no kind of model "{kind}"; there are {known}')
 
 
-def register_model(published: str = "", ours: str = "") -> Callable[[F], F]:
+def register_model(
+    published: str = "", ours: str = "", loss: Callable[[], Any] | None = None
+) -> Callable[[F], F]:
     """Registers a function without arguments that returns a model's config, under the function's name.
 
     Args:
         published: the figure in the literature, e.g. `COCO PQ 29.7`.
         ours: what this package's own training reached, with the data; docs/results.md says how.
+        loss: a function without arguments that returns the loss config it is trained with; its family's
+            defaults where None.
     """
 
     def register(function: F) -> F:
         _REGISTRY[function.__name__] = function
         _FIGURES[function.__name__] = published, ours
+        if loss is not None:
+            _LOSSES[function.__name__] = loss
         return function
 
     return register
@@ -128,6 +135,16 @@ def model_config(name: str) -> Any:
     return _REGISTRY[name]()
 
 
+def model_loss(name: str) -> Any:
+    """A fresh config of the losses that a registered model is trained with.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    config = model_config(name)
+    return _LOSSES.get(name, family_of(config).loss)()
+
+
 def model_description(name: str) -> tuple[str, str, str]:
     """The first line of a registered model's docstring, its published figure and ours ("" for none).
 
@@ -159,10 +176,18 @@ def override(config: T, values: dict[str, Any]) -> T:
             value = override(current, {rest: value})
         elif dataclasses.is_dataclass(current) and isinstance(value, dict):
             value = override(current, value)
+        elif isinstance(value, dict) and (nested := _nested(config, first)):
+            value = override(nested(), value)
         elif isinstance(current, tuple) and isinstance(value, list):
             value = tuple(value)
         changes[first] = value
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _nested(config: Any, name: str) -> type[Any] | None:
+    """The dataclass that an optional field may hold."""
+    kinds = get_args(get_type_hints(type(config))[name])
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
 def changed(config: T, values: dict[str, Any]) -> T:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from ..core.config import renamed
 from ..errors import ConfigError
-from ..models import model_config
-from ..models.registry import family_of
+from ..models import list_models, model_config
+from ..models.registry import family_of, model_loss
 from .loader import DataConfig
 from .optim import OptimConfig, ScheduleConfig
 
@@ -41,7 +41,8 @@ class TrainConfig:
     Attributes:
         model: which network, and what differs from the registered one.
         data: which data, how it is varied and loaded.
-        loss: weights and kinds of the loss terms, a config of the model's family; its defaults where None.
+        loss: weights and kinds of the loss terms, a config of the model's family; where None, what the model
+            is registered with.
         optim: the optimiser.
         schedule: how the learning rate runs.
         out: folder of the run (checkpoints, logs, pictures, the resolved recipe).
@@ -92,7 +93,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         expected = family_of(self.model.config).loss
         if self.loss is None:
-            self.loss = expected()
+            self.loss = model_loss(self.model.name)
         elif type(self.loss) is not expected:
             raise ConfigError(
                 f"{self.model.name} is trained with a loss of {expected.__name__}, "
@@ -117,9 +118,12 @@ def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
         recipe: as YAML holds it; left as it is.
     """
     recipe = {"loss" if name == "kmax_loss" else name: value for name, value in recipe.items()}
-    if isinstance(recipe.get("model"), dict):
-        recipe["model"] = renamed(recipe["model"])
-    return recipe
+    model = recipe.get("model")
+    if not isinstance(model, dict):
+        return recipe
+    name = model.get("name", ModelChoice.name)
+    recipe["model"] = renamed(model)
+    return family_of(model_config(name)).upgrade(recipe) if name in list_models() else recipe
 
 
 def _plain(value: Any) -> Any:

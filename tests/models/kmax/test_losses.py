@@ -12,7 +12,7 @@ from torch import Tensor
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.models.batch import Batch, MaskTargets, mask_targets, region_sums
-from maskconver.models.kmax import KMaXDeepLab, KMaXOutput, ReMaXConfig
+from maskconver.models.kmax import KMaXConfig, KMaXDeepLab, KMaXOutput, ReMaXConfig
 from maskconver.models.kmax import losses as module
 from maskconver.models.kmax.gate import Prediction
 from maskconver.models.kmax.loss_terms import sample_pixels, sampled_semantic_loss
@@ -26,12 +26,16 @@ CLASSES, QUERIES = 5, 6
 PAPER: dict[str, Any] = {"mask_id_loss": "sigmoid", "remask_layers": 4, "eta": 0.1}
 
 
-def network(**remax: Any) -> KMaXDeepLab:
+def network() -> KMaXDeepLab:
     """A network without weights: only its config and its number of layers are asked for."""
     with torch.device("meta"):
-        model = create_model("remax_t", num_classes=CLASSES, proposals=QUERIES, remax=ReMaXConfig(**remax))
+        model = create_model("remax_t", num_classes=CLASSES, proposals=QUERIES)
     assert isinstance(model, KMaXDeepLab)
     return model
+
+
+def loss(remax: dict[str, Any], **losses: Any) -> KMaXLossConfig:
+    return KMaXLossConfig(remax=ReMaXConfig(**remax), **losses)
 
 
 def some_output(batch: Batch, seed: int = 0, classes: int = CLASSES) -> KMaXOutput:
@@ -65,9 +69,9 @@ def judged(
     batch: Batch, seed: int = 0, losses: dict[str, Any] | None = None, **remax: Any
 ) -> dict[str, float]:
     """The terms of an output; branches have the same weights whatever the choices."""
-    model = network(**remax)
+    model = network()
     torch.manual_seed(7)
-    criterion = KMaXCriterion(model, KMaXLossConfig(**(losses or {}))).eval()
+    criterion = KMaXCriterion(model, loss(remax, **(losses or {}))).eval()
     return {k: v.item() for k, v in criterion(model, some_output(batch, seed), batch).items()}
 
 
@@ -202,9 +206,11 @@ class TestSampling:
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("name", ANNOTATIONS)
 def test_losses_and_gradients_are_finite(name: str, choice: str) -> None:
-    batch, model = batch_of([ANNOTATIONS[name]]), network(**CHOICES[choice])
+    batch, model = batch_of([ANNOTATIONS[name]]), network()
     for shared in (True, False):
-        criterion = KMaXCriterion(model, KMaXLossConfig(share_final_matching=shared, instance_samples=100))
+        criterion = KMaXCriterion(
+            model, loss(CHOICES[choice], share_final_matching=shared, instance_samples=100)
+        )
         output = some_output(batch)
         terms = criterion(model, output, batch)
         total(terms).backward()
@@ -225,9 +231,9 @@ def test_where_everything_is_void_only_classes_and_branches_learn() -> None:
 
 @pytest.mark.parametrize("choice", ["kmax", "remax"])
 def test_void_pixels_have_no_gradient(choice: str) -> None:
-    batch, model = batch_of([squares()]), network(**CHOICES[choice])
+    batch, model = batch_of([squares()]), network()
     output = some_output(batch)
-    total(KMaXCriterion(model, KMaXLossConfig())(model, output, batch)).backward()
+    total(KMaXCriterion(model, loss(CHOICES[choice]))(model, output, batch)).backward()
     grad = output.final.mask_logits.grad
     owner = mask_targets(batch, (16, 16)).owner[0]
     assert grad is not None and not grad[0, :, owner < 0].any() and grad[0, :, owner >= 0].any()
@@ -283,8 +289,8 @@ class TestReMask:
 
     def gradients(self, **changes: Any) -> tuple[KMaXCriterion, KMaXOutput]:
         """After the backward pass of the mask terms alone."""
-        batch, model = batch_of([squares()]), network(**{**PAPER, **changes})
-        criterion, output = KMaXCriterion(model, KMaXLossConfig()), some_output(batch)
+        batch, model = batch_of([squares()]), network()
+        criterion, output = KMaXCriterion(model, loss({**PAPER, **changes})), some_output(batch)
         terms = criterion(model, output, batch)
         (terms["dice"] + terms["mask_id"]).backward()
         return criterion, output
@@ -308,16 +314,16 @@ class TestReMask:
         assert logits is not None and logits.grad is None
 
     def test_the_branch_starts_at_one_class_in_k(self) -> None:
-        gate = KMaXCriterion(network(**PAPER), KMaXLossConfig()).gates[0].branch
+        gate = KMaXCriterion(network(), loss(PAPER)).gates[0].branch
         probability = gate(torch.zeros(1, 256, 4, 4)).sigmoid()
         torch.testing.assert_close(probability.mean().item(), 1 / CLASSES, atol=0.01, rtol=0)
 
 
 def test_losses_are_computed_in_full_precision_under_autocast() -> None:
-    batch, model = batch_of([squares()]), network(mask_id_loss="sigmoid", eta=0.1)
+    batch, model = batch_of([squares()]), network()
     output, criterion = (
         some_output(batch),
-        KMaXCriterion(network(mask_id_loss="sigmoid", eta=0.1), KMaXLossConfig()),
+        KMaXCriterion(network(), loss({"mask_id_loss": "sigmoid", "eta": 0.1})),
     )
     plain = criterion(model, output, batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -333,10 +339,10 @@ def test_losses_are_computed_in_full_precision_under_autocast() -> None:
         (lambda: ReMaXConfig(eta=-0.1), "it can be 0 to 1"),
         (lambda: ReMaXConfig(remask_layers=-1), "it can be 0 .none. or more"),
         (lambda: ReMaXConfig(semantic_weight=float("nan")), "it can be 0 or more"),
-        (lambda: ReMaXConfig(remask_at_test=True, semantic_source="ground_truth"), "no ground truth"),
+        (lambda: KMaXConfig(remask_at_test=ReMaXConfig(semantic_source="ground_truth")), "no ground truth"),
         (lambda: KMaXLossConfig(instance_samples=0), "it can be 1 or more"),
         (lambda: KMaXLossConfig(semantic_hardest=0.0), "above 0 to 1"),
-        (lambda: create_model("remax_t", remax={"eta": 2}), "it can be 0 to 1"),
+        (lambda: create_model("remax_t", remask_at_test={"eta": 2}), "it can be 0 to 1"),
         (lambda: create_model("remax_t", proposals=-3), "at least one query"),
     ],
 )

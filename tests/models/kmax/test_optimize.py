@@ -35,8 +35,8 @@ def test_the_rewritten_network_answers_as_the_plain_one(name: str) -> None:
 
 
 def test_masks_relaxed_at_inference_stay_relaxed() -> None:
-    remax = ReMaXConfig(remask_layers=2, remask_at_test=True)
-    assert_equal(trained_looking("remax_t", remax=remax), torch.randn(1, 3, 64, 64))
+    model = trained_looking("remax_t", remask_at_test=ReMaXConfig(remask_layers=2))
+    assert_equal(model, torch.randn(1, 3, 64, 64))
 
 
 def test_nothing_of_the_model_itself_changes() -> None:

@@ -6,7 +6,7 @@ import re
 
 from ..base import ExportLimits, Family
 from ..registry import register_family
-from .config import KMaXConfig, ReMaXConfig
+from .config import KMaXConfig, ReMaXConfig, upgraded
 from .import_official import import_official
 from .losses import KMaXCriterion, KMaXLossConfig
 from .model import KMaXDeepLab, KMaXOutput
@@ -27,6 +27,7 @@ FAMILY = register_family(
         ),
         optimize=optimize,
         importer=import_official,
+        upgrade=upgraded,
         limits=ExportLimits(
             formats=("onnx", "torch-export"),
             panoptic=False,

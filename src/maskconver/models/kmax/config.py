@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ...core.config import InputConfig, PostprocessConfig
 from ...errors import ConfigError
@@ -38,7 +38,7 @@ def _merge() -> PostprocessConfig:
 
 @dataclass
 class ReMaXConfig:
-    """How masks and classes are relaxed in training (ReMaX, arXiv 2306.17319).
+    """How masks and classes are relaxed (ReMaX, arXiv 2306.17319).
 
     The defaults are plain kMaX-DeepLab's; the `remax_*` models have the paper's: sigmoid, 4 layers, η = 0.1.
     Why each default is what it is: docs/decisions/remax.md.
@@ -52,8 +52,6 @@ class ReMaXConfig:
         identity_mapping: m̂ = m + gate · m; false drops the first term.
         stop_gradient: the semantic branch learns from its own loss only.
         semantic_source: of the gate: the branch's `predicted` classes, or the `ground_truth` (no branch).
-        remask_at_test: the gate is a part of the network: relaxed masks assign the pixels to the queries, in
-            training and at inference.
         aspp: of the branches: `full` convolutions, or `separable` ones.
         x_sem: what the branches see: the layer's `key` P (256 channels), or its `pixel_feature` F (128).
         detach_class: no gradient through the class probabilities of equation 1.
@@ -68,7 +66,6 @@ class ReMaXConfig:
     identity_mapping: bool = True
     stop_gradient: bool = True
     semantic_source: Literal["predicted", "ground_truth"] = "predicted"
-    remask_at_test: bool = False
     aspp: Literal["full", "separable"] = "full"
     x_sem: Literal["key", "pixel_feature"] = "key"
     detach_class: bool = False
@@ -82,10 +79,6 @@ class ReMaXConfig:
             raise ConfigError(f"remax.remask_layers is {self.remask_layers}; it can be 0 (none) or more")
         if not self.semantic_weight >= 0:
             raise ConfigError(f"remax.semantic_weight is {self.semantic_weight:g}; it can be 0 or more")
-        if self.remask_at_test and self.semantic_source == "ground_truth":
-            raise ConfigError(
-                "remax.remask_at_test needs semantic_source=predicted: at a test there is no ground truth"
-            )
 
 
 @dataclass
@@ -111,7 +104,9 @@ class KMaXConfig:
             or `none`.
         semantic: the auxiliary semantic head, of which only training knows: `aspp` at stride 4, `simple` at
             stride 32 (Cityscapes), or `none`.
-        remax: how training relaxes masks and classes; only `remask_at_test` touches the network itself.
+        remask_at_test: relaxed masks assign the pixels to the queries, also at inference: the branches are a
+            part of the network, and the losses take these choices. None, as published: only training relaxes
+            masks, see `KMaXLossConfig.remax`.
         mask_start: scale and offset of all mask logits before anything is learned; published (0.1, 0). Short
             runs with sigmoid masks start better from (1, -3).
         proposals: queries; every one gives a proposal.
@@ -132,7 +127,7 @@ class KMaXConfig:
     drop_path: float = 0.2
     fifth_stage: Literal["none", "tensorflow", "pytorch"] = "none"
     semantic: Literal["none", "aspp", "simple"] = "aspp"
-    remax: ReMaXConfig = field(default_factory=ReMaXConfig)
+    remask_at_test: ReMaXConfig | None = None
     mask_start: tuple[float, float] = (0.1, 0.0)
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
@@ -140,8 +135,28 @@ class KMaXConfig:
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
+        if self.remask_at_test is not None and self.remask_at_test.semantic_source == "ground_truth":
+            raise ConfigError(
+                "`remask_at_test` needs `semantic_source=predicted`: at inference there is no ground truth"
+            )
         if (self.backbone, self.resnet_layout, self.fifth_stage) == ("resnet50", "max_pool", "tensorflow"):
             raise ConfigError(
                 "fifth_stage tensorflow is of stride 2, but ResNet-50's stem with a max-pool of 4: give "
                 "`resnet_layout=stride`, or `fifth_stage=pytorch`"
             )
+
+
+def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe by today's names: what only training knows of ReMaX was once a part of the model.
+
+    Args:
+        recipe: `model` and, of recipes, `loss`, as JSON or YAML hold them; left as it is.
+    """
+    model = recipe.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("remax"), dict):
+        return recipe
+    kept, remax = {k: v for k, v in model.items() if k != "remax"}, dict(model["remax"])
+    if remax.pop("remask_at_test", False):
+        kept["remask_at_test"] = remax
+        return {**recipe, "model": kept}
+    return {**recipe, "model": kept, "loss": {"remax": remax, **(recipe.get("loss") or {})}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ..batch import Batch, MaskTargets
 from ..layers import full_precision
 from ..remax import branch_loss, class_overlap, probability, soften
-from .config import KMaXConfig
+from .config import ReMaXConfig
 from .gate import MaskGate, Prediction
 from .loss_terms import (
     Assignment,
@@ -50,6 +50,7 @@ class KMaXLossConfig:
         semantic_sampling: temperature with which pixels of small classes are drawn more often.
         semantic_hardest: only this share of the sampled pixels, those of the largest loss (DeepLab2's
             Cityscapes has 0.2).
+        remax: how masks and classes are relaxed.
         share_final_matching: the final output's assignment holds for the layers' outputs too; false matches
             each on its own.
     """
@@ -65,6 +66,7 @@ class KMaXLossConfig:
     semantic_samples: int = 4096
     semantic_sampling: float = 2.0
     semantic_hardest: float = 1.0
+    remax: ReMaXConfig = field(default_factory=ReMaXConfig)
     share_final_matching: bool = True
 
     def __post_init__(self) -> None:
@@ -97,8 +99,9 @@ class KMaXCriterion(nn.Module):
     """The loss terms of a step; has the ReMask branches, which are no part of the network.
 
     Args:
-        model: what it will judge; `model.config.remax` says how masks and classes are relaxed.
-        loss: weights.
+        model: what it will judge.
+        loss: weights, and how masks and classes are relaxed; what `model.config.remask_at_test` says goes
+            first.
         min_iou: of no use here: nothing is drawn around centres.
 
     Attributes:
@@ -108,11 +111,14 @@ class KMaXCriterion(nn.Module):
 
     def __init__(self, model: KMaXDeepLab, loss: KMaXLossConfig, *, min_iou: float = 0.7) -> None:
         super().__init__()
-        self.config, self.remax = loss, model.config.remax
+        at_test = model.config.remask_at_test
+        self.config, self.remax = loss, at_test or loss.remax
         self.num_classes = model.num_classes
         self.relaxed = min(self.remax.remask_layers, len(model.decoder.layers))
-        own = 0 if self.remax.remask_at_test else self.relaxed
-        self.gates = nn.ModuleList(_gate(model.config, model.num_classes) for _ in range(own))
+        own = 0 if at_test else self.relaxed  # otherwise the network has them
+        self.gates = nn.ModuleList(
+            MaskGate(self.remax, model.num_classes, model.config.bn_momentum) for _ in range(own)
+        )
         self.matching_seconds = 0.0
 
     def forward(
@@ -169,7 +175,7 @@ class KMaXCriterion(nn.Module):
         relaxed: list[Tensor | None] = [None] * len(layers)
         losses = []
         for i, prediction in enumerate(layers[: self.relaxed]):
-            gate = model.decoder.layers[i].gate if self.remax.remask_at_test else self.gates[i]
+            gate = self.gates[i] if len(self.gates) else model.decoder.layers[i].gate
             assert isinstance(gate, MaskGate) and prediction.key is not None
             truth = targets.classes[_size(prediction.mask_logits)]
             if gate.branch is None:
@@ -246,10 +252,6 @@ class KMaXCriterion(nn.Module):
 
 def _size(maps: Tensor) -> tuple[int, int]:
     return maps.shape[-2], maps.shape[-1]
-
-
-def _gate(config: KMaXConfig, num_classes: int) -> MaskGate:
-    return MaskGate(config.remax, num_classes, config.bn_momentum)
 
 
 def _at_size(prediction: Prediction, relaxed: Tensor | None, size: tuple[int, int]) -> Output:

@@ -106,7 +106,8 @@ class KMaXDeepLab(SegmentationModel):
         self.pixel_decoder = PixelDecoder(
             [channels[level] for level in self.levels], blocks=blocks, momentum=momentum
         )
-        relaxed = min(config.remax.remask_layers, sum(config.decoder_layers))
+        remax = config.remask_at_test
+        relaxed = 0 if remax is None else min(remax.remask_layers, sum(config.decoder_layers))
         self.decoder = KMeansDecoder(
             self.pixel_decoder.channels,
             config.decoder_layers,
@@ -114,9 +115,7 @@ class KMaXDeepLab(SegmentationModel):
             num_classes=num_classes,
             drop=config.drop_path,
             momentum=momentum,
-            gates=[MaskGate(config.remax, num_classes, momentum) for _ in range(relaxed)]
-            if config.remax.remask_at_test
-            else (),
+            gates=[MaskGate(remax, num_classes, momentum) for _ in range(relaxed)] if remax else (),
         )
         for predictor in (self.decoder.predictor, *(layer.predictor for layer in self.decoder.layers)):
             nn.init.constant_(predictor.mask_bn.weight, config.mask_start[0])  # type: ignore[union-attr, arg-type]

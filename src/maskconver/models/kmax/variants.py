@@ -7,6 +7,7 @@ from dataclasses import replace
 from ..registry import register_model
 from ..remax import ETA
 from .config import KMaXConfig, ReMaXConfig
+from .losses import KMaXLossConfig
 
 SMALL: dict[str, tuple[int, ...]] = {"pixel_blocks": (1, 1, 1, 1), "decoder_layers": (1, 1, 1)}
 CONVNEXT_DROP = {"convnext_tiny": 0.3, "convnext_small": 0.4}
@@ -17,34 +18,35 @@ def _kmax(size: int, **changes: object) -> KMaXConfig:
     return replace(config, input=replace(config.input, size=(size, size)))
 
 
+def relaxed() -> KMaXLossConfig:
+    """The paper's relaxations, with which the `remax_*` models are trained."""
+    return KMaXLossConfig(remax=ReMaXConfig(mask_id_loss="sigmoid", remask_layers=4, eta=ETA))
+
+
 def _remax(config: KMaXConfig) -> KMaXConfig:
-    """The same network, trained with the paper's relaxations; its masks are sigmoids, also when read."""
-    return replace(
-        config,
-        remax=ReMaXConfig(mask_id_loss="sigmoid", remask_layers=4, eta=ETA),
-        postprocess=replace(config.postprocess, mask_activation="sigmoid"),
-    )
+    """The same network; trained with `relaxed`, its masks are sigmoids, also when read."""
+    return replace(config, postprocess=replace(config.postprocess, mask_activation="sigmoid"))
 
 
-@register_model(published="COCO PQ 40.4")
+@register_model(published="COCO PQ 40.4", loss=relaxed)
 def remax_t() -> KMaXConfig:
     """ReMaX-T: MobileNetV3-Small, one k-means layer a stride, 641 px."""
     return _remax(_kmax(641, backbone="mobilenetv3_small_100", **SMALL))
 
 
-@register_model(published="COCO PQ 44.6")
+@register_model(published="COCO PQ 44.6", loss=relaxed)
 def remax_s() -> KMaXConfig:
     """ReMaX-S: MobileNetV3-Large, one k-means layer a stride, 641 px."""
     return _remax(_kmax(641, backbone="mobilenetv3_large_100", **SMALL))
 
 
-@register_model(published="COCO PQ 49.1")
+@register_model(published="COCO PQ 49.1", loss=relaxed)
 def remax_m() -> KMaXConfig:
     """ReMaX-M: ResNet-50, one k-means layer a stride, 641 px."""
     return _remax(_kmax(641, decoder_layers=(1, 1, 1)))
 
 
-@register_model(published="COCO PQ 54.2")
+@register_model(published="COCO PQ 54.2", loss=relaxed)
 def remax_b() -> KMaXConfig:
     """ReMaX-B: ResNet-50, two k-means layers a stride, 1281 px."""
     return _remax(_kmax(1281))
@@ -78,19 +80,19 @@ def kmax_max_s() -> KMaXConfig:
     return _kmax(1281, backbone="max_s", backbone_drop_path=0.2)
 
 
-@register_model(published="COCO PQ 55.9")
+@register_model(published="COCO PQ 55.9", loss=relaxed)
 def remax_convnext_t() -> KMaXConfig:
     """ReMaX, ConvNeXt-T, 1281 px."""
     return _remax(_convnext("convnext_tiny"))
 
 
-@register_model(published="COCO PQ 56.6")
+@register_model(published="COCO PQ 56.6", loss=relaxed)
 def remax_convnext_s() -> KMaXConfig:
     """ReMaX, ConvNeXt-S, 1281 px."""
     return _remax(_convnext("convnext_small"))
 
 
-@register_model()
+@register_model(loss=relaxed)
 def remax_max_s() -> KMaXConfig:
     """ReMaX, MaX-S (axial ResNet-50), 1281 px."""
     return _remax(_kmax(1281, backbone="max_s", backbone_drop_path=0.2))
