@@ -6,8 +6,7 @@ With --data and --model (`maskconver train --config coco_overfit --data my_data/
 --overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real pictures, and the
 network's time in ONNX Runtime; without, masks are generated blobs and there is no network. The merge has one
 thread, the network --threads; transformers' post-processing is timed with one and with two.
-Everything needed: pip install -e ".[bench]". What the coarse merge loses:
-`maskconver evaluate … --merge coarse`.
+Everything needed: pip install -e ".[bench]".
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from maskconver.merge import postprocess
 from maskconver.merge.maskconver import merge_masks, output_taps
 
 CATEGORIES = Categories.coco()
-MODES = ("fast", "compiled", "reference", "coarse")
+ALGORITHMS = ("fast", "reference")
 
 
 def seconds(call: Callable[[], Any], rounds: int = 5, limit: float = 4.0) -> float:
@@ -178,10 +177,9 @@ def real(
             min(round(n * s), c) for n, s, c in zip(geometry.image_size, geometry.scale, geometry.canvas_size)
         )
         answer = replace(answer, geometry=(Geometry((height, width), geometry.canvas_size),))
-        configs = {mode: replace(network.postprocess, mode=mode) for mode in MODES}
-        categories = network.categories
-        calls = [partial(postprocess, answer, config, categories) for config in configs.values()]
-        row = dict(zip(configs, turns(calls)))
+        given = answer, network.postprocess, network.categories
+        calls = [partial(postprocess, *given, algorithm=name) for name in ALGORITHMS]
+        row = dict(zip(ALGORITHMS, turns(calls)))
         row["network"] = seconds(partial(run, canvas[None]))
         if not network.postprocess.mask_threshold:
             row["crude"] = seconds(partial(crude, answer, network.postprocess))
@@ -189,20 +187,19 @@ def real(
             for count in (1, 2):
                 torch.set_num_threads(count)
                 row[f"transformers {count}"] = seconds(theirs, 3)
-        ids = {mode: postprocess(answer, config, categories)[0].ids for mode, config in configs.items()}
-        row["differing"] = sum(int((ids[mode] != ids["reference"]).sum()) for mode in ("fast", "compiled"))
+        fast, plain = (call()[0].ids for call in calls)
+        row["differing"] = int((fast != plain).sum())
         row["alive"] = int((answer.scores > network.postprocess.score_threshold).sum())
         rows.append(row)
     keys = [key for key in rows[0] if key not in ("differing", "alive")]
     figures: dict[str, Any] = {
         f"{k} ms": round(float(np.median([r[k] for r in rows])) * 1e3, 2) for k in keys
     }
-    for mode in ("fast", "compiled"):
-        own, net = (np.array([row[key] for row in rows]) for key in (mode, "network"))
-        figures[f"{mode}, share"] = [round(float(np.quantile(own / net, q)), 3) for q in (0.5, 0.95)]
-        for key in keys:
-            if key not in ("network", "coarse", mode):
-                figures[f"{key}/{mode}"] = round(float(np.median([r[key] for r in rows] / own)), 1)
+    own, net = (np.array([row[key] for row in rows]) for key in ("fast", "network"))
+    figures["share"] = [round(float(np.quantile(own / net, q)), 3) for q in (0.5, 0.95)]
+    for key in keys:
+        if key not in ("network", "fast"):
+            figures[f"{key}/fast"] = round(float(np.median([r[key] for r in rows] / own)), 1)
     figures |= {
         "alive": int(np.median([r["alive"] for r in rows])),
         "differing_pixels": sum(r["differing"] for r in rows),
@@ -216,35 +213,26 @@ def against_others(
     """Fast, plain and transformers' merge of the same masks at one size, milliseconds."""
     import torch
 
-    modes = {mode: replace(config, mode=mode) for mode in ("fast", "compiled", "reference")}
-    calls = [partial(postprocess, proposals, c, CATEGORIES, output_size=size) for c in modes.values()]
-    row = dict(zip(modes, turns(calls)))
+    given = partial(postprocess, proposals, config, CATEGORIES, output_size=size)
+    row = dict(zip(ALGORITHMS, turns([partial(given, algorithm=name) for name in ALGORITHMS])))
     theirs = transformers_merge(proposals, size, config)
     for count in (1, 2):
         torch.set_num_threads(count)
         row[f"transformers {count}"] = seconds(theirs, 3)
     return {f"{k} ms": round(v * 1e3, 1) for k, v in row.items()} | {
-        f"{k}/{m}": round(row[k] / row[m], 1)
-        for m in ("fast", "compiled")
-        for k in row
-        if k not in ("fast", "compiled")
+        f"{k}/fast": round(row[k] / row["fast"], 1) for k in row if k != "fast"
     }
 
 
-def worst(n: int = 50) -> dict[str, float]:
-    """Time of the exact merges over the plain one where every candidate may win everywhere."""
+def worst(n: int = 50) -> float:
+    """Time of the fast merge over the plain one where every candidate may win everywhere."""
     rng = np.random.default_rng(0)
     proposals = single(
         np.full(n, 0.5, np.float32), np.zeros(n, np.int64), rng.normal(0, 3, (n, 80, 80)).astype(np.float32)
     )
-    fast, own, plain = turns(
-        [
-            partial(postprocess, proposals, PostprocessConfig(mode=mode), CATEGORIES, output_size=(640, 640))
-            for mode in MODES[:3]
-        ],
-        rounds=15,
-    )
-    return {"fast": round(fast / plain, 2), "compiled": round(own / plain, 2)}
+    given = partial(postprocess, proposals, PostprocessConfig(), CATEGORIES, output_size=(640, 640))
+    fast, plain = turns([partial(given, algorithm=name) for name in ALGORITHMS], rounds=15)
+    return round(fast / plain, 2)
 
 
 def peak_memory(call: Callable[[], Any]) -> float:
@@ -256,16 +244,14 @@ def peak_memory(call: Callable[[], Any]) -> float:
 
 
 def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
-    """(pixels or proposals, fast, compiled and plain ms, then their MB) on blobs."""
+    """(pixels or proposals, fast and plain ms, then their MB) on blobs."""
 
     def measure(n: int, size: tuple[int, int]) -> tuple[float, ...]:
         scores, labels, masks = blobs(n, (45, 80))
         taps = output_taps((45, 80), None, size)
         things = np.array([c.is_thing for c in CATEGORIES])
-        calls = [
-            partial(merge_masks, scores, labels, masks, things, taps, PostprocessConfig(mode=m))
-            for m in MODES[:3]
-        ]
+        given = partial(merge_masks, scores, labels, masks, things, taps, PostprocessConfig())
+        calls = [partial(given, algorithm=name) for name in ALGORITHMS]
         return (*(round(s * 1e3, 1) for s in turns(calls, 7)), *(peak_memory(c) for c in calls))
 
     sizes = [(180, 320), (360, 640), (720, 1280), (1080, 1920), (2160, 3840)]
@@ -286,11 +272,11 @@ def draw(path: Path, by_pixels: list[tuple[float, ...]], by_proposals: list[tupl
     for axis, rows, column, label, unit in (
         (axes[0], by_pixels, 1, "pixels of the answer (100 proposals)", "ms"),
         (axes[1], by_proposals, 1, "proposals (640×360)", "ms"),
-        (axes[2], by_pixels, 4, "pixels of the answer (100 proposals)", "peak MB"),
+        (axes[2], by_pixels, 3, "pixels of the answer (100 proposals)", "peak MB"),
     ):
         x = [row[0] for row in rows]
-        for offset, (style, mode) in enumerate(zip(("o-", "^-", "s--"), MODES)):
-            axis.loglog(x, [row[column + offset] for row in rows], style, label=mode)
+        for offset, (style, name) in enumerate(zip(("o-", "s--"), ALGORITHMS)):
+            axis.loglog(x, [row[column + offset] for row in rows], style, label=name)
         axis.loglog(x, [rows[0][column] * v / x[0] for v in x], ":", color="grey", label="linear")
         axis.set(xlabel=label, ylabel=unit)
         axis.grid(alpha=0.3)

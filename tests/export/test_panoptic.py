@@ -149,6 +149,10 @@ def test_settings_that_are_inside_the_file_cannot_be_changed(exported, tmp_path,
         mc.Predictor(path, score_threshold=0.5)
     with pytest.raises(ConfigError, match="number of proposals inside"):
         mc.Predictor(path, proposals=5)
+    with pytest.raises(ConfigError, match="gives panoptic maps, not proposals"):
+        mc.Predictor(path).proposals(np.zeros((96, 128, 3), np.uint8))
+    with pytest.raises(ConfigError, match="algorithm cannot be changed"):
+        mc.Predictor(path, algorithm="reference")
     args = ["predict", str(path), str(tmp_path), "--score-threshold", "0.5"]
     assert main(args) == 2 and capsys.readouterr().err.count("\n") == 1
 

@@ -1,6 +1,7 @@
 """The fast competition gives the answer of the plain one, pixel for pixel, and computes far fewer pixels."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry
 from maskconver.core.resize import lerp, resize_bilinear
-from maskconver.merge import blocks
+from maskconver.merge import blocks, maskconver
 from maskconver.merge import bounds as fast
 from maskconver.merge.maskconver import merge_masks, output_taps
 from maskconver.merge.reference import PlainCompetition, probabilities
@@ -88,6 +89,58 @@ def test_logits_beyond_the_sigmoid_and_equal_masks_give_the_plain_answer():
         config = PostprocessConfig(min_area=0, overlap_threshold=0, mask_threshold=threshold)
         got, expected = both(scores, rng.integers(0, 4, len(masks)), masks, taps, config)
         np.testing.assert_array_equal(got[0], expected[0])
+
+
+def test_reassigning_the_pixels_of_rejected_proposals_alone_is_competing_again(monkeypatch):
+    """The reference lets those that are kept compete for everything; `fast` decides few pixels alone."""
+    looked = []
+    original = maskconver.winners_at
+    monkeypatch.setattr(
+        maskconver, "winners_at", lambda *given: looked.append(len(given[0])) or original(*given)
+    )
+    for seed in range(200):
+        *given, config = random_case(np.random.default_rng(seed))
+        got, expected = both(*given, replace(config, reassign=True, overlap_threshold=0.7, nms_iou=1))
+        np.testing.assert_array_equal(got[0], expected[0], f"seed {seed}")
+        np.testing.assert_array_equal(got[1], expected[1], f"seed {seed}")
+    assert len(looked) > 20
+
+
+def test_candidates_whose_score_cannot_win_are_not_looked_at():
+    rng = np.random.default_rng(0)
+    masks, scores = smooth_masks(rng, 150, (32, 32)), np.full(150, 0.001, np.float32)
+    masks[0], scores[0] = 5, 0.9  # wins everything
+    given = scores, np.zeros(150, np.int64), masks, output_taps((32, 32), None, (128, 128))
+    for hard in (False, True):
+        got, expected = both(*given, PostprocessConfig(score_threshold=0, hard_sigmoid=hard))
+        np.testing.assert_array_equal(got[0], expected[0])
+    competition = fast.BoundedCompetition(scores, masks, given[-1], PostprocessConfig())
+    assert len(competition._cell_bounds(competition._cell_area())[1]) < 150
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 1)])
+def test_no_or_one_proposal_on_an_image_of_any_size(n, size):
+    masks = np.full((n, 8, 8), 3, np.float32)
+    taps = output_taps((8, 8), None, size)
+    got, expected = both(np.full(n, 0.9, np.float32), np.zeros(n, np.int64), masks, taps, PostprocessConfig())
+    np.testing.assert_array_equal(got[0], expected[0])
+    assert (got[0] == n).all() and got[0].shape == size and len(got[1]) == n
+
+
+@pytest.mark.parametrize("algorithm", ["fast", "reference"])
+def test_proposals_that_are_not_finite_are_dropped_before_anybody_competes(algorithm):
+    rng = np.random.default_rng(0)
+    masks, scores = smooth_masks(rng, 8, (16, 16)), np.linspace(0.9, 0.2, 8, dtype=np.float32)
+    masks[2, 3, 4], masks[5, 0, 0], scores[6] = np.nan, np.inf, np.nan
+    taps, labels = output_taps((16, 16), None, (64, 64)), np.arange(8) % 4
+    whole = np.array([0, 1, 3, 4, 7])
+    ids, first = merge_masks(
+        scores, labels, masks, IS_THING, taps, PostprocessConfig(), algorithm=algorithm, non_finite="drop"
+    )
+    expected = merge_masks(scores[whole], labels[whole], masks[whole], IS_THING, taps, PostprocessConfig())
+    np.testing.assert_array_equal(ids, expected[0])
+    np.testing.assert_array_equal(first, whole[expected[1]])
 
 
 def test_the_way_blocks_are_cut_does_not_change_the_answer(monkeypatch):

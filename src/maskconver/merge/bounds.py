@@ -108,10 +108,10 @@ class BoundedCompetition:
         """The winner of every cell that has only one, R×C, and the other cells as blocks."""
         area = self._cell_area()
         floor, high = self._cell_bounds(area)
-        alive = self._may_win(high, self.scores[:, None], floor)
+        alive = self._may_win(high, self.scores[: len(high), None], floor)
         count = np.add.reduce(alive.view(np.uint8), 0, dtype=np.uint16).astype(np.int64)
         contested = self._contested(count, floor) & (area > 0)
-        if count[contested].sum() > CROWDED * alive.size:
+        if count[contested].sum() > CROWDED * self.nobody * len(area):
             raise BoundsDoNotPay
         candidate, cell = np.divmod(np.flatnonzero(alive), len(area))
         winner = np.full(len(area), self.nobody)
@@ -125,9 +125,11 @@ class BoundedCompetition:
         return winner.reshape(len(self.y.size), len(self.x.size)), blocks
 
     def _cell_bounds(self, area: Indices) -> tuple[Values, Values]:
-        """What the best bid in a cell exceeds everywhere, (R·C,), and everybody's greatest, (n, R·C).
+        """What the best bid in a cell exceeds everywhere, (R·C,), and the greatest of each, (m, R·C).
 
-        Takes down, too, in which cells a mask exceeds 0.5: `wholly` or perhaps `partly`, (n, R·C) each.
+        Nobody bids more than the score, and the best scores come first: the n - m last candidates are left
+        out where the others leave them nothing to win. Takes down, too, in which cells a mask exceeds 0.5:
+        `wholly` or perhaps `partly`, (n, R·C) each.
 
         The first row and column of the masks stand twice, so that cell (r, c) has the corners (r, c) and
         (r + 1, c + 1) of the flat array; the last ones are their own neighbours.
@@ -159,6 +161,9 @@ class BoundedCompetition:
             np.greater(least, self._above(0.5) * scores, out=self.wholly[part])
             np.greater(high[part], self._below(0.5) * scores, out=self.partly[part])
             self.partly[part] ^= self.wholly[part]
+            rest = self.scores[part.stop :] * np.float32(1.0001)  # the hard sigmoid ends at 1.00002
+            if len(rest) and not self._may_win(rest[:1], rest[:1], floor.min()):
+                return floor, high[: part.stop]
         return floor, high
 
     def _cell_area(self) -> Indices:
@@ -305,8 +310,9 @@ class BoundedCompetition:
 
 
 def _row_sums(flags: Flags, values: Indices) -> Indices:
-    """(n,) sums of the values (m,) that each row flags, exact below 2⁵³."""
-    return (flags.astype(float) @ values.astype(float)).astype(np.int64)
+    """(n,) sums of the values (m,) that each row flags; exact."""
+    kind = np.float32 if values.sum() < 1 << 24 else np.float64
+    return (flags.astype(kind) @ values.astype(kind)).astype(np.int64)
 
 
 def _sums(index: Indices, values: Indices, n: int) -> Indices:

@@ -17,7 +17,10 @@ from ..core.resize import Taps
 from ..errors import ConfigError
 from .bounds import compete
 from .finite import is_finite, non_finite_error
-from .reference import PlainCompetition
+from .reference import PlainCompetition, winners_at
+
+# Pixels of rejected proposals × kept proposals up to which `fast` reassigns these pixels alone.
+FEW = 1 << 18
 
 
 class Competition(Protocol):
@@ -117,11 +120,17 @@ def merge_masks(
     smallest = config.smallest_area(len(rows), len(columns))
     kept = (competition.visible > smallest) & (labels[candidates] >= 0)
     kept = competition.covers(config.overlap_threshold, kept)
-    if config.reassign and kept.any() and not kept.all():
-        candidates, masks, kept = candidates[kept], masks[kept], kept[kept]
-        competition = competing(scores[candidates], masks, taps, config)
     numbers, first = _segments(labels[candidates], kept, is_thing)
-    return competition.paint(np.append(numbers, np.int32(0))), candidates[first]
+    if not config.reassign or not kept.any() or kept.all():
+        return competition.paint(np.append(numbers, np.int32(0))), candidates[first]
+    rejected = int(competition.visible[~kept].sum())
+    scores, masks, own = scores[candidates[kept]], masks[kept], np.append(numbers[kept], np.int32(0))
+    if competing is compete and rejected * len(scores) <= FEW:
+        ids = competition.paint(np.append(np.where(kept, numbers, np.int32(-1)), np.int32(0)))
+        places = np.flatnonzero(ids == -1)
+        ids.ravel()[places] = own[winners_at(places, scores, masks, taps, config)]
+        return ids, candidates[first]
+    return competing(scores, masks, taps, config).paint(own), candidates[first]
 
 
 def _candidates(

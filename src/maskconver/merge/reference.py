@@ -60,6 +60,29 @@ class PlainCompetition:
         return numbers[self.winner]
 
 
+def winners_at(
+    places: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    taps: tuple[Taps, Taps],
+    config: PostprocessConfig,
+) -> NDArray[np.int64]:
+    """Who of the n wins each of some pixels (P,), counted row by row, n where nobody does.
+
+    The winners of `PlainCompetition`, whose arguments the others are.
+    """
+    rows, columns = taps
+    y, x = np.divmod(places, len(columns))
+    masks = logits.transpose(1, 2, 0)
+    low, high = (
+        interpolate(masks[rows.low[y], at], masks[rows.high[y], at], rows.weight[y, None])
+        for at in (columns.low[x], columns.high[x])
+    )
+    values = interpolate(low, high, columns.weight[x, None])
+    values[~(rows.inside[y] & columns.inside[x])] = 0
+    return best_bids(probabilities(values, config.hard_sigmoid), scores, config)
+
+
 def best_bids(
     masks: NDArray[np.float32], scores: NDArray[np.float32], config: PostprocessConfig
 ) -> NDArray[np.int64]:
