@@ -75,7 +75,7 @@ def test_command_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch, capsys)
 
 @pytest.fixture(scope="module")
 def helps() -> str:
-    """The help of all commands; `train` shows the options of one model, so it is asked for each kind."""
+    """The help of all commands, and of training one model of each kind."""
     pytest.importorskip("torch")
     with redirect_stdout(io.StringIO()) as text:
         for name in COMMANDS:
