@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from ..core.categories import Categories
+from ..core.categories import Categories, differences
 from ..core.config import PostprocessConfig
 from ..core.preprocess import prepare
 from ..core.proposals import Proposals
@@ -86,19 +87,18 @@ class Evaluation:
 
 
 def require_same_categories(model: Categories, data: Categories) -> None:
-    """Refuses a data set whose labels mean something else than the model's (colours may differ).
+    """Refuses data whose categories mean something else than the model's (order and colours may differ).
 
     Raises:
         ConfigError: names both and the way out.
     """
 
-    def key(categories: Categories) -> list[tuple[int, str, bool]]:
-        return [(c.id, c.name, c.is_thing) for c in categories]
-
-    if key(model) != key(data):
+    if found := differences(model, data, "the model", "the data"):
+        text = "; ".join(text for _, text in found[:3]) + ("; …" if len(found) > 3 else "")
         raise ConfigError(
-            f"the model knows {model!r}, the data has {data!r}; evaluate on data with the model's "
-            "categories, or fine-tune the model on this data first (`init_from`)"
+            f"the model knows {model!r}, the data has {data!r}: {text}",
+            fix="evaluate on data with the model's categories, or fine-tune the model on this data first "
+            "(`init_from`)",
         )
 
 
@@ -123,8 +123,9 @@ def evaluate(
         ConfigError: categories differ, or no image has the key.
         MissingExtraError: `mask_ap` without hotcoco.
     """
+    require_same_categories(predictor.categories, dataset.categories)
+    dataset.use_categories(predictor.categories)
     categories = dataset.categories
-    require_same_categories(predictor.categories, categories)
     if not len(dataset):
         raise DataError(f"{dataset.path}: no annotated image, nothing to evaluate")
     if by and not any(by in dataset.info(i) for i in range(len(dataset))):
@@ -132,13 +133,22 @@ def evaluate(
     most = int(dataset.segment_counts.max())
     total = Figures(categories, mask_ap=MaskAveragePrecision(categories, max(100, most)) if mask_ap else None)
     result = Evaluation(total, {}, [], [])
-    stream = predictor.stream(range(len(dataset)), read=dataset.image, keep_images=False)
+    sizes: dict[int, tuple[int, ...]] = {}
+
+    def read(index: int) -> NDArray[np.uint8]:
+        image = dataset.image(index)
+        sizes[index] = image.shape
+        return image
+
+    stream = predictor.stream(range(len(dataset)), read=read, keep_images=False)
     with closing(stream) as answers:
         for index, answer in answers:
             try:
                 if isinstance(answer, MaskconverError):
                     raise answer
-                _count(result, answer.resized(dataset.ids(index).shape), dataset, index, by)
+                ids = dataset.ids(index)
+                dataset.require_fit(index, sizes.pop(index), ids.shape)
+                _count(result, answer.resized(ids.shape), dataset, index, by)
             except (MaskconverError, OSError) as error:
                 result.failures.append(_failure(dataset.image_path(index), error))
             on_image()
