@@ -60,6 +60,9 @@ class SemanticView(PanopticDataset):
         """As the data set says."""
         return self.dataset.info(index)
 
+    def _relabel(self, new: NDArray[np.int64]) -> None:
+        self._label = new[self._label]
+
     @property
     def paths(self) -> DataPaths:
         """Where the files of the data set are."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.categories import VOID_LABEL, Categories
+from ..core.categories import VOID_LABEL, Categories, differences
 from ..core.config import PostprocessConfig
 from ..core.drawing import side_by_side
 from ..core.preprocess import resize_nearest
@@ -125,19 +125,18 @@ class Evaluation:
 
 
 def require_same_categories(model: Categories, data: Categories) -> None:
-    """Refuses a data set whose labels mean something else than the model's (colours may differ).
+    """Refuses data whose categories mean something else than the model's (order and colours may differ).
 
     Raises:
         ConfigError: names both and the way out.
     """
 
-    def key(categories: Categories) -> list[tuple[int, str, bool]]:
-        return [(c.id, c.name, c.is_thing) for c in categories]
-
-    if key(model) != key(data):
+    if found := differences(model, data, "the model", "the data"):
+        text = "; ".join(text for _, text in found[:3]) + ("; …" if len(found) > 3 else "")
         raise ConfigError(
-            f"the model knows {model!r}, the data has {data!r}; evaluate on data with the model's "
-            "categories, or fine-tune the model on this data first (`init_from`)"
+            f"the model knows {model!r}, the data has {data!r}: {text}",
+            fix="evaluate on data with the model's categories, or fine-tune the model on this data first "
+            "(`init_from`)",
         )
 
 
@@ -166,8 +165,9 @@ def evaluate(
         ConfigError: categories differ, no image has the key, or the model's file gives panoptic maps only.
         MissingExtraError: `mask_ap` without hotcoco.
     """
+    require_same_categories(predictor.categories, dataset.categories)
+    dataset.use_categories(predictor.categories)
     categories = dataset.categories
-    require_same_categories(predictor.categories, categories)
     if not len(dataset):
         raise DataError(f"{dataset.path}: no annotated image, nothing to evaluate")
     if by and not any(by in dataset.info(i) for i in range(len(dataset))):
@@ -175,17 +175,26 @@ def evaluate(
     most = int(dataset.segment_counts.max())
     total = Figures(categories, mask_ap=MaskAveragePrecision(categories, max(100, most)) if mask_ap else None)
     result = Evaluation(total, {}, [], [])
+    sizes: dict[int, tuple[int, ...]] = {}
+
+    def read(index: int) -> NDArray[np.uint8]:
+        image = dataset.image(index)
+        sizes[index] = image.shape
+        return image
+
     if semantic_from == "scores":
-        stream = _with_semantic(predictor, dataset)
+        stream = _with_semantic(predictor, dataset, read)
     else:
-        plain = predictor.stream(range(len(dataset)), read=dataset.image, keep_images=False)
+        plain = predictor.stream(range(len(dataset)), read=read, keep_images=False)
         stream = ((index, answer, None) for index, answer in plain)
     with closing(stream) as answers:
         for index, answer, semantic in answers:
             try:
                 if isinstance(answer, MaskconverError):
                     raise answer
-                _count(result, answer, dataset, index, by, semantic)
+                ids = dataset.ids(index)
+                dataset.require_fit(index, sizes.pop(index), ids.shape)
+                _count(result, answer, ids, dataset, index, by=by, semantic=semantic)
             except (MaskconverError, OSError) as error:
                 result.failures.append(_failure(dataset.image_path(index), error))
             on_image()
@@ -193,12 +202,12 @@ def evaluate(
 
 
 def _with_semantic(
-    predictor: Predictor, dataset: PanopticDataset
+    predictor: Predictor, dataset: PanopticDataset, read: Callable[[int], NDArray[np.uint8]]
 ) -> Generator[tuple[int, Segmentation | MaskconverError, NDArray[np.int32] | None], None, None]:
     """Each image's panoptic result and semantic map, from one run of the network."""
     for index in range(len(dataset)):
         try:
-            proposals = predictor.proposals(dataset.image(index))
+            proposals = predictor.proposals(read(index))
             (semantic,) = semantic_maps(proposals, predictor.postprocess, len(dataset.categories))
             yield index, predictor.segmentations(proposals, predictor.postprocess)[0], semantic
         except MaskconverError as error:
@@ -213,13 +222,14 @@ def _failure(path: str, error: Exception) -> tuple[str, str]:
 def _count(
     result: Evaluation,
     answer: Segmentation,
+    ids: NDArray[np.int32],
     dataset: PanopticDataset,
     index: int,
+    *,
     by: str | None,
-    semantic: NDArray[np.int32] | None = None,
+    semantic: NDArray[np.int32] | None,
 ) -> None:
-    truth = dataset.ids(index), dataset.segments(index)
-    ids, segments = truth
+    segments = dataset.segments(index)
     answer = answer.resized((ids.shape[0], ids.shape[1]))
     overlap = Overlap.of(
         answer.ids, answer.segments, ids, segments, dataset.categories, dataset.image_ids[index]
@@ -230,7 +240,8 @@ def _count(
         labels = resize_nearest(semantic, (ids.shape[0], ids.shape[1])), true
     result.total.add(overlap, labels)
     if result.total.mask_ap is not None:
-        result.total.mask_ap.update(answer.ids, answer.segments, [s.score for s in answer], *truth)
+        scores = [s.score for s in answer]
+        result.total.mask_ap.update(answer.ids, answer.segments, scores, ids, segments)
     if by:
         group = str(dataset.info(index).get(by))
         result.groups.setdefault(group, Figures(dataset.categories)).add(overlap, labels)

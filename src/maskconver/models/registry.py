@@ -187,7 +187,7 @@ def override(config: T, values: dict[str, Any]) -> T:
 def _nested(config: Any, name: str) -> type[Any] | None:
     """The dataclass that an optional field may hold."""
     kinds = get_args(get_type_hints(type(config))[name])
-    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    return next((k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
 
 
 def changed(config: T, values: dict[str, Any]) -> T:

@@ -160,7 +160,7 @@ def _check_resumable(
             f"{checkpoint} is damaged or not a checkpoint of a run ({first_line(error)}); "
             "start from a model file instead: `init_from`"
         ) from error
-    if state.get("categories") != categories:
+    if _meaning(state.get("categories")) != _meaning(categories):
         raise CheckpointError(
             f"{checkpoint} was trained on other categories than {config.data.data} has; "
             "start a new run from its model instead: `init_from=RUN` `out=NEW_RUN`"
@@ -176,6 +176,11 @@ def _check_resumable(
     if step >= config.steps:
         raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise `steps` to go on")
     return step
+
+
+def _meaning(categories: Any) -> list[tuple[Any, ...]]:
+    """Ids, names and kinds in label order: colours do not matter."""
+    return [(c["id"], c["name"], c["isthing"]) for c in categories or ()]
 
 
 def _resume(config: TrainConfig, out: Path) -> str | None:

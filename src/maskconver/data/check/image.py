@@ -20,10 +20,18 @@ from ...io.sources import FileSource
 
 @dataclass(slots=True)
 class ImageFinding:
-    """What was found about one image: its defects, and (category id, area, crowd) of each listed segment."""
+    """What was found about one image.
+
+    Attributes:
+        defects: what is wrong.
+        segments: (category id, area, crowd) of each listed segment.
+        pixels, void: pixels of its annotation, and those without a class.
+    """
 
     defects: list[Defect] = field(default_factory=list)
     segments: list[tuple[int, int, bool]] = field(default_factory=list)
+    pixels: int = 0
+    void: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class ImageChecker:
 
     def _segments(self, ids: NDArray[np.int32], listed: Listed, where: str, found: ImageFinding) -> None:
         image_id = listed.image.id
+        found.pixels, found.void = ids.size, int(ids.size - np.count_nonzero(ids))
         present = np.unique(Runs.of(ids).ids)
         present = present[present > 0]
         areas, boxes = measure(ids, present)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...errors import DataError
 from ...io.label_png import LabelClasses, read_classes, read_label_png
 from ...io.panoptic_rows import Defect
@@ -46,6 +48,7 @@ class LabelChecker:
         if size is not None and size != ids.shape:
             text = f"the label PNG is {ids.shape[1]}×{ids.shape[0]}, the picture {size[1]}×{size[0]}"
             found.defects.append(Defect("size-mismatch", where, text, "error", image_id))
+        found.pixels, found.void = ids.size, int(ids.size - np.count_nonzero(ids))
         table = segment_table(ids, self.classes.categories.ids)
         rows = zip(table.labels, table.areas.tolist())
         found.segments = [(int(self.classes.categories.ids[label]), area, False) for label, area in rows]
@@ -87,4 +90,21 @@ def check_labels(
             None,
             advance,
         )
+    if not pairs:
+        text = f"no label PNG in {labels.path} has the name of an image in {images.path}"
+        report.defects.append(Defect("no-annotation", str(layout.classes), text))
+    _check_binary(report, classes)
     return report
+
+
+def _check_binary(report: SplitReport, classes: LabelClasses) -> None:
+    """Warns of masks of 0 and 255 where 255 is ignored: the object would never be learned."""
+    unused = [row for row in report.classes if not row["segments"]]
+    if len(report.classes) == 2 and len(unused) == 1 and report.void:
+        value, share = unused[0]["id"] - 1, 100 * report.void / report.pixels
+        text = (
+            f'the class "{unused[0]["name"]}" (value {value}) occurs nowhere, while {share:.0f} % of the '
+            f"pixels have the ignored value {classes.ignore}; if they are that class, write {value} for it, "
+            f'or give it "label": {classes.ignore} and "ignore" another value in classes.json'
+        )
+        report.defects.append(Defect("class-is-ignored", report.panoptic_json, text, "warning"))

@@ -38,6 +38,7 @@ class SplitReport:
         classes: a row for every category: id, name, isthing, segments, images, pixels.
         size_bins: (lower limit, things, stuff) segments by area.
         segments_per_image: count of proposals that each annotated image asks for, by image id.
+        pixels, void: pixels of all annotations, and how many of them have no class.
         defects: all of them.
     """
 
@@ -50,6 +51,8 @@ class SplitReport:
     classes: list[Row] = field(default_factory=list)
     size_bins: list[tuple[int, int, int]] = field(default_factory=list)
     segments_per_image: dict[int | str, int] = field(default_factory=dict)
+    pixels: int = 0
+    void: int = 0
     defects: list[Defect] = field(default_factory=list)
 
     @property
@@ -69,6 +72,7 @@ class SplitReport:
             "unannotated": self.images - self.annotated,
             "segments": self.segments,
             "crowds": self.crowds,
+            "void_share": self.void / self.pixels if self.pixels else 0.0,
             "classes": self.classes,
             "size_bins": [dict(zip(("from_area", "things", "stuff"), row)) for row in self.size_bins],
             "most_segments": {"image_id": image, "segments": most},
@@ -126,6 +130,8 @@ def tally(
     thing_ids = {c.id for c in categories if c.is_thing}
     for image_id, found in findings:
         report.defects += found.defects
+        report.pixels += found.pixels
+        report.void += found.void
         things = {s[0] for s in found.segments} & thing_ids
         for category, area, crowd in found.segments:
             segments[category] += 1
