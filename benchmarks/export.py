@@ -78,18 +78,11 @@ def make(kind: str, folder: Path, model_path: str, images: list[Any]) -> None:
 
     from maskconver.export.panoptic import PanopticMerge
     from maskconver.models.checkpoint import load
-    from maskconver.models.maskconver import MaskConver
-
-    class Plain(MaskConver):
-        """As the reference runs it: every map whole."""
-
-        def fused(self) -> MaskConver:
-            return copy.deepcopy(self)
+    from maskconver.models.maskconver.optimize import Folded
 
     logging.disable(logging.WARNING)
     model, suffix = load(model_path), KINDS[kind]
-    plain = copy.deepcopy(model)
-    plain.__class__ = Plain
+    plain = Folded(model, copy.deepcopy(model))  # as the reference runs it: every map whole, nothing folded
     from maskconver.export.driver import export_model as export
 
     def missing(name: str) -> Path | None:

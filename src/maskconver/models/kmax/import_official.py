@@ -18,7 +18,7 @@ from .model import KMaXDeepLab
 
 _IGNORED = ("criterion.empty_weight", "pixel_mean", "pixel_std")  # of the losses and of preparing images
 _PIXEL, _TRANSFORMER = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
-# Our names → the official ones (kmax page §9): every rule that fits is applied, in this order.
+# Our names → the official ones: every rule that fits is applied, in this order.
 _RULES: tuple[tuple[str, Any], ...] = (
     (r"^backbone\.conv1\.", "backbone.stem.conv1."),
     (r"^backbone\.bn1\.", "backbone.stem.conv1.norm."),
@@ -168,7 +168,7 @@ def import_official(
 
 # Backbones that the official code has, by blocks and channels of the third stage.
 _CONVNEXT = {(9, 384): "kmax_convnext_t", (27, 384): "kmax_convnext_s"}
-# What the published models of other data sets than COCO have, by their classes (kmax page §7 and §8).
+# What the published models of other data sets than COCO have, by their classes (bytedance/kmax-deeplab).
 _CITYSCAPES, _ADE20K = 19, 150
 _OF_DATASET: dict[int, dict[str, Any]] = {
     _CITYSCAPES: {
