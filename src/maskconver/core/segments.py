@@ -80,6 +80,27 @@ def reversed_channels_hint(ids: NDArray[np.integer], listed: NDArray[np.integer]
     return "; with red and blue exchanged they would fit: write the PNG as RGB, not BGR" if fits else ""
 
 
+def run_starts(*maps: NDArray[np.integer], width: int | None = None) -> NDArray[np.int64]:
+    """Where a run of pixels begins that have one value in each map: the first pixel, and every change.
+
+    Args:
+        maps: (P,) each, of one length.
+        width: a run ends with its row of so many pixels, too.
+
+    Returns:
+        (R,) int64 ascending; empty for empty maps.
+    """
+    begins = np.ones(maps[0].size, bool)
+    for i, values in enumerate(maps):
+        if i == 0:
+            np.not_equal(values[1:], values[:-1], out=begins[1:])
+        else:
+            begins[1:] |= values[1:] != values[:-1]
+    if width:
+        begins[::width] = True
+    return np.flatnonzero(begins)
+
+
 @dataclass(frozen=True, slots=True)
 class Runs:
     """The id map cut into horizontal runs of one id, row by row: far fewer than pixels.
@@ -96,11 +117,10 @@ class Runs:
     @classmethod
     def of(cls, ids: NDArray[np.integer]) -> Runs:
         """All runs of an H×W id map, void included."""
-        starts = np.ones(ids.shape, bool)
-        np.not_equal(ids[:, 1:], ids[:, :-1], out=starts[:, 1:])
-        flat = np.flatnonzero(starts)
-        y, x = np.divmod(flat, max(ids.shape[1], 1))
-        return cls(ids.ravel()[flat], y, x, np.diff(flat, append=ids.size))
+        flat, width = ids.ravel(), ids.shape[1]
+        starts = run_starts(flat, width=width)
+        y, x = np.divmod(starts, max(width, 1))
+        return cls(flat[starts], y, x, np.diff(starts, append=ids.size))
 
 
 def measure(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.categories import Categories
+from ..core.segments import run_starts
 from ..errors import DataError, MissingExtraError
 from .overlap import Segments, segment_table
 
@@ -175,7 +176,7 @@ def encode_segments(
         S pairs: `{"size": [H, W], "counts": [...]}`, and pixels.
     """
     flat = ids.T.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    starts = run_starts(flat)
     lengths, owners = np.diff(starts, append=flat.size), flat[starts]
     order = np.argsort(owners, kind="stable")
     low, high = (np.searchsorted(owners[order], segment_ids, side) for side in ("left", "right"))

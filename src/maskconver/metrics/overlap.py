@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.categories import Categories
-from ..core.segments import SegmentTable, reversed_channels_hint
+from ..core.segments import SegmentTable, reversed_channels_hint, run_starts
 from ..errors import DataError
 
 
@@ -147,7 +147,9 @@ class Overlap:
         if pred_map.shape != gt_map.shape:
             sizes = [f"{m.shape[1]}×{m.shape[0]}" for m in (pred_map, gt_map)]
             raise DataError(f"{where}the prediction is {sizes[0]} pixels, the ground truth {sizes[1]}")
-        p, g, lengths = _runs(pred_map.ravel(), gt_map.ravel())
+        pred_flat, gt_flat = pred_map.ravel(), gt_map.ravel()
+        starts = run_starts(pred_flat, gt_flat)  # far fewer than pixels
+        p, g, lengths = pred_flat[starts], gt_flat[starts], np.diff(starts, append=gt_flat.size)
         width, height = len(pred) + 1, len(gt) + 2
         columns = _positions(p, pred, len(categories), where + "prediction", len(pred), None)
         rows = _positions(g, gt, len(categories), where + "ground truth", len(gt), len(gt) + 1)
@@ -167,19 +169,6 @@ def _map(ids: ArrayLike, what: str) -> NDArray[np.integer]:
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise DataError(f"{what}: an id map is H×W integers, not {array.dtype} of shape {array.shape}")
     return array
-
-
-def _runs(
-    pred: NDArray[np.integer], gt: NDArray[np.integer]
-) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.int64]]:
-    """Both maps cut where either changes: id, id and length of each run, far fewer than pixels."""
-    if not pred.size:
-        return pred, gt, np.zeros(0, np.int64)
-    begins = np.ones(pred.size, bool)
-    np.not_equal(pred[1:], pred[:-1], out=begins[1:])
-    begins[1:] |= gt[1:] != gt[:-1]
-    starts = np.flatnonzero(begins)
-    return pred[starts], gt[starts], np.diff(starts, append=pred.size)
 
 
 def _positions(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..core.segments import SegmentTable
+from ..core.segments import SegmentTable, run_starts
 
 DILATION = 61  # three max pools of 21, stride 1: 30 px each way
 
@@ -185,7 +185,7 @@ def _regions(
     """Region map 1…n (things: a segment each; stuff: a class each), first pixel and label of each region."""
     # Ids come in runs along the rows: what sorting there is sorts runs, not pixels.
     flat = ids.ravel()
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    starts = run_starts(flat)
     present, first, inverse = np.unique(flat[starts], return_index=True, return_inverse=True)
     first = starts[first]
     usable = ~segments.crowd
