@@ -1,8 +1,8 @@
-"""List every defect of a data set, and the figures one needs before training.
+"""List every defect of a data set, and the figures you need before training.
 
-Exit code 0: no defect; 1: defects were found; 2: there is nothing that could be checked.
+Exit code 0: no defects; 1: defects were found; 2: there is nothing to check.
 
-example: maskconver data check ../shared/data/dsb2018-nuclei --split val
+Example: maskconver data check my_data --split val
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from .options import add_data_paths, data_paths, progress_bar
 def configure(parser: ArgumentParser) -> None:
     """Arguments of `maskconver data check`."""
     parser.add_argument("data", type=str, nargs="?", help="folder of the data set")
-    parser.add_argument("--split", type=str, help="the split to check; all if left out")
+    parser.add_argument("--split", type=str, help="check only this split; all by default")
     add_data_paths(parser)
-    parser.add_argument("--max-segments", type=int, help="report images with more segments than this")
-    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images")
+    parser.add_argument("--max-segments", type=int, help="also report images with more segments than this")
+    parser.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, help="refuse images with more pixels than this"
+    )
     parser.add_argument("--headers-only", action="store_true", help="do not decode the images; much faster")
-    parser.add_argument("--show", type=int, default=0, help="defects listed of each kind; 0 lists all")
-    parser.add_argument("--workers", type=int, default=1, help="processes that open files")
+    parser.add_argument(
+        "--show", type=int, default=0, help="print at most this many defects of each kind; 0 prints all"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 

@@ -1,9 +1,9 @@
-"""Write a generated panoptic data set, for trying things out.
+"""Generate a panoptic data set, for trying things out.
 
 `scenes` are landscapes with overlapping things, stuff in islands, crowds and void; `cells` are nuclei under
-the fluorescence microscope. The same seed gives the same files.
+a fluorescence microscope. The same seed gives the same files.
 
-example: maskconver data synth /tmp/cells --style cells --count 20 --size 256 256
+Example: maskconver data synth my_data --style cells --count 20 --size 256 256
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ from ..data.synth.write import STYLES, write_dataset
 
 def configure(parser: ArgumentParser) -> None:
     """Arguments of `maskconver data synth`."""
-    parser.add_argument("out", type=str, help="folder to write; made if it is not there")
-    parser.add_argument("--style", choices=STYLES, default="scenes", help="what the pictures show")
-    parser.add_argument("--count", type=int, default=100, help="how many pictures")
+    parser.add_argument("out", type=str, help="folder to write; created if needed")
+    parser.add_argument("--style", choices=STYLES, default="scenes", help="what the images show")
+    parser.add_argument("--count", type=int, default=100, help="number of images")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=[256, 256], metavar=("H", "W"), help="height and width in pixels"
+        "--size",
+        type=int,
+        nargs=2,
+        default=[256, 256],
+        metavar=("H", "W"),
+        help="height and width of the images in pixels",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
-    parser.add_argument("--split", type=str, default="train", help="name of the split; splits differ")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--overwrite", action="store_true", help="replace a split of this name")
+    parser.add_argument(
+        "--split", type=str, default="train", help="name of the split; different splits get different images"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing split of this name")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -39,7 +46,7 @@ def run(args: Namespace) -> int:
     from .options import progress_bar
 
     start = time.perf_counter()
-    with progress_bar("pictures", args.count) as advance:
+    with progress_bar("images", args.count) as advance:
         path = write_dataset(
             args.out,
             args.style,
@@ -60,6 +67,6 @@ def run(args: Namespace) -> int:
         print(json.dumps(figures))
     else:
         Console().print(
-            f"{args.count} pictures in {figures['seconds']:.1f} s: {path}", soft_wrap=True, highlight=False
+            f"{args.count} images in {figures['seconds']:.1f} s: {path}", soft_wrap=True, highlight=False
         )
     return 0

@@ -1,8 +1,8 @@
 """Write a model as one file for another runtime.
 
-The file is run and compared with the model before it is kept: scores and masks to 1e-4 and the panoptic maps
-pixel by pixel, or, with --quantize, within what the precision explains. With --output panoptic the
-post-processing is in the file. Needs the extras train and export.
+Before the file is kept, it is run and compared with the model: scores and masks to 1e-4 and the panoptic maps
+pixel by pixel, or, with --quantize, within the bounds of that precision. With --output panoptic the file
+includes post-processing. Needs the extras train and export.
 
 Example: maskconver export nuclei --to onnx --out nuclei.onnx
 """
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver export`."""
     add = parser.add_argument
-    add("model", type=str, help="a bundled name, a .safetensors file, or a run's folder")
-    add("--to", type=Literal["onnx", "litert", "torch-export"], default="onnx", help="the format")
+    add("model", type=str, help="bundled model name, folder of a training run, or .safetensors file")
+    add("--to", type=Literal["onnx", "litert", "torch-export"], default="onnx", help="format of the file")
     add(
         "--out",
         type=str | None,
         default=None,
-        help="the file to write; MODEL.onnx (.tflite, .pt2) here if left out",
+        help="file to write; MODEL.onnx (.tflite, .pt2) in this folder by default",
     )
     add(
         "--size",
@@ -46,7 +46,7 @@ def configure(parser: ArgumentParser) -> None:
         "--quantize",
         type=Literal["none", "fp16", "int8-weights", "int8"],
         default="none",
-        help="store weights in 16 or 8 bits; int8 also calculates in 8 bits",
+        help="store weights in 16 or 8 bits; int8 also computes in 8 bits",
     )
     add(
         "--calibrate",
@@ -61,7 +61,12 @@ def configure(parser: ArgumentParser) -> None:
         default="proposals",
         help="what the file gives: scored masks, or the panoptic map, with post-processing in the file",
     )
-    add("--proposals", type=int | None, default=None, help="masks per image; the model's own by default")
+    add(
+        "--proposals",
+        type=int | None,
+        default=None,
+        help="number of masks per image; the model's own number by default",
+    )
     add(
         "--hard-sigmoid",
         action="store_true",

@@ -2,10 +2,10 @@
 
 Example: maskconver import-weights kmax kmax_r50.pth --out kmax_r50.safetensors
 
-`kmax` reads checkpoints of the official kMaX-DeepLab PyTorch code (ResNet-50, ConvNeXt-T and -S). The model's
-sizes are read from the file. Its classes are COCO's where there are 133; for others name a panoptic JSON file
-with their categories, in the order of the file's class channels. With 19 classes canvas and thresholds are
-those published for Cityscapes, with 150 ADE20K's, otherwise COCO's.
+`kmax` reads checkpoints of the official kMaX-DeepLab PyTorch code (ResNet-50, ConvNeXt-T and -S). The sizes
+of the model are read from the file. With 133 classes, the names are COCO's; otherwise --categories names a
+panoptic JSON file whose categories stand in the order of the file's class channels. Network input and
+thresholds are those published for Cityscapes (19 classes), ADE20K (150 classes) or COCO (any other number).
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver import-weights`."""
-    parser.add_argument("kind", type=str, help="whose weights they are: kmax")
-    parser.add_argument("file", type=str, help="the published file (.pth or .safetensors)")
-    parser.add_argument("--out", type=str, required=True, help="the model file to write (.safetensors)")
-    parser.add_argument("--categories", type=str, default=None, help="panoptic JSON file with the classes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("kind", type=str, help="where the weights come from: kmax")
+    parser.add_argument("file", type=str, help="published checkpoint (.pth or .safetensors)")
+    parser.add_argument("--out", type=str, required=True, help="model file to write (.safetensors)")
+    parser.add_argument(
+        "--categories", type=str, default=None, help="panoptic JSON file with the names of the classes"
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(args: Namespace) -> int:

@@ -1,8 +1,8 @@
-"""List the models with input size, parameters, multiply-accumulates, published figures and ours.
+"""List the models with network input, parameters, multiply-accumulates and results.
 
 Example: maskconver models "maskconver_mobile*"
 
---graph prints the modules of the models that match, with their parameters and the shapes they give.
+With --graph it prints the modules of each matching model, with their parameters and output shapes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ if TYPE_CHECKING:
 
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver models`."""
-    parser.add_argument("pattern", nargs="?", type=str, default="*", help="shell pattern of names")
-    parser.add_argument("--num-classes", type=int, default=133, help="classes the counts are for")
-    parser.add_argument("--graph", action="store_true", help="print each model's modules with their shapes")
-    parser.add_argument("--depth", type=int, default=2, help="levels of modules that --graph shows")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "pattern", nargs="?", type=str, default="*", help='names to list, a pattern such as "remax*"'
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        default=133,
+        help="count parameters and multiply-accumulates for this number of classes",
+    )
+    parser.add_argument(
+        "--graph", action="store_true", help="print the modules of each model with their output shapes"
+    )
+    parser.add_argument("--depth", type=int, default=2, help="number of module levels that --graph shows")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(args: Namespace) -> int:

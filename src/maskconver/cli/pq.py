@@ -1,6 +1,6 @@
-"""Panoptic quality of predictions against ground truth, both COCO panoptic files (JSON and a folder of PNGs).
+"""Compute panoptic quality from two COCO panoptic files, each a JSON file with a folder of PNGs.
 
-The figures are those of the COCO evaluation.
+The figures are those of the COCO evaluation. Images are paired by id.
 
 Example: maskconver pq panoptic_val.json results/panoptic.json --per-class --processes 4
 """
@@ -26,20 +26,23 @@ if TYPE_CHECKING:
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver pq`."""
     add = parser.add_argument
-    add("gt", type=str, help="ground truth: a COCO panoptic JSON")
-    add("pred", type=str, help="predictions: a COCO panoptic JSON")
+    add("gt", type=str, help="COCO panoptic JSON file of the ground truth")
+    add("pred", type=str, help="COCO panoptic JSON file of the predictions")
     add(
-        "--gt-folder", type=str | None, default=None, help="folder or .zip of its PNGs; found beside the JSON"
+        "--gt-folder",
+        type=str | None,
+        default=None,
+        help="folder or zip file of its PNGs; beside it by default",
     )
     add(
         "--pred-folder",
         type=str | None,
         default=None,
-        help="folder or .zip of its PNGs; found beside the JSON",
+        help="folder or zip file of its PNGs; beside it by default",
     )
-    add("--processes", type=int, default=1, help="how many processes share the images")
-    add("--per-class", action="store_true", help="also print a row a category that occurs")
-    add("--json", action="store_true", help="print the figures as JSON, as fractions")
+    add("--processes", type=int, default=1, help="number of processes")
+    add("--per-class", action="store_true", help="also print one row per class that occurs")
+    add("--json", action="store_true", help="print the figures as JSON, as fractions from 0 to 1")
 
 
 def run(args: Namespace) -> int:

@@ -2,9 +2,9 @@
 
 Example: maskconver train --config start --data my_data --out runs/mine --resume auto
 
---config takes a YAML recipe or the name of a shipped one. Every field of it can be overridden on the command
-line, and --print_config shows the result. The options of --model and --loss are those of the model that the
-recipe or --model.name names. `--data DIR` is short for `--data.data DIR`. Ctrl-C stops a run cleanly;
+--config takes a YAML recipe, or the name of one that comes with the package. You can override every field on
+the command line; --print_config shows the result. The options --model and --loss are those of the model that
+the recipe or --model.name names. `--data DIR` is short for `--data.data DIR`. Ctrl-C stops a run cleanly;
 --resume auto continues it.
 """
 
@@ -25,7 +25,9 @@ def configure(parser: Any) -> None:
     parser.usage = (
         "maskconver train --config RECIPE --data DIR [--out DIR] [--resume auto] [any field of the recipe]"
     )
-    parser.add_argument("--config", action="config", help="YAML recipe, or the name of a shipped one")
+    parser.add_argument(
+        "--config", action="config", help="YAML recipe, or the name of one that comes with the package"
+    )
     parser.add_argument(
         "--resolve", action="store_true", help="same as --print_config: print the resolved recipe and stop"
     )

@@ -19,10 +19,10 @@ class ModelChoice:
     """Which network is trained. In recipes the fields of `config` stand beside the others.
 
     Attributes:
-        name: see `maskconver models`.
-        backbone_weights: what the backbone starts from: `pretrained` (timm's weights of its name, from the
-            network), or a file of torchvision, timm or this package (.safetensors, .pth).
-        config: the network's config; as registered under `name` where None.
+        name: a registered model; `maskconver models` lists them.
+        backbone_weights: initial weights of the backbone: `pretrained` (timm's weights of that name, which
+            are downloaded), or a file of torchvision, timm or this package (.safetensors, .pth).
+        config: the network's config; the registered one if None.
     """
 
     name: str = "maskconver_mobile_256"
@@ -39,31 +39,32 @@ class TrainConfig:
     """A whole run.
 
     Attributes:
-        model: which network, and what differs from the registered one.
-        data: which data, how it is varied and loaded.
-        loss: weights and kinds of the loss terms, a config of the model's family; where None, what the model
-            is registered with.
+        model: the network, and what differs from the registered one.
+        data: data set, augmentation and loading.
+        loss: weights and kinds of the loss terms, a config of the model's family; what the model
+            is registered with if None.
         optim: the optimiser.
-        schedule: how the learning rate runs.
-        out: folder of the run (checkpoints, logs, pictures, the resolved recipe).
-        steps: optimiser steps.
-        accumulate: batches a step.
-        precision: `fp32`, `bf16` or `fp16` (mixed).
-        ema: decay of the averaged weights that are evaluated and kept, warmed up as min(ema, (1+t)/(10+t)); 0
-            for none.
-        seed: of everything random.
+        schedule: the learning rate over the steps.
+        out: folder of the run: checkpoints, logs, images of predictions, the resolved recipe.
+        steps: number of optimiser steps.
+        accumulate: batches per step.
+        precision: `fp32`, or mixed precision with `bf16` or `fp16`.
+        ema: decay of the averaged weights, which are evaluated and saved; warmed up as min(ema,
+            (1+t)/(10+t)). 0 switches averaging off.
+        seed: seed of all random numbers.
         val_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
-        pictures: predictions drawn beside ground truth at each validation.
-        init_from: model file or bundled name to start from.
-        init_modules: only these modules of it (or parts), separated by commas: `backbone,decoder.unet`.
-        resume: `auto` goes on from the run's last checkpoint if there is one; or a checkpoint's path.
-        overfit: train and evaluate on the first N training images, unvaried.
+        pictures: number of predictions drawn beside ground truth at each validation.
+        init_from: model file, run folder or bundled name to start from.
+        init_modules: take only these modules of it (or parts of them), separated by commas:
+            `backbone,decoder.unet`.
+        resume: `auto` continues from the run's last checkpoint if there is one; or the path of a checkpoint.
+        overfit: train and evaluate on the first N training images, without augmentation.
         channels_last: memory layout of images and weights; faster on CPUs and tensor cores.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        devices: how many.
-        threads: CPU threads of torch; None leaves them as they are.
+        devices: number of devices.
+        threads: number of CPU threads of PyTorch; its own default if None.
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)

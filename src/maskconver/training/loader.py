@@ -29,23 +29,23 @@ from .targets import TargetConfig
 
 @dataclass
 class DataConfig:
-    """Which data, how it is varied and how it is loaded.
+    """Which data, and how it is augmented and loaded.
 
     Attributes:
-        data: folder of the data set; may be left out where the files are named one by one.
+        data: folder of the data set; not needed if the files of each split are given.
         train_split: name of the split to train on.
         val_split: name of the split to validate on.
-        train: files of the training split that lie elsewhere.
-        val: files of the validation split that lie elsewhere.
-        batch_size: images a step on one device.
-        workers: loader processes; 0 loads in the training process.
-        semantic: forget the instances: `all` classes as stuff, or `things` and one background; see
-            `SemanticView`. Data that are semantic already need no switch.
-        val_images: validate on the first so many images only; None for all.
+        train: files of the training split, if they are not in the folder.
+        val: files of the validation split, if they are not in the folder.
+        batch_size: images per step and device.
+        workers: number of loader processes; 0 loads in the training process.
+        semantic: use panoptic data for semantic training: `all` turns every class into stuff, `things` keeps
+            the thing classes and one background. Label folders need no switch.
+        val_images: validate on the first N images only; all if None.
         balance: a key of `images[]` (e.g. `image_type`) whose values are drawn more evenly than they occur.
-        balance_power: 1 draws every value equally often, 0 as it occurs.
-        augment: how pictures are varied.
-        targets: how annotation becomes targets.
+        balance_power: 1 draws every value equally often, 0 as often as it occurs.
+        augment: augmentation.
+        targets: how the annotation becomes training targets.
     """
 
     data: str = ""

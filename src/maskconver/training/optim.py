@@ -17,18 +17,19 @@ class OptimConfig:
     """The optimiser.
 
     Attributes:
-        name: `sgd` (momentum 0.9, no Nesterov; decay as L2) or `adamw` (decoupled decay).
+        name: `sgd` (momentum, no Nesterov; weight decay as L2) or `adamw` (decoupled weight decay).
         lr: peak learning rate for a batch of `base_batch` images.
-        base_batch: images a step the rate was chosen for.
-        lr_scaling: how the rate follows the real batch: `linear`, `sqrt`, `none`.
-        weight_decay: how much, on what `decay` says.
-        decay: `kernels`: of convolutions but not depthwise ones, dense layers and embedding tables (mobile
-            reference); `depthwise` ones too (multi-scale recipe); `all` parameters (multi-scale code).
+        base_batch: the number of images per step that `lr` was chosen for.
+        lr_scaling: how the learning rate follows the real batch size: `linear`, `sqrt` or `none`.
+        weight_decay: strength of the weight decay.
+        decay: what it applies to. `kernels`: convolutions except depthwise ones, dense layers and embedding
+            tables (mobile reference); `depthwise`: depthwise ones too (multi-scale recipe); `all` parameters
+            (multi-scale code).
         momentum: of SGD, 0…1.
         betas: decay rates of AdamW's two moving averages.
         eps: added to the denominator of AdamW's steps.
-        backbone_lr: the backbone's learning rate as a fraction of the others'.
-        clip_norm: gradients are scaled down to this norm; None for no clipping.
+        backbone_lr: learning rate of the backbone, as a fraction of the others'.
+        clip_norm: gradients are scaled down to this norm; no clipping if None.
     """
 
     name: Literal["sgd", "adamw"] = "adamw"
@@ -104,16 +105,17 @@ def create_optimizer(module: nn.Module, config: OptimConfig, lr: float) -> torch
 
 @dataclass
 class ScheduleConfig:
-    """How the learning rate runs.
+    """The learning rate over the steps.
 
     Attributes:
-        kind: `cosine` or `poly` to `end`, `step`: times `gamma` after each of `milestones`, or `constant`.
+        kind: `cosine` or `poly` down to `end`; `step`: multiplied by `gamma` at each of `milestones`; or
+            `constant`.
         warmup: steps of linear warm-up from `warmup_start`.
         warmup_start: learning rate at step 0.
         end: last learning rate of `cosine` and `poly`.
         power: exponent of `poly`.
-        milestones: for `step`: steps, or shares of all steps where they are below 1.
-        gamma: factor, for `step`.
+        milestones: for `step`: steps, or fractions of all steps if they are below 1.
+        gamma: factor for `step`.
     """
 
     kind: Literal["cosine", "poly", "step", "constant"] = "cosine"

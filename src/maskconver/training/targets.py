@@ -70,22 +70,23 @@ def grown(window: tuple[slice, slice], reach: int) -> tuple[slice, slice]:
 
 @dataclass
 class TargetConfig:
-    """Defaults are ours; the published recipes set the reference's (design: table of defaults).
+    """How the annotation becomes training targets. The published recipes set the reference's values.
 
     Attributes:
-        center: a thing's centre: of its `box`, the mean of its `mask`'s pixels, or the `image`'s.
-        stuff: centres of a stuff class: of its largest `islands`, one for the class (`global`), or the
-            `image`'s.
-        islands: k, how many islands of a stuff class get a centre.
-        islands_dilation: how far apart pixels still belong to one island: `2d` dilates by 30 px each way (the
-            paper); `reference` along x only (the code); `none`.
-        islands_min_area: islands of fewer pixels get no centre.
-        island_mask: the mask a stuff centre must predict: the whole `class` region or its `island`.
-        max_segments: targets an image may have for the mask losses; the heatmap always has all.
-        order: which are kept beyond the cap: the `largest`, or the first in `reference` order.
-        ignore_void: void and crowd pixels count in no loss; false makes them background as the reference
-            does.
-        min_iou: overlap that fixes the radius of a centre's Gaussian.
+        center: where the centre of a thing is: the middle of its `box`, the mean of its `mask`'s pixels, or
+            the middle of the `image`.
+        stuff: centres of a stuff class: one for each of its largest `islands`, one for the whole class
+            (`global`), or the middle of the `image`.
+        islands: how many islands of a stuff class get a centre.
+        islands_dilation: how far apart pixels still belong to one island: `2d` dilates by 30 px in both
+            directions (the paper), `reference` along x only (the public code), `none` not at all.
+        islands_min_area: islands with fewer pixels get no centre.
+        island_mask: the mask that a stuff centre predicts: the whole `class` region or its `island`.
+        max_segments: maximum number of mask targets per image; the heatmap always contains all segments.
+        order: which segments are kept if there are more: the `largest`, or the first in `reference` order.
+        ignore_void: leave void and crowd pixels out of all losses; if false they count as background, as
+            in the reference.
+        min_iou: overlap that determines the radius of a centre's Gaussian.
     """
 
     center: Literal["box", "mask", "image"] = "box"

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 @dataclass
 class ColorConfig:
-    """Strengths; 0 switches an operation off.
+    """Strengths of the colour jitter; 0 switches an operation off.
 
     Attributes:
-        brightness: of the brightness, a factor is drawn from 1-x…1+x.
-        contrast: of the contrast, a factor is drawn from 1-x…1+x.
-        saturation: of the saturation, a factor is drawn from 1-x…1+x.
-        hue: shift drawn from -x…x, in turns.
+        brightness: the brightness is multiplied by a factor from 1-x…1+x.
+        contrast: the contrast is multiplied by a factor from 1-x…1+x.
+        saturation: the saturation is multiplied by a factor from 1-x…1+x.
+        hue: the hue is shifted by -x…x, in turns.
         gamma: exponent drawn log-uniformly from 1/(1+x)…1+x.
-        invert: probability that the picture becomes its negative.
-        noise: largest standard deviation of Gaussian noise, in 0…1 of the range.
+        invert: probability that the image becomes its negative.
+        noise: largest standard deviation of Gaussian noise, as a fraction of the value range.
     """
 
     brightness: float = 0.0

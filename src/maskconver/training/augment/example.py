@@ -22,17 +22,17 @@ from .geometry import CropGeometry, crop_image, crop_map, resize_crop_geometry
 
 @dataclass
 class AugmentConfig:
-    """How training varies a picture.
+    """Augmentation of training images.
 
     Attributes:
-        crop: (height, width) of a training example; the model's input size where None.
+        crop: (height, width) of a training example in pixels; the network input if None.
         flip: probability of a horizontal flip.
         flip_vertical: probability of a vertical flip.
-        rotate90: turn by a random multiple of 90°.
-        scale: range of the scale jitter; (1, 1) is none.
-        scale_law: `uniform` as the reference, or `log`: halving as likely as doubling.
-        color: see `ColorConfig`.
-        autoaugment: `panoptic`, the policy of the published recipes, or a policy of one's own: a list of
+        rotate90: rotate by a random multiple of 90°.
+        scale: range of the scale jitter; (1, 1) switches it off.
+        scale_law: `uniform` as the reference, or `log`: halving is as likely as doubling.
+        color: colour jitter, see `ColorConfig`.
+        autoaugment: `panoptic`, the policy of the published recipes, or a policy of your own: a list of
             sub-policies, each a list of [operation, probability, level 0…10].
         copy_paste: see `CopyPasteConfig`; off by default.
     """
