@@ -3,7 +3,6 @@
 VENV ?= .venv
 CORE_VENV ?= .venv-core
 MODEL ?= nuclei
-DATA ?= ../shared/data
 SHELL := /bin/bash
 # The first Python that is new enough and can make environments; say `make PYTHON=... setup` for another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -13,12 +12,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 CORE_READY := $(CORE_VENV)/ready
 PIP := -m pip --disable-pip-version-check --quiet install
-# Tests of what works without PyTorch; these files may use it only behind pytest.importorskip.
-CORE_TESTS := $(wildcard tests/test_core_without_torch.py tests/test_docs.py tests/test_categories.py tests/test_idmap.py \
-	tests/test_segmentation.py tests/test_preprocess.py tests/test_predictor.py tests/merge tests/metrics tests/cli \
-	tests/data tests/golden/test_merge.py tests/golden/test_preprocess.py tests/golden/test_pq.py)
+LOWEST_VENV ?= .venv-lowest
+# The rooms that work without PyTorch; their tests may use it only behind pytest.importorskip. A path that is
+# not there fails.
+CORE_ROOMS := $(addprefix tests/,core io data merge metrics inference cli)
+CORE_TESTS := tests/test_core_without_torch.py tests/test_layout.py tests/test_docs.py $(CORE_ROOMS) \
+	$(addprefix tests/golden/,test_merge.py test_preprocess.py test_pq.py)
 
-.PHONY: help setup demo test test-slow test-core golden lint format bench docs clean
+.PHONY: help setup demo test test-slow test-core test-lowest wheel golden lint format bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +57,19 @@ test-core: $(CORE_READY)  ## the core's tests, in an environment without PyTorch
 	@MASKCONVER_TFLITE=$$(ls $(CORE_VENV)/nuclei.tflite 2>/dev/null) \
 		$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
 
+# Only what the lowest versions may break: no files of other runtimes, no documentation.
+test-lowest:  ## the core's tests with the lowest versions that are allowed
+	@if [ ! -x $(LOWEST_VENV)/bin/python ]; then $(PYTHON) -m venv $(LOWEST_VENV); fi
+	@rm -rf build
+	@$(LOWEST_VENV)/bin/python $(PIP) -c constraints-lowest.txt pytest hypothesis '.[onnx]'
+	@$(LOWEST_VENV)/bin/python $(PIP) --force-reinstall --no-deps .
+	@$(LOWEST_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
+
+wheel: $(READY)  ## build the package and look at what is in it
+	@rm -rf build
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet wheel --no-deps --wheel-dir build/wheel .
+	@MASKCONVER_WHEEL=$$(ls build/wheel/*.whl) $(BIN)/python -m pytest tests/test_wheel.py
+
 # A plain install, not an editable one: this also tests that the package carries all its files.
 $(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/__pycache__/*')
 	@if [ ! -x $(CORE_VENV)/bin/python ]; then $(PYTHON) -m venv $(CORE_VENV); fi
@@ -74,9 +88,8 @@ format: $(READY)  ## let ruff mend what it can
 # A script that fails, for want of data or of a trained model, does not stop the others; all such are named at the end.
 bench: $(READY)  ## run every script of benchmarks/ (hours)
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
-	@failed=; for script in benchmarks/[a-z]*.py; do \
-		arguments=; [ $$script != benchmarks/precision.py ] || arguments="nuclei $(DATA)/dsb2018-nuclei"; \
-		echo "== $$script $$arguments"; $(BIN)/python $$script $$arguments || failed="$$failed $$script"; \
+	@failed=; for script in $(filter-out benchmarks/harness.py,$(sort $(wildcard benchmarks/*.py))); do \
+		echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
 	done; [ -z "$$failed" ] || { echo "make: not finished:$$failed" >&2; exit 1; }
 
 # Strict: a warning or a link that leads nowhere fails. The command-line reference is written from the parsers first.
@@ -86,4 +99,4 @@ docs: $(READY)  ## build the documentation into site/
 	@$(BIN)/zensical build --clean --strict
 
 clean:  ## remove the environments and everything built
-	rm -rf $(VENV) $(CORE_VENV) build site demo_out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CORE_VENV) $(LOWEST_VENV) build site demo_out .mypy_cache .ruff_cache .pytest_cache

@@ -1,3 +1,5 @@
+"""`python -m maskconver.cli` is the command `maskconver`."""
+
 import sys
 
 from .main import main

@@ -130,7 +130,6 @@ def require_same_categories(model: Categories, data: Categories) -> None:
     Raises:
         ConfigError: names both and the way out.
     """
-
     if found := differences(model, data, "the model", "the data"):
         text = "; ".join(text for _, text in found[:3]) + ("; …" if len(found) > 3 else "")
         raise ConfigError(

@@ -72,6 +72,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def best_device() -> str:
+    """`cuda`, `mps` or `cpu`: the first that PyTorch can use here."""
     import torch
 
     if torch.cuda.is_available():

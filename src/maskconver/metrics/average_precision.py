@@ -17,10 +17,12 @@ from .panoptic_quality import match_segments
 
 @dataclass(frozen=True, slots=True)
 class PooledAPResult:
-    """Attributes:
-    ap: TP / (TP + FP + FN) over the things of all classes and images, 0…1; NaN if there is none.
-    tp, fp, fn: the counts.
-    per_class: the same fraction by category id, things only.
+    """The figure and what it is made of.
+
+    Attributes:
+        ap: TP / (TP + FP + FN) over the things of all classes and images, 0…1; NaN if there is none.
+        tp, fp, fn: the counts.
+        per_class: the same fraction by category id, things only.
     """
 
     ap: float

@@ -88,12 +88,12 @@ class SegmentationModel(nn.Module, ABC):
         """
 
     def optimized(self, *, topk: TopK = stable_topk) -> SegmentationModel:
-        """A model for inference alone, faster and equal but for rounding; this one stays as it is.
+        """A model for inference alone, in evaluation mode, faster and equal but for rounding; this one stays.
 
         Args:
             topk: how scores are ranked: see `topk`.
         """
-        return self.family.optimize(self, topk=topk)
+        return self.family.optimize(self, topk=topk).eval()
 
     push_to_hub = _function("push_to_hub")
     save_pretrained = _function("save_pretrained")

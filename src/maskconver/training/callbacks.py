@@ -74,8 +74,9 @@ class EMA(pl.Callback):
 
 
 class ModelFiles(pl.Callback):
-    """Writes `last.safetensors` and, when PQ (of semantic models mIoU) rises, `best.safetensors`, after each
-    validation.
+    """Writes model files after each validation.
+
+    `last.safetensors`, and `best.safetensors` when PQ (of semantic models mIoU) rises.
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
@@ -150,8 +151,9 @@ class Checkpoints(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Logs images a second of the step and of the loader, so that the slower is seen, and which share of the
-    step matching takes, where the criterion matches.
+    """Logs images per second of the step and of the loader, so that the slower is seen.
+
+    And which share of the step matching takes, where the criterion matches.
     """
 
     def __init__(self, batch: int) -> None:
@@ -183,8 +185,9 @@ class Throughput(pl.Callback):
 
 
 class Pictures(pl.Callback):
-    """Draws the first predictions of each validation beside their ground truth, to `pictures/` and
-    TensorBoard.
+    """Draws the first predictions of each validation beside their ground truth.
+
+    To `pictures/` and TensorBoard.
     """
 
     def __init__(self, folder: Path, count: int) -> None:

@@ -1,0 +1,1 @@
+"""What is between backbone and heads."""

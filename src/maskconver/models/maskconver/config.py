@@ -20,8 +20,9 @@ LEVEL_RANGES_1280 = ((0.0, 100.0), (100.0, 200.0), (200.0, 400.0), (400.0, 800.0
 
 @dataclass
 class MaskConverConfig:
-    """Architecture of a single-scale MaskConver (arXiv 2312.06052; tensorflow/models,
-    official/projects/maskconver).
+    """Architecture of a single-scale MaskConver.
+
+    Of arXiv 2312.06052 and tensorflow/models, official/projects/maskconver.
 
     Attributes:
         backbone: `mobilenet_mh`, `spinenet49`, `spinenet49plus` (reconstructions), or a timm name, see

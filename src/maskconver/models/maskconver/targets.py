@@ -133,7 +133,7 @@ def _root(a: float, b: Tensor, c: Tensor) -> Tensor:
 
 
 def gaussian_sigma(boxes: Tensor, stride: int, min_iou: float = 0.7) -> Tensor:
-    """sigma in cells, (n,), of boxes (n, 4) `(ymin, xmin, ymax, xmax)` in pixels."""
+    """Sigma in cells, (n,), of boxes (n, 4) `(ymin, xmin, ymax, xmax)` in pixels."""
     height, width = ((boxes[:, 2:] - boxes[:, :2]) / stride).unbind(1)
     return (2 * gaussian_radius(height, width, min_iou).floor().clamp(min=0) + 1) / 6
 
