@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from maskconver import Predictor, load
@@ -108,6 +109,19 @@ def test_switched_off_it_is_kmax(trained: tuple[KMaXDeepLab, list[float], nn.Mod
         found.append(criterion(model.train(), model(batch.images), batch))
     assert found[0].keys() == found[1].keys() and "remask" not in found[0]
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+@pytest.mark.parametrize("at_test", [False, True])
+def test_a_file_of_an_earlier_version_is_loaded(at_test: bool, tmp_path: Path) -> None:
+    remax = {"mask_id_loss": "sigmoid", "remask_layers": 2, "eta": 0.1}
+    model = small(remask_at_test=remax if at_test else None)
+    save(model, tmp_path / "model.safetensors")
+    meta = read_metadata(tmp_path / "model.safetensors")
+    meta["config"] = {**meta["config"], "remax": {**remax, "remask_at_test": at_test}}
+    del meta["config"]["remask_at_test"]
+    state = read_state(tmp_path / "model.safetensors")
+    save_file(state, tmp_path / "old.safetensors", metadata={"maskconver": json.dumps(meta)})
+    assert load(tmp_path / "old.safetensors").config == model.config
 
 
 @torch.no_grad()
@@ -232,7 +246,7 @@ def test_a_trained_model_is_evaluated_predicts_and_is_fine_tuned(
     assert found.ids.shape == (50, 70)
     more = (f"--init-from={model}", "--steps=1", "--val_every=1", "--model.proposals=9")
     assert main(words(scenes, tmp_path, *more)) == 0
-    assert "tensors taken" in capsys.readouterr().out
+    assert "tensors loaded" in capsys.readouterr().out
     assert read_state(tmp_path / "last.safetensors")["decoder.centers"].shape == (256, 9)
 
 
