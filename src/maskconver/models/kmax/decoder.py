@@ -108,7 +108,7 @@ class KMeansLayer(nn.Module):
         num_classes: K.
         drop: stochastic depth of the three branches.
         momentum: of the batch norms.
-        gate: relaxes the masks that pixels join by (`remax.remask_at_test`); None for the masks themselves.
+        gate: relaxes the masks that pixels join by (`remask_at_test`); None for the masks themselves.
     """
 
     def __init__(
