@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("lightning")
-
 import maskconver as mc
 from maskconver.cli.main import main
 from maskconver.data.synth.write import write_dataset
 from maskconver.models import registry
+
+pytest.importorskip("lightning")
 
 
 @pytest.fixture(scope="module")
