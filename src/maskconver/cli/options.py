@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,6 +161,9 @@ def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Calla
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:  # rich 13 prints an empty line even where a bar is disabled
+        yield lambda: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -167,7 +171,7 @@ def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Calla
         TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=total, rate=0.0)
 
         def advance() -> None:
@@ -187,12 +191,18 @@ def stages() -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    if not Console(stderr=True).is_terminal:
+        yield lambda text: None
+        return
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
-        task = shown.add_task("", total=None)
+    own = {"redirect_stdout": False, "redirect_stderr": False, "transient": True}
+    with (  # a stream of its own, as stages may silence standard error
+        os.fdopen(os.dup(2), "w", encoding="utf-8") as terminal,
+        Progress(*columns, console=Console(file=terminal), **own) as bar,
+    ):
+        task = bar.add_task("", total=None)
 
         def report(text: str) -> None:
-            shown.reset(task, description=text)
+            bar.reset(task, description=text)
 
         yield report

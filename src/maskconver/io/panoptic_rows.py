@@ -299,7 +299,7 @@ def segment_row(row: Any, image_id: int | str, report: Report) -> SegmentRow | N
         text = f"{where}: bbox {_short(box)} is not four numbers x, y, width, height and is ignored"
         report("wrong-bbox", text, "warning", image_id, number)
         box = None
-    return SegmentRow(number, category, flag or 0, area, None if box is None else tuple(box))  # type: ignore[arg-type]
+    return SegmentRow(number, category, flag or 0, area, None if box is None else tuple(box))
 
 
 def whole(value: Any) -> int | None:

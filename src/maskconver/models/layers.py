@@ -134,7 +134,7 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     For chains of cheap operations without running statistics or draws: the same numbers in less memory.
     """
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
-        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
     return function(x)
 
 

@@ -157,7 +157,7 @@ class SpineNet(nn.Module):
             sizes[stride] = tuple(-(-n // 2) for n in sizes[stride // 2])
         for block, row, paths in zip(list(self.blocks)[2:], BLOCKS, self.paths):
             first, second = (
-                path(made[n], sizes[row.stride])  # type: ignore[operator]
+                path(made[n], sizes[row.stride])
                 for n, path in zip(row.parents, paths)  # type: ignore[call-overload]
             )
             made.append(block(self.activation(first + second)))

@@ -95,9 +95,9 @@ class Head(nn.Module):
         for name in outputs:
             for conv in getattr(self, name):
                 if name == "dw":
-                    nn.init.xavier_uniform_(conv.weight)  # type: ignore[arg-type]
+                    nn.init.xavier_uniform_(conv.weight)
                 else:
-                    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # type: ignore[arg-type]
+                    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.trunc_normal_(self.out.weight, std=0.01, a=-0.02, b=0.02)
         assert self.out.bias is not None
         nn.init.constant_(self.out.bias, bias)
