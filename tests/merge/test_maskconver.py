@@ -1,7 +1,7 @@
 """The merge rule, against a slow version of its definition and in what it promises, computed both ways."""
 
 import tracemalloc
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskconver.core.categories import Categories, Category
-from maskconver.core.config import PostprocessConfig
+from maskconver.core.config import CHOICES, PostprocessConfig
 from maskconver.core.preprocess import resize_bilinear
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.errors import ConfigError, MaskconverError
-from maskconver.merge import postprocess, reference
+from maskconver.merge import RULES, postprocess, reference
 from maskconver.merge.maskconver import merge_masks, output_taps
 
 IS_THING = np.array([True, True, False, False])
@@ -294,6 +294,13 @@ def test_masks_on_a_gpu_stay_there_unless_the_reference_is_asked_for(monkeypatch
     assert not used
     postprocess(proposals(), OPEN, CATEGORIES)
     assert used
+
+
+def test_every_rule_that_a_config_may_name_is_there_and_says_what_it_does_not_read():
+    assert [*RULES] == [*CHOICES["rule"]]
+    names = {field.name for field in fields(PostprocessConfig)}
+    for name, rule in RULES.items():
+        assert rule.name == name and set(rule.unused) < names
 
 
 def test_a_rule_that_does_not_exist_is_refused():

@@ -1,4 +1,4 @@
-"""Configuration inside every model file: how a picture goes in and how masks become an answer."""
+"""Configuration inside every model file: how an image goes in and how masks become an answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class InputConfig:
             of RGBA and other images of 4 channels.
         std: the values are then divided by it, one number a channel.
         stretch: `percentile` first maps each image's `percentiles` to 0…1 (one range over all channels),
-            for pictures that use a small part of their range (fluorescence microscopy).
+            for images that use a small part of their range (fluorescence microscopy).
         percentiles: low and high percentile of the stretch, in percent.
     """
 
@@ -39,16 +39,16 @@ class InputConfig:
 
     @property
     def channels(self) -> int:
-        """How many channels a picture is read with."""
+        """How many channels an image is read with."""
         return len(self.mean)
 
     def for_channels(self, channels: int) -> InputConfig:
-        """The same for pictures of so many channels.
+        """The same for images of so many channels.
 
         Mean and std of RGB become their average, for grey or for each channel beyond the third.
 
         Raises:
-            ConfigError: as many as neither RGB nor the picture has channels.
+            ConfigError: as many as neither RGB nor the image has channels.
         """
         if len(self.mean) == len(self.std) == channels:
             return self
@@ -69,18 +69,18 @@ class PostprocessConfig:
     """Thresholds that turn proposals into one label a pixel.
 
     Attributes:
-        rule: which merge rule the model was made for.
-        score_threshold: proposals with a score at or below it are dropped.
-        overlap_threshold: a proposal survives if it wins more than this share of its own mask.
-        min_area: smallest area a proposal must exceed, as a fraction of the square canvas with the image's
-            longer side (256 / 640² is the published 256 px on the 640 px canvas).
-        mask_threshold: a mask claims only pixels where its probability exceeds this; 0, as published, gives
-            every pixel to somebody, also where no mask says so.
-        nms_iou: first, a proposal is dropped if its mask (above 0.5, at the masks' own stride) overlaps
-            a better one of the same label by more than this IoU; 1, as published, drops none. Two peaks
-            on one object otherwise share its pixels, and both may fail the overlap test.
-        reassign: pixels of rejected proposals go to the best kept one instead of becoming void (then
-            `mask_threshold` applies again); false as published.
+        rule: the post-processing rule that the model was made for, a name in `merge.RULES`.
+        score_threshold: proposals with a score at or below this value are discarded.
+        overlap_threshold: a proposal is kept if it wins more than this share of its own mask.
+        min_area: a proposal must win more pixels than this fraction of (longer image side)². 256 / 640² is
+            the published 256 px of a 640 px input.
+        mask_threshold: a pixel goes only to masks whose probability exceeds this value there. With 0, as
+            published, every pixel goes to a proposal, even where no mask is likely.
+        nms_iou: before that, a proposal is discarded if its mask (above 0.5, at the masks' own stride)
+            overlaps a better one of the same label by more than this IoU; 1, as published, discards none. Two
+            peaks on one object otherwise share its pixels, and both may fail the overlap test.
+        reassign: pixels of rejected proposals go to the best kept one instead of becoming void, where it
+            passes `mask_threshold`; false as published.
         fill_label: label (0…C-1, of stuff) of the pixels that no segment claims; None leaves them void. The
             public code of MaskConver's semantic models fills with class 0 (VOC's background).
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
@@ -108,7 +108,7 @@ class PostprocessConfig:
     stuff_min_area: float | None = None
 
     def check(self) -> None:
-        """Refuses values that mean nothing, before they are met with picture by picture.
+        """Refuses values that mean nothing, before the first image.
 
         Raises:
             ConfigError: naming the field, its choices or range, and the value.

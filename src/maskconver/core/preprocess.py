@@ -1,4 +1,4 @@
-"""From a picture to the network's canvas: stretch, normalise, resize, pad; everywhere the same."""
+"""From an image to the network's canvas: stretch, normalise, resize, pad; everywhere the same."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def prepare(
     Args:
         image: H×W×C uint8, as many channels as the config has.
         config: the model's input; see `InputConfig` for the two modes.
-        whole: (height, width) of the picture of which `image` is a half, a quarter or an eighth (as
-            `read_reduced` gives it); the geometry is then the whole picture's.
+        whole: (height, width) of the image of which `image` is a half, a quarter or an eighth (as
+            `read_reduced` gives it); the geometry is then the whole image's.
         dtype: `np.uint8` for exported files that normalise for themselves.
 
     Returns:
@@ -55,13 +55,13 @@ def prepare(
     """
     if image.ndim != 3 or image.shape[2] != config.channels:
         raise ConfigError(
-            f"a picture of shape {image.shape}, but the model takes {config.channels} channels "
+            f"an image of shape {image.shape}, but the model takes {config.channels} channels "
             "(a model of others is made with `in_channels`)"
         )
     size = whole or (image.shape[0], image.shape[1])
     scaled = scaled_size(size, config)
     canvas = config.size if config.mode == "fit" else tuple(_multiple(n, config.multiple) for n in scaled)
-    # The last row and column of a reduced picture may stand for fewer pixels than the others.
+    # The last row and column of a reduced image may stand for fewer pixels than the others.
     step = 1
     while step * image.shape[0] < size[0] or step * image.shape[1] < size[1]:
         step *= 2
@@ -178,7 +178,7 @@ def _multiply_add(config: InputConfig, white: float) -> tuple[NDArray[np.float32
 def stretch(image: NDArray[np.uint8], percentiles: tuple[float, float]) -> NDArray[np.float32]:
     """Map an image's low and high percentile to 0 and 1 and clip: one range over all channels.
 
-    A picture whose percentiles coincide (a few bright spots on black) is stretched over all the values it
+    An image whose percentiles coincide (a few bright spots on black) is stretched over all the values it
     has; one of a single value is only divided by 255.
 
     Args:

@@ -49,7 +49,7 @@ class Taps:
         Args:
             length: cells of the source.
             target: cells of the result, which cover the source's first `span` cells.
-            span: all of them if left out; less where the last cell is only partly inside the picture.
+            span: all of them if left out; less where the last cell is only partly inside the image.
         """
         # float32 as in torch and TensorFlow: the same weights to the last bit or nearly so
         half, step = np.float32(0.5), np.float32((span or length) / target)

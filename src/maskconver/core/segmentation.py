@@ -32,8 +32,8 @@ class Segmentation:
         ids: H×W int32 segment ids, 0 = void.
         segments: a row for every id, highest score first where a model made them.
         categories: the label set.
-        image: H×W×3 uint8 RGB (or of the model's channels), the picture itself, or None.
-        file_name: where the picture came from; "" if unknown.
+        image: H×W×3 uint8 RGB (or of the model's channels), the image itself, or None.
+        file_name: where the image came from; "" if unknown.
     """
 
     ids: NDArray[np.int32]
@@ -115,7 +115,7 @@ class Segmentation:
         return self.ids == segment_id
 
     def resized(self, size: tuple[int, int]) -> Segmentation:
-        """The same at another (height, width), every pixel that of the nearest one; the picture, too.
+        """The same at another (height, width), every pixel that of the nearest one; the image, too.
 
         Segments that no pixel is left of are left out.
         """
@@ -138,7 +138,7 @@ class Segmentation:
         min_score: float = 0.0,
         min_area: int = 0,
     ) -> Segmentation:
-        """The same picture with fewer segments; the pixels of the others become void, ids stay as they are.
+        """The same image with fewer segments; the pixels of the others become void, ids stay as they are.
 
         Args:
             predicate: keep a segment where this is true.
@@ -168,7 +168,7 @@ class Segmentation:
         labels: bool | None = None,
         scores: bool = False,
     ) -> Image:
-        """The segments as a coloured layer over the picture.
+        """The segments as a coloured layer over the image.
 
         Every thing has its own colour near its category's; stuff has the category's.
 
@@ -195,7 +195,7 @@ class Segmentation:
 
         Args:
             image_id: as in the file's `images`.
-            file_name: of the panoptic PNG; the picture's stem + `.png` if left out.
+            file_name: of the panoptic PNG; the image's stem + `.png` if left out.
         """
         rows = [
             {

@@ -1,4 +1,4 @@
-"""What an exported file says about itself, whatever its format: how pictures go in, and what comes out."""
+"""What an exported file says about itself, whatever its format: how images go in, and what comes out."""
 
 from __future__ import annotations
 
@@ -114,16 +114,16 @@ class CanvasMap:
         image: bool = True,
         side: int | None = None,
     ) -> Segmentation:
-        """The map cut to the picture and brought to its size, each pixel from the nearest of the canvas.
+        """The map cut to the image and brought to its size, each pixel from the nearest of the canvas.
 
         Segments of which nothing is left are dropped; the others are numbered 1…S again.
 
         Args:
-            geometry: how the canvas lies on the picture.
+            geometry: how the canvas lies on the image.
             config: the file's input.
             categories: the label set.
             image: false leaves the map on the canvas as it is.
-            side: longer side of the answer in pixels, the picture's own if left out.
+            side: longer side of the answer in pixels, the image's own if left out.
 
         Raises:
             MaskconverError: a segment that is not listed, or of a label that does not exist.

@@ -1,4 +1,4 @@
-"""`Predictor`: a picture in, a `Segmentation` out, whatever runs the network."""
+"""`Predictor`: an image in, a `Segmentation` out, whatever runs the network."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True)
 class _Ready:
-    """A picture on the canvas; `picture` is None where it is not wanted or was only read reduced."""
+    """An image as network input; `pixels` is None where it is not wanted or was only read reduced."""
 
     canvas: NDArray[Any]
     geometry: Geometry
-    picture: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8] | None
     name: str
 
 
@@ -53,7 +53,7 @@ _Read = tuple[
 
 
 class Predictor:
-    """Segments pictures with one model.
+    """Segments images with one model.
 
     ```python
     predictor = Predictor("nuclei", score_threshold=0.3)
@@ -66,7 +66,7 @@ class Predictor:
         proposals: masks an image to ask for; the model's own number if left out.
         batch_size: how many images of a list run together, where their canvases have one size.
         max_pixels: larger files are refused.
-        white_level: the value shown as white in pictures of more than 8 bits, e.g. 4095.
+        white_level: the value shown as white in images of more than 8 bits, e.g. 4095.
         draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the canvas needs no
             more. The answer has the size of the file all the same, but differs a little, and its `image` is
             None for such files. See docs/decisions/draft-jpeg.md.
@@ -131,16 +131,16 @@ class Predictor:
     @overload
     def __call__(self, images: Any) -> Segmentation: ...
     def __call__(self, images: Any) -> Segmentation | list[Segmentation]:
-        """Segment one picture, or a list of them.
+        """Segment one image, or a list of them.
 
         Args:
-            images: a path, a Pillow picture, an array H×W[×3], a tensor [3×]H×W (see `as_image`).
+            images: a path, a Pillow image, an array H×W[×3], a tensor [3×]H×W (see `as_image`).
 
         Returns:
-            A segmentation at the picture's own size, with the picture in it; a list for a list.
+            A segmentation at the image's own size, with the image in it; a list for a list.
 
         Raises:
-            ImageError: a picture that cannot be read.
+            ImageError: an image that cannot be read.
             MaskconverError: the network returned NaN or infinite values.
         """
         if not isinstance(images, list | tuple):
@@ -160,7 +160,7 @@ class Predictor:
         threads: int = 2,
         seconds: dict[str, float] | None = None,
     ) -> Generator[tuple[Item, Segmentation | MaskconverError], None, None]:
-        """Segment pictures one after the other, the next ones being read meanwhile.
+        """Segment images one after the other, the next ones being read meanwhile.
 
         ```python
         for path, answer in predictor.stream(Path("plates").glob("*.png")):
@@ -171,9 +171,9 @@ class Predictor:
             images: what `Predictor` takes, of any number; or anything that `read` understands.
             read: opens one of them, in a background thread, e.g. `dataset.image` for the numbers of a data
                 set. Must give what `Predictor` takes.
-            keep_images: false leaves the picture out of the answers. It is then let go before the network
-                runs, so that no more than `threads` pictures are in memory at a time.
-            ahead: how many pictures are read ahead, 0 or more; at least `batch_size - 1`.
+            keep_images: false leaves the image out of the answers. It is then let go before the network
+                runs, so that no more than `threads` images are in memory at a time.
+            ahead: how many images are read ahead, 0 or more; at least `batch_size - 1`.
             threads: how many read at a time.
             seconds: gets the time of each stage added: `decode` and `prepare` (resizing and normalising) in
                 their threads; `waiting` for them, `network` and `postprocess` in the caller's.
@@ -183,7 +183,7 @@ class Predictor:
             after which the others follow.
 
         Warns:
-            ImageWarning: in the caller's thread, before the picture it is about.
+            ImageWarning: in the caller's thread, before the image it is about.
         """
         times = {} if seconds is None else seconds
 
@@ -207,7 +207,7 @@ class Predictor:
         items = [item for item, _ in begun]
         with timed(times, "waiting"):
             done = [future.result() for _, future in begun]
-        begun.clear()  # a future keeps its picture
+        begun.clear()  # a future keeps its image
         for _, _, spent in done:
             for stage, value in spent.items():
                 times[stage] = times.get(stage, 0.0) + value
@@ -229,7 +229,7 @@ class Predictor:
         with timed(times, "decode"):
             image = read(image) if read else image
             if self.draft_jpeg and isinstance(image, str | os.PathLike):
-                picture, whole = read_reduced(
+                pixels, whole = read_reduced(
                     image,
                     lambda size: scaled_size(size, self.runtime.input),
                     max_pixels=self.max_pixels,
@@ -238,7 +238,7 @@ class Predictor:
                 )
                 name = Path(image).name
             else:
-                picture, name = as_image(
+                pixels, name = as_image(
                     image,
                     max_pixels=self.max_pixels,
                     white_level=self.white_level,
@@ -246,9 +246,9 @@ class Predictor:
                 )
         with timed(times, "prepare"):
             dtype = getattr(self.runtime, "dtype", np.float32)
-            canvas, geometry = prepare(picture, self.runtime.input, whole=whole, dtype=dtype)
-        keep = keep and picture.shape[:2] == geometry.image_size
-        return _Ready(canvas, geometry, picture if keep else None, name)
+            canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype)
+        keep = keep and pixels.shape[:2] == geometry.image_size
+        return _Ready(canvas, geometry, pixels if keep else None, name)
 
     def _answers(
         self, ready: Sequence[_Ready], seconds: dict[str, float]
@@ -274,7 +274,7 @@ class Predictor:
             with timed(times, "postprocess"):
                 answers = self._segmentations(found, tuple(one.geometry for one in together))
                 results += [
-                    replace(answer, image=_of_size(one.picture, answer.ids.shape), file_name=one.name)
+                    replace(answer, image=_of_size(one.pixels, answer.ids.shape), file_name=one.name)
                     for answer, one in zip(answers, together)
                 ]
         return results
@@ -343,11 +343,11 @@ def _require_settings(settings: dict[str, Any]) -> None:
     PostprocessConfig(**settings).check()
 
 
-def _of_size(picture: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The picture at the size of an answer that is not its own (`output_side`)."""
-    if picture is None or picture.shape[:2] == size:
-        return picture
-    return np.clip(resize_bilinear(picture, (size[0], size[1])) + 0.5, 0, 255).astype(np.uint8)
+def _of_size(pixels: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The image at the size of an answer that is not its own (`output_side`)."""
+    if pixels is None or pixels.shape[:2] == size:
+        return pixels
+    return np.clip(resize_bilinear(pixels, (size[0], size[1])) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _named(error: Exception) -> MaskconverError:

@@ -68,11 +68,6 @@ class Rule:
         own = "stuff_threshold" not in self.unused and config.stuff_threshold is not None
         return "stuff_threshold" if own else "score_threshold"
 
-    def thresholds(self, config: PostprocessConfig, is_thing: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """(C,) float32: the score that a proposal of each class must exceed."""
-        stuff = getattr(config, self.stuff_field(config))
-        return np.where(is_thing, config.score_threshold, stuff).astype(np.float32)
-
 
 RULES = {
     rule.name: rule
