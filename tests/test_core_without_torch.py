@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from maskconver.core.files import WEIGHTS
 from maskconver.data.synth.write import write_dataset
-from maskconver.inference.runtime import BUNDLED
 
 BLOCK = """
 import importlib, sys
@@ -100,7 +100,7 @@ def test_generated_data_can_be_written_and_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["nuclei", str(BUNDLED / "nuclei.onnx"), "litert"], ids=["name", "file", "litert"]
+    "model", ["nuclei", str(WEIGHTS / "nuclei.onnx"), "litert"], ids=["name", "file", "litert"]
 )
 def test_the_bundled_model_predicts_and_is_evaluated(model: str, tmp_path: Path) -> None:
     if model == "litert":
@@ -143,5 +143,5 @@ def test_the_bundled_model_without_onnx_runtime_names_the_extra(tmp_path: Path) 
 
 
 def test_the_package_stays_small() -> None:
-    assert (BUNDLED / "nuclei.onnx").stat().st_size <= 5e6
-    assert sum(file.stat().st_size for file in BUNDLED.iterdir()) <= 30e6
+    assert (WEIGHTS / "nuclei.onnx").stat().st_size <= 5e6
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) <= 30e6

@@ -1,5 +1,8 @@
 """The entry point: help, version, exit codes and errors of one line."""
 
+import os
+import pickle
+import subprocess
 import sys
 from types import ModuleType
 
@@ -146,3 +149,34 @@ def test_every_extra_that_is_named_exists() -> None:
     from importlib.metadata import metadata
 
     assert set(cli._EXTRA_OF.values()) <= set(metadata("maskconver").get_all("Provides-Extra"))
+
+
+def test_settings_of_the_library_are_shown_as_options_of_the_command(command, capsys) -> None:
+    error = DataError(
+        "too many", where="a.png", fix="allow it with `count=7` or `counts`, not with `other=1`"
+    )
+    assert command(error) == 2
+    assert capsys.readouterr().err == (
+        "maskconver: error: a.png: too many; allow it with --count 7 or `counts`, not with `other=1`\n"
+    )
+    assert str(error) == "a.png: too many; allow it with `count=7` or `counts`, not with `other=1`"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_help_of_a_group_lists_its_commands(capsys) -> None:
+    assert main(["data", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "data check" in out and "data synth" in out and "evaluate" not in out
+
+
+def test_abbreviated_options_are_refused(command, capsys) -> None:
+    assert command(0, "--coun", "3") == 2
+    assert "did you mean --count" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932"])
+def test_text_that_an_encoding_cannot_show_is_replaced(encoding: str) -> None:
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}
+    words = [sys.executable, "-m", "maskconver.cli", "--help"]
+    done = subprocess.run(words, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 0 and b"usage: maskconver" in done.stdout and done.stderr == b""

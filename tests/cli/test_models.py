@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("torch")
 
 from maskconver.cli.main import main
-from maskconver.models.checkpoint import WEIGHTS, read_metadata
+from maskconver.core.files import WEIGHTS
+from maskconver.models.checkpoint import read_metadata
 
 
 def test_a_row_says_what_a_model_costs(capsys: pytest.CaptureFixture[str]) -> None:

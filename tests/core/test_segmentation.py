@@ -223,3 +223,16 @@ def test_drawing_on_another_picture_needs_its_size():
 def test_a_notebook_shows_a_png():
     picture = Image.open(io.BytesIO(large()._repr_png_()))
     assert picture.format == "PNG" and picture.size == (320, 240)
+
+
+def test_stuff_leaves_the_line_to_a_thing_on_either_side():
+    categories = Categories(
+        [Category(1, "thing", True, (200, 0, 0)), Category(2, "stuff", False, (0, 0, 200))]
+    )
+    ids = np.full((20, 30), 2, np.int32)
+    ids[:, 10:20] = 1  # a thing with stuff on its left and on its right
+    seg = Segmentation.from_ids(ids, labels=[0, 1], segment_ids=[1, 2], categories=categories)
+    seg.image = np.full((20, 30, 3), 128, np.uint8)
+    plain, lined = (np.asarray(seg.draw(borders=b, labels=False)) for b in (False, True))
+    changed = (plain != lined).any(-1)
+    assert changed[:, [10, 19]].all() and changed.sum() == 40

@@ -278,3 +278,91 @@ def test_command_shows_as_many_as_asked(spoiled: Spoil, capsys) -> None:
 
     assert main(["data", "check", str(spoiled(change)), "--show", "1"]) == 1
     assert "2 more wrong-area" in capsys.readouterr().out
+
+
+# What is odd in a JSON, and whether it is an error; None = nothing is said.
+ODD: dict[str, tuple[Any, str | None]] = {
+    "width 24.0": (lambda c: c["images"][0].update(width=32.0), None),
+    "width null": (lambda c: c["images"][0].update(width=None), None),
+    "width text": (lambda c: c["images"][0].update(width="32"), "warning"),
+    "image id 1.0": (lambda c: c["images"][0].update(id=1.0), None),
+    "image id text": (lambda c: c["images"][0].update(id="1"), "error"),
+    "image id null": (lambda c: c["images"][0].update(id=None), "error"),
+    "image_id 1.0": (lambda c: c["annotations"][0].update(image_id=1.0), None),
+    "dot slash": (lambda c: c["images"][0].update(file_name="./a.png"), None),
+    "row no object": (lambda c: c["images"].append(3), "error"),
+    "segments no list": (lambda c: c["annotations"][0].update(segments_info={}), "error"),
+    "segments null": (lambda c: c["annotations"][0].update(segments_info=None), "error"),
+    "segment no object": (lambda c: c["annotations"][0]["segments_info"].append(3), "error"),
+    "crowd 0.0": (lambda c: _segment(c, 1, iscrowd=0.0), None),
+    "crowd null": (lambda c: _segment(c, 1, iscrowd=None), None),
+    "crowd text": (lambda c: _segment(c, 1, iscrowd="0"), "warning"),
+    "crowd word": (lambda c: _segment(c, 1, iscrowd="no"), "error"),
+    "crowd 2": (lambda c: _segment(c, 1, iscrowd=2), "warning"),
+    "area text": (lambda c: _segment(c, 1, area="48"), "warning"),
+    "area -1": (lambda c: _segment(c, 1, area=-1), "warning"),
+    "area NaN": (lambda c: _segment(c, 1, area=float("nan")), "warning"),
+    "bbox empty": (lambda c: _segment(c, 1, bbox=[]), "warning"),
+    "bbox null": (lambda c: _segment(c, 1, bbox=None), None),
+    "bbox Infinity": (lambda c: _segment(c, 1, bbox=[4, 4, float("inf"), 6]), "warning"),
+    "segment id text": (lambda c: _segment(c, 1, id="5"), "error"),
+    "segment id 5.0": (lambda c: _segment(c, 1, id=5.0), None),
+    "segment id 10^400": (lambda c: _segment(c, 1, id=10**400), "error"),
+    "category_id text": (lambda c: _segment(c, 1, category_id="1"), "error"),
+    "category id 2^60": (lambda c: c["categories"][0].update(id=1 << 60), "error"),
+    "isthing 1.0": (lambda c: c["categories"][0].update(isthing=1.0), None),
+    "isthing true": (lambda c: c["categories"][0].update(isthing=True), None),
+    "isthing 2": (lambda c: c["categories"][0].update(isthing=2), "error"),
+    "isthing text": (lambda c: c["categories"][0].update(isthing="1"), "error"),
+    "color text": (lambda c: c["categories"][0].update(color="#dc143c"), "warning"),
+    "color of four": (lambda c: c["categories"][0].update(color=[1, 2, 3, 255]), "warning"),
+    "color 220.0": (lambda c: c["categories"][0].update(color=[220.0, 20.0, 60.0]), None),
+    "color beyond": (lambda c: c["categories"][0].update(color=[300, 0, 0]), "warning"),
+    "name 7": (lambda c: c["categories"][0].update(name=7), None),
+    "name null": (lambda c: c["categories"][0].update(name=None), None),
+    "info NaN": (lambda c: c.update(info={"version": float("nan")}), None),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_reading_refuses_just_what_the_check_calls_an_error(spoiled: Spoil, case: str) -> None:
+    change, severity = ODD[case]
+    folder = spoiled(lambda c: change(c))
+    defects = check_dataset(folder).defects
+    errors = [d for d in defects if d.severity == "error"]
+    assert {d.severity for d in defects} == ({severity} if severity else set()) or (
+        severity == "error" and errors
+    )
+    try:
+        _ = open_dataset(folder)[0]
+        refused = ""
+    except DataError as error:
+        refused = error.text
+    assert bool(refused) == bool(errors), (refused, errors)
+    if refused:
+        assert refused in [d.message for d in errors]
+
+
+@pytest.mark.parametrize(
+    ("unused", "void", "says"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_masks_of_0_and_255_are_noticed(tmp_path: Path, unused: bool, void: bool, says: bool) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((10, 10), np.uint8)
+    mask[:2] = 0 if unused else 1
+    mask[2:4] = 255 if void else 0
+    Image.fromarray(mask).save(tmp_path / "labels" / "a.png")
+    Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "classes.txt").write_text("background\ndefect\n")
+    report = check_dataset(tmp_path)
+    assert ("class-is-ignored" in kinds(report)) == says
+    assert report.splits[0].to_json()["void_share"] == (0.2 if void else 0)
+
+
+def test_a_label_folder_without_a_pair_is_a_defect(tmp_path: Path) -> None:
+    for name in ("images/a.png", "labels/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    (tmp_path / "classes.txt").write_text("one\n")
+    assert "no-annotation" in kinds(check_dataset(tmp_path))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import struct
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ import pytest
 from PIL import Image
 
 from maskconver.cli.main import main
+from maskconver.core.categories import Categories, Category
 from maskconver.data import LabelFolder, check_dataset, open_dataset
 from maskconver.data.dataset import DataWarning
 from maskconver.data.layout import find_splits
 from maskconver.errors import DataError
+from maskconver.io.label_png import LabelClasses, read_label_png
 
 CLASSES = {
     "ignore": 255,
@@ -249,3 +253,34 @@ def test_an_image_of_which_nothing_counts_is_worth_a_note(tmp_path: Path) -> Non
     Image.fromarray(np.full((6, 8), 255, np.uint8)).save(tmp_path / "labels" / "train" / "a.png")
     assert [d.kind for d in check_dataset(tmp_path).defects] == ["nothing-labelled"]
     assert len(open_dataset(tmp_path, "train")[0].segments) == 0
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("colour", ["grey", "palette"])
+def test_values_are_read_as_stored_whatever_their_number_of_bits(depth: int, colour: str) -> None:
+    values = np.arange(12).reshape(3, 4) % min(2**depth, 12)
+    bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -depth:]
+    rows = np.packbits(bits.reshape(3, -1), axis=1)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 4, 3, depth, 0 if colour == "grey" else 3, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"PLTE", bytes(3 * 2**depth)) if colour == "palette" else b""]
+    parts += [chunk(b"IDAT", zlib.compress(np.insert(rows, 0, 0, axis=1).tobytes())), chunk(b"IEND", b"")]
+    names = [Category(k + 1, str(k), False, (0, 0, 0)) for k in range(12)]
+    ids = read_label_png(b"\x89PNG\r\n\x1a\n" + b"".join(parts), LabelClasses(Categories(names)), "x.png")
+    np.testing.assert_array_equal(ids, values + 1)
+
+
+def test_training_ids_of_cityscapes_win_over_the_ids_they_were_made_from(tmp_path: Path) -> None:
+    for name in (
+        "images/a_leftImg8bit.png",
+        "labels/a_gtFine_labelIds.png",
+        "labels/a_gtFine_labelTrainIds.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        value = 1 if "TrainIds" in name else 0
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / name)
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    assert (open_dataset(tmp_path).ids(0) == 2).all()

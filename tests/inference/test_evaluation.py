@@ -262,3 +262,31 @@ class TestSemantic:
         assert lines[1][:2] == ["all", "2"] and lines[2][:2] == ["class", "IoU"]
         assert main([*words, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["headline"]["name"] == "mIoU"
+
+
+def test_an_annotation_of_another_size_than_its_image_is_a_failure(tmp_path) -> None:
+    write_dataset(tmp_path, style="cells", count=2, size=(SIZE, SIZE), seed=1, split="val")
+    data = open_dataset(tmp_path, "val")
+    oracle = Oracle(data)
+    oracle.dataset = [data[0], data[1]]
+    first = Path(data.image_path(0))
+    with Image.open(first) as image:
+        smaller = image.crop((0, 0, SIZE, SIZE - 10))
+    smaller.save(first)
+    result = evaluate(Predictor(oracle), data)
+    assert [path for path, _ in result.failures] == [str(first)]
+    assert "they must be of one size" in result.failures[0][1]
+
+
+def test_the_order_of_the_categories_does_not_matter(tmp_path) -> None:
+    write_dataset(tmp_path, style="scenes", count=2, size=(SIZE, SIZE), seed=1, split="val")
+    figures = []
+    for turned in (False, True):
+        data = open_dataset(tmp_path, "val")
+        if turned:
+            data.use_categories(Categories([*reversed([*data.categories])]))
+        oracle = Oracle(data)
+        figures.append(
+            evaluate(Predictor(oracle), open_dataset(tmp_path, "val")).total.to_json()["All"]["pq"]
+        )
+    assert figures[0] == figures[1]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from maskconver.core.files import WEIGHTS
 from maskconver.core.preprocess import prepare
 from maskconver.data.synth.write import synthesize
 from maskconver.inference.onnx import OnnxRuntime
-from maskconver.inference.runtime import BUNDLED
 
 openvino = pytest.importorskip("openvino", reason='needs openvino, of the extra "dev"')
 pytest.importorskip("onnxruntime")
 
 
 def test_openvino_gives_the_answer_of_onnx_runtime() -> None:
-    path = BUNDLED / "nuclei.onnx"
+    path = WEIGHTS / "nuclei.onnx"
     own = OnnxRuntime(path)
     canvas, _ = prepare(synthesize("cells", (300, 200), 1).image, own.input)
     expected = own(canvas[None])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from maskconver.core.categories import Categories, Category
-from maskconver.errors import ConfigError, DataError, MissingExtraError
-from maskconver.metrics.average_precision import PooledAveragePrecision, pooled_average_precision
+from maskconver.errors import DataError, MissingExtraError
+from maskconver.metrics.average_precision import PooledAPResult, pooled_average_precision
 from maskconver.metrics.mask_ap import MaskAveragePrecision, encode_segments
 from maskconver.metrics.panoptic_quality import PanopticQuality
 
@@ -28,54 +28,25 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 PRED, GT = ([4, 5, 6, 9], [0, 0, 0, 1]), ([1, 2, 3, 9], [0, 0, 0, 1])
 
 
+def pooled(pred: np.ndarray, pred_rows: tuple, gt: np.ndarray, gt_rows: tuple) -> PooledAPResult:
+    metric = PanopticQuality(CATEGORIES)
+    metric.update(pred, pred_rows, gt, gt_rows)
+    return pooled_average_precision(metric.state, CATEGORIES)
+
+
 def test_ap_is_hits_over_hits_misses_and_inventions() -> None:
-    metric = PooledAveragePrecision(CATEGORIES)
     pred, gt = scene()
-    metric.update(pred, PRED, gt, GT)
-    result = metric.compute()
+    result = pooled(pred, PRED, gt, GT)
     assert (result.tp, result.fp, result.fn) == (1, 2, 2)
     assert result.ap == 1 / 5
     assert result.to_json()["per_class"] == {"1": 1 / 5}
 
 
 def test_stuff_is_left_out() -> None:
-    metric = PooledAveragePrecision(CATEGORIES)
     ids = np.full((2, 2), 9)
-    metric.update(ids, ([9], [1]), ids, ([9], [1]))
-    assert math.isnan(metric.compute().ap)
-    assert metric.compute().to_json()["ap"] is None
-
-
-def test_the_state_of_panoptic_quality_gives_the_same() -> None:
-    pred, gt = scene()
-    quality, ap = PanopticQuality(CATEGORIES), PooledAveragePrecision(CATEGORIES)
-    for metric in (quality, ap):
-        metric.update(pred, PRED, gt, GT)
-    assert pooled_average_precision(quality.state, CATEGORIES) == ap.compute()
-
-
-def test_a_higher_threshold_asks_for_better_masks() -> None:
-    gt = np.zeros((1, 10), int)
-    pred = gt.copy()
-    gt[:, :10], pred[:, :7] = 1, 1
-    for threshold, ap in ((0.5, 1.0), (0.75, 0.0)):
-        metric = PooledAveragePrecision(CATEGORIES, threshold)
-        metric.update(pred, ([1], [0]), gt, ([1], [0]))
-        assert metric.compute().ap == ap
-
-
-def test_thresholds_without_unique_matches_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"0\.3"):
-        PooledAveragePrecision(CATEGORIES, 0.3)
-
-
-def test_states_add_up() -> None:
-    pred, gt = scene()
-    one, two = PooledAveragePrecision(CATEGORIES), PooledAveragePrecision(CATEGORIES)
-    for metric in (one, two):
-        metric.update(pred, PRED, gt, GT)
-    one.merge_state(two.state)
-    assert one.compute().tp == 2
+    result = pooled(ids, ([9], [1]), ids, ([9], [1]))
+    assert math.isnan(result.ap)
+    assert result.to_json()["ap"] is None
 
 
 def test_run_length_codes_decode_to_the_segments() -> None:

@@ -242,3 +242,20 @@ def test_counts_equal_the_plain_definition(seed: int) -> None:
     pred_rows = table(pred_ids.tolist(), labels)
     metric = evaluate(pred.astype(np.int32), pred_rows, gt.astype(np.int32), gt_rows)
     np.testing.assert_allclose(metric.state, plain_definition(pred, pred_rows, gt, gt_rows), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64"])
+def test_maps_of_every_integer_type_give_the_same(dtype: str) -> None:
+    categories = Categories([Category(1, "a", True, (1, 2, 3)), Category(2, "b", False, (3, 4, 5))])
+    gt = np.array([[1, 1, 2, 2], [1, 1, 2, 120]]).astype(dtype)  # 120 has no row: unlabelled
+    pred = np.array([[1, 1, 2, 2], [1, 1, 2, 2]]).astype(dtype)
+    metric = PanopticQuality(categories)
+    metric.update(pred, ([1, 2], [0, 1]), gt, ([1, 2], [0, 1]))
+    assert metric.compute().all.pq == 0.875
+
+
+def test_a_map_that_has_listed_ids_is_not_called_bgr() -> None:
+    categories = Categories([Category(1, "a", True, (1, 2, 3))])
+    metric = PanopticQuality(categories)
+    metric.update(np.array([[5, 5, 0]]), ([5], [0]), np.array([[5, 5, 5 << 16]]), ([5], [0]))
+    assert metric.compute().all.pq == 1

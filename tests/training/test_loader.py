@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from maskconver.core.config import InputConfig
+from maskconver.data.dataset import DataWarning
+from maskconver.data.open import open_dataset
 from maskconver.data.synth.write import write_dataset
 from maskconver.errors import DataError
 from maskconver.models.batch import Batch
@@ -181,6 +184,39 @@ class TestCollate:
         moved = batch.to("meta")
         assert moved.images.device.type == moved.keep.device.type == "meta"
         assert moved.image_ids == batch.image_ids
+
+
+def test_validation_lists_segments_without_pixels_which_count_as_missed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "d")
+    path = tmp_path / "d" / "panoptic_val.json"
+    content = json.loads(path.read_text())
+    rows = content["annotations"][0]["segments_info"]
+    rows.append({**rows[0], "id": 999})
+    path.write_text(json.dumps(content))
+    item = next(iter(data(tmp_path / "d").val_dataloader()))
+    assert 999 in item.sample.segments.ids and not (item.sample.ids == 999).any()
+    with pytest.warns(DataWarning, match="without a pixel"):
+        assert 999 not in open_dataset(tmp_path / "d", "val")[0].segments.ids
+
+
+@pytest.mark.parametrize("semantic", ["off", "all"])
+def test_colours_and_order_of_categories_do_not_matter(folder: Path, tmp_path: Path, semantic: str) -> None:
+    shutil.copytree(folder, tmp_path / "d")
+    path = tmp_path / "d" / "panoptic_val.json"
+    content = json.loads(path.read_text())
+    content["categories"].reverse()
+    for row in content["categories"]:
+        del row["color"]
+    path.write_text(json.dumps(content))
+    ours, theirs = data(tmp_path / "d", semantic=semantic).val, data(folder, semantic=semantic).val
+    assert ours.categories == theirs.categories  # type: ignore[union-attr]
+    for i in range(len(theirs)):
+        mine, other = ours[i].segments, theirs[i].segments
+        assert mine.labels.tolist() == other.labels.tolist() and mine.ids.tolist() == other.ids.tolist()
+    content["categories"][0]["name"] = "something else"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r'category \d+ is ".*" in train and "something else" in val'):
+        data(tmp_path / "d")
 
 
 def test_no_data_set_is_refused_in_one_line() -> None:

@@ -101,9 +101,7 @@ def _print_figures(split: SplitReport, console) -> None:  # type: ignore[no-unty
     if len(used) < len(split.classes):
         console.print(f"{len(split.classes) - len(used)} of {len(split.classes)} classes are never used")
     if split.void:
-        console.print(
-            f"{100 * split.void / split.pixels:.1f} % of all pixels have no class (void or ignored)"
-        )
+        console.print(f"{100 * split.void / split.pixels:.1f} % of all pixels have no class")
     sizes = Table("area in pixels", "things", "stuff", box=None, padding=(0, 2, 0, 0))
     sizes.columns[1].justify = sizes.columns[2].justify = "right"
     ends = [low - 1 for low, _, _ in split.size_bins[1:]]

@@ -35,9 +35,10 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver models`."""
+    from ..core.files import WEIGHTS
     from ..errors import ConfigError
     from ..models import list_models
-    from ..models.checkpoint import WEIGHTS, read_metadata
+    from ..models.checkpoint import read_metadata
 
     names = list_models(args.pattern)
     bundled = [p for p in sorted(WEIGHTS.glob("*.safetensors")) if args.pattern in ("*", p.stem)]

@@ -30,7 +30,7 @@ class CocoPanoptic(PanopticDataset):
     can be pickled to loader workers. Images without annotation are left out and counted.
 
     Args:
-        images: folder or .zip of the pictures.
+        images: folder or .zip of the images.
         panoptic_json: the COCO panoptic file.
         panoptic_pngs: folder or .zip of the PNGs; by default the one beside the JSON that has its name.
         max_pixels, white_level, channels: as in `read_image`.
@@ -107,7 +107,7 @@ class CocoPanoptic(PanopticDataset):
 
         Raises:
             DataError: PNG missing or unreadable, not of the picture's size, or without any id that is listed.
-            ImageError: the picture is missing or damaged.
+            ImageError: the image is missing or damaged.
         """
         image, ids, listed = self.image(index), self.ids(index), self.segments(index)
         self.require_fit(index, image.shape, ids.shape)

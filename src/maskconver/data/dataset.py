@@ -96,7 +96,7 @@ class PanopticDataset(Sequence[Sample]):
 
         Raises:
             DataError: the annotation is missing, unreadable or does not fit the picture.
-            ImageError: the picture is missing or damaged.
+            ImageError: the image is missing or damaged.
         """
         if isinstance(index, slice):
             return [self.sample(i) for i in range(*index.indices(len(self)))]

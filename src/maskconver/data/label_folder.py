@@ -28,20 +28,20 @@ class LabelFolder(PanopticDataset):
     """Images with one label PNG each: semantic segmentation as all-stuff panoptic data.
 
     A class is one segment of an image; its id in the id map and its category id are both value + 1, so that
-    0 stays void. A picture and its labels have the same name but for the ending; pictures without labels are
+    0 stays void. An image and its labels have the same name but for the ending; images without labels are
     left out and counted.
 
     Args:
-        images: folder or .zip of the pictures.
+        images: folder or .zip of the images.
         labels: folder or .zip of the label PNGs (8 or 16 bits, one channel or palette; value = class).
         classes: `classes.json` or `classes.txt`, see `read_classes`.
         max_pixels, white_level, channels: as in `read_image`.
 
     Raises:
-        DataError: a file or folder is missing, the classes make no sense, no picture has labels.
+        DataError: a file or folder is missing, the classes make no sense, no image has labels.
 
     Warns:
-        DataWarning: pictures without labels, labels without a picture.
+        DataWarning: images without labels, labels without an image.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class LabelFolder(PanopticDataset):
         self.segment_counts = np.full(len(pairs), len(self.categories), np.int64)
         self.unannotated = len(alone)
         for names, source, what in (
-            (alone, self.images, "pictures have no label PNG and are skipped"),
-            (extra, self.labels, "label PNGs have no picture and are not used"),
+            (alone, self.images, "images have no label PNG and are skipped"),
+            (extra, self.labels, "label PNGs have no image and are not used"),
         ):
             if names:
                 text = f"{len(names)} {what}, e.g. {names[0]} (`maskconver data check` lists all)"
@@ -80,7 +80,7 @@ class LabelFolder(PanopticDataset):
 
         Raises:
             DataError: labels missing, unreadable, with a value that is no class, or of another size.
-            ImageError: the picture is missing or damaged.
+            ImageError: the image is missing or damaged.
         """
         image, ids = self.image(index), self.ids(index)
         self.require_fit(index, image.shape, ids.shape)

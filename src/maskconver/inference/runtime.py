@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import InputConfig, PostprocessConfig
+from ..core.files import WEIGHTS
 from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from .exported import CanvasMap
-
-BUNDLED = Path(__file__).parents[1] / "weights"
 
 
 class Runtime(Protocol):
@@ -76,7 +75,7 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
         try:
             from ..models import checkpoint
         except ModuleNotFoundError as error:
-            if (bundled := BUNDLED / f"{os.fspath(model)}.onnx").is_file() and not Path(model).exists():
+            if (bundled := WEIGHTS / f"{os.fspath(model)}.onnx").is_file() and not Path(model).exists():
                 from .onnx import OnnxRuntime
 
                 return OnnxRuntime(bundled, device, proposals)

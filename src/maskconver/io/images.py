@@ -47,21 +47,21 @@ def read_image(
 
     Args:
         source: a path, the bytes of a file, or a binary file at its beginning.
-        max_pixels: pictures with more pixels are refused before memory is taken for them.
-        white_level: the value shown as white in grey pictures of more than 8 bits, e.g. 4095 for 12 bits.
-        name: what messages call the picture; by default its path.
-        channels: 3; or 1, grey (colours become their luma); or 4, the bands of a picture that has four, as
+        max_pixels: images with more pixels are refused before memory is taken for them.
+        white_level: the value shown as white in images of more than 8 bits, e.g. 4095 for 12 bits.
+        name: what messages call the image; by default its path.
+        channels: 3; or 1, grey (colours become their luma); or 4, the bands of an image that has four, as
             they are (RGBA, CMYK).
 
     Returns:
         H×W×`channels` uint8, contiguous and writable.
 
     Raises:
-        ImageError: no such file, not a picture, damaged, cut off, more pixels than `max_pixels`, or no four
+        ImageError: no such file, not an image, damaged, cut off, more pixels than `max_pixels`, or no four
             bands where they are asked for.
 
     Warns:
-        ImageWarning: several frames; a 16-bit picture that looks black; a white level of no use.
+        ImageWarning: several frames; a 16-bit image that looks black.
     """
     name = name or _name_of(source)
     check_white_level(white_level)
@@ -120,10 +120,10 @@ def read_reduced(
 
     Args:
         source, max_pixels, white_level, name, channels: as for `read_image`.
-        least: from the picture's (height, width) to the (height, width) it must keep.
+        least: from the image's (height, width) to the (height, width) it must keep.
 
     Returns:
-        h×w×`channels` uint8, and the picture's own (height, width).
+        h×w×`channels` uint8, and the image's own (height, width).
 
     Raises, warns:
         As `read_image`.
@@ -152,7 +152,7 @@ def image_size(
     """Height and width of a picture as it will be read (EXIF rotation applied), from its header alone.
 
     Raises:
-        ImageError: no such file or not a picture. Damage behind the header is not seen.
+        ImageError: no such file or not an image. Damage behind the header is not seen.
     """
     with _opened(source, name or _name_of(source)) as image:
         width, height = image.size

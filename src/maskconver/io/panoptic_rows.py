@@ -7,7 +7,7 @@ refuses here what makes a row useless, and `data check` is told of it by the sam
 
 from __future__ import annotations
 
-import math
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -315,7 +315,9 @@ def _identity(row: Any, key: str) -> int | str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1 << 63  # also false for NaN
 
 
 def _fault(row: Any, *keys: str) -> str:
@@ -335,5 +337,5 @@ def _fits(key: str, value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "overlap": ["Overlap"],
         "panoptic_quality": ["PanopticQuality", "PanopticQualityResult", "panoptic_quality"],
         "mean_iou": ["MeanIoU", "MeanIoUResult", "mean_iou"],
-        "average_precision": ["PooledAPResult", "PooledAveragePrecision", "pooled_average_precision"],
+        "average_precision": ["PooledAPResult", "pooled_average_precision"],
         "mask_ap": ["MaskAveragePrecision"],
         "files": ["FilesResult", "panoptic_quality_files"],
     },

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..core.categories import Categories
 from ..core.config import renamed
-from ..core.files import atomic_path
+from ..core.files import WEIGHTS, atomic_path
 from ..errors import CheckpointError, ConfigError, MaskconverError, first_line
 from . import hub
 from .base import SegmentationModel
@@ -29,7 +29,6 @@ FORMAT = 1  # raised when files of an older package can no longer be read as the
 FIRST_KIND = "maskconver"  # of files, the bundled nuclei among them, that do not name theirs
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema")
 COUNTER = "num_batches_tracked"  # of batch norms; nothing uses it and no file has it
-WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 def save(

@@ -36,9 +36,9 @@ class LabelChecker:
 
     def __call__(self, names: tuple[str, str, str]) -> ImageFinding:
         """Check the files of one image."""
-        image_id, picture, png = names
+        image_id, image, png = names
         found = ImageFinding()
-        size = check_image(self.images, picture, image_id, found, self.decode, self.max_pixels)
+        size = check_image(self.images, image, image_id, found, self.decode, self.max_pixels)
         where = self.labels.where(png)
         try:
             ids = read_label_png(self.labels.read(png), self.classes, where)
@@ -46,7 +46,7 @@ class LabelChecker:
             found.defects.append(Defect(error.kind or "broken-png", where, error.text, "error", image_id))
             return found
         if size is not None and size != ids.shape:
-            text = f"the label PNG is {ids.shape[1]}×{ids.shape[0]}, the picture {size[1]}×{size[0]}"
+            text = f"the label PNG is {ids.shape[1]}×{ids.shape[0]}, the image {size[1]}×{size[0]}"
             found.defects.append(Defect("size-mismatch", where, text, "error", image_id))
         found.pixels, found.void = ids.size, int(ids.size - np.count_nonzero(ids))
         table = segment_table(ids, self.classes.categories.ids)
@@ -78,7 +78,7 @@ def check_labels(
         text = "has no label PNG of its name; it is not used"
         report.defects.append(Defect("missing-png", images.where(name), text))
     for name in extra:
-        text = "has no picture of its name; it is not used"
+        text = "has no image of its name; it is not used"
         report.defects.append(Defect("extra-png", labels.where(name), text, "warning"))
     advance = progress(layout.split, len(pairs)) if progress else None
     checker = LabelChecker(images, labels, classes, decode, max_pixels)

@@ -98,7 +98,7 @@ def write_dataset(
     """
     categories = synth_categories(style)
     if count < 1:
-        raise ConfigError(f"a data set of {count} pictures is not possible; ask for 1 or more")
+        raise ConfigError(f"a data set of {count} images is not possible; ask for 1 or more")
     if min(size) < 1:
         raise ConfigError(f"size {size[0]}×{size[1]} is not possible; height and width must be 1 or more")
     if not split or not split.replace("_", "").replace("-", "").isalnum():
