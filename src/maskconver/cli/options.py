@@ -195,7 +195,7 @@ def stages() -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    own = {"redirect_stdout": False, "redirect_stderr": False, "transient": True}
+    own: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "transient": True}
     with (  # a stream of its own, as stages may silence standard error
         os.fdopen(os.dup(2), "w", encoding="utf-8") as terminal,
         Progress(*columns, console=Console(file=terminal), **own) as bar,
