@@ -28,7 +28,7 @@ _LEAVES = {
     "moving_variance": "running_var",
     "embeddings": "weight",
 }
-# Mobile page §10: checkpoint key → canonical name, by position where the reference numbers its layers.
+# Checkpoint key → canonical name, by position where the reference numbers its layers.
 _SINGLE_SCALE_PARTS = (
     (r"^backbone/layer_with_weights-0/_conv0", "backbone.block0.conv"),
     (r"^backbone/layer_with_weights-0/_norm0", "backbone.block0.bn"),
@@ -66,7 +66,7 @@ _HEAD_PARTS = (
 )
 
 
-# Multi-scale page §7: the reference numbers its FPN's layers in topological order.
+# The reference numbers its FPN's layers in topological order.
 _FPN_LAYERS = (
     "lateral.5", "lateral.4", "post.5", "lateral.3", "extra.6", "post.3", "post.4", "extra.7",
     "ln.3", "ln.4", "ln.5", "ln.6", "ln.7",
@@ -171,8 +171,8 @@ def import_model_garden(model: Model, variables: Mapping[str, NDArray[Any]]) -> 
 
     Args:
         model: changed in place.
-        variables: arrays in TensorFlow layout by canonical name or checkpoint key (mobile page §10,
-            multi-scale page §7). Block 19 of the mobile backbone, which nothing uses, is ignored.
+        variables: arrays in TensorFlow layout by canonical name or checkpoint key.
+            Block 19 of the mobile backbone, which nothing uses, is ignored.
 
     Raises:
         CheckpointError: a variable is missing, unknown or of another shape; the first ones are named.

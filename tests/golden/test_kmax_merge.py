@@ -14,7 +14,7 @@ from .reference import case
 
 pytestmark = pytest.mark.golden
 
-# thresholds of things and stuff, overlap, exponent of the mask score (kmax page §7)
+# thresholds of things and stuff, overlap, exponent of the mask score, as published for each data set
 THRESHOLDS = {
     "coco": (0.7, 0.5, 0.8, 1.0),
     "cityscapes": (0.5, 0.3, 0.9, 0.0),

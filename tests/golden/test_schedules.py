@@ -11,7 +11,7 @@ from .reference import case
 
 pytestmark = pytest.mark.golden
 
-# peak learning rate and kind (reference page §8)
+# peak learning rate and kind of the public configurations
 RECIPES = {
     "lr_mobile": (0.04, ScheduleConfig("cosine")),
     "lr_segcoco": (0.01, ScheduleConfig("cosine")),
@@ -29,7 +29,7 @@ def test_learning_rate_at_every_recorded_step(name: str) -> None:
     np.testing.assert_allclose(rates, arrays["lr"], rtol=1e-6, atol=1e-9)
 
 
-# the same of the multi-scale page §5: steps, peak learning rate, schedule
+# the same of the multi-scale models: steps, peak learning rate, schedule
 MULTISCALE = {
     "multiscale_resnetufpn": (270_000, 1e-3, ScheduleConfig("cosine", 500)),
     "multiscale_resnet50fpn": (200_000, 0.04, ScheduleConfig("cosine", 2000)),

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates against the table of the reference (page §9)."""
+"""Parameters and multiply-accumulates against the table of the reference."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from ..models.checkpoint import save
 class EMA(pl.Callback):
     """Exponential moving average of all weights and batch-norm statistics; validation runs on the averages.
 
-    decay(t) = min(decay, (1+t)/(10+t)) at optimiser step t (reference page §8).
+    decay(t) = min(decay, (1+t)/(10+t)) at optimiser step t, as in TensorFlow.
     """
 
     def __init__(self, decay: float) -> None:

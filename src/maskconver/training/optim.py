@@ -1,4 +1,4 @@
-"""Optimisers and which parameters decay (reference page §5, *Total*)."""
+"""Optimisers and which parameters decay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image's annotation to its targets (reference page §4); runs in the loader's workers."""
+"""One image's annotation to its targets (arXiv 2312.06052, section 3); runs in the loader's workers."""
 
 from __future__ import annotations
 

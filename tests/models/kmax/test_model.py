@@ -29,7 +29,7 @@ def kmax(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
     return model
 
 
-# model, changes, trainable parameters in millions, canvas, GMACs (kmax page §5)
+# model, changes, trainable parameters in millions, canvas, GMACs
 STRIDE = {"resnet_layout": "stride"}
 TABLE: dict[str, tuple[str, dict[str, Any], float, int, float]] = {
     "T": ("remax_t", {}, 18.628, 640, 18.67),
@@ -122,7 +122,7 @@ def test_the_cityscapes_recipes_draw_masks_at_stride_2(name: str) -> None:
     with torch.device("meta"):
         model = create_model(chosen.pop("name"), num_classes=19, **chosen).eval()
         images = torch.zeros(1, 3, 65, 129)
-    assert count_parameters(model, trainable=True) / 1e6 == pytest.approx(56.402, abs=1e-3)  # kmax page §2.1
+    assert count_parameters(model, trainable=True) / 1e6 == pytest.approx(56.402, abs=1e-3)  # as published
     assert model.predict(images).mask_logits.shape == (1, 256, 33, 65)
 
 

@@ -1,4 +1,4 @@
-"""The semantic variants are the networks of the reference's golden cases and size table (page §7 and §9)."""
+"""The semantic variants are the networks of the reference's golden cases and size table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AutoAugment of the published panoptic recipes (augmentation page §5): uint8 pictures in, uint8 out."""
+"""AutoAugment as in `panoptic_deeplab_policy` of the TensorFlow Model Garden: uint8 images in, uint8 out."""
 
 from __future__ import annotations
 

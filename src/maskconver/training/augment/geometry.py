@@ -1,4 +1,4 @@
-"""Flip, turn, scale jitter, crop and pad with the reference's resize semantics (augmentation page §4)."""
+"""Flip, turn, scale jitter, crop and pad as the TensorFlow Model Garden resizes."""
 
 from __future__ import annotations
 
