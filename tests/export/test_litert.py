@@ -230,7 +230,7 @@ def test_options_that_do_not_fit_are_refused_before_any_work(models, tmp_path, c
     for words, message in [
         (["--dynamic"], "one size; leave out --dynamic"),
         (["--quantize", "int8"], "give --calibrate"),
-        (["--quantize", "int8", "--calibrate", str(tmp_path / "empty")], "no picture in this folder"),
+        (["--quantize", "int8", "--calibrate", str(tmp_path / "empty")], "no image in this folder"),
     ]:
         out = ["--out", str(tmp_path / "model.tflite")]
         assert main(["export", "nuclei", "--to", "litert", *words, *out]) == 2

@@ -204,7 +204,7 @@ def test_fine_tuning_takes_the_classes_that_have_the_same_name(
     cells: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(tiny(cells, tmp_path, f"--init-from={unbroken}", "--steps=1", "--val_every=1")) == 0
-    assert "2 of the classes in class_embedding.weight" in capsys.readouterr().out
+    assert "class_embedding.weight (2 classes by name)" in capsys.readouterr().out
 
 
 def test_print_config_shows_every_field_with_its_value(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,6 +131,7 @@ def _as_option(match: re.Match[str]) -> str:
     if option is None:
         return match[0]
     option = option if "." in option else dashed
+    option = "--data" if option == "--data.data" else option  # its short form
     return option if value is None else f"{option} {value}"
 
 
