@@ -105,7 +105,7 @@ def test_lines_longer_than_the_table_of_positions_are_accepted() -> None:
     rows = relative_rows(300, torch.device("cpu"))
     assert rows.min() == 0 and rows.max() == 2 * MAX_SPAN - 2
     assert rows[0, 0] == MAX_SPAN - 1 and rows[0, 1] == MAX_SPAN
-    assert AxialAttention(8, 8, 16, "width").eval()(torch.randn(1, 8, 2, 300)).isfinite().all()
+    assert AxialAttention(8, 8, 16, axis="width").eval()(torch.randn(1, 8, 2, 300)).isfinite().all()
 
 
 @pytest.mark.parametrize(("fifth", "stride"), [("tensorflow", 2), ("pytorch", 2)])
@@ -179,7 +179,7 @@ def test_what_cannot_be_made_is_refused() -> None:
     with pytest.raises(ConfigError, match="convnext_tiny"):
         kmax(backbone="vgg")
     with pytest.raises(ConfigError, match="13 proposals of a model with 12 queries"):
-        kmax().predict(torch.randn(1, 3, 32, 32), 13)
+        kmax().eval().predict(torch.randn(1, 3, 65, 65), 13)
 
 
 class TestOfficialCheckpoints:
