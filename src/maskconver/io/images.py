@@ -328,8 +328,8 @@ def _raw_mode(image: Image.Image) -> str:
 def _set_raw_mode(image: ImageFile.ImageFile, raw: str) -> None:
     for k, (decoder, box, offset, args) in enumerate(image.tile):
         changed = (raw, *args[1:]) if isinstance(args, tuple) else raw
-        entry = decoder, box, offset, changed
-        kind: Any = type(image.tile[k])  # a plain tuple in older versions of Pillow
+        entry: Any = decoder, box, offset, changed
+        kind = type(image.tile[k])  # a plain tuple in older versions of Pillow
         image.tile[k] = entry if kind is tuple else kind(*entry)
 
 
