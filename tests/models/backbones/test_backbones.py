@@ -162,6 +162,8 @@ class TestWeights:
         report = load_backbone(target, "mobilenetv3_small_100", "pretrained")
         assert asked == [("mobilenetv3_small_100", True)] and not report.missing
         assert torch.equal(target.net.conv_stem.weight, full.conv_stem.weight)  # type: ignore[union-attr]
+        load_backbone(target, "mobilenetv3_small_100", "pretrained:lamb_in1k")
+        assert asked[-1] == ("mobilenetv3_small_100.lamb_in1k", True)
 
         def offline(name: str, pretrained: bool) -> nn.Module:
             raise OSError("no network")

@@ -286,6 +286,14 @@ def test_a_wrong_number_of_channels_names_the_fix(name: str) -> None:
         model(torch.randn(1, 4, 64, 64))
 
 
+def test_the_unet_may_have_other_channels_on_each_level() -> None:
+    model = narrow(unet_dim=(24, 16, 8)).eval()
+    assert model.predict(torch.randn(1, 3, 64, 64)).mask_logits.isfinite().all()
+    assert [unet.lateral.conv.out_channels for unet in model.decoder.unet] == [24, 16, 8]
+    with pytest.raises(ConfigError, match="length 3, got 2"):
+        narrow(unet_dim=(24, 16))
+
+
 def test_an_unknown_backbone_is_refused_with_the_nearest_ones() -> None:
     with pytest.raises(ConfigError, match=r'no backbone "convnext_tini"; did you mean convnext_tiny'):
         narrow(backbone="convnext_tini")

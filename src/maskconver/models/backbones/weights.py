@@ -23,14 +23,16 @@ def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]
     Args:
         backbone: changed in place.
         name: the backbone's name in the config.
-        source: `pretrained` (timm's weights of that name, from the network or the local cache), or a file:
+        source: `pretrained` (timm's weights of that name, from the network or the local cache),
+            `pretrained:TAG` (those of a tag, as `pretrained:fb_in22k` for ImageNet-22K), or a file:
             `.safetensors` (this package's model files too), or a pickle of tensors as torchvision and timm
             give them, read with `weights_only=True`.
 
     Raises:
         CheckpointError: no such file, not readable, or nothing in it fits.
     """
-    state = _timm_state(name) if str(source) == PRETRAINED else _file_state(Path(source))
+    kind, _, tag = str(source).partition(":")
+    state = _timm_state(name, tag) if kind == PRETRAINED else _file_state(Path(source))
     own = weights_of(backbone)
     theirs = {_plain(k): v for k, v in state.items()}
     report = LoadReport()
@@ -76,9 +78,10 @@ def _other_channels(weight: Tensor, channels: int) -> Tensor:
     return weight.repeat(1, repeats, 1, 1)[:, :channels] * (3 / channels)
 
 
-def _timm_state(name: str) -> dict[str, Tensor]:
+def _timm_state(name: str, tag: str) -> dict[str, Tensor]:
     import timm
 
+    name = f"{name}.{tag}" if tag else name
     try:
         return weights_of(timm.create_model(name, pretrained=True))
     except Exception as error:  # a hub, a cache and a network: many kinds

@@ -78,10 +78,12 @@ class Project(nn.Module):
 class UNetLevel(nn.Module):
     """Projected backbone feature + the coarser level's output twice as large, then blocks, then GELU."""
 
-    def __init__(self, inp: int, dim: int, depth: int, *, kernel: int, drop: float, coarsest: bool) -> None:
+    def __init__(
+        self, inp: int, dim: int, depth: int, *, kernel: int, drop: float, coarse: int | None
+    ) -> None:
         super().__init__()
         self.lateral = Project(inp, dim)
-        self.up = None if coarsest else Project(dim, dim)
+        self.up = None if coarse is None else Project(coarse, dim)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(dim, kernel, drop) for _ in range(depth)))
 
     def forward(self, fine: Tensor, coarse: Tensor | None) -> Tensor:
@@ -97,7 +99,7 @@ class ConvNeXtUNet(nn.Sequential):
 
     Args:
         channels: of the backbone's features by level; the three coarsest are refined.
-        dim: channels of the refined levels.
+        dim: channels of the refined levels; one number, or one for each level, coarsest first.
         depths: blocks of each level, coarsest first.
         kernel: of the depthwise convolutions.
         drop_rates: stochastic depth of each level.
@@ -106,23 +108,22 @@ class ConvNeXtUNet(nn.Sequential):
     def __init__(
         self,
         channels: dict[int, int],
-        dim: int = 384,
+        dim: int | tuple[int, ...] = 384,
         depths: tuple[int, ...] = (18, 1, 1),
         *,
         kernel: int = 7,
         drop_rates: tuple[float, ...] = (0.0, 0.0, 0.0),
     ) -> None:
         self.levels = sorted(channels, reverse=True)[: len(depths)]
-        parts = zip(self.levels, depths, drop_rates)
+        dims = (dim,) * len(depths) if isinstance(dim, int) else dim
+        parts = zip(self.levels, dims, depths, drop_rates, (None, *dims[:-1]), strict=True)
         super().__init__(
             *(
-                UNetLevel(
-                    channels[level], dim, depth, kernel=kernel, drop=drop, coarsest=level == self.levels[0]
-                )
-                for level, depth, drop in parts
+                UNetLevel(channels[level], own, depth, kernel=kernel, drop=drop, coarse=coarse)
+                for level, own, depth, drop, coarse in parts
             )
         )
-        self.channels = {**channels, **dict.fromkeys(self.levels, dim)}
+        self.channels = {**channels, **dict(zip(self.levels, dims))}
 
     def forward(self, features: dict[int, Tensor]) -> dict[int, Tensor]:
         """{level: B×C×h×w} with the refined levels B×dim×h×w in place of the backbone's."""

@@ -110,7 +110,7 @@ class MultiScaleConfig:
         drop_path: largest rate of stochastic depth in backbone and UNet, rising from stage to stage.
         decoder: `convnext_unet` refines levels 5, 4, 3 before the FPN; `fpn` is the FPN alone; `bifpn` stands
             in its place; `aspp` widens the view of the coarsest level before the FPN.
-        unet_dim: channels of the ConvNeXt-UNet.
+        unet_dim: channels of the ConvNeXt-UNet; one number, or one each for levels 5, 4 and 3.
         unet_depths: blocks of the ConvNeXt-UNet at levels 5, 4 and 3.
         unet_kernel: depthwise kernel of the ConvNeXt-UNet.
         bifpn_repeats: how often the BiFPN's paths are run.
@@ -146,7 +146,7 @@ class MultiScaleConfig:
     backbone_activation: Activation = "gelu"
     drop_path: float = 0.1
     decoder: Literal["convnext_unet", "fpn", "bifpn", "aspp"] = "convnext_unet"
-    unet_dim: int = 384
+    unet_dim: int | tuple[int, int, int] = 384
     unet_depths: tuple[int, int, int] = (18, 1, 1)
     unet_kernel: int = 7
     bifpn_repeats: int = 3
