@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.models.batch import Batch, at_stride
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.losses import LossConfig
 from maskconver.models.maskconver.model import Maps
+from maskconver.models.maskconver.targets import center_targets
 from maskconver.training.targets import TargetConfig
-from tests.batches import ANNOTATIONS, batch_of, ids, squares, table, total
+from tests.batches import ANNOTATIONS, IS_THING, batch_of, ids, squares, table, total
 from tests.losses import judged
 
 EVERYTHING = [
@@ -23,6 +26,8 @@ EVERYTHING = [
 ] + [
     LossConfig(normalizer="batch", bce="entry", dice="image", mask_loss_stride=2),
     LossConfig(centers="predicted"),
+    LossConfig(positive=0.3, samples=3),
+    LossConfig(positive=0.3, samples=3, normalizer="batch", bce="entry", dice="image", mask_loss_stride=2),
 ]
 
 
@@ -177,3 +182,84 @@ def test_a_whole_step_under_autocast_has_finite_gradients(model: MaskConver) -> 
 def test_maps_are_read_in_the_middle_of_a_cell(stride: int, first: int, count: int) -> None:
     row = at_stride(torch.arange(16).expand(1, 16, 16), stride)[0, 0]
     assert row.tolist() == [first + stride * i for i in range(count)]
+
+
+def disc_batch() -> Batch:
+    """One disc of 11 cells across around cell (6, 8), on stuff whose centre is elsewhere."""
+    y, x = np.mgrid[:128, :128]
+    ids = np.where((y - 52) ** 2 + (x - 68) ** 2 < 44**2, 1, 11).astype(np.int32)
+    return batch_of([(ids, table((1, 0), (11, 3)))])
+
+
+def test_cells_near_the_middle_of_a_thing_are_positive_too(model: MaskConver) -> None:
+    batch = disc_batch()
+
+    def found(positive: float) -> tuple[Tensor, Tensor]:
+        targets = center_targets(
+            batch,
+            [(5, 16, 16)],
+            model.levels,
+            ranges=None,
+            stride=8,
+            mask_loss_stride=4,
+            min_iou=0.3,
+            positive=positive,
+            around=True,
+            is_thing=torch.from_numpy(IS_THING),
+        )
+        assert targets.around is not None
+        owners, cells = targets.around
+        disc = targets.levels[0].heatmap[0, 0] == 1
+        assert disc.nonzero().tolist() == cells[:, 1:].tolist()
+        return targets.label[owners], cells
+
+    labels, cells = found(0.5)
+    assert (labels == 0).all()  # not the stuff
+    assert len(cells) > 4
+    assert (cells[:, 1:] - torch.tensor([6, 8])).abs().max() <= 3
+    assert found(1.0)[1].tolist() == [[0, 6, 8]]
+    assert len(found(1e-9)[1]) == int((at_stride(batch.regions, 8) == batch.region[0]).sum())
+
+
+def test_more_positive_cells_raise_the_heatmap_around_a_centre(model: MaskConver) -> None:
+    batch = disc_batch()
+
+    def signs(config: LossConfig) -> Tensor:
+        maps = some_maps(model, batch)
+        terms = judged(model, maps, batch, config, min_iou=0.3)
+        (gradient,) = torch.autograd.grad(terms["center"], maps.heatmap_logits[0])
+        return gradient[0, 0, 5:8, 7:10] < 0  # descent raises the logit
+
+    assert signs(LossConfig()).sum() == 1
+    assert signs(LossConfig(positive=0.3)).all()
+
+
+def test_embeddings_learn_at_several_cells_of_a_thing(model: MaskConver) -> None:
+    batch = disc_batch()
+
+    def read(config: LossConfig) -> int:
+        maps = some_maps(model, batch)
+        terms = judged(model, maps, batch, config, min_iou=0.3)
+        (gradient,) = torch.autograd.grad(terms["dice"], maps.embedding_map[0])
+        return int((gradient[0].abs().sum(0) > 0).sum())
+
+    stuff = 1  # its one centre
+    assert read(LossConfig(positive=0.3)) == 1 + stuff
+    # the centre may be drawn again
+    assert read(LossConfig(positive=0.3, samples=4)) in (3 + stuff, 4 + stuff)
+
+
+def test_samples_leave_the_centre_loss_as_it_is(model: MaskConver) -> None:
+    batch = disc_batch()
+    maps = some_maps(model, batch)
+    one, many = (
+        judged(model, maps, batch, LossConfig(samples=n, positive=p), min_iou=0.3)["center"]
+        for n, p in ((1, 0.3), (4, 0.3))
+    )
+    assert torch.equal(one, many)
+
+
+@pytest.mark.parametrize("wrong", [{"positive": 0}, {"positive": 1.5}, {"samples": 0}])
+def test_senseless_centre_options_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        LossConfig(**wrong)  # type: ignore[arg-type]

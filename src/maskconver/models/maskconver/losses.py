@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...errors import ConfigError
 from ..batch import Batch
 from ..layers import full_precision
 from .loss_terms import (
@@ -46,6 +47,10 @@ class LossConfig:
             recipes, 2 as the multi-scale ones.
         centers: where the embedding of a mask is read in training: at the `truth`, or at the `predicted`
             centre, the cell within the mask where the network is surest of its class.
+        positive: every cell of a thing's mask where its Gaussian is at least this counts as its centre, and
+            the centre loss is divided by the number of such cells; 1, as published, is the centre's own cell.
+        samples: cells of a thing at which its embedding is read for the mask losses: its centre, and others
+            drawn from those that count as a centre; 1 as published.
         remask: relax masks and classes as ReMaX does, by a semantic branch that only training has (ours; see
             `remask`).
     """
@@ -58,7 +63,21 @@ class LossConfig:
     dice: DiceName = "per_mask"
     mask_loss_stride: int = 4
     centers: Literal["truth", "predicted"] = "truth"
+    positive: float = 1.0
+    samples: int = 1
     remask: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.positive <= 1:
+            raise ConfigError(
+                f"loss.positive is {self.positive:g}; it can be above 0 to 1 (the centre alone)"
+            )
+        if self.samples < 1:
+            raise ConfigError(f"loss.samples is {self.samples}; it can be 1 or more")
+        if self.remask and (self.positive < 1 or self.samples > 1):
+            raise ConfigError(
+                "loss.remask relaxes one cell a mask: leave loss.positive and loss.samples at 1"
+            )
 
 
 class MaskConverCriterion(nn.Module):
@@ -84,11 +103,15 @@ class MaskConverCriterion(nn.Module):
             model: whose output it is.
             output: `model(batch.images)`.
             batch: images and their annotation.
-            generator: of no use here: nothing is drawn.
+            generator: draws the cells of `samples`; PyTorch's own where None.
 
         Returns:
             See `maskconver_losses`.
         """
+        more = self.loss.samples > 1
+        is_thing = None
+        if (more or self.loss.positive < 1) and model.categories is not None:
+            is_thing = torch.from_numpy(model.categories.is_thing).to(batch.images.device)
         targets = center_targets(
             batch,
             [(m.shape[1], m.shape[2], m.shape[3]) for m in output.heatmap_logits],
@@ -97,9 +120,19 @@ class MaskConverCriterion(nn.Module):
             stride=model.stride,
             mask_loss_stride=self.loss.mask_loss_stride,
             min_iou=self.min_iou,
+            positive=self.loss.positive,
+            around=more,
+            is_thing=is_thing,
             relaxed=self.relaxation is not None,
         )
-        return maskconver_losses(model, output, targets, config=self.loss, relaxation=self.relaxation)
+        return maskconver_losses(
+            model,
+            output,
+            targets,
+            config=self.loss,
+            relaxation=self.relaxation,
+            generator=generator,
+        )
 
 
 def maskconver_losses(
@@ -109,6 +142,7 @@ def maskconver_losses(
     *,
     config: LossConfig,
     relaxation: SemanticRelaxation | None = None,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """The loss terms, each weighted already; their sum is what training minimises. Computed in float32.
 
@@ -118,6 +152,7 @@ def maskconver_losses(
         targets: what its maps are compared with.
         config: weights and kinds.
         relaxation: relaxes masks and classes, for which `targets.masks` are needed; None for neither.
+        generator: of random cells.
 
     Returns:
         `center`, `mask`, (unless `none`) `dice` and, of a relaxation, `remask`, scalars.
@@ -133,11 +168,18 @@ def maskconver_losses(
         if config.centers == "predicted":
             centers = surest_cells(heatmaps, targets)
         keep = targets.masked
-        image, cells = targets.image[keep], centers[keep]
+        masked, cells = keep.nonzero()[:, 0], centers[keep]
+        if config.positive < 1:
+            positives = sum((level.heatmap == 1).sum((1, 2, 3)) for level in targets.levels)
+        else:
+            positives = torch.bincount(targets.image[masked], minlength=len(features))
+        normalizers = _normalizers(positives, config)
+        if config.samples > 1:
+            masked, cells = sampled_cells(masked, cells, targets, config.samples, generator)
+        image = targets.image[masked]
         counts = torch.bincount(image, minlength=len(features))
-        normalizers = (counts if config.normalizer == "image" else _global_mean(counts)) + 1
 
-        embeddings = model.mask_embeddings(maps.embedding_map, image, cells, labels=targets.label[keep])
+        embeddings = model.mask_embeddings(maps.embedding_map, image, cells, labels=targets.label[masked])
         basis = model.mask_basis(maps.mask_features.float())[..., :height, :width]
         relaxed, cover = None, None
         if relaxation is not None:
@@ -150,13 +192,15 @@ def maskconver_losses(
         center = _center_sums(heatmaps, targets, centers, cover)
         terms = {"center": config.center_weight * (center / normalizers).mean()}
 
-        sums = _mask_sums(embeddings, basis, counts, targets=targets, relaxation=relaxed)
+        sums = _mask_sums(
+            embeddings, basis, counts, region=targets.region[masked], targets=targets, relaxation=relaxed
+        )
         # A segment that falls between the cells of the loss's stride has no target; an empty mask it is not.
         seen = sums[:, 3] > 0
         sums, image = sums[seen], image[seen]
         if config.bce == "entry":
             pixels = targets.regions[0].numel()
-            mask = entry_bce(sums, image, normalizers.float(), pixels=pixels)
+            mask = entry_bce(sums, image, _normalizers(counts, config).float(), pixels=pixels)
         else:
             mask = BCE[config.bce](sums)
         terms["mask"] = config.mask_weight * mask
@@ -192,6 +236,34 @@ def surest_cells(heatmaps: Sequence[Tensor], targets: Targets) -> Tensor:
     return cells
 
 
+def sampled_cells(
+    masked: Tensor, cells: Tensor, targets: Targets, samples: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where embeddings are read: at the given cells, and at up to `samples - 1` cells around each centre.
+
+    Args:
+        masked: (n,) int64, the centres whose masks are learnt.
+        cells: n×3 int64 (index of the level, y, x), one of each.
+        targets: with `around`.
+        samples: cells a centre, 1 or more.
+        generator: draws them; on the device of the targets.
+
+    Returns:
+        (k,) int64 centres, ordered by image, and k×3 int64 cells.
+    """
+    assert targets.around is not None
+    owners, places = targets.around
+    order = torch.randperm(len(owners), generator=generator, device=owners.device)
+    order = order[owners[order].argsort(stable=True)]
+    owners, places = owners[order], places[order]
+    number = torch.bincount(owners, minlength=len(targets.image))
+    rank = torch.arange(len(owners), device=owners.device) - (number.cumsum(0) - number)[owners]
+    more = (rank < samples - 1) & targets.masked[owners]
+    masked, cells = torch.cat([masked, owners[more]]), torch.cat([cells, places[more]])
+    order = targets.image[masked].argsort(stable=True)
+    return masked[order], cells[order]
+
+
 def _center_sums(heatmaps: Sequence[Tensor], targets: Targets, cells: Tensor, cover: Tensor | None) -> Tensor:
     """(B,) focal sums over all levels; of a relaxation, `cover` (m×C) softens the targets at the cells."""
     total = torch.zeros(len(heatmaps[0]), device=cells.device)
@@ -209,15 +281,17 @@ def _mask_sums(
     basis: Tensor,
     counts: Tensor,
     *,
+    region: Tensor,
     targets: Targets,
     relaxation: Relaxation | None = None,
 ) -> Tensor:
     """(n, 5) `mask_sums` of all masks of the batch, `counts` of them in each image."""
-    region, ends = targets.region[targets.masked], counts.cumsum(0).tolist()
+    ends = counts.cumsum(0).tolist()
+    own = basis.unbind()  # indexing would make the gradient of the whole batch once for each image
     sums = [
         chunked_mask_sums(
             embeddings[begin:end],
-            basis[i],
+            own[i],
             region[begin:end],
             regions=targets.regions[i],
             valid=targets.valid[i],
@@ -232,6 +306,11 @@ def _mask_sums(
         return torch.cat(sums)
     # Without a single mask the sums are empty but still reach every parameter, as DDP wants.
     return embeddings.new_zeros(0, 5) + embeddings.sum() * 0 + basis.sum() * 0
+
+
+def _normalizers(counts: Tensor, config: LossConfig) -> Tensor:
+    """(B,) what the sums over so many masks or cells of each image are divided by."""
+    return (counts if config.normalizer == "image" else _global_mean(counts)) + 1
 
 
 def _global_mean(counts: Tensor) -> Tensor:

@@ -21,11 +21,13 @@ class Level(NamedTuple):
         heatmap: B×C×h×w float32 in 0…1, see `center_heatmaps`.
         counted: B×C×h×w bool, the cells that count in the centre loss.
         regions: B×h×w int32, `Batch.regions` read in the middle of each cell.
+        stride: pixels of the image a cell stands for.
     """
 
     heatmap: Tensor
     counted: Tensor
     regions: Tensor
+    stride: int
 
 
 @dataclass(slots=True)
@@ -39,23 +41,28 @@ class Targets:
         image: (m,) int64, the image of each centre; ascending.
         label: (m,) int64.
         region: (m,) int64, the value of the centre's mask in `regions`.
+        boxes: m×4 float `(ymin, xmin, ymax, xmax)` in pixels, inclusive.
         cells: m×3 int64 (index of the level, y, x).
         masked: (m,) bool, whether the centre's mask is learnt; false beyond the cap.
         regions: B×H'×W' int32, on the grid of the mask losses; 0 belongs to no mask.
         valid: B×H'×W' bool, its cells that count.
         size: (h, w) of the mask features over the image, without what the network pads itself.
-        masks: the same masks on that grid; None where nothing is relaxed.
+        around: further cells that count as a centre, of `cells_around`: (k,) which centre and k×3 int64;
+            None where they were not asked for.
+        masks: the same masks on the grid of the mask features; None where nobody needs them.
     """
 
     levels: tuple[Level, ...]
     image: Tensor
     label: Tensor
     region: Tensor
+    boxes: Tensor
     cells: Tensor
     masked: Tensor
     regions: Tensor
     valid: Tensor
     size: tuple[int, int]
+    around: tuple[Tensor, Tensor] | None = None
     masks: MaskTargets | None = None
 
 
@@ -69,6 +76,9 @@ def center_targets(
     stride: int,
     mask_loss_stride: int,
     min_iou: float = 0.7,
+    positive: float = 1.0,
+    around: bool = False,
+    is_thing: Tensor | None = None,
     relaxed: bool = False,
 ) -> Targets:
     """The targets of a batch for the levels of a model.
@@ -82,34 +92,108 @@ def center_targets(
         stride: pixels of the image a cell of the mask features stands for.
         mask_loss_stride: the same of the mask losses.
         min_iou: of the Gaussians.
+        positive: cells of a thing where its Gaussian is at least this are centres, too.
+        around: whether those cells are wanted in `Targets.around`.
+        is_thing: (C,) bool, by label; None where everything is one.
         relaxed: whether masks are relaxed, which needs them on the grid of the mask features.
     """
     rows, level = assign_levels(batch.boxes, batch.batch, ranges)
     boxes, centers, label, image = (v[rows] for v in (batch.boxes, batch.centers, batch.labels, batch.batch))
+    more = around or positive < 1
+    if more:
+        alone = _has_own_region(batch)[rows]
+        if is_thing is not None:
+            alone &= is_thing[label]
     cells = torch.stack([level, torch.zeros_like(level), torch.zeros_like(level)], 1)
-    grids = []
+    grids, owners, places = [], [], []
     for index, ((c, h, w), exponent) in enumerate(zip(heatmaps, levels)):
         here, cell = (level == index).nonzero()[:, 0], 1 << exponent
         cells[here, 1:] = center_cells(centers[here], cell, (h, w))
         heatmap = center_heatmaps(
             boxes[here], centers[here], label[here], image[here], (len(batch), c, h, w), cell, min_iou
         )
+        regions = at_stride(batch.regions, cell, (h, w))
+        if more:
+            mine = (alone & (level == index)).nonzero()[:, 0]
+            found, at = cells_around(
+                regions,
+                image[mine],
+                batch.region[rows[mine]],
+                boxes[mine],
+                cells[mine, 1:],
+                stride=cell,
+                min_iou=min_iou,
+                positive=positive,
+            )
+            found = mine[found]
+            owners.append(found)
+            places.append(torch.cat([torch.full_like(found, index)[:, None], at], 1))
+            heatmap[image[found], label[found], at[:, 0], at[:, 1]] = 1
         # A centre counts even where its cell is void, as in the hole of a ring or at the padding's edge.
         counted = at_stride(batch.valid, cell, (h, w))[:, None] | (heatmap == 1)
-        grids.append(Level(heatmap, counted, at_stride(batch.regions, cell, (h, w))))
+        grids.append(Level(heatmap, counted, regions, cell))
     height, width = (-(-n // stride) for n in batch.images.shape[-2:])
     return Targets(
         tuple(grids),
         image,
         label,
         batch.region[rows],
+        boxes,
         cells,
         batch.keep[rows],
         at_stride(batch.regions, mask_loss_stride),
         at_stride(batch.valid, mask_loss_stride),
         (height, width),
+        (torch.cat(owners), torch.cat(places)) if around else None,
         mask_targets(batch, (height, width)) if relaxed else None,
     )
+
+
+def _has_own_region(batch: Batch) -> Tensor:
+    """(n,) bool, of the rows of a batch: whether no other row has the same region."""
+    most = int(batch.region.max()) + 1 if len(batch.region) else 1
+    key = batch.batch * most + batch.region
+    return torch.bincount(key, minlength=len(batch) * most)[key] == 1
+
+
+def cells_around(
+    regions: Tensor,
+    image: Tensor,
+    region: Tensor,
+    boxes: Tensor,
+    cells: Tensor,
+    *,
+    stride: int,
+    min_iou: float,
+    positive: float,
+) -> tuple[Tensor, Tensor]:
+    """The cells of n masks that count as a centre: where its Gaussian is at least `positive` (ours).
+
+    Args:
+        regions: B×h×w int, whose each cell is.
+        image: (n,) int64.
+        region: (n,) int64, the mask's value in `regions`; no two masks share one.
+        boxes: n×4 float `(ymin, xmin, ymax, xmax)` in pixels, inclusive.
+        cells: n×2 int64 (y, x), the centres.
+        stride: pixels a cell.
+        min_iou: see `gaussian_radius`.
+        positive: above 0 to 1.
+
+    Returns:
+        (k,) int64, which mask, and k×2 int64 (y, x).
+    """
+    most = int(regions.max()) + 1 if regions.numel() else 1
+    row_of = torch.full((len(regions) * most,), -1, device=regions.device)
+    seen = region < most  # others have no cell
+    rows = torch.arange(len(region), device=regions.device)
+    row_of[(image * most + region)[seen]] = rows[seen]
+    where, y, x = regions.nonzero().unbind(1)
+    owner = row_of[where * most + regions[where, y, x].long()]
+    owner, y, x = (v[owner >= 0] for v in (owner, y, x))
+    sigma = gaussian_sigma(boxes[owner], stride, min_iou)
+    distance = (y - cells[owner, 0]) ** 2 + (x - cells[owner, 1]) ** 2
+    near = torch.exp(-0.5 * distance / sigma**2) >= positive
+    return owner[near], torch.stack([y, x], 1)[near]
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_iou: float = 0.7) -> Tensor:
