@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch, MaskTargets, at_stride, mask_targets
 
+Gaussian = Literal["iou", "size"]
+SIZE_SIGMA, SIGMAS = 0.18, (0.5, 2.0)  # of a side; smallest and largest, cells
 CHUNK_CELLS = 1 << 24  # heatmap cells held at a time: 64 MB of float32
 
 
@@ -76,10 +78,12 @@ def center_targets(
     stride: int,
     mask_loss_stride: int,
     min_iou: float = 0.7,
+    gaussian: Gaussian = "iou",
     positive: float = 1.0,
     around: bool = False,
     is_thing: Tensor | None = None,
-    relaxed: bool = False,
+    only_things: bool = False,
+    dense: bool = False,
 ) -> Targets:
     """The targets of a batch for the levels of a model.
 
@@ -92,12 +96,18 @@ def center_targets(
         stride: pixels of the image a cell of the mask features stands for.
         mask_loss_stride: the same of the mask losses.
         min_iou: of the Gaussians.
+        gaussian: see `gaussian_sigmas`.
         positive: cells of a thing where its Gaussian is at least this are centres, too.
         around: whether those cells are wanted in `Targets.around`.
         is_thing: (C,) bool, by label; None where everything is one.
-        relaxed: whether masks are relaxed, which needs them on the grid of the mask features.
+        only_things: stuff has no centres, and its heatmaps do not count; a semantic head finds it.
+        dense: whether the masks are needed on the grid of the mask features.
     """
     rows, level = assign_levels(batch.boxes, batch.batch, ranges)
+    if only_things:
+        assert is_thing is not None
+        things = is_thing[batch.labels[rows]]
+        rows, level = rows[things], level[things]
     boxes, centers, label, image = (v[rows] for v in (batch.boxes, batch.centers, batch.labels, batch.batch))
     more = around or positive < 1
     if more:
@@ -110,7 +120,14 @@ def center_targets(
         here, cell = (level == index).nonzero()[:, 0], 1 << exponent
         cells[here, 1:] = center_cells(centers[here], cell, (h, w))
         heatmap = center_heatmaps(
-            boxes[here], centers[here], label[here], image[here], (len(batch), c, h, w), cell, min_iou
+            boxes[here],
+            centers[here],
+            label[here],
+            image[here],
+            (len(batch), c, h, w),
+            cell,
+            min_iou,
+            gaussian,
         )
         regions = at_stride(batch.regions, cell, (h, w))
         if more:
@@ -123,6 +140,7 @@ def center_targets(
                 cells[mine, 1:],
                 stride=cell,
                 min_iou=min_iou,
+                gaussian=gaussian,
                 positive=positive,
             )
             found = mine[found]
@@ -131,6 +149,8 @@ def center_targets(
             heatmap[image[found], label[found], at[:, 0], at[:, 1]] = 1
         # A centre counts even where its cell is void, as in the hole of a ring or at the padding's edge.
         counted = at_stride(batch.valid, cell, (h, w))[:, None] | (heatmap == 1)
+        if only_things and is_thing is not None:
+            counted = counted & is_thing[:, None, None]
         grids.append(Level(heatmap, counted, regions, cell))
     height, width = (-(-n // stride) for n in batch.images.shape[-2:])
     return Targets(
@@ -145,7 +165,7 @@ def center_targets(
         at_stride(batch.valid, mask_loss_stride),
         (height, width),
         (torch.cat(owners), torch.cat(places)) if around else None,
-        mask_targets(batch, (height, width)) if relaxed else None,
+        mask_targets(batch, (height, width)) if dense else None,
     )
 
 
@@ -166,6 +186,7 @@ def cells_around(
     stride: int,
     min_iou: float,
     positive: float,
+    gaussian: Gaussian = "iou",
 ) -> tuple[Tensor, Tensor]:
     """The cells of n masks that count as a centre: where its Gaussian is at least `positive` (ours).
 
@@ -176,7 +197,7 @@ def cells_around(
         boxes: n×4 float `(ymin, xmin, ymax, xmax)` in pixels, inclusive.
         cells: n×2 int64 (y, x), the centres.
         stride: pixels a cell.
-        min_iou: see `gaussian_radius`.
+        min_iou, gaussian: see `gaussian_sigmas`.
         positive: above 0 to 1.
 
     Returns:
@@ -190,10 +211,10 @@ def cells_around(
     where, y, x = regions.nonzero().unbind(1)
     owner = row_of[where * most + regions[where, y, x].long()]
     owner, y, x = (v[owner >= 0] for v in (owner, y, x))
-    sigma = gaussian_sigma(boxes[owner], stride, min_iou)
-    distance = (y - cells[owner, 0]) ** 2 + (x - cells[owner, 1]) ** 2
-    near = torch.exp(-0.5 * distance / sigma**2) >= positive
-    return owner[near], torch.stack([y, x], 1)[near]
+    at = torch.stack([y, x], 1)
+    sigmas = gaussian_sigmas(boxes[owner], stride, min_iou, gaussian)
+    near = torch.exp(-0.5 * ((at - cells[owner]) / sigmas).square().sum(1)) >= positive
+    return owner[near], at[near]
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_iou: float = 0.7) -> Tensor:
@@ -222,6 +243,23 @@ def gaussian_sigma(boxes: Tensor, stride: int, min_iou: float = 0.7) -> Tensor:
     return (2 * gaussian_radius(height, width, min_iou).floor().clamp(min=0) + 1) / 6
 
 
+def gaussian_sigmas(boxes: Tensor, stride: int, min_iou: float = 0.7, gaussian: Gaussian = "iou") -> Tensor:
+    """(n, 2) sigma in cells along y and x.
+
+    By `size` it follows the sides of the box (ours), as in TTFNet (arXiv 1909.00700, §3.2) but twice as wide,
+    and never wider than 2 cells, so that large objects do not outweigh small ones.
+
+    Args:
+        boxes: (n, 4) `(ymin, xmin, ymax, xmax)` in pixels, inclusive.
+        stride: pixels a cell.
+        min_iou: of `iou`, see `gaussian_radius`.
+        gaussian: `iou`, as published, or `size`.
+    """
+    if gaussian == "iou":
+        return gaussian_sigma(boxes, stride, min_iou)[:, None].expand(-1, 2)
+    return ((boxes[:, 2:] - boxes[:, :2] + 1) / stride * SIZE_SIGMA).clamp(*SIGMAS)
+
+
 def center_cells(centers: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """(n, 2) int64 heatmap cells of centres (n, 2) `(y, x)` in pixels."""
     cells = (centers / stride).floor().long()
@@ -236,6 +274,7 @@ def center_heatmaps(
     shape: tuple[int, int, int, int],
     stride: int,
     min_iou: float = 0.7,
+    gaussian: Gaussian = "iou",
 ) -> Tensor:
     """Heatmap targets: per class the largest of its centres' Gaussians, exactly 1 at a centre's cell.
 
@@ -248,7 +287,7 @@ def center_heatmaps(
         batch: (n,) int64, which image.
         shape: B, C, h, w of the result.
         stride: pixels a cell.
-        min_iou: see `gaussian_radius`.
+        min_iou, gaussian: see `gaussian_sigmas`.
 
     Returns:
         B×C×h×w float32 in 0…1.
@@ -256,14 +295,14 @@ def center_heatmaps(
     b, c, h, w = shape
     heatmaps = torch.zeros(b * c, h, w, device=boxes.device)
     cells = center_cells(centers, stride, (h, w))
-    scale = -0.5 / gaussian_sigma(boxes, stride, min_iou) ** 2
+    scale = -0.5 / gaussian_sigmas(boxes, stride, min_iou, gaussian) ** 2
     rows, columns = torch.arange(h, device=boxes.device), torch.arange(w, device=boxes.device)
     plane = batch * c + labels
     step = max(CHUNK_CELLS // (h * w), 1)
     for part in torch.arange(len(boxes), device=boxes.device).split(step):
         # The Gaussian is separable: two short exponentials instead of h·w of them.
-        y = torch.exp((rows - cells[part, :1]) ** 2 * scale[part, None])
-        x = torch.exp((columns - cells[part, 1:]) ** 2 * scale[part, None])
+        y = torch.exp((rows - cells[part, :1]) ** 2 * scale[part, :1])
+        x = torch.exp((columns - cells[part, 1:]) ** 2 * scale[part, 1:])
         gaussians = y[:, :, None] * x[:, None, :]
         heatmaps.scatter_reduce_(0, plane[part, None, None].expand_as(gaussians), gaussians, "amax")
     return heatmaps.view(b, c, h, w)
