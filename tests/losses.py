@@ -10,7 +10,7 @@ from maskconver.models.batch import Batch
 from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 
 
-def judged(model: Any, maps: Any, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
+def judged(model: Any, maps: Any, batch: Batch, config: LossConfig, **options: Any) -> dict[str, Tensor]:
     """What the family's criterion says about these maps."""
-    terms: dict[str, Tensor] = MaskConverCriterion(model, config)(model, maps, batch)
+    terms: dict[str, Tensor] = MaskConverCriterion(model, config, **options)(model, maps, batch)
     return terms

@@ -52,6 +52,13 @@ class Models(dict[str, Model]):
             "nuclei": lambda: mc.load("nuclei"),
             "mobile": lambda: lively("maskconver_mobile_256", **small),
             "mobile 256": lambda: lively("maskconver_mobile_256"),
+            "mobile semantic": lambda: lively(
+                "maskconver_mobile_256",
+                stuff="semantic",
+                categories=mc.Categories.coco(),
+                proposals=90,
+                **small,
+            ),
             "mobile 640": lambda: lively("maskconver_mobile_640"),
         }[name]()
         return self[name]

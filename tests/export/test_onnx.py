@@ -46,6 +46,12 @@ def test_the_file_answers_as_the_model_in_every_precision(exported, models, name
         assert result.scores < 1e-5 and result.masks < 1e-4
 
 
+@pytest.mark.parametrize("output", ["proposals", "panoptic"])
+def test_the_file_of_a_model_with_a_semantic_head_answers_as_the_model(exported, output):
+    _, result = exported("mobile semantic", output=output)
+    assert result.images == 2 and result.differing <= result.pixels * 1e-4
+
+
 def test_panoptic_maps_of_real_images_are_equal_pixel_by_pixel(exported, models, shared):
     path, _ = exported("nuclei", size=SIZES["nuclei"])
     pictures = sorted((shared / "data").glob("dsb2018-nuclei/**/*.png"))[:3]

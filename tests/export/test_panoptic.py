@@ -53,6 +53,7 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
         nms_iou=float(random.choice([1, 0.5])),
         reassign=bool(random.integers(2)),
         hard_sigmoid=bool(random.integers(2)),
+        maskness=float(random.choice([0, 1, 2])),
     )
     expected = postprocess(
         Proposals(scores, labels, masks), config, FIVE, output_size=size, algorithm="reference"

@@ -14,7 +14,7 @@ from maskconver.core.preprocess import resize_bilinear
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.errors import ConfigError, MaskconverError
 from maskconver.merge import RULES, postprocess, reference
-from maskconver.merge.maskconver import merge_masks, output_taps
+from maskconver.merge.maskconver import merge_masks, output_taps, with_maskness
 
 IS_THING = np.array([True, True, False, False])
 CATEGORIES = Categories(
@@ -371,3 +371,39 @@ def test_pixels_of_a_rejected_proposal_become_void_as_published_or_go_to_the_bes
     ids, first = run([0.8, 0.8], [0, 0], [whole, intruder], PostprocessConfig(**strict, reassign=True))
     assert (ids == 1).all()
     np.testing.assert_array_equal(first, [0])
+
+
+def blurred_and_sharp():
+    """Two proposals side by side: the better scored one has a mask of probability 0.6."""
+    masks = np.full((1, 2, 1, 4), -9.0, np.float32)
+    masks[0, 0, 0, :2], masks[0, 1, 0, 2:] = np.log(0.6 / 0.4), 9.0
+    return Proposals(np.float32([[0.8, 0.7]]), np.array([[0, 0]]), masks)
+
+
+def test_maskness_ranks_sharp_masks_before_blurred_ones():
+    plain = postprocess(blurred_and_sharp(), OPEN, CATEGORIES)[0]
+    assert [s.score for s in plain.segments] == pytest.approx([0.8, 0.7])
+    found = postprocess(blurred_and_sharp(), replace(OPEN, maskness=1.0), CATEGORIES)[0]
+    assert [s.score for s in found.segments] == pytest.approx([0.7, 0.48], abs=1e-3)
+    assert found.ids.tolist() == [[2, 2, 1, 1]]
+
+
+def test_the_score_threshold_is_of_the_score_times_maskness():
+    config = replace(OPEN, maskness=1.0, score_threshold=0.5)
+    assert len(postprocess(blurred_and_sharp(), config, CATEGORIES)[0].segments) == 1
+    assert len(postprocess(blurred_and_sharp(), replace(config, maskness=0.0), CATEGORIES)[0].segments) == 2
+
+
+def test_tensors_get_the_scores_of_arrays():
+    torch = pytest.importorskip("torch")
+    proposals, config = blurred_and_sharp(), replace(OPEN, maskness=2.0)
+    masks = torch.from_numpy(proposals.mask_logits[0])
+    np.testing.assert_array_equal(
+        with_maskness(proposals.scores[0], masks, config),
+        with_maskness(proposals.scores[0], proposals.mask_logits[0], config),
+    )
+
+
+def test_an_exponent_below_0_is_refused():
+    with pytest.raises(ConfigError, match="maskness"):
+        postprocess(blurred_and_sharp(), replace(OPEN, maskness=-1.0), CATEGORIES)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from maskconver.cli.main import main
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.training import callbacks
@@ -22,7 +24,9 @@ from maskconver.training.optim import (
     parameter_groups,
     scaled_lr,
 )
-from maskconver.training.task import NonFiniteLoss, SegmentationTask
+from maskconver.training.task import NonFiniteLoss, SegmentationTask, freeze
+
+from .conftest import tiny
 
 
 def test_only_kernels_and_embedding_tables_decay() -> None:
@@ -124,3 +128,23 @@ def test_milestones_below_one_are_shares_of_all_steps() -> None:
         counted = ScheduleConfig("step", warmup=0, milestones=(round(0.85 * steps), round(0.95 * steps)))
         for step in range(0, steps, steps // 40):
             assert learning_rate(step, steps, 1.0, shares) == learning_rate(step, steps, 1.0, counted)
+
+
+def test_frozen_modules_keep_weights_and_statistics(cells: Path, tmp_path: Path) -> None:
+    weights = []
+    for steps in (2, 4):
+        out = tmp_path / str(steps)
+        frozen = "--freeze=backbone.block[0-6],decoder.aspp"
+        assert main(tiny(cells, out, frozen, "--ema=0", f"--steps={steps}", f"--val_every={steps}")) == 0
+        weights.append(load_file(out / "last.safetensors"))
+    changed = {k for k in weights[0] if not torch.equal(weights[0][k], weights[1][k])}
+    early = tuple(f"backbone.block{i}." for i in range(7))
+    assert not [k for k in changed if k.startswith((*early, "decoder.aspp."))]
+    assert [k for k in changed if k.startswith("backbone.block7.")]
+    assert [k for k in changed if k.endswith("running_mean")]
+
+
+def test_a_module_that_is_not_there_cannot_be_frozen() -> None:
+    model = create_model("maskconver_mobile_256", num_classes=3, filters=16, low_level_filters=16)
+    with pytest.raises(ConfigError, match=r'"neck".*backbone, decoder'):
+        freeze(model, ["backbone", "neck"])

@@ -72,8 +72,11 @@ def test_a_recipe_written_by_a_run_starts_the_same_run(cells: Path, unbroken: Pa
     assert same_weights(tmp_path / "last.safetensors", unbroken / "last.safetensors")
 
 
-def test_a_resumed_run_ends_with_the_same_weights(cells: Path, unbroken: Path, tmp_path: Path) -> None:
-    _stop_after(cells, tmp_path, 3)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_resumed_run_ends_with_the_same_weights(
+    cells: Path, unbroken: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    _stop_after(cells, tmp_path, 3, number)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
     before = (tmp_path / "metrics.csv").read_text()
     assert main(tiny(cells, tmp_path, "--resume=auto")) == 0
@@ -81,7 +84,7 @@ def test_a_resumed_run_ends_with_the_same_weights(cells: Path, unbroken: Path, t
     assert (tmp_path / "metrics_before_3.csv").read_text() == before != (tmp_path / "metrics.csv").read_text()
 
 
-def _stop_after(cells: Path, out: Path, steps: int) -> None:
+def _stop_after(cells: Path, out: Path, steps: int, number: signal.Signals = signal.SIGINT) -> None:
     """Runs the unbroken run's recipe in this process and stops it as a signal would."""
     import lightning.pytorch as pl
 
@@ -90,7 +93,7 @@ def _stop_after(cells: Path, out: Path, steps: int) -> None:
     class Stop(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
             if trainer.global_step == steps:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
 
     original = module.Throughput
     module.Throughput = lambda batch: Stop()  # type: ignore[assignment, misc]

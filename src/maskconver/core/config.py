@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -81,6 +82,9 @@ class PostprocessConfig:
             peaks on one object otherwise share its pixels, and both may fail the overlap test.
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void, where it
             passes `mask_threshold`; false as published.
+        maskness: a proposal's score is multiplied by the mean probability of its mask, where that is above
+            0.5, to this power: blurred masks then rank behind sharp ones. 0, as published, leaves scores as
+            they are; 1 is usual (rule `maskconver` only).
         fill_label: label (0…C-1, of stuff) of the pixels that no segment claims; None leaves them void. The
             public code of MaskConver's semantic models fills with class 0 (VOC's background).
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
@@ -99,6 +103,7 @@ class PostprocessConfig:
     mask_threshold: float = 0.0
     nms_iou: float = 1.0
     reassign: bool = False
+    maskness: float = 0.0
     fill_label: int | None = None
     hard_sigmoid: bool = False
     stuff_threshold: float | None = None
@@ -124,6 +129,8 @@ class PostprocessConfig:
                 continue
             if value is None or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
+        if not 0 <= self.maskness < math.inf:
+            raise ConfigError(f"maskness is an exponent, 0 or more, got {self.maskness}")
         if self.fill_label is not None and self.fill_label < 0:
             raise ConfigError(f"fill_label is a label of 0 or more, not {self.fill_label}")
 

@@ -70,11 +70,17 @@ class PanopticMerge(nn.Module):
             `ids` 1×H×W int32, 0 = void; `segments` 1×N×3 int32, in each row the id, label and area in pixels
             of a segment, best first, then rows (0, -1, 0); `scores` 1×N float32 of the segments, then 0.
         """
-        score, label = scores[0], labels[0]
+        score, label, logits = scores[0], labels[0], mask_logits[0]
+        if self.config.maskness:  # see `merge.maskconver.with_maskness`
+            inside = (logits > 0).float()
+            total = (((-logits).exp() + 1).reciprocal() * inside).sum((1, 2))
+            score = score * (total / inside.sum((1, 2)).clamp(min=1)).pow(self.config.maskness)
+            score, order = score.topk(len(score))
+            label, logits = label[order], logits[order]
         candidate = score > self.config.score_threshold
         if self.config.nms_iou < 1:
-            candidate = candidate & self._distinct(candidate, label, mask_logits[0].flatten(1))
-        lines = self._columns(mask_logits[0].permute(1, 2, 0))
+            candidate = candidate & self._distinct(candidate, label, logits.flatten(1))
+        lines = self._columns(logits.permute(1, 2, 0))
         winner, own_area, visible = self._compete(lines, score.where(candidate, -1.0))
         kept = candidate & (visible > self.smallest) & (own_area > 0)
         kept = kept & (visible > self.config.overlap_threshold * own_area)

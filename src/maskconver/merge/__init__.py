@@ -15,7 +15,7 @@ from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError
 from .kmax import merge_kmax
-from .maskconver import merge_maskconver
+from .maskconver import merge_maskconver, with_maskness
 
 __all__ = ["ALGORITHMS", "NON_FINITE", "RULES", "Rule", "check_options", "postprocess"]
 
@@ -36,6 +36,8 @@ class Rule:
         independent_masks: a mask means the same without the other proposals, so that those below every
             threshold may be left out, and a network may be asked for more of them.
         takes_tensors: merges masks on the device where they lie, by the algorithm `fast`.
+        rescored: `(scores, mask_logits, config) -> scores`, with which the merge and the answer work; None
+            for those of the proposals.
         unused: fields of `PostprocessConfig` that this rule does not read.
     """
 
@@ -44,6 +46,7 @@ class Rule:
     independent_masks: bool
     takes_tensors: bool
     unused: tuple[str, ...]
+    rescored: Callable[..., NDArray[np.float32]] | None = None
 
     def check(self, config: PostprocessConfig, given: Collection[str] = ()) -> None:
         """Refuses values out of range.
@@ -84,13 +87,14 @@ RULES = {
                 "mask_activation",
                 "stuff_min_area",
             ),
+            rescored=with_maskness,
         ),
         Rule(
             "kmax",
             merge_kmax,
             independent_masks=False,  # a softmax over all of them
             takes_tensors=False,
-            unused=("nms_iou", "reassign", "hard_sigmoid"),
+            unused=("nms_iou", "reassign", "maskness", "hard_sigmoid"),
         ),
     )
 }
@@ -159,6 +163,8 @@ def postprocess(
     results = []
     for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, all_masks)):
         geometry = arrays.geometry[i].of_side(output_side) if arrays.geometry else None
+        if rule.rescored is not None:
+            scores = rule.rescored(scores, masks, config)
         ids, first = rule.merge(
             scores,
             labels,

@@ -133,6 +133,35 @@ def merge_masks(
     return competing(scores, masks, taps, config).paint(own), candidates[first]
 
 
+def with_maskness(
+    scores: NDArray[np.float32], mask_logits: Any, config: PostprocessConfig
+) -> NDArray[np.float32]:
+    """Scores times the mean probability of each mask where it is above 0.5, to the power `maskness`.
+
+    SOLO's maskness (Wang et al., arXiv 1912.04488), there also a factor of the score. An empty mask gets a
+    score of 0.
+
+    Args:
+        scores: (N,) float32; those at or below `score_threshold` stay as they are.
+        mask_logits: (N, h, w) float32, NumPy or torch; NaN and infinite ones leave their score as it is.
+        config: exponent and threshold.
+
+    Returns:
+        (N,) float32.
+    """
+    if not config.maskness:
+        return scores
+    scores = scores.copy()
+    for n in np.flatnonzero(scores > np.float32(config.score_threshold)):  # one mask in memory at a time
+        if not is_finite(mask_logits[n]):
+            continue
+        inside = mask_logits[n][mask_logits[n] > 0]
+        values = inside if isinstance(inside, np.ndarray) else inside.cpu().numpy()
+        mean = (1 / (1 + np.exp(-values))).mean() if len(values) else np.float32(0)
+        scores[n] *= mean ** np.float32(config.maskness)
+    return scores
+
+
 def _candidates(
     scores: NDArray[np.float32], mask_logits: Any, config: PostprocessConfig, drop: bool
 ) -> tuple[NDArray[np.int64], Any]:

@@ -140,13 +140,14 @@ class Criterion(Protocol):
     learn with the model's and are no part of it.
     """
 
-    def __call__(self, model: Any, loss: Any, *, min_iou: float = 0.7) -> nn.Module:
+    def __call__(self, model: Any, loss: Any, *, min_iou: float = 0.7, gaussian: Any = "iou") -> nn.Module:
         """The criterion of a run.
 
         Args:
             model: what it will judge.
             loss: the family's loss config.
             min_iou: of the Gaussians around centres, for families that learn centres.
+            gaussian: how wide these are, `iou` or `size`; see `TargetConfig`.
         """
 
 

@@ -133,6 +133,13 @@ class Checkpoints(pl.Callback):
         self._save(trainer, pl_module)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # By now Lightning has put a handler of its own in front, which ends a run at SIGTERM without saving.
+        self._listen(trainer)
+
+    def _listen(self, trainer: pl.Trainer) -> None:
         def stop(number: int, frame: Any) -> None:
             self.stopped = trainer.should_stop = True
             trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
@@ -141,13 +148,15 @@ class Checkpoints(pl.Callback):
             print("\nstopping after this step, saving last.ckpt …", flush=True)
 
         try:
-            self._before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+            for n in (signal.SIGINT, signal.SIGTERM):
+                self._before.setdefault(n, signal.signal(n, stop))
         except ValueError:  # not the main thread: no handlers there
-            self._before = {}
+            pass
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for n, handler in self._before.items():
             signal.signal(n, handler)
+        self._before = {}
 
 
 class Throughput(pl.Callback):

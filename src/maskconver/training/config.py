@@ -56,9 +56,12 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
         pictures: number of predictions drawn beside ground truth at each validation.
-        init_from: model file, run folder or bundled name to start from.
+        init_from: model file, run folder or bundled name to start from; `none` starts from random weights
+            where a recipe names one.
         init_modules: take only these modules of it (or parts of them), separated by commas:
             `backbone,decoder.unet`.
+        freeze: modules whose weights and batch-norm statistics stay as they are, names or shell patterns
+            separated by commas: `backbone.block[0-6]`. The first layers then need no backward pass.
         resume: `auto` continues from the run's last checkpoint if there is one; or the path of a checkpoint.
         overfit: train and evaluate on the first N training images, without augmentation.
         channels_last: memory layout of images and weights; faster on CPUs and tensor cores.
@@ -84,6 +87,7 @@ class TrainConfig:
     pictures: int = 4
     init_from: str | None = None
     init_modules: str | None = None
+    freeze: str | None = None
     resume: str | None = None
     overfit: int | None = None
     channels_last: bool = True

@@ -68,7 +68,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     checkpoint = _resume(config, out)
     if (source := config.model.backbone_weights) and not checkpoint:
         say(f"backbone from {source}: {load_backbone(model.backbone, network.backbone, source)}")
-    if config.init_from and not checkpoint:
+    if config.init_from and config.init_from != "none" and not checkpoint:
         report = init_from(
             model, config.init_from, tuple(config.init_modules.split(",")) if config.init_modules else None
         )

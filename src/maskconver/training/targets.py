@@ -87,6 +87,8 @@ class TargetConfig:
         ignore_void: leave void and crowd pixels out of all losses; if false they count as background, as
             in the reference.
         min_iou: overlap that determines the radius of a centre's Gaussian.
+        gaussian: how wide it is: by `iou`, as published, or by the `size` of the box along each axis (ours):
+            a small object then has more than one cell near 1.
     """
 
     center: Literal["box", "mask", "image"] = "box"
@@ -99,6 +101,7 @@ class TargetConfig:
     order: Literal["largest", "reference"] = "largest"
     ignore_void: bool = True
     min_iou: float = 0.7
+    gaussian: Literal["iou", "size"] = "iou"
 
 
 @dataclass(slots=True)

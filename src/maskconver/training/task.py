@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import MaskconverError
+from ..errors import ConfigError, MaskconverError
 from ..inference.evaluation import Figures
 from ..merge import postprocess
 from ..models.base import SegmentationModel
@@ -23,6 +25,30 @@ class NonFiniteLoss(MaskconverError):
     """A loss term became NaN or infinite."""
 
 
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """The modules of these names, without gradients and in evaluation mode from now on.
+
+    Args:
+        model: changed in place.
+        patterns: names of modules, or shell patterns of them.
+
+    Raises:
+        ConfigError: one of them names no module.
+    """
+    found = []
+    for pattern in patterns:
+        own = [module for name, module in model.named_modules() if name and fnmatchcase(name, pattern)]
+        if not own:
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ConfigError(
+                f'`freeze`: the model has no module "{pattern}"; it has {parts} and their parts'
+            )
+        found += own
+    for module in found:
+        module.requires_grad_(False).eval()
+    return found
+
+
 class SegmentationTask(pl.LightningModule):
     """Trains a model of any family and measures PQ and mIoU on validation images at their own size.
 
@@ -34,11 +60,22 @@ class SegmentationTask(pl.LightningModule):
     def __init__(self, model: SegmentationModel, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
-        self.criterion = model.family.criterion(model, config.loss, min_iou=config.data.targets.min_iou)
+        targets = config.data.targets
+        self.criterion = model.family.criterion(
+            model, config.loss, min_iou=targets.min_iou, gaussian=targets.gaussian
+        )
+        self.frozen = freeze(model, config.freeze.split(",")) if config.freeze else []
         assert model.categories is not None
         self.figures = Figures(model.categories)
         self.headline = "pq" if model.categories.is_thing.any() else "miou"
         self.last_checkpoint = "none yet"
+
+    def train(self, mode: bool = True) -> SegmentationTask:
+        """As in `nn.Module`, but frozen modules stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def configure_optimizers(self) -> Any:
         config = self.config

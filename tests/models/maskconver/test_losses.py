@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from maskconver.core.categories import Categories, Category
+from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.models.batch import Batch, at_stride
 from maskconver.models.maskconver import MaskConver
-from maskconver.models.maskconver.losses import LossConfig
+from maskconver.models.maskconver.loss_terms import center_sums, quality_focal_loss
+from maskconver.models.maskconver.losses import LossConfig, random_cells
 from maskconver.models.maskconver.model import Maps
+from maskconver.models.maskconver.targets import center_targets
 from maskconver.training.targets import TargetConfig
-from tests.batches import ANNOTATIONS, batch_of, ids, squares, table, total
+from tests.batches import ANNOTATIONS, IS_THING, batch_of, ids, squares, table, total
 from tests.losses import judged
 
 EVERYTHING = [
@@ -23,6 +28,9 @@ EVERYTHING = [
 ] + [
     LossConfig(normalizer="batch", bce="entry", dice="image", mask_loss_stride=2),
     LossConfig(centers="predicted"),
+    LossConfig(centers="random", center="quality"),
+    LossConfig(positive=0.3, samples=3),
+    LossConfig(positive=0.3, samples=3, normalizer="batch", bce="entry", dice="image", mask_loss_stride=2),
 ]
 
 
@@ -34,20 +42,30 @@ def model() -> MaskConver:
     ).train()
 
 
+@pytest.fixture(scope="module")
+def semantic_model() -> MaskConver:
+    categories = Categories([Category(i, str(i), bool(t), (0, 0, 0)) for i, t in enumerate(IS_THING)])
+    narrow = {"filters": 16, "low_level_filters": 16, "embedding_dim": 16}
+    return create_model("maskconver_mobile_256", categories=categories, stuff="semantic", **narrow).train()
+
+
 def some_maps(model: MaskConver, batch: Batch, seed: int = 0) -> Maps:
     """Maps of a network's size and kind, as leaves."""
     g = torch.Generator().manual_seed(seed)
     b, _, h, w = batch.images.shape
-    channels = (model.num_classes, model.config.embedding_dim, model.config.embedding_dim)
+    channels = [model.num_classes, model.config.embedding_dim, model.config.embedding_dim]
+    if model.semantic_head is not None:
+        channels.append(model.num_classes)
     s = model.stride
-    heatmap, embedding, features = (
+    heatmap, embedding, *others = (
         torch.randn(b, c, h // s, w // s, generator=g).requires_grad_() for c in channels
     )
-    return Maps((heatmap,), (embedding,), features)
+    return Maps((heatmap,), (embedding,), *others)
 
 
 def leaves(maps: Maps) -> list[Tensor]:
-    return [*maps.heatmap_logits, *maps.embedding_map, maps.mask_features]
+    semantic = [] if maps.semantic_logits is None else [maps.semantic_logits]
+    return [*maps.heatmap_logits, *maps.embedding_map, maps.mask_features, *semantic]
 
 
 @pytest.mark.parametrize("ignore_void", [True, False])
@@ -177,3 +195,154 @@ def test_a_whole_step_under_autocast_has_finite_gradients(model: MaskConver) -> 
 def test_maps_are_read_in_the_middle_of_a_cell(stride: int, first: int, count: int) -> None:
     row = at_stride(torch.arange(16).expand(1, 16, 16), stride)[0, 0]
     assert row.tolist() == [first + stride * i for i in range(count)]
+
+
+def disc_batch() -> Batch:
+    """One disc of 11 cells across around cell (6, 8), on stuff whose centre is elsewhere."""
+    y, x = np.mgrid[:128, :128]
+    ids = np.where((y - 52) ** 2 + (x - 68) ** 2 < 44**2, 1, 11).astype(np.int32)
+    return batch_of([(ids, table((1, 0), (11, 3)))])
+
+
+def test_cells_near_the_middle_of_a_thing_are_positive_too(model: MaskConver) -> None:
+    batch = disc_batch()
+
+    def found(positive: float) -> tuple[Tensor, Tensor]:
+        targets = center_targets(
+            batch,
+            [(5, 16, 16)],
+            model.levels,
+            ranges=None,
+            stride=8,
+            mask_loss_stride=4,
+            min_iou=0.3,
+            positive=positive,
+            around=True,
+            is_thing=torch.from_numpy(IS_THING),
+        )
+        assert targets.around is not None
+        owners, cells = targets.around
+        disc = targets.levels[0].heatmap[0, 0] == 1
+        assert disc.nonzero().tolist() == cells[:, 1:].tolist()
+        return targets.label[owners], cells
+
+    labels, cells = found(0.5)
+    assert (labels == 0).all()  # not the stuff
+    assert len(cells) > 4
+    assert (cells[:, 1:] - torch.tensor([6, 8])).abs().max() <= 3
+    assert found(1.0)[1].tolist() == [[0, 6, 8]]
+    assert len(found(1e-9)[1]) == int((at_stride(batch.regions, 8) == batch.region[0]).sum())
+
+
+def test_more_positive_cells_raise_the_heatmap_around_a_centre(model: MaskConver) -> None:
+    batch = disc_batch()
+
+    def signs(config: LossConfig) -> Tensor:
+        maps = some_maps(model, batch)
+        terms = judged(model, maps, batch, config, min_iou=0.3)
+        (gradient,) = torch.autograd.grad(terms["center"], maps.heatmap_logits[0])
+        return gradient[0, 0, 5:8, 7:10] < 0  # descent raises the logit
+
+    assert signs(LossConfig()).sum() == 1
+    assert signs(LossConfig(positive=0.3)).all()
+
+
+def test_embeddings_learn_at_several_cells_of_a_thing(model: MaskConver) -> None:
+    batch = disc_batch()
+
+    def read(config: LossConfig) -> int:
+        maps = some_maps(model, batch)
+        terms = judged(model, maps, batch, config, min_iou=0.3)
+        (gradient,) = torch.autograd.grad(terms["dice"], maps.embedding_map[0])
+        return int((gradient[0].abs().sum(0) > 0).sum())
+
+    stuff = 1  # its one centre
+    assert read(LossConfig(positive=0.3)) == 1 + stuff
+    # the centre may be drawn again
+    assert read(LossConfig(positive=0.3, samples=4)) in (3 + stuff, 4 + stuff)
+
+
+def test_samples_leave_the_centre_loss_as_it_is(model: MaskConver) -> None:
+    batch = disc_batch()
+    maps = some_maps(model, batch)
+    one, many = (
+        judged(model, maps, batch, LossConfig(samples=n, positive=p), min_iou=0.3)["center"]
+        for n, p in ((1, 0.3), (4, 0.3))
+    )
+    assert torch.equal(one, many)
+
+
+@pytest.mark.parametrize("wrong", [{"positive": 0}, {"positive": 1.5}, {"samples": 0}])
+def test_senseless_centre_options_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        LossConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_losses_of_a_semantic_head_are_finite(semantic_model: MaskConver, name: str) -> None:
+    batch = batch_of([ANNOTATIONS[name]])
+    maps = some_maps(semantic_model, batch)
+    terms = judged(semantic_model, maps, batch, LossConfig())
+    total(terms).backward()
+    assert set(terms) == {"center", "mask", "dice", "semantic"}
+    assert all(v.isfinite() and v >= 0 for v in terms.values()), terms
+    assert all(m.grad is not None and m.grad.isfinite().all() for m in leaves(maps))
+
+
+def test_with_a_semantic_head_stuff_has_no_centres_and_no_masks(semantic_model: MaskConver) -> None:
+    batch = batch_of([ANNOTATIONS["only stuff"]])
+    maps = some_maps(semantic_model, batch)
+    terms = judged(semantic_model, maps, batch, LossConfig())
+    assert terms["mask"] == terms["dice"] == 0
+    total(terms).backward()
+    heatmap, semantic = maps.heatmap_logits[0].grad, maps.semantic_logits.grad  # type: ignore[union-attr]
+    assert heatmap is not None and semantic is not None
+    assert not heatmap[:, 3:].any() and heatmap[:, :3].any()
+    # a step along the gradient brings every cell's own class up
+    assert (semantic[0, 3, :4] < 0).all() and (semantic[0, 4, 4:] < 0).all()
+
+
+def test_the_semantic_head_learns_nothing_from_void(semantic_model: MaskConver) -> None:
+    ground, rows = ids(11), table((11, 3), (9, 1, True))
+    ground[:, 32:] = 0
+    ground[32:, 32:] = 9
+    batch = batch_of([(ground, rows)])
+    maps = some_maps(semantic_model, batch)
+    judged(semantic_model, maps, batch, LossConfig())["semantic"].backward()
+    assert maps.semantic_logits is not None and maps.semantic_logits.grad is not None
+    assert not maps.semantic_logits.grad[..., 4:].any() and maps.semantic_logits.grad[..., :4].any()
+
+
+def drawn(batch: Batch, seed: int) -> Tensor:
+    """Random cells of a batch on a grid of 8 pixels."""
+    targets = center_targets(batch, [(5, 8, 8)], (3,), ranges=None, stride=8, mask_loss_stride=4, min_iou=0.7)
+    targets.cells[1:, 1:] = 6
+    return random_cells(targets, torch.Generator().manual_seed(seed))[:, 1:]
+
+
+def test_random_centres_lie_in_the_mask_and_in_the_middle_of_its_box() -> None:
+    ring = ids(11)
+    ring[8:56, 8:56] = 1
+    ring[24:40, 24:40] = 11
+    batch = batch_of([(ring, table((1, 0), (11, 3)))])
+    found = {tuple(drawn(batch, seed)[0].tolist()) for seed in range(300)}
+    middle = {(y, x) for y in range(2, 5) for x in range(2, 5)}
+    assert found == middle - {(y, x) for y in (3, 4) for x in (3, 4)}
+
+
+def test_a_mask_between_the_cells_keeps_its_own_centre() -> None:
+    batch = batch_of([ANNOTATIONS["one-pixel segments"]])
+    things = batch.labels[batch.labels < 3]
+    assert (drawn(batch, 0)[1 : len(things)] == 6).all()
+
+
+def test_the_quality_loss_is_least_at_the_target_whatever_it_is() -> None:
+    targets = torch.tensor([0.0, 0.3, 0.7, 1.0])
+    grid = torch.linspace(-6, 6, 1201)
+    losses = quality_focal_loss(grid[:, None].expand(-1, 4), targets.expand(1201, 4))
+    best = grid[losses.argmin(0)].sigmoid()
+    torch.testing.assert_close(best, targets, atol=0.01, rtol=0)
+    logits, valid = torch.randn(2, 3, 4, 4), torch.rand(2, 1, 4, 4) > 0.5
+    heatmap = torch.rand(2, 3, 4, 4)
+    expected = (quality_focal_loss(logits, heatmap) * valid).sum((1, 2, 3))
+    torch.testing.assert_close(center_sums(logits, heatmap, valid, "quality"), expected)

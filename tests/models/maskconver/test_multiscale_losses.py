@@ -140,10 +140,11 @@ class TestPredictedCentres:
         regions = torch.zeros(1, 4, 4, dtype=torch.int32)
         regions[0, 2:, 2:] = 1  # the second mask has no cell at all
         targets = Targets(
-            levels=(Level(logits, logits > 0, regions),),
+            levels=(Level(logits, logits > 0, regions, 4),),
             image=torch.zeros(2, dtype=torch.long),
             label=torch.tensor([1, 1]),
             region=torch.tensor([1, 2]),
+            boxes=torch.zeros(2, 4),
             cells=torch.tensor([[0, 2, 2], [0, 1, 1]]),
             masked=torch.ones(2, dtype=torch.bool),
             regions=regions,

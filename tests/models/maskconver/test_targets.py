@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import maskconver.models.maskconver.targets as heatmaps
-from maskconver.models.maskconver.targets import center_cells, center_heatmaps, gaussian_sigma
+from maskconver.models.maskconver.targets import (
+    center_cells,
+    center_heatmaps,
+    gaussian_sigma,
+    gaussian_sigmas,
+)
 
 SHAPE = (2, 3, 12, 16)  # B, C, h, w
 
@@ -69,3 +74,13 @@ def test_objects_are_drawn_in_portions_with_the_same_result(monkeypatch) -> None
 
 def test_a_centre_on_the_last_pixel_stays_on_the_map() -> None:
     assert center_cells(torch.tensor([[95.9, 127.9], [100.0, 130.0]]), 8, (12, 16)).tolist() == [[11, 15]] * 2
+
+
+def test_gaussians_by_size_follow_both_sides_of_the_box_between_half_a_cell_and_two() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 31.0, 63.0], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 95.0, 127.0]])
+    expected = torch.tensor([[0.72, 1.44], [0.5, 0.5], [2.0, 2.0]])
+    torch.testing.assert_close(gaussian_sigmas(boxes, 8, gaussian="size"), expected)
+    row = boxes[:1], torch.tensor([[16.0, 32.0]]), torch.tensor([1]), torch.tensor([0])
+    by_size = center_heatmaps(*row, SHAPE, 8, gaussian="size")[0, 1]
+    assert by_size[2, 4] == 1 and by_size[2, 5] > by_size[3, 4] > 0
+    torch.testing.assert_close(by_size[3, 5], torch.exp(torch.tensor(-0.5 / 0.72**2 - 0.5 / 1.44**2)))

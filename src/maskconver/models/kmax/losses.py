@@ -102,14 +102,16 @@ class KMaXCriterion(nn.Module):
         model: what it will judge.
         loss: weights, and how masks and classes are relaxed; what `model.config.remask_at_test` says goes
             first.
-        min_iou: of no use here: nothing is drawn around centres.
+        min_iou, gaussian: of no use here: nothing is drawn around centres.
 
     Attributes:
         matching_seconds: time spent assigning queries to masks so far. On a CPU all of it; elsewhere what
             the host does once it has the costs.
     """
 
-    def __init__(self, model: KMaXDeepLab, loss: KMaXLossConfig, *, min_iou: float = 0.7) -> None:
+    def __init__(
+        self, model: KMaXDeepLab, loss: KMaXLossConfig, *, min_iou: float = 0.7, gaussian: str = "iou"
+    ) -> None:
         super().__init__()
         at_test = model.config.remask_at_test
         self.config, self.remax = loss, at_test or loss.remax

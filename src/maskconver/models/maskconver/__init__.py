@@ -20,7 +20,9 @@ FAMILY = register_family(
         },
         loss=LossConfig,
         criterion=MaskConverCriterion,
-        class_shaped=re.compile(r"class_head\.(\d+\.)?out\.(weight|bias)|class_embedding\.weight"),
+        class_shaped=re.compile(
+            r"(class_head\.(\d+\.)?|semantic_head\.)out\.(weight|bias)|class_embedding\.weight"
+        ),
         optimize=optimize,
     )
 )

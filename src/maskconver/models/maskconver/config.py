@@ -46,7 +46,10 @@ class MaskConverConfig:
         position: masks also get a quadratic form in the offset from their centre, predicted with the
             embedding, so that equal-looking objects side by side are told apart by place (ours, off in
             published models; the idea of semi-convolutional embeddings, Novotny et al., ECCV 2018).
-        proposals: how many peaks become proposals; may be changed at inference.
+        stuff: how stuff is found: by `centers`, as published, or by a `semantic` head that classifies every
+            cell; things stay centres (ours). The semantic head learns from every labelled pixel, so short
+            trainings on few images get further with it.
+        proposals: how many masks an image has; may be changed at inference.
         peak_kernel: window in cells in which a peak is the largest.
         input: how an image is brought to the network.
         postprocess: how proposals become an answer.
@@ -70,6 +73,7 @@ class MaskConverConfig:
     class_embedding: ClassEmbedding = "multiply"
     embedding_dim: int = 256
     position: bool = False
+    stuff: Literal["centers", "semantic"] = "centers"
     proposals: int = 50
     peak_kernel: int = 3
     input: InputConfig = field(default_factory=InputConfig)
@@ -172,7 +176,7 @@ class MultiScaleConfig:
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
 
-    position = False  # see `MaskConverConfig`
+    position, stuff = False, "centers"  # see `MaskConverConfig`
 
     @property
     def mask_level(self) -> int:

@@ -36,6 +36,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return value
 
 
+CenterLoss = Literal["focal", "quality"]
 ALPHA, BETA, CLIP = 2, 4, 1e-4
 
 
@@ -52,14 +53,47 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.where(targets == 1, positive, negative)
 
 
-def center_sums(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """(B,) focal loss of each image, summed over valid cells and classes.
+def quality_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Element-wise `|t-p|² BCE(p, t)` (arXiv 2006.04388 eq. 4): every cell learns the value of its target.
+
+    Args:
+        logits: any shape, float.
+        targets: the same shape in 0…1.
+    """
+    logits = logits.float()
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (targets - logits.sigmoid()) ** 2 * bce
+
+
+def center_sums(logits: Tensor, targets: Tensor, valid: Tensor, kind: CenterLoss = "focal") -> Tensor:
+    """(B,) centre loss of each image, summed over valid cells and classes.
 
     Args:
         logits, targets: B×C×h×w.
         valid: bool, broadcasts to B×C×h×w.
+        kind: the loss of an element.
     """
-    return (focal_loss(logits, targets) * valid).sum((1, 2, 3))
+    loss = focal_loss if kind == "focal" else quality_focal_loss
+    return (loss(logits, targets) * valid).sum((1, 2, 3))
+
+
+def semantic_head_loss(logits: Tensor, semantic: Tensor) -> Tensor:
+    """Cross-entropy of the labelled cells plus soft dice of the classes in the batch (ours).
+
+    Args:
+        logits: B×C×h×w float32.
+        semantic: B×h×w int64, -1 is void.
+    """
+    labelled = semantic >= 0
+    count = sum_over_processes(labelled.sum().float()).clamp(min=1) / world_size()
+    entropy = F.cross_entropy(logits, semantic, ignore_index=-1, reduction="sum") / count
+    classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    targets = (semantic[:, None] == classes).to(logits.dtype)
+    p = logits.softmax(1) * labelled[:, None]
+    shared, area, whole = (v.sum((0, 2, 3)) for v in (p * targets, targets, p + targets))
+    dice = 1 - (2 * shared + 1) / (whole + 1)
+    present = area > 0
+    return entropy + (dice * present).sum() / present.sum().clamp(min=1)
 
 
 CHUNK_PIXELS = 1 << 21  # mask pixels a chunk: 8 MB of float32 for each of a handful of intermediates

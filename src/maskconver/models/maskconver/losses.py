@@ -9,23 +9,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...errors import ConfigError
 from ..batch import Batch
 from ..layers import full_precision
 from .loss_terms import (
     BCE,
     DICE,
     BCEName,
+    CenterLoss,
     DiceName,
     center_sums,
     chunked_mask_sums,
     entry_bce,
     image_dice,
+    semantic_head_loss,
     sum_over_processes,
     world_size,
 )
 from .model import Maps, MaskConver
 from .remask import Relaxation, SemanticRelaxation, center_classes, class_cover, soften_centers
-from .targets import Targets, center_targets
+from .targets import Gaussian, Targets, center_targets
 
 
 @dataclass
@@ -44,8 +47,17 @@ class LossConfig:
             (multi-scale), or `none` (semantic recipes).
         mask_loss_stride: pixels of the canvas a cell of the mask losses stands for; 1 as the published mobile
             recipes, 2 as the multi-scale ones.
-        centers: where the embedding of a mask is read in training: at the `truth`, or at the `predicted`
-            centre, the cell within the mask where the network is surest of its class.
+        centers: where the embedding of a mask is read in training: at the `truth`, at the `predicted`
+            centre, the cell within the mask where the network is surest of its class, or at a `random` cell
+            of the mask within the middle half of its box (ours), so that a peak beside the centre also gives
+            a good mask.
+        center: the centre loss: `focal`, as published, or `quality`, which learns the heatmap's value at
+            every cell (ours, see `loss_terms.quality_focal_loss`).
+        semantic_weight: λ of the semantic head's loss, of models with `stuff: semantic`.
+        positive: every cell of a thing's mask where its Gaussian is at least this counts as its centre, and
+            the centre loss is divided by the number of such cells; 1, as published, is the centre's own cell.
+        samples: cells of a thing at which its embedding is read for the mask losses: its centre, and others
+            drawn from those that count as a centre; 1 as published.
         remask: relax masks and classes as ReMaX does, by a semantic branch that only training has (ours; see
             `remask`).
     """
@@ -57,8 +69,24 @@ class LossConfig:
     bce: BCEName = "pixel"
     dice: DiceName = "per_mask"
     mask_loss_stride: int = 4
-    centers: Literal["truth", "predicted"] = "truth"
+    centers: Literal["truth", "predicted", "random"] = "truth"
+    center: CenterLoss = "focal"
+    semantic_weight: float = 1.0
+    positive: float = 1.0
+    samples: int = 1
     remask: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.positive <= 1:
+            raise ConfigError(
+                f"loss.positive is {self.positive:g}; it can be above 0 to 1 (the centre alone)"
+            )
+        if self.samples < 1:
+            raise ConfigError(f"loss.samples is {self.samples}; it can be 1 or more")
+        if self.remask and (self.positive < 1 or self.samples > 1):
+            raise ConfigError(
+                "loss.remask relaxes one cell a mask: leave loss.positive and loss.samples at 1"
+            )
 
 
 class MaskConverCriterion(nn.Module):
@@ -68,11 +96,14 @@ class MaskConverCriterion(nn.Module):
         model: what it will judge.
         loss: weights and kinds.
         min_iou: of the Gaussians on the heatmap, see `targets.gaussian_radius`.
+        gaussian: how wide they are, see `targets.gaussian_sigmas`.
     """
 
-    def __init__(self, model: MaskConver, loss: LossConfig, *, min_iou: float = 0.7) -> None:
+    def __init__(
+        self, model: MaskConver, loss: LossConfig, *, min_iou: float = 0.7, gaussian: Gaussian = "iou"
+    ) -> None:
         super().__init__()
-        self.loss, self.min_iou = loss, min_iou
+        self.loss, self.min_iou, self.gaussian = loss, min_iou, gaussian
         self.relaxation = SemanticRelaxation(model) if loss.remask else None
 
     def forward(
@@ -84,11 +115,15 @@ class MaskConverCriterion(nn.Module):
             model: whose output it is.
             output: `model(batch.images)`.
             batch: images and their annotation.
-            generator: of no use here: nothing is drawn.
+            generator: draws random centres and the cells of `samples`; PyTorch's own where None.
 
         Returns:
             See `maskconver_losses`.
         """
+        more, semantic = self.loss.samples > 1, output.semantic_logits is not None
+        is_thing = None
+        if (more or semantic or self.loss.positive < 1) and model.categories is not None:
+            is_thing = torch.from_numpy(model.categories.is_thing).to(batch.images.device)
         targets = center_targets(
             batch,
             [(m.shape[1], m.shape[2], m.shape[3]) for m in output.heatmap_logits],
@@ -97,9 +132,21 @@ class MaskConverCriterion(nn.Module):
             stride=model.stride,
             mask_loss_stride=self.loss.mask_loss_stride,
             min_iou=self.min_iou,
-            relaxed=self.relaxation is not None,
+            gaussian=self.gaussian,
+            positive=self.loss.positive,
+            around=more,
+            is_thing=is_thing,
+            only_things=semantic,
+            dense=semantic or self.relaxation is not None,
         )
-        return maskconver_losses(model, output, targets, config=self.loss, relaxation=self.relaxation)
+        return maskconver_losses(
+            model,
+            output,
+            targets,
+            config=self.loss,
+            relaxation=self.relaxation,
+            generator=generator,
+        )
 
 
 def maskconver_losses(
@@ -109,6 +156,7 @@ def maskconver_losses(
     *,
     config: LossConfig,
     relaxation: SemanticRelaxation | None = None,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """The loss terms, each weighted already; their sum is what training minimises. Computed in float32.
 
@@ -118,9 +166,11 @@ def maskconver_losses(
         targets: what its maps are compared with.
         config: weights and kinds.
         relaxation: relaxes masks and classes, for which `targets.masks` are needed; None for neither.
+        generator: of random cells.
 
     Returns:
-        `center`, `mask`, (unless `none`) `dice` and, of a relaxation, `remask`, scalars.
+        `center`, `mask`, (unless `none`) `dice`, of a semantic head `semantic` and, of a relaxation,
+        `remask`, scalars.
     """
     heatmaps, (height, width) = maps.heatmap_logits, targets.size
     # What lies beyond the image the network padded itself: no target there.
@@ -132,12 +182,22 @@ def maskconver_losses(
         centers = targets.cells
         if config.centers == "predicted":
             centers = surest_cells(heatmaps, targets)
+        elif config.centers == "random":
+            centers = random_cells(targets, generator)
         keep = targets.masked
-        image, cells = targets.image[keep], centers[keep]
+        masked, cells = keep.nonzero()[:, 0], centers[keep]
+        if config.positive < 1:
+            ones = [(level.heatmap == 1).sum((1, 2, 3)) for level in targets.levels]
+            positives = torch.stack(ones).sum(0)
+        else:
+            positives = torch.bincount(targets.image[masked], minlength=len(features))
+        normalizers = _normalizers(positives, config)
+        if config.samples > 1:
+            masked, cells = sampled_cells(masked, cells, targets, config.samples, generator)
+        image = targets.image[masked]
         counts = torch.bincount(image, minlength=len(features))
-        normalizers = (counts if config.normalizer == "image" else _global_mean(counts)) + 1
 
-        embeddings = model.mask_embeddings(maps.embedding_map, image, cells, labels=targets.label[keep])
+        embeddings = model.mask_embeddings(maps.embedding_map, image, cells, labels=targets.label[masked])
         basis = model.mask_basis(maps.mask_features.float())[..., :height, :width]
         relaxed, cover = None, None
         if relaxation is not None:
@@ -147,16 +207,18 @@ def maskconver_losses(
             cover[keep] = class_cover(
                 embeddings, basis, counts, masks=targets.masks, num_classes=model.num_classes
             )
-        center = _center_sums(heatmaps, targets, centers, cover)
+        center = _center_sums(heatmaps, targets, centers, config.center, cover)
         terms = {"center": config.center_weight * (center / normalizers).mean()}
 
-        sums = _mask_sums(embeddings, basis, counts, targets=targets, relaxation=relaxed)
+        sums = _mask_sums(
+            embeddings, basis, counts, region=targets.region[masked], targets=targets, relaxation=relaxed
+        )
         # A segment that falls between the cells of the loss's stride has no target; an empty mask it is not.
         seen = sums[:, 3] > 0
         sums, image = sums[seen], image[seen]
         if config.bce == "entry":
             pixels = targets.regions[0].numel()
-            mask = entry_bce(sums, image, normalizers.float(), pixels=pixels)
+            mask = entry_bce(sums, image, _normalizers(counts, config).float(), pixels=pixels)
         else:
             mask = BCE[config.bce](sums)
         terms["mask"] = config.mask_weight * mask
@@ -164,6 +226,10 @@ def maskconver_losses(
             terms["dice"] = config.dice_weight * image_dice(sums, image, len(features))
         elif config.dice != "none":
             terms["dice"] = config.dice_weight * DICE[config.dice](sums)
+        if maps.semantic_logits is not None:
+            assert targets.masks is not None
+            logits = maps.semantic_logits[..., :height, :width].float()
+            terms["semantic"] = config.semantic_weight * semantic_head_loss(logits, targets.masks.semantic)
     if relaxation is not None:
         terms["remask"] = branch
     return terms
@@ -192,15 +258,76 @@ def surest_cells(heatmaps: Sequence[Tensor], targets: Targets) -> Tensor:
     return cells
 
 
-def _center_sums(heatmaps: Sequence[Tensor], targets: Targets, cells: Tensor, cover: Tensor | None) -> Tensor:
-    """(B,) focal sums over all levels; of a relaxation, `cover` (m×C) softens the targets at the cells."""
+def random_cells(targets: Targets, generator: torch.Generator | None = None) -> Tensor:
+    """Of every centre, a random cell of its mask within the middle half of its box.
+
+    Args:
+        targets: whose cells stand where a mask has no such cell.
+        generator: draws them; on the device of the targets.
+
+    Returns:
+        m×3 int64 (index of the level, y, x).
+    """
+    cells = targets.cells.clone()
+    for index, level in enumerate(targets.levels):
+        here = (cells[:, 0] == index).nonzero()[:, 0]
+        inside = level.regions[targets.image[here]] == targets.region[here, None, None]
+        low, high = targets.boxes[here, :2], targets.boxes[here, 2:]
+        middle, reach = (low + high) / 2, (high - low) / 4  # half of a half
+        height, width = inside.shape[-2:]
+        for dim, n in enumerate((height, width)):
+            places = (torch.arange(n, device=cells.device) + 0.5) * level.stride
+            near = (places - middle[:, dim : dim + 1]).abs() <= reach[:, dim : dim + 1]
+            inside = inside & near.unsqueeze(2 - dim)
+        drawn = torch.rand(inside.shape, generator=generator, device=cells.device)
+        best = drawn.masked_fill(~inside, -1).flatten(1).argmax(1)
+        found = torch.stack([best.div(width, rounding_mode="floor"), best % width], 1)
+        cells[here, 1:] = torch.where(inside.flatten(1).any(1)[:, None], found, cells[here, 1:])
+    return cells
+
+
+def sampled_cells(
+    masked: Tensor, cells: Tensor, targets: Targets, samples: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where embeddings are read: at the given cells, and at up to `samples - 1` cells around each centre.
+
+    Args:
+        masked: (n,) int64, the centres whose masks are learnt.
+        cells: n×3 int64 (index of the level, y, x), one of each.
+        targets: with `around`.
+        samples: cells a centre, 1 or more.
+        generator: draws them; on the device of the targets.
+
+    Returns:
+        (k,) int64 centres, ordered by image, and k×3 int64 cells.
+    """
+    assert targets.around is not None
+    owners, places = targets.around
+    order = torch.randperm(len(owners), generator=generator, device=owners.device)
+    order = order[owners[order].argsort(stable=True)]
+    owners, places = owners[order], places[order]
+    number = torch.bincount(owners, minlength=len(targets.image))
+    rank = torch.arange(len(owners), device=owners.device) - (number.cumsum(0) - number)[owners]
+    more = (rank < samples - 1) & targets.masked[owners]
+    masked, cells = torch.cat([masked, owners[more]]), torch.cat([cells, places[more]])
+    order = targets.image[masked].argsort(stable=True)
+    return masked[order], cells[order]
+
+
+def _center_sums(
+    heatmaps: Sequence[Tensor], targets: Targets, cells: Tensor, kind: CenterLoss, cover: Tensor | None
+) -> Tensor:
+    """(B,) centre losses summed over all levels.
+
+    Of a relaxation, `cover` (m×C) softens the targets at the cells.
+    """
     total = torch.zeros(len(heatmaps[0]), device=cells.device)
     for index, (logits, level) in enumerate(zip(heatmaps, targets.levels)):
         heatmap = level.heatmap
         if cover is not None:
             here = (cells[:, 0] == index).nonzero()[:, 0]
             heatmap = soften_centers(heatmap, targets.image[here], cells[here, 1:], cover[here])
-        total = total + center_sums(logits, heatmap, level.counted)
+        total = total + center_sums(logits, heatmap, level.counted, kind)
     return total
 
 
@@ -209,15 +336,17 @@ def _mask_sums(
     basis: Tensor,
     counts: Tensor,
     *,
+    region: Tensor,
     targets: Targets,
     relaxation: Relaxation | None = None,
 ) -> Tensor:
     """(n, 5) `mask_sums` of all masks of the batch, `counts` of them in each image."""
-    region, ends = targets.region[targets.masked], counts.cumsum(0).tolist()
+    ends = counts.cumsum(0).tolist()
+    own = basis.unbind()  # indexing would make the gradient of the whole batch once for each image
     sums = [
         chunked_mask_sums(
             embeddings[begin:end],
-            basis[i],
+            own[i],
             region[begin:end],
             regions=targets.regions[i],
             valid=targets.valid[i],
@@ -232,6 +361,11 @@ def _mask_sums(
         return torch.cat(sums)
     # Without a single mask the sums are empty but still reach every parameter, as DDP wants.
     return embeddings.new_zeros(0, 5) + embeddings.sum() * 0 + basis.sum() * 0
+
+
+def _normalizers(counts: Tensor, config: LossConfig) -> Tensor:
+    """(B,) what the sums over so many masks or cells of each image are divided by."""
+    return (counts if config.normalizer == "image" else _global_mean(counts)) + 1
 
 
 def _global_mean(counts: Tensor) -> Tensor:

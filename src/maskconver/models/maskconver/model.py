@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 from ...core.categories import Categories
 from ...core.proposals import Proposals
+from ...errors import ConfigError
 from ..base import SegmentationModel
 from ..layers import full_precision, pad_to_multiple
 from ..topk import TopK, stable_topk
 from . import position
 from .config import MaskConverConfig, MultiScaleConfig
 from .heads import MLP, with_class
-from .peaks import at_cells, top_peaks
+from .peaks import Peaks, at_cells, top_peaks
 from .pyramid import multi_scale, single_scale
+from .semantic import with_stuff
 
+SEMANTIC_DEPTH = 1  # convolutions of the semantic head
 CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
 
 
@@ -42,11 +45,13 @@ class Maps(NamedTuple):
         heatmap_logits: a B×C×h×w class heatmap a level, before the sigmoid.
         embedding_map: B×D×h×w centre embeddings a level.
         mask_features: B×D×h×w, at `MaskConver.stride`.
+        semantic_logits: B×C×h×w class of every cell before the softmax, of a model with `stuff: semantic`.
     """
 
     heatmap_logits: tuple[Tensor, ...]
     embedding_map: tuple[Tensor, ...]
     mask_features: Tensor
+    semantic_logits: Tensor | None = None
 
 
 class MaskConver(SegmentationModel):
@@ -57,6 +62,9 @@ class MaskConver(SegmentationModel):
         num_classes: things and stuff together; void is not a class.
         categories: the label set, where there is one; it travels with the model.
         name: registered name, kept in model files.
+
+    Raises:
+        ConfigError: `stuff: semantic` without categories, which say what is stuff.
     """
 
     config: MaskConverConfig | MultiScaleConfig
@@ -75,8 +83,18 @@ class MaskConver(SegmentationModel):
         dim, (class_depth, embedding_depth, mask_depth) = config.embedding_dim, config.head_depths
         self.class_head = parts.heads(num_classes, class_depth, CENTER_BIAS)
         self.embedding_head = parts.heads(dim, embedding_depth)
+        self.stuff_classes: tuple[int, ...] = ()  # of the semantic head
+        self.semantic_head: nn.Module | None = None
+        if config.stuff == "semantic":
+            if categories is None:
+                raise ConfigError(
+                    "stuff=semantic must know which classes are stuff: make the model with categories"
+                )
+            self.stuff_classes = tuple((~categories.is_thing).nonzero()[0].tolist())
         self.mask_fusion = parts.mask_fusion()
         self.mask_head = parts.mask_head(dim, mask_depth)
+        if config.stuff == "semantic":
+            self.semantic_head = parts.heads(num_classes, SEMANTIC_DEPTH)
         self.class_embedding = nn.Embedding(num_classes, dim) if config.class_embedding != "none" else None
         if self.class_embedding is not None:
             nn.init.uniform_(self.class_embedding.weight, -0.05, 0.05)
@@ -129,7 +147,37 @@ class MaskConver(SegmentationModel):
             self._on_levels(self.class_head, features),
             self._on_levels(self.embedding_head, features),
             self.mask_head(features.masks, features.detail),
+            self.semantic_logits(features),
         )
+
+    def semantic_logits(self, features: Features) -> Tensor | None:
+        """B×C×h×w class of every cell before the softmax; None without a semantic head."""
+        if self.semantic_head is None:
+            return None
+        logits: Tensor = self.semantic_head(features.pyramid[0], features.detail)
+        return logits
+
+    def peaks(
+        self, heatmap_logits: tuple[Tensor, ...], proposals: int | None = None, *, topk: TopK = stable_topk
+    ) -> Peaks:
+        """The best centres of an image; with a semantic head those of things, fewer by the stuff classes.
+
+        Args:
+            heatmap_logits: B×C×h×w of every level.
+            proposals: masks an image; the config's number where None.
+            topk: how scores are ranked.
+        """
+        count, kernel = proposals or self.config.proposals, self.config.peak_kernel
+        if not self.stuff_classes:
+            return top_peaks(heatmap_logits, count, kernel, topk=topk)
+        things = torch.tensor(
+            [c for c in range(self.num_classes) if c not in self.stuff_classes],
+            dtype=torch.long,
+            device=heatmap_logits[0].device,
+        )
+        of_things = [logits.index_select(1, things) for logits in heatmap_logits]
+        peaks = top_peaks(of_things, max(count - len(self.stuff_classes), 1), kernel, topk=topk)
+        return peaks._replace(labels=things[peaks.labels])
 
     def features(self, images: Tensor) -> Features:
         """What the heads take, of normalised images B×C×H×W float.
@@ -201,8 +249,7 @@ class MaskConver(SegmentationModel):
             Masks of B×k×⌈H/stride⌉×⌈W/stride⌉.
         """
         maps = self(images)
-        k = proposals or self.config.proposals
-        peaks = top_peaks(maps.heatmap_logits, k, self.config.peak_kernel, topk=topk)
+        peaks = self.peaks(maps.heatmap_logits, proposals, topk=topk)
         b, k = peaks.labels.shape
         image = torch.arange(b, device=images.device).repeat_interleave(k)
         # As in training: half precision would lose the small difference of large terms of the quadratic form.
@@ -211,8 +258,9 @@ class MaskConver(SegmentationModel):
                 maps.embedding_map, image, peaks.cells.flatten(0, 1), labels=peaks.labels.flatten()
             )
             basis = self.mask_basis(maps.mask_features.float())
-            mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.view(b, k, -1), basis)
+            mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.unflatten(0, (b, k)), basis)
         if self.multiple > 1:
             height, width = (-(-n // self.stride) for n in images.shape[-2:])
             mask_logits = mask_logits[..., :height, :width]
-        return Proposals(peaks.scores, peaks.labels, mask_logits)
+        things = Proposals(peaks.scores, peaks.labels, mask_logits)
+        return with_stuff(things, maps.semantic_logits, self.stuff_classes, topk=topk)

@@ -18,8 +18,9 @@ from ..optimize import InferenceModel, folded
 from ..topk import TopK, stable_topk
 from .heads import Head
 from .model import MaskConver
-from .peaks import at_cells, top_peaks
+from .peaks import at_cells
 from .position import monomials
+from .semantic import with_stuff
 
 LAST = slice(-1, None)  # of a separable head: its last 1×1 convolution
 
@@ -67,19 +68,23 @@ class LateHeads(Folded):
         network, features = self.network, self.network.features(images)
         class_head, head, mask_head = self.heads()
         (level,), detail = features.pyramid, features.detail
-        k = proposals or self.config.proposals
-        peaks = top_peaks((class_head(level, detail),), k, self.config.peak_kernel, topk=self.topk)
+        peaks = network.peaks((class_head(level, detail),), proposals, topk=self.topk)
         b, k = peaks.labels.shape
         image = torch.arange(b, device=images.device).repeat_interleave(k)
         cells = peaks.cells.flatten(0, 1)
         before = head.convolve(head.join(level, detail), part=slice(-1))
-        read = at_cells((before,), image, cells).T[None, :, :, None]  # 1×C×n×1, a narrow map
-        pooled = head.out(head.convolve(read, part=LAST))[0, :, :, 0].T
+        pooled = before.new_zeros(0, self.config.embedding_dim)
+        if k:  # of stuff alone, found by a semantic head, there is none
+            read = at_cells((before,), image, cells).T[None, :, :, None]  # 1×C×n×1, a narrow map
+            pooled = head.out(head.convolve(read, part=LAST))[0, :, :, 0].T
         before = mask_head.convolve(mask_head.join(features.masks, detail))
         with full_precision(images.device.type):
             embeddings = network.mask_embeddings_of(pooled.float(), cells, peaks.labels.flatten())
-            mask_logits = self.masks(embeddings.view(b, k, -1), before.float())
-        return Proposals(peaks.scores, peaks.labels, mask_logits)
+            mask_logits = self.masks(embeddings.unflatten(0, (b, k)), before.float())
+            things = Proposals(peaks.scores, peaks.labels, mask_logits)
+            return with_stuff(
+                things, network.semantic_logits(features), network.stuff_classes, topk=self.topk
+            )
 
     def heads(self) -> tuple[Head, Head, Head]:
         """The class, embedding and mask head."""

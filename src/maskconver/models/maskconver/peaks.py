@@ -38,6 +38,8 @@ def peak_scores(heatmap_logits: Tensor, kernel: int = 3) -> Tensor:
         kernel: window in cells.
     """
     scores = heatmap_logits.float().sigmoid()
+    if not scores.shape[1]:  # of no classes, as where a semantic head finds everything
+        return scores
     largest = F.max_pool2d(scores, kernel, stride=1, padding=kernel // 2)
     return torch.where(largest - scores < PEAK_TOLERANCE, scores, 0.0)
 
@@ -57,7 +59,7 @@ def top_peaks(
     c = scores[0].shape[1]
     flat = torch.cat([s.permute(0, 2, 3, 1).flatten(1) for s in scores], 1)
     index = topk(flat, k)
-    position = index.div(c, rounding_mode="floor")
+    position = index.div(max(c, 1), rounding_mode="floor")
     cells = torch.zeros(*index.shape, 3, dtype=torch.long, device=index.device)
     start = 0
     for level, s in enumerate(scores):
@@ -68,7 +70,7 @@ def top_peaks(
         # A level beyond which a position lies is overwritten by the next one.
         cells = torch.where((own >= 0)[..., None], cell, cells)
         start += h * w
-    return Peaks(flat.gather(1, index), index % c, cells)
+    return Peaks(flat.gather(1, index), index % max(c, 1), cells)
 
 
 def at_cells(maps: Sequence[Tensor], image: Tensor, cells: Tensor) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch, MaskTargets, at_stride, mask_targets
 
+Gaussian = Literal["iou", "size"]
+SIZE_SIGMA, SIGMAS = 0.18, (0.5, 2.0)  # of a side; smallest and largest, cells
 CHUNK_CELLS = 1 << 24  # heatmap cells held at a time: 64 MB of float32
 
 
@@ -21,11 +23,13 @@ class Level(NamedTuple):
         heatmap: B×C×h×w float32 in 0…1, see `center_heatmaps`.
         counted: B×C×h×w bool, the cells that count in the centre loss.
         regions: B×h×w int32, `Batch.regions` read in the middle of each cell.
+        stride: pixels of the image a cell stands for.
     """
 
     heatmap: Tensor
     counted: Tensor
     regions: Tensor
+    stride: int
 
 
 @dataclass(slots=True)
@@ -39,23 +43,28 @@ class Targets:
         image: (m,) int64, the image of each centre; ascending.
         label: (m,) int64.
         region: (m,) int64, the value of the centre's mask in `regions`.
+        boxes: m×4 float `(ymin, xmin, ymax, xmax)` in pixels, inclusive.
         cells: m×3 int64 (index of the level, y, x).
         masked: (m,) bool, whether the centre's mask is learnt; false beyond the cap.
         regions: B×H'×W' int32, on the grid of the mask losses; 0 belongs to no mask.
         valid: B×H'×W' bool, its cells that count.
         size: (h, w) of the mask features over the image, without what the network pads itself.
-        masks: the same masks on that grid; None where nothing is relaxed.
+        around: further cells that count as a centre, of `cells_around`: (k,) which centre and k×3 int64;
+            None where they were not asked for.
+        masks: the same masks on the grid of the mask features; None where nobody needs them.
     """
 
     levels: tuple[Level, ...]
     image: Tensor
     label: Tensor
     region: Tensor
+    boxes: Tensor
     cells: Tensor
     masked: Tensor
     regions: Tensor
     valid: Tensor
     size: tuple[int, int]
+    around: tuple[Tensor, Tensor] | None = None
     masks: MaskTargets | None = None
 
 
@@ -69,7 +78,12 @@ def center_targets(
     stride: int,
     mask_loss_stride: int,
     min_iou: float = 0.7,
-    relaxed: bool = False,
+    gaussian: Gaussian = "iou",
+    positive: float = 1.0,
+    around: bool = False,
+    is_thing: Tensor | None = None,
+    only_things: bool = False,
+    dense: bool = False,
 ) -> Targets:
     """The targets of a batch for the levels of a model.
 
@@ -82,34 +96,125 @@ def center_targets(
         stride: pixels of the image a cell of the mask features stands for.
         mask_loss_stride: the same of the mask losses.
         min_iou: of the Gaussians.
-        relaxed: whether masks are relaxed, which needs them on the grid of the mask features.
+        gaussian: see `gaussian_sigmas`.
+        positive: cells of a thing where its Gaussian is at least this are centres, too.
+        around: whether those cells are wanted in `Targets.around`.
+        is_thing: (C,) bool, by label; None where everything is one.
+        only_things: stuff has no centres, and its heatmaps do not count; a semantic head finds it.
+        dense: whether the masks are needed on the grid of the mask features.
     """
     rows, level = assign_levels(batch.boxes, batch.batch, ranges)
+    if only_things:
+        assert is_thing is not None
+        things = is_thing[batch.labels[rows]]
+        rows, level = rows[things], level[things]
     boxes, centers, label, image = (v[rows] for v in (batch.boxes, batch.centers, batch.labels, batch.batch))
+    more = around or positive < 1
+    if more:
+        alone = _has_own_region(batch)[rows]
+        if is_thing is not None:
+            alone &= is_thing[label]
     cells = torch.stack([level, torch.zeros_like(level), torch.zeros_like(level)], 1)
-    grids = []
+    grids, owners, places = [], [], []
     for index, ((c, h, w), exponent) in enumerate(zip(heatmaps, levels)):
         here, cell = (level == index).nonzero()[:, 0], 1 << exponent
         cells[here, 1:] = center_cells(centers[here], cell, (h, w))
         heatmap = center_heatmaps(
-            boxes[here], centers[here], label[here], image[here], (len(batch), c, h, w), cell, min_iou
+            boxes[here],
+            centers[here],
+            label[here],
+            image[here],
+            (len(batch), c, h, w),
+            cell,
+            min_iou,
+            gaussian,
         )
+        regions = at_stride(batch.regions, cell, (h, w))
+        if more:
+            mine = (alone & (level == index)).nonzero()[:, 0]
+            found, at = cells_around(
+                regions,
+                image[mine],
+                batch.region[rows[mine]],
+                boxes[mine],
+                cells[mine, 1:],
+                stride=cell,
+                min_iou=min_iou,
+                gaussian=gaussian,
+                positive=positive,
+            )
+            found = mine[found]
+            owners.append(found)
+            places.append(torch.cat([torch.full_like(found, index)[:, None], at], 1))
+            heatmap[image[found], label[found], at[:, 0], at[:, 1]] = 1
         # A centre counts even where its cell is void, as in the hole of a ring or at the padding's edge.
         counted = at_stride(batch.valid, cell, (h, w))[:, None] | (heatmap == 1)
-        grids.append(Level(heatmap, counted, at_stride(batch.regions, cell, (h, w))))
+        if only_things and is_thing is not None:
+            counted = counted & is_thing[:, None, None]
+        grids.append(Level(heatmap, counted, regions, cell))
     height, width = (-(-n // stride) for n in batch.images.shape[-2:])
     return Targets(
         tuple(grids),
         image,
         label,
         batch.region[rows],
+        boxes,
         cells,
         batch.keep[rows],
         at_stride(batch.regions, mask_loss_stride),
         at_stride(batch.valid, mask_loss_stride),
         (height, width),
-        mask_targets(batch, (height, width)) if relaxed else None,
+        (torch.cat(owners), torch.cat(places)) if around else None,
+        mask_targets(batch, (height, width)) if dense else None,
     )
+
+
+def _has_own_region(batch: Batch) -> Tensor:
+    """(n,) bool, of the rows of a batch: whether no other row has the same region."""
+    most = int(batch.region.max()) + 1 if len(batch.region) else 1
+    key = batch.batch * most + batch.region
+    return torch.bincount(key, minlength=len(batch) * most)[key] == 1
+
+
+def cells_around(
+    regions: Tensor,
+    image: Tensor,
+    region: Tensor,
+    boxes: Tensor,
+    cells: Tensor,
+    *,
+    stride: int,
+    min_iou: float,
+    positive: float,
+    gaussian: Gaussian = "iou",
+) -> tuple[Tensor, Tensor]:
+    """The cells of n masks that count as a centre: where its Gaussian is at least `positive` (ours).
+
+    Args:
+        regions: B×h×w int, whose each cell is.
+        image: (n,) int64.
+        region: (n,) int64, the mask's value in `regions`; no two masks share one.
+        boxes: n×4 float `(ymin, xmin, ymax, xmax)` in pixels, inclusive.
+        cells: n×2 int64 (y, x), the centres.
+        stride: pixels a cell.
+        min_iou, gaussian: see `gaussian_sigmas`.
+        positive: above 0 to 1.
+
+    Returns:
+        (k,) int64, which mask, and k×2 int64 (y, x).
+    """
+    most = int(regions.max()) + 1 if regions.numel() else 1
+    row_of = torch.full((len(regions) * most,), -1, device=regions.device)
+    seen = region < most  # others have no cell
+    rows = torch.arange(len(region), device=regions.device)
+    row_of[(image * most + region)[seen]] = rows[seen]
+    where, y, x = regions.nonzero().unbind(1)
+    owner = row_of[where * most + regions[where, y, x].long()]
+    owner, y, x = (v[owner >= 0] for v in (owner, y, x))
+    at = torch.stack([y, x], 1)
+    sigmas = gaussian_sigmas(boxes[owner], stride, min_iou, gaussian)
+    near = torch.exp(-0.5 * ((at - cells[owner]) / sigmas).square().sum(1)) >= positive
+    return owner[near], at[near]
 
 
 def gaussian_radius(height: Tensor, width: Tensor, min_iou: float = 0.7) -> Tensor:
@@ -138,6 +243,23 @@ def gaussian_sigma(boxes: Tensor, stride: int, min_iou: float = 0.7) -> Tensor:
     return (2 * gaussian_radius(height, width, min_iou).floor().clamp(min=0) + 1) / 6
 
 
+def gaussian_sigmas(boxes: Tensor, stride: int, min_iou: float = 0.7, gaussian: Gaussian = "iou") -> Tensor:
+    """(n, 2) sigma in cells along y and x.
+
+    By `size` it follows the sides of the box (ours), as in TTFNet (arXiv 1909.00700, §3.2) but twice as wide,
+    and never wider than 2 cells, so that large objects do not outweigh small ones.
+
+    Args:
+        boxes: (n, 4) `(ymin, xmin, ymax, xmax)` in pixels, inclusive.
+        stride: pixels a cell.
+        min_iou: of `iou`, see `gaussian_radius`.
+        gaussian: `iou`, as published, or `size`.
+    """
+    if gaussian == "iou":
+        return gaussian_sigma(boxes, stride, min_iou)[:, None].expand(-1, 2)
+    return ((boxes[:, 2:] - boxes[:, :2] + 1) / stride * SIZE_SIGMA).clamp(*SIGMAS)
+
+
 def center_cells(centers: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """(n, 2) int64 heatmap cells of centres (n, 2) `(y, x)` in pixels."""
     cells = (centers / stride).floor().long()
@@ -152,6 +274,7 @@ def center_heatmaps(
     shape: tuple[int, int, int, int],
     stride: int,
     min_iou: float = 0.7,
+    gaussian: Gaussian = "iou",
 ) -> Tensor:
     """Heatmap targets: per class the largest of its centres' Gaussians, exactly 1 at a centre's cell.
 
@@ -164,7 +287,7 @@ def center_heatmaps(
         batch: (n,) int64, which image.
         shape: B, C, h, w of the result.
         stride: pixels a cell.
-        min_iou: see `gaussian_radius`.
+        min_iou, gaussian: see `gaussian_sigmas`.
 
     Returns:
         B×C×h×w float32 in 0…1.
@@ -172,14 +295,14 @@ def center_heatmaps(
     b, c, h, w = shape
     heatmaps = torch.zeros(b * c, h, w, device=boxes.device)
     cells = center_cells(centers, stride, (h, w))
-    scale = -0.5 / gaussian_sigma(boxes, stride, min_iou) ** 2
+    scale = -0.5 / gaussian_sigmas(boxes, stride, min_iou, gaussian) ** 2
     rows, columns = torch.arange(h, device=boxes.device), torch.arange(w, device=boxes.device)
     plane = batch * c + labels
     step = max(CHUNK_CELLS // (h * w), 1)
     for part in torch.arange(len(boxes), device=boxes.device).split(step):
         # The Gaussian is separable: two short exponentials instead of h·w of them.
-        y = torch.exp((rows - cells[part, :1]) ** 2 * scale[part, None])
-        x = torch.exp((columns - cells[part, 1:]) ** 2 * scale[part, None])
+        y = torch.exp((rows - cells[part, :1]) ** 2 * scale[part, :1])
+        x = torch.exp((columns - cells[part, 1:]) ** 2 * scale[part, 1:])
         gaussians = y[:, :, None] * x[:, None, :]
         heatmaps.scatter_reduce_(0, plane[part, None, None].expand_as(gaussians), gaussians, "amax")
     return heatmaps.view(b, c, h, w)

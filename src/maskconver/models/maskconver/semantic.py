@@ -1,0 +1,53 @@
+"""Stuff from a semantic head: the class probabilities of every cell become proposals (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...core.proposals import Proposals
+from ..topk import TopK, stable_topk
+
+LARGEST = 30.0  # of a mask logit, so that a class alone has a finite one
+
+
+def with_stuff(
+    things: Proposals, semantic_logits: Tensor | None, stuff: Sequence[int], *, topk: TopK = stable_topk
+) -> Proposals:
+    """Adds a proposal for every stuff class and sorts all by score.
+
+    The mask of class c is its softmax probability p. Its score is the IoU that the cells with p > 0.5 are
+    expected to have, Σ_{p>0.5} p / (#{p>0.5} + Σ_{p≤0.5} p): near 1 for a class that is clearly there, near 0
+    for scattered cells of a class that is not.
+
+    Args:
+        things: K proposals an image, masks of h×w.
+        semantic_logits: B×C×h×w float, or None for nothing to add.
+        stuff: the classes.
+        topk: how scores are ranked.
+
+    Returns:
+        K + len(stuff) proposals an image.
+    """
+    if semantic_logits is None or not stuff:
+        return things
+    logits = semantic_logits.float()
+    own = [logits[:, c : c + 1] for c in stuff]
+    others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], 1) for c in stuff]
+    if logits.shape[1] > 1:
+        masks = torch.cat([x - y.logsumexp(1, keepdim=True) for x, y in zip(own, others)], 1)
+    else:
+        masks = torch.full_like(logits, LARGEST)
+    masks = masks.clamp(-LARGEST, LARGEST)
+    p = masks.sigmoid()
+    inside = (masks > 0).float()
+    scores = (p * inside).sum((2, 3)) / (inside + p * (1 - inside)).sum((2, 3)).clamp(min=1)
+    labels = torch.tensor(tuple(stuff), device=logits.device).expand(len(logits), -1)
+    scores = torch.cat([things.scores, scores], 1)
+    order = topk(scores, scores.shape[1])
+    labels = torch.cat([things.labels, labels], 1).gather(1, order)
+    image = torch.arange(len(order), device=order.device)[:, None]
+    masks = torch.cat([things.mask_logits, masks], 1)[image, order]  # an index that every export knows
+    return Proposals(scores.gather(1, order), labels, masks)

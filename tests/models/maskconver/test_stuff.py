@@ -1,0 +1,86 @@
+"""Stuff from a semantic head, things from centres: one list of proposals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskconver.core.categories import Categories, Category
+from maskconver.core.proposals import Proposals
+from maskconver.errors import ConfigError
+from maskconver.models import create_model
+from maskconver.models.maskconver import MaskConver
+from maskconver.models.maskconver.semantic import with_stuff
+from tests.networks import trained_looking
+
+# Things and stuff in no order, as data sets have them.
+MIXED = Categories(
+    [Category(i, f"c{i}", thing, (i, i, i)) for i, thing in enumerate([False, True, True, False, True])]
+)
+STUFF_ONLY = Categories([Category(i, f"s{i}", False, (i, i, i)) for i in range(3)])
+
+
+def model_of(categories: Categories, **changes: object) -> MaskConver:
+    given = {"name": "maskconver_mobile_256", **changes}
+    return trained_looking(num_classes=None, categories=categories, stuff="semantic", **given)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["maskconver_mobile_256", "maskconver_mobile_dense_512"])
+def test_every_stuff_class_is_one_proposal_and_all_others_are_things(images: Tensor, name: str) -> None:
+    found = model_of(MIXED, name=name).predict(images)
+    assert found.scores.shape == (2, 15)  # as many as without a semantic head
+    assert (found.scores.diff(dim=1) <= 0).all()
+    for labels in found.labels.tolist():
+        assert [labels.count(stuff) for stuff in (0, 3)] == [1, 1]
+        assert set(labels) <= set(range(5))
+
+
+def test_stuff_masks_are_the_softmax_of_the_semantic_logits(images: Tensor) -> None:
+    model = model_of(MIXED)
+    found, maps = model.predict(images), model(images)
+    assert maps.semantic_logits is not None
+    probability = maps.semantic_logits.softmax(1)
+    for image in range(2):
+        for stuff in (0, 3):
+            row = found.labels[image].tolist().index(stuff)
+            p = probability[image, stuff]
+            torch.testing.assert_close(found.mask_logits[image, row].sigmoid(), p, atol=1e-5, rtol=0)
+            inside = p > 0.5
+            expected = p[inside].sum() / (inside.sum() + p[~inside].sum())
+            torch.testing.assert_close(found.scores[image, row], expected, atol=1e-5, rtol=0)
+
+
+def test_a_class_that_is_clearly_there_scores_1_and_one_that_is_not_0() -> None:
+    logits = torch.zeros(1, 2, 4, 4)
+    logits[:, 0] = 50
+    none = Proposals(torch.zeros(1, 0), torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, 4, 4))
+    found = with_stuff(none, logits, (0, 1))
+    torch.testing.assert_close(found.scores, torch.tensor([[1.0, 0.0]]), atol=1e-6, rtol=0)
+    assert found.labels.tolist() == [[0, 1]] and found.mask_logits.isfinite().all()
+
+
+@pytest.mark.parametrize("categories", [MIXED, STUFF_ONLY], ids=["mixed", "stuff only"])
+def test_the_rewritten_network_answers_as_the_plain_one(images: Tensor, categories: Categories) -> None:
+    model = model_of(categories)
+    plain, fast = model.predict(images), model.optimized().predict(images)
+    torch.testing.assert_close(fast.scores, plain.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fast.labels, plain.labels, rtol=0, atol=0)
+    scale = float(plain.mask_logits.abs().max())
+    torch.testing.assert_close(fast.mask_logits, plain.mask_logits, rtol=0, atol=1e-5 * scale)
+
+
+def test_the_network_must_know_which_classes_are_stuff() -> None:
+    with pytest.raises(ConfigError, match="categories"):
+        create_model("maskconver_mobile_256", num_classes=5, stuff="semantic")
+
+
+def test_without_the_option_there_is_no_such_head() -> None:
+    model = trained_looking("maskconver_mobile_256", num_classes=None, categories=MIXED)
+    assert not [key for key in model.state_dict() if key.startswith("semantic")]
+    assert model(torch.zeros(1, 3, 64, 64)).semantic_logits is None
