@@ -24,21 +24,21 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from maskconver import PanopticQuality, Proposals
 from maskconver.checkpoint import load
-from maskconver.data.dataset import open_dataset
 from maskconver.data.sample import Sample
-from maskconver.merge import merge
-from maskconver.metrics import pooled_average_precision
-from maskconver.metrics.overlap import Overlap
-from maskconver.models.maskconver.model import MaskConver
-from maskconver.models.maskconver.peaks import top_peaks
 from maskconver.preprocess import prepare
 from maskconver.proposals import Geometry
 from maskconver.resize import resize_nearest
 from maskconver.segmentation import Segmentation
 from maskconver.targets import TargetConfig, assign_targets
+
+from maskconver import PanopticQuality, Proposals
+from maskconver.data.dataset import open_dataset
+from maskconver.merge import merge
+from maskconver.metrics import pooled_average_precision
+from maskconver.metrics.overlap import Overlap
+from maskconver.models.maskconver.model import MaskConver
+from maskconver.models.maskconver.peaks import top_peaks
 
 ROWS = ("model", "true centres", "true masks", "both")
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from maskconver.data.datamodule import SegmentationData
+from maskconver.training.criterion import create_criterion
 
 from maskconver.cli.train import prepare
-from maskconver.data.datamodule import SegmentationData
 from maskconver.models import create_model
 from maskconver.training.config import TrainConfig, overrides
-from maskconver.training.criterion import create_criterion
 from maskconver.training.optim import create_optimizer
 from maskconver.training.run import _input
 

@@ -14,6 +14,7 @@ import argparse
 from collections import defaultdict
 
 import numpy as np
+from maskconver.segmentation import Segmentation
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -21,7 +22,6 @@ from maskconver import PanopticQuality
 from maskconver.data.dataset import open_dataset
 from maskconver.metrics import pooled_average_precision
 from maskconver.metrics.overlap import Overlap
-from maskconver.segmentation import Segmentation
 
 
 def nuclei(image: NDArray[np.uint8], distance: int, smallest: int) -> NDArray[np.int32]:
