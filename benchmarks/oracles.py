@@ -18,27 +18,25 @@ A row is PQ of the things (of all classes where the data has no things), in perc
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import torch
-from maskconver.checkpoint import load
-from maskconver.data.sample import Sample
-from maskconver.preprocess import prepare
-from maskconver.proposals import Geometry
-from maskconver.resize import resize_nearest
-from maskconver.segmentation import Segmentation
-from maskconver.targets import TargetConfig, assign_targets
 
-from maskconver import PanopticQuality, Proposals
-from maskconver.data.dataset import open_dataset
-from maskconver.merge import merge
-from maskconver.metrics import pooled_average_precision
-from maskconver.metrics.overlap import Overlap
-from maskconver.models.maskconver.model import MaskConver
-from maskconver.models.maskconver.peaks import top_peaks
+from harness import arguments, table
+from maskconver.core.preprocess import prepare
+from maskconver.core.proposals import Geometry, Proposals
+from maskconver.core.resize import resize_nearest
+from maskconver.core.segmentation import Segmentation
+from maskconver.data.dataset import Sample
+from maskconver.data.open import open_dataset
+from maskconver.inference.evaluation import Figures
+from maskconver.merge import postprocess
+from maskconver.metrics.average_precision import pooled_average_precision
+from maskconver.models.checkpoint import load
+from maskconver.models.maskconver import MaskConver
+from maskconver.training.targets import TargetConfig, assign_targets
 
 ROWS = ("model", "true centres", "true masks", "both")
 
@@ -46,9 +44,9 @@ ROWS = ("model", "true centres", "true masks", "both")
 def proposals_at(
     model: MaskConver, maps: Any, cells: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor
 ) -> Proposals:
-    """The model's masks at k cells (k×2) of one image."""
+    """The model's masks at k cells (k×3: level, y, x) of one image."""
     image = torch.zeros(len(cells), dtype=torch.long)
-    embeddings = model.mask_embeddings(maps.embedding_map, image, cells, labels)
+    embeddings = model.mask_embeddings(maps.embedding_map, image, cells, labels=labels)
     logits = torch.einsum("kd,dhw->khw", embeddings, model.mask_basis(maps.mask_features)[0])
     return Proposals(scores[None], labels[None], logits[None]).numpy()
 
@@ -60,7 +58,7 @@ def true_masks(sample: Sample, peaks: Any, size: tuple[float, float], threshold:
     labels: dict[int, int] = {}
     strays = []
     height, width = sample.ids.shape
-    for score, label, (y, x) in zip(peaks.scores[0], peaks.labels[0].tolist(), peaks.cells[0].tolist()):
+    for score, label, (_, y, x) in zip(peaks.scores[0], peaks.labels[0].tolist(), peaks.cells[0].tolist()):
         if score <= threshold:
             break
         at = (
@@ -87,9 +85,9 @@ def true_masks(sample: Sample, peaks: Any, size: tuple[float, float], threshold:
 def measure(model: MaskConver, sample: Sample, geometry: Geometry, canvas: np.ndarray) -> dict[str, Any]:
     """The four answers of one image."""
     assert model.categories is not None
-    categories, config, stride = model.categories, model.merge, model.stride
+    categories, config, stride = model.categories, model.postprocess, model.stride
     maps = model(torch.from_numpy(canvas)[None])
-    peaks = top_peaks(maps.heatmap_logits, model.config.proposals, model.config.peak_kernel)
+    peaks = model.peaks(maps.heatmap_logits)
     # The annotation on the canvas, from which centres are taken as in training.
     scaled = tuple(round(n * s) for n, s in zip(geometry.image_size, geometry.scale))
     on_canvas = np.zeros(geometry.canvas_size, np.int32)
@@ -97,9 +95,10 @@ def measure(model: MaskConver, sample: Sample, geometry: Geometry, canvas: np.nd
     targets = assign_targets(
         on_canvas, sample.segments, categories.is_thing, TargetConfig(max_segments=1 << 30), on_canvas > 0
     )
-    h, w = maps.heatmap_logits.shape[-2:]
+    h, w = maps.heatmap_logits[0].shape[-2:]
     cells = torch.from_numpy(targets.centers / stride).long()
     cells = torch.minimum(cells, torch.tensor([h, w]) - 1)
+    cells = torch.cat([torch.zeros_like(cells[:, :1]), cells], 1)
     labels = torch.from_numpy(targets.labels)
     ones = torch.ones(len(labels))
     found = {
@@ -113,72 +112,57 @@ def measure(model: MaskConver, sample: Sample, geometry: Geometry, canvas: np.nd
     answers: dict[str, Any] = {}
     for row, proposals in found.items():
         proposals.geometry = (geometry,)
-        answers[row] = merge(proposals, config, categories)[0]
+        answers[row] = postprocess(proposals, config, categories)[0]
     size = (scaled[0] / stride, scaled[1] / stride)
-    ids, own, numbers = true_masks(sample, peaks, size, config.object_threshold)
+    ids, own, numbers = true_masks(sample, peaks, size, config.score_threshold)
     answers["true masks"] = Segmentation.from_ids(ids, categories, labels=own, segment_ids=numbers)
     return answers
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(
-        description="How much PQ a MaskConver model loses by its centres and how much by its masks: each is "
-        "replaced by the annotation in turn."
-    )
+    parser = arguments(__doc__)
     parser.add_argument("model", help="a bundled name or a model file (single-scale MaskConver)")
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--split", default="val", help="which split of it")
     parser.add_argument("--by", help="a key of images[] to group by, e.g. image_type")
     parser.add_argument("--count", type=int, help="only the first so many images")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
-    parser.add_argument("--object-threshold", type=float, help="the model's own if left out")
+    parser.add_argument("--score-threshold", type=float, help="the model's own if left out")
     parser.add_argument("--overlap-threshold", type=float, help="the model's own if left out")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     model = load(args.model).eval()
-    if not isinstance(model, MaskConver):
-        parser.error(f"{args.model} is a {type(model).__name__}; this script knows single-scale MaskConver")
-    for name in ("object_threshold", "overlap_threshold"):
+    if not isinstance(model, MaskConver) or len(model.levels) > 1 or model.stuff_classes:
+        parser.error(f"{args.model}: this script knows MaskConver of one level, without a semantic head")
+    for name in ("score_threshold", "overlap_threshold"):
         if getattr(args, name) is not None:
-            setattr(model.config.merge, name, getattr(args, name))
+            setattr(model.postprocess, name, getattr(args, name))
     data = open_dataset(args.data, args.split, channels=model.input.channels)
-    figures: dict[str, dict[str, PanopticQuality]] = defaultdict(
-        lambda: {row: PanopticQuality(data.categories) for row in ROWS}
+    figures: dict[str, dict[str, Figures]] = defaultdict(
+        lambda: {row: Figures(data.categories) for row in ROWS}
     )
-    counts: dict[str, int] = defaultdict(int)
     with torch.no_grad():
         for index in range(min(args.count or len(data), len(data))):
             sample = data[index]
             canvas, geometry = prepare(sample.image, model.input)
             answers = measure(model, sample, geometry, canvas)
-            groups = ["all"] + ([str(data.info(index).get(args.by))] if args.by else [])
+            groups = ["all"] + ([str(sample.info.get(args.by))] if args.by else [])
             for row, answer in answers.items():
-                overlap = Overlap.of(
-                    answer.ids,
-                    answer.segments,
-                    sample.ids,
-                    data.segments(index),
-                    data.categories,
-                    sample.image_id,
-                )
                 for group in groups:
-                    figures[group][row].add(overlap)
-            for group in groups:
-                counts[group] += 1
+                    figures[group][row].add_image(answer, sample.ids, data.segments(index), sample.image_id)
     things = bool(data.categories.is_thing.any())
-    print(f"| images of | number | {' | '.join(f'{row}: PQ | AP@0.5' if things else row for row in ROWS)} |")
-    print("|---" * (2 + len(ROWS) * (2 if things else 1)) + "|")
-    for group in sorted(counts, key=lambda g: -counts[g]):
+    heads = [head for row in ROWS for head in ((f"{row}: PQ", "AP@0.5") if things else (row,))]
+    line = table("images of", "number", *heads)
+    for group, rows in sorted(figures.items(), key=lambda item: -item[1]["model"].images):
         values = []
-        for row in ROWS:
-            metric = figures[group][row]
-            result = metric.compute()
+        for found in rows.values():
+            result = found.pq.compute()
             values.append(f"{100 * (result.things if things else result.all).pq:.1f}")
             if things:
-                values.append(f"{100 * pooled_average_precision(metric.state, data.categories).ap:.1f}")
-        print(f"| {group} | {counts[group]} | {' | '.join(values)} |")
+                values.append(f"{100 * pooled_average_precision(found.pq.state, data.categories).ap:.1f}")
+        line(group, rows["model"].images, *values)
 
 
 if __name__ == "__main__":

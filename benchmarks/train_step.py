@@ -9,50 +9,46 @@ than it does a clock; with one thread on an idle machine they are the wall time.
 
 from __future__ import annotations
 
-import platform
-import resource
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from maskconver.data.datamodule import SegmentationData
-from maskconver.training.criterion import create_criterion
 
-from maskconver.cli.train import prepare
-from maskconver.models import create_model
-from maskconver.training.config import TrainConfig, overrides
+from harness import machine, table
+from maskconver.cli.train import config_of, configure, prepare
+from maskconver.models.registry import build_model
+from maskconver.training.loader import SegmentationData
 from maskconver.training.optim import create_optimizer
-from maskconver.training.run import _input
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     """CPU seconds of a call, and its result."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = time.process_time()
     result = function()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, result
+    return time.process_time() - before, result
 
 
 def main() -> None:
     """Prints one row of a table."""
     parser = ArgumentParser(description="CPU seconds of a training step of a recipe.")
-    parser.add_argument("--config", action="config", help="YAML recipe, or the name of a shipped one")
     parser.add_argument("--repeats", type=int, default=5, help="steps that are timed, after one that is not")
-    parser.add_class_arguments(TrainConfig, nested_key=None)
-    args = parser.instantiate_classes(parser.parse_args(prepare(sys.argv[1:])))
-    config = TrainConfig(**{k: v for k, v in vars(args).items() if k not in ("config", "repeats")})
+    configure(parser)
+    args = parser.instantiate(parser.parse_args(prepare(parser, sys.argv[1:])))
+    config = config_of(args)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     torch.manual_seed(0)
     config.data.workers = 0
-    size = config.data.batch_size
-    data = SegmentationData(config.data, _input(config), (args.repeats + 1) * size, config.seed)
-    model: Any = create_model(config.model.name, categories=data.categories, **overrides(config.model))  # type: ignore[attr-defined]
+    size, network = config.data.batch_size, config.model.config
+    data = SegmentationData(config.data, network.input, (args.repeats + 1) * size, config.seed)
+    model: Any = build_model(network, len(data.categories), data.categories, config.model.name)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
-    criterion = create_criterion(model, config)
+    targets = config.data.targets
+    criterion = model.family.criterion(model, config.loss, min_iou=targets.min_iou, gaussian=targets.gaussian)
     optimizer = create_optimizer(model, config.optim, config.optim.lr)
     batches = iter(data.train_dataloader())
     rows = []
@@ -70,10 +66,10 @@ def main() -> None:
         optimizer.zero_grad()
         rows.append((forward + loss + backward + step, forward, loss, backward, step, load))
     best = min(rows[1:])
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {size} images a step")
-    print("| images/s | step, s | forward, s | loss, s | backward, s | optimiser, s | loading, s |")
-    print("|---|---|---|---|---|---|---|")
-    print(f"| {size / best[0]:.2f} | {' | '.join(f'{v:.2f}' for v in best)} |")
+    print(f"{config.model.name}, {size} images a step\n")
+    row = table("images/s", "step, s", "forward, s", "loss, s", "backward, s", "optimiser, s", "loading, s")
+    row(f"{size / best[0]:.2f}", *(f"{v:.2f}" for v in best))
+    print(f"\n{machine('torch', where=f'{torch.get_num_threads()} threads')}")
 
 
 if __name__ == "__main__":

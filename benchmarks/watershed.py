@@ -1,7 +1,7 @@
 """What ten lines of classic image processing make of cell nuclei: the baseline a network has to beat.
 
 Run: .venv/bin/pip install scikit-image
-     .venv/bin/python benchmarks/watershed.py --data ../shared/data/dsb2018-nuclei --split val --by image_type
+     .venv/bin/python benchmarks/watershed.py --data DIR --split val --by image_type
 
 An image is made grey, and inverted where its background is bright. Pixels above Otsu's threshold are nuclei.
 Touching ones are cut apart by a watershed of the distance to the background, started at its local maxima.
@@ -10,18 +10,17 @@ Nothing is learned, and the two settings (least distance of two maxima, least ar
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 
 import numpy as np
-from maskconver.segmentation import Segmentation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from maskconver import PanopticQuality
-from maskconver.data.dataset import open_dataset
-from maskconver.metrics import pooled_average_precision
-from maskconver.metrics.overlap import Overlap
+from harness import arguments, table
+from maskconver.core.segmentation import Segmentation
+from maskconver.data.open import open_dataset
+from maskconver.inference.evaluation import Figures
+from maskconver.metrics.average_precision import pooled_average_precision
 
 
 def nuclei(image: NDArray[np.uint8], distance: int, smallest: int) -> NDArray[np.int32]:
@@ -56,9 +55,7 @@ def nuclei(image: NDArray[np.uint8], distance: int, smallest: int) -> NDArray[np
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(
-        description="PQ and AP of nuclei found by Otsu's threshold, a distance transform and a watershed."
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--split", default="val", help="which split of it")
     parser.add_argument("--by", help="a key of images[] to group by, e.g. image_type")
@@ -68,8 +65,7 @@ def main() -> None:
     data = open_dataset(args.data, args.split)
     thing = int(np.flatnonzero(data.categories.is_thing)[0])
     stuff = np.flatnonzero(~data.categories.is_thing)
-    figures: dict[str, PanopticQuality] = defaultdict(lambda: PanopticQuality(data.categories))
-    counts: dict[str, int] = defaultdict(int)
+    figures: dict[str, Figures] = defaultdict(lambda: Figures(data.categories))
     for index in range(len(data)):
         sample = data[index]
         ids = nuclei(sample.image, args.distance, args.smallest)
@@ -80,18 +76,13 @@ def main() -> None:
             ids[ids == 0] = background
             numbers, labels = np.append(numbers, background), np.append(labels, stuff[0])
         answer = Segmentation.from_ids(ids, data.categories, labels=labels, segment_ids=numbers)
-        overlap = Overlap.of(
-            answer.ids, answer.segments, sample.ids, data.segments(index), data.categories, sample.image_id
-        )
-        for group in ["all"] + ([str(data.info(index).get(args.by))] if args.by else []):
-            figures[group].add(overlap)
-            counts[group] += 1
-    print("| images of | number | PQ things, % | SQ, % | RQ, % | AP@0.5, % |\n|---|---|---|---|---|---|")
-    for group in sorted(counts, key=lambda g: -counts[g]):
-        things = figures[group].compute().things
-        ap = pooled_average_precision(figures[group].state, data.categories).ap
-        values = (things.pq, things.sq, things.rq, ap)
-        print(f"| {group} | {counts[group]} | {' | '.join(f'{100 * v:.1f}' for v in values)} |")
+        for group in ["all"] + ([str(sample.info.get(args.by))] if args.by else []):
+            figures[group].add_image(answer, sample.ids, data.segments(index), sample.image_id)
+    row = table("images of", "number", "PQ things, %", "SQ, %", "RQ, %", "AP@0.5, %")
+    for group, found in sorted(figures.items(), key=lambda item: -item[1].images):
+        things = found.pq.compute().things
+        ap = pooled_average_precision(found.pq.state, data.categories).ap
+        row(group, found.images, *(f"{100 * v:.1f}" for v in (things.pq, things.sq, things.rq, ap)))
 
 
 if __name__ == "__main__":

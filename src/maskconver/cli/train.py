@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
 
 # Options of earlier versions.
 _RENAMED = {"--kmax_loss.": "--loss.", "--model.remax.": "--loss.remax."}
@@ -117,16 +120,23 @@ def _option(word: str) -> str:
     return ("--data.data" if name == "--data" else name) + equals + value
 
 
-def run(args: Any) -> int:
-    """Trains, prints the last figures."""
+def config_of(args: Any) -> TrainConfig:
+    """The recipe that parsed options make."""
     from ..models.registry import changed, model_config
-    from ..training.config import ModelChoice, TrainConfig, recipe_yaml
+    from ..training.config import ModelChoice, TrainConfig
 
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
     network = values["model"].as_dict()
     name, weights = network.pop("name"), network.pop("backbone_weights")
     values["model"] = ModelChoice(name, weights, changed(model_config(name), network))
-    config = TrainConfig(**values)
+    return TrainConfig(**values)
+
+
+def run(args: Any) -> int:
+    """Trains, prints the last figures."""
+    from ..training.config import recipe_yaml
+
+    config = config_of(args)
     recipe = recipe_yaml(config)
     if args.resolve:
         print(recipe, end="")

@@ -103,7 +103,7 @@ def compare(
     result = PanopticComparison() if with_maps else Comparison()
     add = _add_maps if with_maps else _add_proposals
     # A file's last proposals may be the model's next ones, where it can be asked for more.
-    more = 1 if with_maps or not model.family.limits.fewer_proposals else 2
+    more = 1 if with_maps or not model.first_stay_first else 2
     own = TorchRuntime(model, proposals=more * file.proposals)
     for canvases, normalized, geometry in _batches(file, images or generated(file.file)):
         try:

@@ -78,6 +78,11 @@ class SegmentationModel(nn.Module, ABC):
     def stride(self) -> int:
         """Pixels of the network input that a cell of the mask logits stands for."""
 
+    @property
+    def first_stay_first(self) -> bool:
+        """Whether asking for more proposals only adds others after those there were."""
+        return self.family.limits.fewer_proposals
+
     @abstractmethod
     def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
         """Normalised images B×C×H×W float, on this model's device, to their best proposals, no geometry.

@@ -133,6 +133,11 @@ class MaskConver(SegmentationModel):
         """Pixels of the network input a cell of the masks stands for."""
         return 1 << self.config.mask_level
 
+    @property
+    def first_stay_first(self) -> bool:
+        """False with a semantic head, whose masks lie among those of the centres, however many these are."""
+        return not self.stuff_classes
+
     def forward(self, images: Tensor) -> Maps:
         """Normalised images B×C×H×W float to the maps of every level.
 
