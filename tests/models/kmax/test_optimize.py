@@ -18,11 +18,11 @@ from tests.fakes import CATEGORIES
 from tests.networks import trained_looking
 
 
-def assert_equal(model: KMaXDeepLab, images: Tensor) -> None:
+def assert_equal(model: KMaXDeepLab, images: Tensor, tolerance: float = 2e-4) -> None:
     with torch.no_grad():
         plain, fast = model(images).final, model.optimized()(images)
     for wanted, got in zip(plain[:3], fast[:3]):
-        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=2e-4 * float(wanted.abs().max()))
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=tolerance * float(wanted.abs().max()))
 
 
 NAMES = [n if n == "remax_t" else pytest.param(n, marks=pytest.mark.slow) for n in ("remax_t", "remax_s")]
@@ -31,7 +31,9 @@ NAMES += [pytest.param(n, marks=pytest.mark.slow) for n in ("remax_m", "kmax_con
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rewritten_network_answers_as_the_plain_one(name: str) -> None:
-    assert_equal(trained_looking(name), torch.randn(2, 3, 96, 65))
+    # Float32 rounding grows through the softmaxes of MaX-S: 3e-4 of the range on processors without AVX512.
+    tolerance = 6e-4 if name == "kmax_max_s" else 2e-4
+    assert_equal(trained_looking(name), torch.randn(2, 3, 96, 65), tolerance)
 
 
 def test_masks_relaxed_at_inference_stay_relaxed() -> None:
