@@ -9,6 +9,7 @@ from torch import nn
 
 from maskconver.models import create_model
 from maskconver.models.base import SegmentationModel
+from maskconver.models.registry import model_config
 
 SMALL: dict[str, dict[str, Any]] = {
     "kmax": {"proposals": 12},
@@ -24,7 +25,9 @@ def trained_looking(name: str, **changes: Any) -> Any:
     """
     torch.manual_seed(0)
     family = "kmax" if name.startswith(("kmax", "remax")) else "maskconver"
-    model = create_model(name, **{"num_classes": 5, **SMALL[family], **changes})
+    known = vars(model_config(name))
+    small = {key: value for key, value in SMALL[family].items() if key in known}
+    model = create_model(name, **{"num_classes": 5, **small, **changes})
     most = 1.0 if family == "kmax" else 1.5  # deep networks amplify
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
