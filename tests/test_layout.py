@@ -26,6 +26,7 @@ ORDER = (
     "metrics",
     "models",
     "inference",
+    "analysis",
     "training",
 )
 ORDER += ("export", "cli")

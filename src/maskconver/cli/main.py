@@ -20,6 +20,7 @@ from .options import shown, use_options
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train or fine-tune a model on your own images"),
     "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
+    "analyze": ("analyze", "where a model loses panoptic quality, as a page to look at"),
     "predict": ("predict", "segment images, folders or globs"),
     "export": ("export", "write a model as a file for another runtime"),
     "pq": ("pq", "panoptic quality of one COCO panoptic file against another"),
