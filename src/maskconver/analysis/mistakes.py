@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -170,7 +171,7 @@ def find_mistakes(
 
 def edge_width(size: tuple[int, ...]) -> int:
     """How many pixels from the true edge still count as *boundary*: 0.5 % of the diagonal."""
-    return max(round(0.005 * float(np.hypot(*size[:2]))), 1)
+    return max(round(0.005 * math.hypot(*size[:2])), 1)
 
 
 def _edge_share(

@@ -72,9 +72,10 @@ class Analysis:
         table = np.zeros(shape)
         boundary, coverage = list(CAUSES).index("boundary"), list(CAUSES).index("coverage")
         pair = m.matched
-        np.add.at(table, (m.label[pair], boundary), m.loss[pair] * m.edge[pair])
-        np.add.at(table, (m.label[pair], coverage), m.loss[pair] * (1 - m.edge[pair]))
-        np.add.at(table, (m.label[~pair], m.cause[~pair]), m.loss[~pair])
+        table[:, boundary] = np.bincount(m.label[pair], m.loss[pair] * m.edge[pair], shape[0])
+        table[:, coverage] = np.bincount(m.label[pair], m.loss[pair] * (1 - m.edge[pair]), shape[0])
+        single = m.label[~pair] * shape[1] + m.cause[~pair]
+        table += np.bincount(single, m.loss[~pair], shape[0] * shape[1]).reshape(shape)
         return np.asarray(table / np.maximum(self._weights, 0.5)[:, None])
 
     @property
@@ -289,7 +290,9 @@ def compare(first: Analysis, second: Analysis, *, draws: int = 1000, seed: int =
     random = np.random.default_rng(seed)
     differences = []
     for _ in range(draws):
-        times = np.bincount(random.integers(len(both), size=len(both)), minlength=len(both)) if both else []
+        if not both:
+            break
+        times = np.bincount(random.integers(len(both), size=len(both)), minlength=len(both))
         pair = [panoptic_quality(np.tensordot(times, s, 1), first.categories).all.pq for s in states]
         differences.append(pair[1] - pair[0])
     low, high = np.nanpercentile(differences, [2.5, 97.5]) if both else (math.nan, math.nan)
@@ -307,12 +310,13 @@ def _per_image(analysis: Analysis, names: list[str], classes: int) -> NDArray[np
     """(N, C, 4) counts of each of the named images."""
     m = analysis.mistakes
     place = {name: i for i, name in enumerate(analysis.images)}
-    states = np.zeros((len(analysis.images), classes, 4))
+    states = np.zeros((len(analysis.images) * classes, 4))
+    cell = m.image * classes + m.label
     missed = ~m.matched & ~m.predicted
     for column, rows in enumerate((m.matched, m.predicted, missed)):
-        np.add.at(states, (m.image[rows], m.label[rows], column), 1)
-    np.add.at(states, (m.image[m.matched], m.label[m.matched], 3), m.iou[m.matched])
-    return states[[place[name] for name in names]]
+        states[:, column] = np.bincount(cell[rows], minlength=len(states))
+    states[:, 3] = np.bincount(cell[m.matched], m.iou[m.matched], len(states))
+    return states.reshape(-1, classes, 4)[[place[name] for name in names]]
 
 
 def image_quality(m: Mistakes, count: int, is_thing: NDArray[np.bool_]) -> list[float]:
