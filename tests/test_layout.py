@@ -27,6 +27,7 @@ ORDER = (
     "models",
     "inference",
     "analysis",
+    "serve",
     "training",
 )
 ORDER += ("export", "cli")
