@@ -51,7 +51,7 @@ class Kept:
         return int(self.image.nbytes + self.result.ids.nbytes + logits)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     canvas: NDArray[Any]
     geometry: Geometry

@@ -89,6 +89,8 @@ function hueTurned([r, g, b], turn) {
 function drawPhoto(image) {
   photo.width = image.width;
   photo.height = image.height;
+  // Small images are enlarged up to four times, large ones fit the window.
+  $("frame").style.width = `min(100%, ${4 * image.width}px, calc((100vh - 200px) * ${image.width / image.height}))`;
   const context = photo.getContext("2d");
   if (image.bitmap) context.drawImage(image.bitmap, 0, 0, image.width, image.height);
   else { context.fillStyle = "#222"; context.fillRect(0, 0, image.width, image.height); }
@@ -207,7 +209,9 @@ async function update(image, { quiet = false } = {}) {
     if (image === current) show(image);
     say(`${image.name}: ${answer.width} × ${answer.height} pixels, ${answer.segments.length} segments, ${Math.round(performance.now() - start)} ms`);
   } catch (error) {
-    if (error.name !== "AbortError") say(`${image.name}: ${error.message}`, true);
+    if (error.name === "AbortError") return;
+    say(`${image.name}: ${error.message}`, true);
+    if (!image.answer && !image.bitmap) forget(image); // nothing to show of it
   } finally {
     if (running === control) { running = null; stage.removeAttribute("aria-busy"); }
   }
@@ -243,6 +247,19 @@ function strip() {
     button.addEventListener("click", () => choose(index));
     bar.append(button);
   });
+}
+
+function forget(image) {
+  images.splice(images.indexOf(image), 1);
+  if (current !== image) return strip();
+  current = null;
+  if (images.length) return show(images[0]);
+  $("frame").hidden = true;
+  $("hint").hidden = false;
+  $("downloads").hidden = true;
+  stage.classList.remove("full");
+  list();
+  strip();
 }
 
 async function choose(index) {
