@@ -43,7 +43,9 @@ def main() -> None:
     config.data.workers = 0
     size, network = config.data.batch_size, config.model.config
     data = SegmentationData(config.data, network.input, (args.repeats + 1) * size, config.seed)
-    model: Any = build_model(network, len(data.categories), data.categories, config.model.name)
+    model: Any = build_model(
+        network, len(data.categories), data.categories, name=config.model.name, training=config.training
+    )
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..core.config import renamed
 from ..errors import ConfigError
 from ..models import list_models, model_config
-from ..models.registry import family_of, model_loss
+from ..models.registry import family_of, model_loss, model_training
 from .loader import DataConfig
 from .optim import OptimConfig, ScheduleConfig
 
@@ -43,6 +43,8 @@ class TrainConfig:
         data: data set, augmentation and loading.
         loss: weights and kinds of the loss terms, a config of the model's family; what the model
             is registered with if None.
+        training: what of the network only training knows, such as stochastic depth; what the model is
+            registered with if None. Some models have no such options.
         optim: the optimiser.
         schedule: the learning rate over the steps.
         out: folder of the run: checkpoints, logs, images of predictions, the resolved recipe.
@@ -73,6 +75,7 @@ class TrainConfig:
     model: ModelChoice = field(default_factory=ModelChoice)
     data: DataConfig = field(default_factory=DataConfig)
     loss: Any = None
+    training: Any = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     out: str = "runs/train"
@@ -104,6 +107,11 @@ class TrainConfig:
                 f"{self.model.name} is trained with a loss of {expected.__name__}, "
                 f"not of {type(self.loss).__name__}"
             )
+        registered = model_training(self.model.name)
+        if self.training is None:
+            self.training = registered
+        elif type(self.training) is not type(registered):
+            raise ConfigError(f"{self.model.name} has no options of {type(self.training).__name__}")
 
 
 def recipe_yaml(config: TrainConfig) -> str:
@@ -113,6 +121,8 @@ def recipe_yaml(config: TrainConfig) -> str:
     values = dataclasses.asdict(config)
     network = values["model"].pop("config")
     values["model"] |= network
+    if values["training"] is None:
+        del values["training"]
     return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
 
 

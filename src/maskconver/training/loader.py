@@ -134,7 +134,7 @@ class TrainDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> Example:
         position, index = key
         rng = np.random.default_rng((self.seed, 1, position))
         augment, partner = self.config.augment, None
@@ -263,7 +263,7 @@ class SegmentationData(pl.LightningDataModule):
         return DataLoader(
             dataset,
             self.config.batch_size,
-            sampler=sampler,  # type: ignore[arg-type]
+            sampler=sampler,
             num_workers=self.config.workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

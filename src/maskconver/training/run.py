@@ -55,7 +55,9 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         config.data, config.model.config.input, config.steps * step_images, config.seed, config.overfit
     )
     network = config.model.config
-    model = build_model(network, len(data.categories), data.categories, config.model.name)
+    model = build_model(
+        network, len(data.categories), data.categories, name=config.model.name, training=config.training
+    )
     most = int(data.train.segment_counts.max())
     say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
     if most > model.config.proposals:

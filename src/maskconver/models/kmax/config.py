@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ...core.config import InputConfig, PostprocessConfig
 from ...errors import ConfigError
+from ..base import moved_to_training
 from ..layers import Padding
 from ..remax import SEMANTIC_WEIGHT
 
@@ -82,6 +83,22 @@ class ReMaXConfig:
 
 
 @dataclass
+class KMaXTraining:
+    """What of the network only training knows.
+
+    Attributes:
+        drop_path: stochastic depth of the k-means layers, 0…1; published models are trained with 0.2.
+        backbone_drop_path: stochastic depth of the backbone's last blocks (ConvNeXt and MaX-S).
+        mask_start: scale and offset of all mask logits before anything is learned; published (0.1, 0). Short
+            runs with sigmoid masks start better from (1, -3).
+    """
+
+    drop_path: float = 0.0
+    backbone_drop_path: float = 0.0
+    mask_start: tuple[float, float] = (0.1, 0.0)
+
+
+@dataclass
 class KMaXConfig:
     """Architecture of a kMaX-DeepLab (arXiv 2207.04044); defaults are R50's.
 
@@ -94,10 +111,8 @@ class KMaXConfig:
             instead of a max-pool and features are tapped before the activation. Weights fit both, but
             belong to one.
         gate: of MobileNetV3's squeeze-and-excitation; `sigmoid` as in DeepLab2.
-        backbone_drop_path: stochastic depth of the backbone's last blocks (ConvNeXt and MaX-S).
         pixel_blocks: residual blocks of the pixel decoder's stages at strides 32, 16, 8 and 4.
         decoder_layers: k-means layers at strides 32, 16 and 8.
-        drop_path: stochastic depth of the k-means layers.
         fifth_stage: one more stage on the stem, as for Cityscapes: `tensorflow` at the stem's own stride (2
             with MaX-S, MobileNetV3 and ResNet, which needs `resnet_layout: stride`; 4 with ConvNeXt),
             `pytorch` as the published R50 checkpoint has it (the max-pooled stem of stride 4, before res2),
@@ -107,8 +122,6 @@ class KMaXConfig:
         remask_at_test: relaxed masks assign the pixels to the queries, also at inference: the branches are a
             part of the network, and the losses take these choices. None, as published: only training relaxes
             masks, see `KMaXLossConfig.remax`.
-        mask_start: scale and offset of all mask logits before anything is learned; published (0.1, 0). Short
-            runs with sigmoid masks start better from (1, -3).
         proposals: queries; every one gives a proposal.
         input: how an image is brought to the network.
         postprocess: how proposals become an answer; the thresholds for COCO, those of
@@ -121,14 +134,11 @@ class KMaXConfig:
     bn_momentum: float = 0.01
     resnet_layout: Literal["max_pool", "stride"] = "max_pool"
     gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid"
-    backbone_drop_path: float = 0.0
     pixel_blocks: tuple[int, int, int, int] = (1, 5, 1, 1)
     decoder_layers: tuple[int, int, int] = (2, 2, 2)
-    drop_path: float = 0.2
     fifth_stage: Literal["none", "tensorflow", "pytorch"] = "none"
     semantic: Literal["none", "aspp", "simple"] = "aspp"
     remask_at_test: ReMaXConfig | None = None
-    mask_start: tuple[float, float] = (0.1, 0.0)
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
     postprocess: PostprocessConfig = field(default_factory=_merge)
@@ -147,11 +157,12 @@ class KMaXConfig:
 
 
 def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe by today's names: what only training knows of ReMaX was once a part of the model.
+    """A recipe by today's names: what only training knows was once a part of the model.
 
     Args:
-        recipe: `model` and, of recipes, `loss`, as JSON or YAML hold them; left as it is.
+        recipe: `model` and, of recipes, `loss` and `training`, as JSON or YAML hold them; left as it is.
     """
+    recipe = moved_to_training(recipe, KMaXTraining)
     model = recipe.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("remax"), dict):
         return recipe

@@ -7,9 +7,10 @@ There are two configs and one network: a third of the fields belongs to one leve
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ...core.config import InputConfig, PostprocessConfig
+from ..base import moved_to_training
 from ..layers import Activation, Padding
 
 ClassEmbedding = Literal["none", "multiply", "add"]
@@ -99,6 +100,22 @@ class MaskConverConfig:
 
 
 @dataclass
+class MultiScaleTraining:
+    """What of a multi-scale network only training knows.
+
+    Attributes:
+        drop_path: largest rate of stochastic depth in backbone and UNet, 0…1, rising from stage to stage.
+    """
+
+    drop_path: float = 0.0
+
+
+def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe by today's names: stochastic depth was once a part of the model; `recipe` is left as it is."""
+    return moved_to_training(recipe, MultiScaleTraining)
+
+
+@dataclass
 class MultiScaleConfig:
     """Architecture of a multi-scale MaskConver (arXiv 2312.06052); defaults are R50-UNet's.
 
@@ -111,7 +128,6 @@ class MultiScaleConfig:
             starts from trained weights, as in the published R50-UNet recipe.
         activation: everywhere; `gelu` is exact but in heads and SE, where it is the tanh approximation.
         backbone_activation: of `resnet50`; `relu` for weights of torchvision.
-        drop_path: largest rate of stochastic depth in backbone and UNet, rising from stage to stage.
         decoder: `convnext_unet` refines levels 5, 4, 3 before the FPN; `fpn` is the FPN alone; `bifpn` stands
             in its place; `aspp` widens the view of the coarsest level before the FPN.
         unet_dim: channels of the ConvNeXt-UNet; one number, or one each for levels 5, 4 and 3.
@@ -148,7 +164,6 @@ class MultiScaleConfig:
     frozen_bn: bool = False
     activation: Activation = "gelu"
     backbone_activation: Activation = "gelu"
-    drop_path: float = 0.1
     decoder: Literal["convnext_unet", "fpn", "bifpn", "aspp"] = "convnext_unet"
     unet_dim: int | tuple[int, int, int] = 384
     unet_depths: tuple[int, int, int] = (18, 1, 1)
