@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,export,dev]'
 	@touch $@
 
-demo: $(READY)  ## segment generated cells with the shipped model; prints where the pictures are
+demo: $(READY)  ## segment generated cells with the shipped model; prints where the images are
 	@$(BIN)/maskconver data synth demo_out/cells --style cells --count 4 --size 256 320 --seed 7 --split demo --overwrite
 	@$(BIN)/maskconver predict $(MODEL) demo_out/cells/images/demo --out demo_out --overlay
 	@echo "look at: $(CURDIR)/demo_out/overlays/cells_00001.png"

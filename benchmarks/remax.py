@@ -39,7 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def scenes(size: int, batch: int) -> Batch:
-    """Generated pictures with their targets."""
+    """Generated images with their targets."""
     examples = []
     is_thing = np.arange(CLASSES) < THINGS
     for number in range(batch):
@@ -79,9 +79,9 @@ def memory(name: str, arm: str, size: int, batch: int, samples: int, threads: in
     """The peak of this process after two steps, GB."""
     torch.set_num_threads(threads)
     trainer = Trainer(network(name), arm, samples)
-    pictures = scenes(size, batch)
+    images = scenes(size, batch)
     for _ in range(2):
-        trainer.step(pictures)
+        trainer.step(images)
     return peak()
 
 

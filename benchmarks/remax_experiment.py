@@ -3,7 +3,7 @@
 Run: .venv/bin/python benchmarks/remax_experiment.py --runs kmax:0 remax:0 kmax:1 remax:1
      .venv/bin/python benchmarks/remax_experiment.py --runs all --plot docs/images/remax.png
 
-Scenes are generated; every run is one network from scratch, one thread, the same pictures in the same order
+Scenes are generated; every run is one network from scratch, one thread, the same images in the same order
 for one seed. A run writes a JSON line every few steps (losses, gradient norm, false-positive/false-negative
 ratio of the sigmoid masks that the loss sees) and PQ after validations, to OUT/ARM-SEED.jsonl. A run that is
 stopped, or that reaches --seconds, goes on where it was with the same command; one that is done is not run
@@ -58,7 +58,7 @@ SEEDS = (0, 1)
 OBJECT, OVERLAP = (
     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     (0.5, 0.8),
-)  # thresholds tried on the validation pictures
+)  # thresholds tried on the validation images
 LOG_EVERY, SAVE_EVERY = 4, 20
 
 
@@ -94,7 +94,7 @@ def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
 
 
 def judge(model: Any, data: SegmentationData) -> dict[str, Any]:
-    """PQ on the validation pictures, with the thresholds that are best for it among a few."""
+    """PQ on the validation images, with the thresholds that are best for it among a few."""
     metrics = {(o, v): PanopticQuality(data.categories) for o in OBJECT for v in OVERLAP}
     model.eval()
     for item in data.val_dataloader():

@@ -91,7 +91,7 @@ def main() -> None:
         step(batch)
     per_image = {k: statistics.median(SECONDS[k]) for k in ("assign", "load")}
     per_step = {k: statistics.median(SECONDS[k]) for k in ("heatmaps", "step")}
-    # Means for the parts, whose cost depends on the picture; a batch meets the mean of its pictures.
+    # Means for the parts, whose cost depends on the image; a batch meets the mean of its images.
     assign = statistics.mean(SECONDS["assign"]) * args.batch
     print(
         f"{len(dataset)} images of {args.split}, {statistics.mean(segments):.1f} targets per image, ", end=""

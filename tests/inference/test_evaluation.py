@@ -133,7 +133,7 @@ def test_colours_may_differ(dataset) -> None:
     assert evaluate(Predictor(oracle), dataset).total.images == 3
 
 
-def test_a_picture_that_cannot_be_read_is_listed_and_the_others_count(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_listed_and_the_others_count(tmp_path: Path) -> None:
     write_dataset(tmp_path, style="cells", count=3, size=(SIZE, SIZE), seed=0, split="val")
     data = open_dataset(tmp_path, "val")
     Path(data.image_path(1)).write_bytes(b"not a picture")

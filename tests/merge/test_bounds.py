@@ -52,8 +52,7 @@ def random_case(rng):
     else:
         canvas, scale = (h * 8, w * 8), (float(rng.uniform(0.2, 1.5)), float(rng.uniform(0.2, 1.5)))
         image = tuple(max(int(c / s * rng.uniform(0.4, 1)), 1) for c, s in zip(canvas, scale))
-        offset = (float(rng.uniform(0, 20)),) * 2 if rng.random() < 0.2 else (0.0, 0.0)
-        geometry = Geometry(image, canvas, scale, offset)
+        geometry = Geometry(image, canvas, scale)
         size = (image[0] + 5, image[1] + 9) if rng.random() < 0.2 else None
     return scores, rng.integers(-1, 4, n), masks, output_taps((h, w), geometry, size), config
 
@@ -175,7 +174,7 @@ def test_areas_and_winners_are_the_plain_ones_even_where_bounds_are_useless(monk
             )
 
 
-def test_most_pixels_of_a_usual_picture_are_never_computed(monkeypatch):
+def test_most_pixels_of_a_usual_image_are_never_computed(monkeypatch):
     rng = np.random.default_rng(0)
     masks, scores = smooth_masks(rng, 50, (80, 80)), rng.random(50, np.float32)
     computed = []
@@ -191,7 +190,7 @@ def test_most_pixels_of_a_usual_picture_are_never_computed(monkeypatch):
     assert 0 < sum(computed) < 0.05 * 50 * 640 * 640
 
 
-def test_crowded_pictures_are_left_to_the_plain_competition():
+def test_crowded_images_are_left_to_the_plain_competition():
     rng = np.random.default_rng(0)
     masks, scores = rng.normal(0, 0.1, (20, 10, 10)).astype(np.float32), np.full(20, 0.5, np.float32)
     taps = output_taps((10, 10), None, (80, 80))

@@ -50,7 +50,7 @@ def test_a_log_file_gets_a_line_every_few_steps_and_no_advertisement(
         write_dataset(tmp_path / "d", "scenes", 2, (64, 64), split=split)
     words = [
         "--data.batch_size=2", "--data.workers=0", "--steps=4", "--val_every=4", "--log_every=2", "--ema=0",
-        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--pictures=0",
+        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--log_images=0",
         f"--data={tmp_path / 'd'}", f"--out={tmp_path / 'run'}",
     ]  # fmt: skip
     assert main(["train", "--config=start", *words]) == 0

@@ -28,7 +28,7 @@ INPUT = InputConfig(size=(32, 48))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six generated pictures to train on and three to validate on; one in three is of kind `b`."""
+    """Six generated images to train on and three to validate on; one in three is of kind `b`."""
     out = tmp_path_factory.mktemp("scenes")
     for split, count in (("train", 6), ("val", 3)):
         path = write_dataset(out, "scenes", count, (32, 48), split=split)
@@ -98,7 +98,7 @@ class TestStream:
         for a, b in itertools.zip_longest(unbroken[2:], module.train_dataloader()):
             assert_equal(a, b)
 
-    def test_another_seed_gives_other_pictures(self, folder: Path) -> None:
+    def test_another_seed_gives_other_images(self, folder: Path) -> None:
         a, b = (next(iter(data(folder, 8, seed).train_dataloader())) for seed in (0, 1))
         assert not torch.equal(a.images, b.images)
 

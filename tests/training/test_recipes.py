@@ -95,7 +95,7 @@ def test_semantic_pretraining_and_panoptic_training_are_joined_by_init_from(
         write_dataset(tmp_path / "d", "scenes", 2, (64, 64), split=split)
     small = [
         "--data.batch_size=2", "--data.workers=0", "--steps=1", "--val_every=1", "--schedule.warmup=0",
-        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--pictures=0",
+        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--log_images=0",
         f"--data={tmp_path / 'd'}",
     ]  # fmt: skip
     first, second = f"--out={tmp_path / 'seg'}", f"--out={tmp_path / 'pan'}"

@@ -153,7 +153,7 @@ def test_relaxed_at_test_the_branch_is_a_part_of_the_network(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["everything void", "no segments", "more masks than queries"])
-def test_pictures_of_64_px_with_any_annotation_give_finite_gradients(name: str) -> None:
+def test_images_of_64_px_with_any_annotation_give_finite_gradients(name: str) -> None:
     model = small(proposals=4)
     criterion = KMaXCriterion(model.train(), relaxed())
     batch = batch_of([ANNOTATIONS[name]])
@@ -203,7 +203,7 @@ def words(data: Path, out: Path, *more: str) -> list[str]:
         "train", f"--data={data}", f"--out={out}", "--model.name=remax_t", "--model.input.size=[64,64]",
         "--model.proposals=12", "--loss.remax.aspp=separable", "--data.batch_size=2", "--data.workers=0",
         "--steps=4", "--val_every=4", "--checkpoint_every=2", "--schedule.warmup=1", "--log_every=1",
-        "--threads=1", "--device=cpu", "--pictures=1", *more,
+        "--threads=1", "--device=cpu", "--log_images=1", *more,
     ]  # fmt: skip
 
 

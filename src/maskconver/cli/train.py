@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Options of earlier versions.
 _RENAMED = {
     "--kmax_loss.": "--loss.",
+    "--pictures": "--log_images",
     "--model.remax.": "--loss.remax.",
     "--model.drop_path": "--training.drop_path",
     "--model.backbone_drop_path": "--training.backbone_drop_path",

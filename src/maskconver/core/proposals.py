@@ -14,19 +14,17 @@ from ..errors import ConfigError
 class Geometry:
     """How the network's canvas lies on one original image.
 
-    The image was resized by `scale` and lies on the canvas at `-offset`; canvas pixels beyond it are padding.
+    The image was resized by `scale` and lies top left; canvas pixels beyond it are padding.
 
     Attributes:
         image_size: (height, width) of the original image in pixels; the size of the answer.
         canvas_size: (height, width) the network saw, in pixels.
         scale: (y, x) scaled size / original size.
-        offset: (y, x) of the crop in the scaled image, in scaled pixels; 0 except in training.
     """
 
     image_size: tuple[int, int]
     canvas_size: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
-    offset: tuple[float, float] = (0.0, 0.0)
 
     def of_side(self, side: int | None) -> Geometry:
         """How the canvas lies on the image brought to that longer side in pixels; None leaves it its own.

@@ -221,7 +221,7 @@ def output_taps(
         # quotient that is whole but for rounding from becoming one more.
         length = np.ceil(geometry.canvas_size[i] / scale - 1e-4)
         pixels = np.arange(output_size[i] if output_size else geometry.image_size[i])
-        positions = (pixels + geometry.offset[i] / scale + 0.5) * (mask_size[i] / length) - 0.5
+        positions = (pixels + 0.5) * (mask_size[i] / length) - 0.5
         return Taps.at(positions, mask_size[i], inside=pixels < geometry.image_size[i])
 
     return axis(0), axis(1)

@@ -14,7 +14,6 @@ from ..core.categories import Categories
 from ..errors import ConfigError
 from .base import Family, SegmentationModel
 
-Model = SegmentationModel
 ConfigFunction = Callable[[], Any]
 F = TypeVar("F", bound=ConfigFunction)
 T = TypeVar("T")

@@ -106,15 +106,15 @@ def card(
     """
     own, parameters = model.input, sum(p.numel() for p in model.parameters())
     size = f"scaled to fit {own.size[0]}×{own.size[1]}" if own.mode == "fit" else "at their own size"
-    about = f"{parameters / 1e6:.2f} M parameters, takes pictures {size}"
+    about = f"{parameters / 1e6:.2f} M parameters, takes images {size}"
     parts = [
         "---\nlibrary_name: maskconver\npipeline_tag: image-segmentation\n"
         "tags:\n- panoptic-segmentation\n- image-segmentation\n---\n",
         f"# {name.rstrip('/').rpartition('/')[2]}\n",
         f"`{model.name or type(model).__name__}` of maskconver {__version__}: {about}.\n",
         "## Use\n",
-        f'```python\nimport maskconver as mc\n\nprint(mc.Predictor("{name}")("picture.jpg"))\n```\n',
-        f'```bash\npip install "maskconver[train]"\nmaskconver predict {name} picture.jpg --overlay\n'
+        f'```python\nimport maskconver as mc\n\nprint(mc.Predictor("{name}")("image.jpg"))\n```\n',
+        f'```bash\npip install "maskconver[train]"\nmaskconver predict {name} image.jpg --overlay\n'
         f"maskconver export {name} --to onnx --out model.onnx\n```\n",
     ]
     if curve:

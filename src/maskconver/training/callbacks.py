@@ -1,4 +1,4 @@
-"""What happens around the steps: averaged weights, model files, pictures, a clean stop."""
+"""What happens around the steps: averaged weights, model files, drawn predictions, a clean stop."""
 
 from __future__ import annotations
 
@@ -193,14 +193,14 @@ class Throughput(pl.Callback):
         self._end = 0.0
 
 
-class Pictures(pl.Callback):
+class Predictions(pl.Callback):
     """Draws the first predictions of each validation beside their ground truth.
 
-    To `pictures/` and TensorBoard.
+    To `images/` and TensorBoard.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder / "pictures", count
+        self.folder, self.count = folder / "images", count
         self._rows: list[np.ndarray] = []
 
     def on_validation_batch_end(

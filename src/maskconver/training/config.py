@@ -57,7 +57,7 @@ class TrainConfig:
         val_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
-        pictures: number of predictions drawn beside ground truth at each validation.
+        log_images: number of predictions drawn beside ground truth at each validation.
         init_from: model file, run folder or bundled name to start from; `none` starts from random weights
             where a recipe names one.
         init_modules: take only these modules of it (or parts of them), separated by commas:
@@ -87,7 +87,7 @@ class TrainConfig:
     val_every: int = 500
     checkpoint_every: int = 200
     log_every: int = 20
-    pictures: int = 4
+    log_images: int = 4
     init_from: str | None = None
     init_modules: str | None = None
     freeze: str | None = None
@@ -126,13 +126,16 @@ def recipe_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
 
 
+_OLD_NAMES = {"kmax_loss": "loss", "pictures": "log_images"}
+
+
 def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe by today's names, also one that an earlier version wrote.
 
     Args:
         recipe: as YAML holds it; left as it is.
     """
-    recipe = {"loss" if name == "kmax_loss" else name: value for name, value in recipe.items()}
+    recipe = {_OLD_NAMES.get(name, name): value for name, value in recipe.items()}
     model = recipe.get("model")
     if not isinstance(model, dict):
         return recipe

@@ -20,7 +20,7 @@ from ..errors import CheckpointError, ConfigError, first_line
 from ..models.backbones.weights import load_backbone
 from ..models.checkpoint import init_from
 from ..models.registry import build_model
-from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
+from .callbacks import EMA, Checkpoints, ModelFiles, Predictions, Throughput
 from .config import TrainConfig
 from .console import DivergenceWatch, LogLines
 from .loader import SegmentationData
@@ -35,7 +35,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
 
     Args:
         config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`,
-            `best.safetensors`, `curve.jsonl`, `metrics.csv`, TensorBoard events and `pictures/`.
+            `best.safetensors`, `curve.jsonl`, `metrics.csv`, TensorBoard events and `images/`.
         recipe: the resolved recipe as YAML, kept beside the run and inside its model files.
         say: takes lines for the console; of several processes only the first speaks and returns figures.
 
@@ -83,7 +83,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     checkpoints = Checkpoints(out, config.checkpoint_every)
     callbacks: list[pl.Callback] = [
         Throughput(config.data.batch_size),
-        Pictures(out, config.pictures),
+        Predictions(out, config.log_images),
         files := ModelFiles(out, recipe),
     ]
     if config.ema:

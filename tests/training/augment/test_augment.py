@@ -51,7 +51,7 @@ def made(config: CopyPasteConfig, seed: int = 0, **sizes: tuple[int, int]) -> Sa
 
 
 class TestCopyPaste:
-    def test_pasted_pictures_are_cropped_and_not_magnified(self) -> None:
+    def test_pasted_images_are_cropped_and_not_magnified(self) -> None:
         augment = AugmentConfig(crop=(12, 16), flip=0.0, copy_paste=NEVER)
         found = train_example(
             sample(1), InputConfig(size=CANVAS), augment, TargetConfig(), IS_THING,
@@ -106,13 +106,13 @@ class TestCopyPaste:
         result = paste(base, pasted, where)
         assert (result.ids == 7).sum() == 1 and (result.ids == 7 + 10).sum() == where.sum()
 
-    def test_what_no_picture_covers_is_void_or_padding(self) -> None:
+    def test_what_no_image_covers_is_void_or_padding(self) -> None:
         small = dataclasses.replace(NEVER, scale=(0.5, 0.5000001))
         assert (made(small).ids[12:] == 0).all() and (made(small).image[12:] == 0).all()
         padded = made(dataclasses.replace(small, padding="ignore"))
         assert (padded.ids[12:] == -1).all() and (padded.ids[:12, :16] >= 0).all()
 
-    def test_a_small_second_picture_lies_top_left_or_anywhere(self) -> None:
+    def test_a_small_second_image_lies_top_left_or_anywhere(self) -> None:
         small = dataclasses.replace(ALWAYS, pasted_scale=(0.25, 0.2500001))
         assert (made(small).image[6:, :, 1] == 1).all()
         anywhere = dataclasses.replace(small, place="random")
@@ -130,7 +130,7 @@ class TestCopyPaste:
             assert example.targets.valid[:12, :16].all()
             assert example.targets.valid[12:].all() == counts
 
-    def test_the_loader_draws_the_second_picture(self, tmp_path: Path) -> None:
+    def test_the_loader_draws_the_second_image(self, tmp_path: Path) -> None:
         write_dataset(tmp_path, "cells", 4, CANVAS, split="train")
         write_dataset(tmp_path, "cells", 1, CANVAS, split="val")
 
@@ -156,7 +156,7 @@ class TestAutoAugment:
         none = np.mean([np.prod([1 - p for _, p, _ in steps]) for steps in PANOPTIC])
         assert changed == pytest.approx(1 - none, abs=0.03)
 
-    def test_no_policy_leaves_picture_and_stream_alone(self) -> None:
+    def test_no_policy_leaves_image_and_stream_alone(self) -> None:
         rng = np.random.default_rng(0)
         image = np.zeros((4, 4, 3), np.uint8)
         assert auto_augment(image, (), rng) is image

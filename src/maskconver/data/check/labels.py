@@ -20,7 +20,7 @@ from .report import SplitReport, mapped, tally
 
 @dataclass(frozen=True, slots=True)
 class LabelChecker:
-    """Checks one (image id, picture, label PNG) after the other; can be sent to other processes.
+    """Checks one (image id, image, label PNG) after the other; can be sent to other processes.
 
     Attributes:
         images, labels: where the files are.

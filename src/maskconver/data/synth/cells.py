@@ -1,4 +1,4 @@
-"""Generated pictures of cell nuclei under the fluorescence microscope."""
+"""Generated images of cell nuclei under the fluorescence microscope."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_NUCLEI = 400
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the nuclei of one picture have in common: radius in pixels, its spread, and how they are built."""
+    """What the nuclei of one image have in common: radius in pixels, its spread, and how they are built."""
 
     radius: float
     spread: float
@@ -34,7 +34,7 @@ class _Look:
 
 
 def cells(size: tuple[int, int], rng: np.random.Generator) -> Sample:
-    """One grey picture of nuclei: many sizes, touching clusters, uneven light, blur and noise.
+    """One grey image of nuclei: many sizes, touching clusters, uneven light, blur and noise.
 
     The background is one stuff segment (id 1), each nucleus a thing segment (ids 2, 3, …).
 

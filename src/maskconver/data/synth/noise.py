@@ -1,4 +1,4 @@
-"""Smooth random fields and blurs that the generated pictures are made of; NumPy and Pillow only."""
+"""Smooth random fields and blurs that the generated images are made of; NumPy and Pillow only."""
 
 from __future__ import annotations
 

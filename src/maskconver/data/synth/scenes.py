@@ -89,7 +89,7 @@ def _distinct_ids(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
 
 
 def _ground(size: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.int32], Field]:
-    """Stuff labels H×W and the textured picture of them, H×W×3 in 0…255."""
+    """Stuff labels H×W and the textured image of them, H×W×3 in 0…255."""
     height, width = size
     side = float(max(height, width))
     y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height

@@ -19,7 +19,7 @@ from .geometry import crop_image, crop_map, resize_crop_geometry
 
 @dataclass
 class CopyPasteConfig:
-    """How one picture is pasted on another.
+    """How one image is pasted on another.
 
     Attributes:
         probability: of pasting at all; 0 switches it off, the reference's recipes have 1.

@@ -59,7 +59,7 @@ class AugmentConfig:
 
     @classmethod
     def none(cls) -> AugmentConfig:
-        """Nothing varies: the picture as inference sees it."""
+        """Nothing varies: the image as inference sees it."""
         return cls(flip=0.0)
 
 
@@ -83,7 +83,7 @@ def train_example(
 ) -> Example:
     """Varies a sample and computes its targets on the training canvas.
 
-    The order is the reference's: copy-paste, flips, AutoAugment on the whole uint8 picture, resize and crop,
+    The order is the reference's: copy-paste, flips, AutoAugment on the whole uint8 image, resize and crop,
     then what the reference does not have (colour jitter), normalisation.
 
     Args:
