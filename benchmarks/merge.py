@@ -250,7 +250,9 @@ def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
         scores, labels, masks = blobs(n, (45, 80))
         taps = output_taps((45, 80), None, size)
         things = np.array([c.is_thing for c in CATEGORIES])
-        given = partial(merge_masks, scores, labels, masks, things, taps, PostprocessConfig())
+        given = partial(
+            merge_masks, scores, labels, masks, is_thing=things, taps=taps, config=PostprocessConfig()
+        )
         calls = [partial(given, algorithm=name) for name in ALGORITHMS]
         return (*(round(s * 1e3, 1) for s in turns(calls, 7)), *(peak_memory(c) for c in calls))
 

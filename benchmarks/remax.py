@@ -44,7 +44,7 @@ def scenes(size: int, batch: int) -> Batch:
     is_thing = np.arange(CLASSES) < THINGS
     for number in range(batch):
         sample = synthesize("scenes", (size, size), number)
-        targets = assign_targets(sample.ids, sample.segments, is_thing, TargetConfig(stuff="global"))
+        targets = assign_targets(sample.ids, sample.segments, is_thing, config=TargetConfig(stuff="global"))
         image = (sample.image.transpose(2, 0, 1) / 127.5 - 1).astype(np.float32)
         examples.append(Example(image, targets, number))
     return collate(examples)

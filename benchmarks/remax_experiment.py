@@ -81,7 +81,7 @@ def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
     folder = Path(args.out) / f"scenes{args.size}"
     for split, count in (("train", args.images), ("val", args.val_images)):
         if not (folder / f"panoptic_{split}.json").is_file():
-            write_dataset(folder, "scenes", count, (args.size, args.size), seed=0, split=split)
+            write_dataset(folder, "scenes", count, size=(args.size, args.size), seed=0, split=split)
     config = DataConfig(
         data=str(folder),
         workers=0,
@@ -90,7 +90,7 @@ def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
         targets=TargetConfig(islands=1),
     )
     size = dataclasses.replace(create_model("remax_t", num_classes=1).input, size=(args.size, args.size))
-    return SegmentationData(config, size, args.steps * args.batch, seed)
+    return SegmentationData(config, size, args.steps * args.batch, seed=seed)
 
 
 def judge(model: Any, data: SegmentationData) -> dict[str, Any]:
@@ -112,7 +112,12 @@ def judge(model: Any, data: SegmentationData) -> dict[str, Any]:
             truth = item.sample
             metric.add(
                 Overlap.of(
-                    found.ids, found.segments, truth.ids, truth.segments, data.categories, truth.image_id
+                    found.ids,
+                    found.segments,
+                    truth.ids,
+                    truth.segments,
+                    categories=data.categories,
+                    image=truth.image_id,
                 )
             )
     model.train()

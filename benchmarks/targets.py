@@ -60,7 +60,7 @@ def main() -> None:
     torch.manual_seed(0)
     folder = tempfile.TemporaryDirectory()
     if args.data is None:
-        write_dataset(folder.name, "scenes", 40, (480, 640), split=args.split)
+        write_dataset(folder.name, "scenes", 40, size=(480, 640), split=args.split)
     dataset = open_dataset(args.data or folder.name, args.split)
     model = create_model("maskconver_mobile_256", categories=dataset.categories).train()
     optimizer = create_optimizer(model, OptimConfig(), 1e-3)
@@ -73,7 +73,7 @@ def main() -> None:
         sample = dataset[index % len(dataset)]
         is_thing = dataset.categories.is_thing
         rng = np.random.default_rng(index)
-        return train_example(sample, model.input, augment, targets, is_thing, rng)
+        return train_example(sample, model.input, augment, targets=targets, is_thing=is_thing, rng=rng)
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()

@@ -101,7 +101,7 @@ def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path:
     from maskconver.training.augment.example import AugmentConfig, train_example
     from maskconver.training.targets import TargetConfig
 
-    write_dataset(tmp_path, "cells", 2, (32, 40))
+    write_dataset(tmp_path, "cells", 2, size=(32, 40))
     dataset = open_dataset(tmp_path, channels=1)
     first, second = dataset[0], dataset[1]
     for sample in (first, second):
@@ -114,7 +114,9 @@ def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path:
     is_thing = dataset.categories.is_thing
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        made = train_example(first, config, augment, TargetConfig(), is_thing, rng, second)
+        made = train_example(
+            first, config, augment, targets=TargetConfig(), is_thing=is_thing, rng=rng, partner=second
+        )
         assert made.image.shape == (channels, 32, 32) and np.isfinite(made.image).all()
     image = RNG.random((8, 8, channels), np.float32)
     hue = jitter_color(image, ColorConfig(saturation=0.9, hue=0.4), np.random.default_rng(0))
@@ -123,6 +125,6 @@ def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path:
 
 
 def test_a_data_set_gives_the_channels_it_is_asked_for(tmp_path: Path) -> None:
-    write_dataset(tmp_path, "cells", 1, (32, 40))
+    write_dataset(tmp_path, "cells", 1, size=(32, 40))
     assert open_dataset(tmp_path)[0].image.shape == (32, 40, 3)
     assert open_dataset(tmp_path, channels=1)[0].image.shape == (32, 40, 1)

@@ -64,7 +64,7 @@ def test_training_and_evaluation_take_it(tmp_path: Path, capsys: pytest.CaptureF
     from maskconver.data.synth.write import write_dataset
 
     for split in ("train", "val"):
-        write_dataset(tmp_path / "d", "scenes", 2, (64, 64), split=split)
+        write_dataset(tmp_path / "d", "scenes", 2, size=(64, 64), split=split)
     run = [
         "train", f"--data={tmp_path / 'd'}", f"--out={tmp_path / 'r'}", "--data.semantic=things",
         "--model.name=maskconver_mobile_dense_512", "--model.input.size=[64,64]", "--model.filters=16",

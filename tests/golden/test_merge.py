@@ -41,9 +41,9 @@ def test_category_and_instance_maps_are_the_references(case, algorithm):
         scores,
         classes - 1,
         masks,
-        is_thing[1:],
-        output_taps(masks.shape[1:], geometry, size),
-        config,
+        is_thing=is_thing[1:],
+        taps=output_taps(masks.shape[1:], geometry, size),
+        config=config,
         algorithm=algorithm,
     )
 

@@ -63,7 +63,7 @@ def test_an_image_comes_with_its_answer_at_the_same_size() -> None:
 
 
 def test_figures_are_of_the_answer_at_the_size_of_the_ground_truth(tmp_path: Path) -> None:
-    write_dataset(tmp_path, "cells", 2, (96, 128))
+    write_dataset(tmp_path, "cells", 2, size=(96, 128))
     runtime = FakeRuntime(size=(128, 128))
     runtime.categories = (dataset := open_dataset(tmp_path)).categories
     coarse, fine = (

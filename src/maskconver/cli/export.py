@@ -103,7 +103,7 @@ def run(args: Namespace) -> int:
     model = load(args.model)
     start = time.perf_counter()
     with stages() as report:
-        result = export_model(model, out, args.to, options, report=report)
+        result = export_model(model, out, args.to, options=options, report=report)
     seconds, size = time.perf_counter() - start, out.stat().st_size
     if args.json:
         figures = {"file": str(out), "bytes": size, "seconds": round(seconds, 2), **asdict(result)}

@@ -60,7 +60,7 @@ def run(args: Namespace) -> int:
             args.gt,
             args.pred,
             args.gt_folder,
-            args.pred_folder,
+            pred_folder=args.pred_folder,
             processes=args.processes,
             progress=progress,
         )

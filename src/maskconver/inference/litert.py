@@ -37,6 +37,7 @@ class LiteRtRuntime(FileRuntime):
         path: str | os.PathLike[str],
         device: str | None = None,
         proposals: int | None = None,
+        *,
         threads: int | None = None,
     ) -> None:
         require_file(path)

@@ -35,6 +35,7 @@ class OnnxRuntime(FileRuntime):
         path: str | os.PathLike[str],
         device: str | None = None,
         proposals: int | None = None,
+        *,
         threads: int | None = None,
     ) -> None:
         require_file(path)

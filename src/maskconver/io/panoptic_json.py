@@ -139,12 +139,16 @@ def read_panoptic_json(
         assert own is not None
         image_text = bytes(file.images)
         images, kept = rows_of(
-            image_text or b"[]", ImageRow, partial(image_row, report=report), "images", name
+            image_text or b"[]", ImageRow, partial(image_row, report=report), key="images", name=name
         )
         if kept is not None:
             image_text = b"[" + b",".join(kept) + b"]"
         annotations, _ = rows_of(
-            file.annotations, AnnotationRow, partial(annotation_row, report=report), "annotations", name
+            file.annotations,
+            AnnotationRow,
+            partial(annotation_row, report=report),
+            key="annotations",
+            name=name,
         )
         annotations = _consistent(annotations, images, image_text != b"", report)
         offsets, columns, boxes = _columns(annotations, name, report)
@@ -162,7 +166,7 @@ def read_panoptic_json(
 
 
 def _categories(text: msgspec.Raw, name: str, report: Report) -> Categories:
-    rows, _ = rows_of(text, CategoryRow, partial(category_row, report=report), "categories", name)
+    rows, _ = rows_of(text, CategoryRow, partial(category_row, report=report), key="categories", name=name)
     categories: dict[int, Category] = {}
     for i, row in enumerate(rows):
         if not 0 <= row.id < 1 << 53:

@@ -23,11 +23,11 @@ def merge_kmax(
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     mask_logits: NDArray[np.float32],
+    *,
     is_thing: NDArray[np.bool_],
     geometry: Geometry | None,
     config: PostprocessConfig,
     output_size: tuple[int, int] | None = None,
-    *,
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -45,11 +45,11 @@ def merge_maskconver(
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     mask_logits: Any,
+    *,
     is_thing: NDArray[np.bool_],
     geometry: Geometry | None,
     config: PostprocessConfig,
     output_size: tuple[int, int] | None = None,
-    *,
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -65,7 +65,14 @@ def merge_maskconver(
     """
     taps = output_taps(mask_logits.shape[-2:], geometry, output_size)
     return merge_masks(
-        scores, labels, mask_logits, is_thing, taps, config, algorithm=algorithm, non_finite=non_finite
+        scores,
+        labels,
+        mask_logits,
+        is_thing=is_thing,
+        taps=taps,
+        config=config,
+        algorithm=algorithm,
+        non_finite=non_finite,
     )
 
 
@@ -73,10 +80,10 @@ def merge_masks(
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     mask_logits: Any,
+    *,
     is_thing: NDArray[np.bool_],
     taps: tuple[Taps, Taps],
     config: PostprocessConfig,
-    *,
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -128,7 +135,7 @@ def merge_masks(
     if competing is compete and rejected * len(scores) <= FEW:
         ids = competition.paint(np.append(np.where(kept, numbers, np.int32(-1)), np.int32(0)))
         places = np.flatnonzero(ids == -1)
-        ids.ravel()[places] = own[winners_at(places, scores, masks, taps, config)]
+        ids.ravel()[places] = own[winners_at(places, scores, masks, taps=taps, config=config)]
         return ids, candidates[first]
     return competing(scores, masks, taps, config).paint(own), candidates[first]
 

@@ -77,7 +77,7 @@ def _save(model: SegmentationModel, folder: Path, name: str, run: str | os.PathL
     extra = {"recipe": recipe, "metrics": curve[-1]} if curve else {"recipe": recipe} if recipe else {}
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / FILE, extra=extra)
-    (folder / CARD).write_text(card(model, name, recipe, curve), encoding="utf-8")
+    (folder / CARD).write_text(card(model, name, recipe, curve=curve), encoding="utf-8")
 
 
 def _of_run(run: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -94,7 +94,7 @@ def _of_run(run: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def card(
-    model: SegmentationModel, name: str, recipe: str = "", curve: list[dict[str, Any]] | None = None
+    model: SegmentationModel, name: str, recipe: str = "", *, curve: list[dict[str, Any]] | None = None
 ) -> str:
     """The card of a model: what it is, how well it does and how to use it, in the Hub's Markdown.
 

@@ -52,7 +52,11 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     pl.seed_everything(config.seed, verbose=False)
     step_images = config.data.batch_size * config.accumulate * config.devices
     data = SegmentationData(
-        config.data, config.model.config.input, config.steps * step_images, config.seed, config.overfit
+        config.data,
+        config.model.config.input,
+        config.steps * step_images,
+        seed=config.seed,
+        overfit=config.overfit,
     )
     network = config.model.config
     model = build_model(

@@ -46,7 +46,9 @@ def example(
 ) -> Example:
     config = config or InputConfig(size=(48, 64), **PLAIN)  # type: ignore[arg-type]
     rng = np.random.default_rng(seed)
-    return train_example(source or sample(), config, augment, targets or TargetConfig(), IS_THING, rng)
+    return train_example(
+        source or sample(), config, augment, targets=targets or TargetConfig(), is_thing=IS_THING, rng=rng
+    )
 
 
 @pytest.mark.parametrize("stretch", ["none", "percentile"])

@@ -26,7 +26,9 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, scale: float
     return large[y : y + height, x : x + width]
 
 
-def fractal_noise(rng: np.random.Generator, height: int, width: int, scale: float, octaves: int = 4) -> Field:
+def fractal_noise(
+    rng: np.random.Generator, height: int, width: int, *, scale: float, octaves: int = 4
+) -> Field:
     """Sum of smooth noises, each half as wide and 0.55 as strong as the one before, about unit variance."""
     total = np.zeros((height, width), np.float32)
     strength, power = 1.0, 0.0

@@ -108,14 +108,16 @@ def _ground(size: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np
     labels[(labels != _SKY) & (np.abs(x - bend) < 0.012 + rng.uniform(0.04, 0.12) * depth)] = _PATH
     fine, wide = max(1.0, 0.012 * side), 0.15 * side
     sky = _mix((95, 150, 225), (215, 228, 240), np.clip(y / horizon, 0, 1) ** 1.5)
-    clouds = np.clip(fractal_noise(rng, height, width, wide) - 0.3, 0, 1)[..., None]
+    clouds = np.clip(fractal_noise(rng, height, width, scale=wide) - 0.3, 0, 1)[..., None]
     sky = sky + (np.float32(248) - sky) * clouds
-    grass = fractal_noise(rng, height, width, fine, 2) * (0.4 + 0.6 * depth)
+    grass = fractal_noise(rng, height, width, scale=fine, octaves=2) * (0.4 + 0.6 * depth)
     meadow = _mix((120, 150, 80), (60, 125, 40), depth) * (1 + 0.16 * grass)[..., None]
-    meadow *= (1 + 0.1 * fractal_noise(rng, height, width, wide, 2))[..., None]
-    ripples = np.sin(y * height / max(fine, 1.0) * 0.9 + 2 * fractal_noise(rng, height, width, wide, 2))
+    meadow *= (1 + 0.1 * fractal_noise(rng, height, width, scale=wide, octaves=2))[..., None]
+    ripples = np.sin(
+        y * height / max(fine, 1.0) * 0.9 + 2 * fractal_noise(rng, height, width, scale=wide, octaves=2)
+    )
     water = _mix((110, 150, 190), (30, 80, 130), depth) * (1 + 0.07 * ripples)[..., None]
-    gravel = fractal_noise(rng, height, width, max(1.0, fine / 3), 2)
+    gravel = fractal_noise(rng, height, width, scale=max(1.0, fine / 3), octaves=2)
     path = _mix((200, 185, 160), (165, 140, 105), depth) * (1 + 0.08 * gravel)[..., None]
     textures = {_SKY: sky, _MEADOW: meadow, _WATER: water, _PATH: path}
     canvas = np.zeros((height, width, 3), np.float32)
@@ -157,7 +159,7 @@ def _draw_thing(
     alpha = np.clip(0.5 - distance * np.float32(side / 2), 0, 1)[..., None]
     color = np.asarray(SCENES[label].color, np.float32) * rng.uniform(0.7, 1.15, 3).astype(np.float32)
     light = 0.8 - 0.22 * y - 0.14 * x  # from above and left
-    grain = 1 + 0.06 * fractal_noise(rng, *_extent(y), max(1.0, 0.12 * side), 2)
+    grain = 1 + 0.06 * fractal_noise(rng, *_extent(y), scale=max(1.0, 0.12 * side), octaves=2)
     painted = color * (light * tone * grain)[..., None]
     patch = canvas[top:bottom, left:right]
     patch += alpha * (painted - patch)

@@ -193,7 +193,7 @@ def maskconver_losses(
             positives = torch.bincount(targets.image[masked], minlength=len(features))
         normalizers = _normalizers(positives, config)
         if config.samples > 1:
-            masked, cells = sampled_cells(masked, cells, targets, config.samples, generator)
+            masked, cells = sampled_cells(masked, cells, targets, samples=config.samples, generator=generator)
         image = targets.image[masked]
         counts = torch.bincount(image, minlength=len(features))
 
@@ -287,7 +287,7 @@ def random_cells(targets: Targets, generator: torch.Generator | None = None) -> 
 
 
 def sampled_cells(
-    masked: Tensor, cells: Tensor, targets: Targets, samples: int, generator: torch.Generator | None = None
+    masked: Tensor, cells: Tensor, targets: Targets, *, samples: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Where embeddings are read: at the given cells, and at up to `samples - 1` cells around each centre.
 
@@ -327,7 +327,7 @@ def _center_sums(
         if cover is not None:
             here = (cells[:, 0] == index).nonzero()[:, 0]
             heatmap = soften_centers(heatmap, targets.image[here], cells[here, 1:], cover[here])
-        total = total + center_sums(logits, heatmap, level.counted, kind)
+        total = total + center_sums(logits, heatmap, level.counted, kind=kind)
     return total
 
 

@@ -55,11 +55,11 @@ def copy_paste(
     base: Sample,
     pasted: Sample,
     canvas: tuple[int, int],
+    *,
     is_thing: NDArray[np.bool_],
     config: CopyPasteConfig,
     flip: float,
     rng: np.random.Generator,
-    *,
     fill: NDArray[np.float32] | float = 0.0,
 ) -> Sample:
     """Both images flipped and scaled on their own, then parts of the second on the first.
