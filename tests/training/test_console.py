@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from maskconver.cli.main import main
 from maskconver.data.synth.write import write_dataset
-from maskconver.training.console import DivergenceWatch
+from maskconver.training.callbacks import DivergenceWatch
 
 
 def watched(losses: list[float]) -> list[str]:

@@ -118,7 +118,8 @@ def test_a_file_of_an_earlier_version_is_loaded(at_test: bool, tmp_path: Path) -
     model = small(remask_at_test=remax if at_test else None)
     save(model, tmp_path / "model.safetensors")
     meta = read_metadata(tmp_path / "model.safetensors")
-    meta["config"] = {**meta["config"], "remax": {**remax, "remask_at_test": at_test}}
+    old = {"remax": {**remax, "remask_at_test": at_test}, "drop_path": 0.2, "mask_start": [0.1, 0.0]}
+    meta["config"] = {**meta["config"], **old}
     del meta["config"]["remask_at_test"]
     state = read_state(tmp_path / "model.safetensors")
     save_file(state, tmp_path / "old.safetensors", metadata={"maskconver": json.dumps(meta)})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MaskconverError
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +84,16 @@ class Proposals:
             convert(self.class_logits),
             self.geometry,
         )
+
+
+def is_finite(values: Any) -> bool:
+    """Whether an array or tensor holds neither NaN nor infinite values; two passes, no memory."""
+    return not np.prod(values.shape) or bool(np.isfinite([float(values.min()), float(values.max())]).all())
+
+
+def non_finite_error(what: str) -> MaskconverError:
+    """The error that says so, of `what`: scores, mask logits."""
+    return MaskconverError(
+        f"the network's {what} hold NaN or infinite values; run it in float32, use weights that did not "
+        'diverge, or discard such proposals with non_finite="drop"'
+    )

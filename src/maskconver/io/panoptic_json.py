@@ -151,7 +151,7 @@ def read_panoptic_json(
             name=name,
         )
         annotations = _consistent(annotations, images, image_text != b"", report)
-        offsets, columns, boxes = _columns(annotations, name, report)
+        offsets, columns, boxes = _columns(annotations, report)
     image_ids = [a.image_id for a in annotations]
     png_names = [a.file_name for a in annotations]
     del file, annotations
@@ -239,7 +239,7 @@ _MISSING = (np.nan,) * 4
 
 
 def _columns(
-    annotations: list[AnnotationRow], name: str, report: Report
+    annotations: list[AnnotationRow], report: Report
 ) -> tuple[NDArray[np.int64], _Columns, NDArray[np.float32]]:
     """Offsets, (ids, category ids, crowd, areas) and boxes of all segments."""
     decoder = msgspec.json.Decoder(list[SegmentRow])

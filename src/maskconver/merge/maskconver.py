@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import PostprocessConfig
-from ..core.proposals import Geometry
+from ..core.proposals import Geometry, is_finite, non_finite_error
 from ..core.resize import Taps
 from ..errors import ConfigError
 from .bounds import compete
-from .finite import is_finite, non_finite_error
 from .reference import PlainCompetition, winners_at
 
 # Pixels of rejected proposals × kept proposals up to which `fast` reassigns these pixels alone.

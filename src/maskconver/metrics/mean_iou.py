@@ -107,14 +107,7 @@ class MeanIoU(Counts):
     ) -> None:
         """Add an image given as id maps; arguments and errors as for `PanopticQuality.update`."""
         self.add(
-            Overlap.of(
-                pred_ids,
-                pred_segments,
-                gt_ids,
-                gt_segments,
-                categories=self.categories,
-                image=image,
-            )
+            Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, categories=self.categories, image=image)
         )
 
     def add(self, overlap: Overlap) -> None:

@@ -210,14 +210,7 @@ class PanopticQuality(Counts):
                 `Overlap.of`).
         """
         self.add(
-            Overlap.of(
-                pred_ids,
-                pred_segments,
-                gt_ids,
-                gt_segments,
-                categories=self.categories,
-                image=image,
-            )
+            Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, categories=self.categories, image=image)
         )
 
     def add(self, overlap: Overlap) -> None:

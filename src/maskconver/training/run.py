@@ -20,9 +20,8 @@ from ..errors import CheckpointError, ConfigError, first_line
 from ..models.backbones.weights import load_backbone
 from ..models.checkpoint import init_from
 from ..models.registry import build_model
-from .callbacks import EMA, Checkpoints, ModelFiles, Predictions, Throughput
+from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Predictions, Throughput
 from .config import TrainConfig
-from .console import DivergenceWatch, LogLines
 from .loader import SegmentationData
 from .optim import scaled_lr
 from .task import SegmentationTask

@@ -57,7 +57,7 @@ class TestCopyPaste:
         augment = AugmentConfig(crop=(12, 16), flip=0.0, copy_paste=NEVER)
         found = train_example(
             sample(1), InputConfig(size=CANVAS), augment, targets=TargetConfig(), is_thing=IS_THING,
-            rng=np.random.default_rng(0), partner=sample(2),
+            rng=np.random.default_rng(0), partner=sample(2)
         )  # fmt: skip
         changes = np.flatnonzero(np.diff(found.image[0, 5]))
         assert found.image.shape[1:] == (12, 16)
@@ -127,7 +127,7 @@ class TestCopyPaste:
             example = train_example(
                 sample(1), InputConfig(size=CANVAS), AugmentConfig(flip=0.0, copy_paste=config),
                 targets=TargetConfig(ignore_void=False), is_thing=IS_THING, rng=np.random.default_rng(0),
-                partner=sample(2),
+                partner=sample(2)
             )  # fmt: skip
             assert example.image.shape == (3, *CANVAS)
             assert example.targets.valid[:12, :16].all()
@@ -170,7 +170,7 @@ class TestAutoAugment:
             made = train_example(
                 sample(), InputConfig(size=CANVAS, mean=(0,) * 3, std=(1,) * 3),
                 AugmentConfig(flip=0.0, autoaugment=policy),  # type: ignore[arg-type]
-                targets=TargetConfig(), is_thing=IS_THING, rng=np.random.default_rng(0),
+                targets=TargetConfig(), is_thing=IS_THING, rng=np.random.default_rng(0)
             )  # fmt: skip
             return made.image, made.targets.regions
 

@@ -57,13 +57,7 @@ def create_backbone(config: KMaXConfig, drop_path: float = 0.0) -> nn.Module:
             stem=stem,
         )
     if name == "max_s":
-        return MaXS(
-            config.in_channels,
-            config.padding,
-            momentum=momentum,
-            drop_path=drop_path,
-            stem=stem,
-        )
+        return MaXS(config.in_channels, config.padding, momentum=momentum, drop_path=drop_path, stem=stem)
     if name in SIZES:
         depths, dims = SIZES[name]
         return PaddedConvNeXt(depths, dims, config.in_channels, drop_path=drop_path, stem=stem)
