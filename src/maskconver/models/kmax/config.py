@@ -47,18 +47,19 @@ class ReMaXConfig:
     Attributes:
         mask_id_loss: σ of the masks in matching, losses and equations 1 to 3: `softmax` over the queries, or
             `sigmoid` of each. `postprocess.mask_activation` is the same choice at inference.
-        remask_layers: the first so many k-means layers have their masks relaxed (equations 1 and 2); all of
-            them where there are fewer, none with 0.
+        remask_layers: number of k-means layers, from the first, whose masks are relaxed (equations 1 and 2);
+            all of them if there are fewer, none with 0.
         eta: η of ReClass (equation 4), 0…1; 0 keeps hard class targets.
         identity_mapping: m̂ = m + gate · m; false drops the first term.
         stop_gradient: the semantic branch learns from its own loss only.
-        semantic_source: of the gate: the branch's `predicted` classes, or the `ground_truth` (no branch).
-        aspp: of the branches: `full` convolutions, or `separable` ones.
-        x_sem: what the branches see: the layer's `key` P (256 channels), or its `pixel_feature` F (128).
+        semantic_source: what the gate is made from: the `predicted` classes of the branch, or the
+            `ground_truth` (then there is no branch).
+        aspp: convolutions of the branches' ASPP: `full` or `separable`.
+        x_sem: input of the branches: the layer's `key` P (256 channels), or its `pixel_feature` F (128).
         detach_class: no gradient through the class probabilities of equation 1.
-        semantic_loss: of the branches: `bce` summed over the classes, `softmax_ce`, or `as_masks`: the one
-            that goes with `mask_id_loss`.
-        semantic_weight: of that loss, for each layer.
+        semantic_loss: loss of the branches: `bce` summed over the classes, `softmax_ce`, or `as_masks`, the
+            one of these that corresponds to `mask_id_loss`.
+        semantic_weight: weight of that loss, for each layer.
     """
 
     mask_id_loss: Literal["softmax", "sigmoid"] = "softmax"
@@ -117,15 +118,15 @@ class KMaXConfig:
             with MaX-S, MobileNetV3 and ResNet, which needs `resnet_layout: stride`; 4 with ConvNeXt),
             `pytorch` as the published R50 checkpoint has it (the max-pooled stem of stride 4, before res2),
             or `none`.
-        semantic: the auxiliary semantic head, of which only training knows: `aspp` at stride 4, `simple` at
+        semantic: the auxiliary semantic head, which is used in training only: `aspp` at stride 4, `simple` at
             stride 32 (Cityscapes), or `none`.
-        remask_at_test: relaxed masks assign the pixels to the queries, also at inference: the branches are a
-            part of the network, and the losses take these choices. None, as published: only training relaxes
-            masks, see `KMaXLossConfig.remax`.
-        proposals: queries; every one gives a proposal.
-        input: how an image is brought to the network.
-        postprocess: how proposals become an answer; the thresholds for COCO, those of
-            bytedance/kmax-deeplab.
+        remask_at_test: assign pixels to queries by relaxed masks, also at inference. The branches are then
+            part of the network, and training uses these options in place of `loss.remax`. None, as published:
+            masks are relaxed in training only.
+        proposals: number of queries; each gives one proposal.
+        input: how an image becomes a network input.
+        postprocess: how proposals become segments; by default with the thresholds of bytedance/kmax-deeplab
+            for COCO.
     """
 
     backbone: str = "resnet50"

@@ -36,24 +36,25 @@ class MaskConverConfig:
         aspp_rates: dilations of the ASPP.
         aspp_pool_window: (height, width) in cells of the ASPP's pooling branch; None pools globally.
         level: log2 of the stride of heatmap, embeddings and masks (3: stride 8).
-        fusion: how the heads take in the backbone's feature of `level`: `sum`, `concat` or `none`.
-        low_level_filters: channels that feature is projected to; must equal `filters` for `sum`.
+        fusion: how the backbone's feature of `level` is added to the input of the heads: `sum`, `concat` or
+            `none`.
+        low_level_filters: channels to which that feature is projected; must equal `filters` for `sum`.
         separable: ASPP and heads of separable convolutions; otherwise full ones, and a 3×3 output.
         activation: of ASPP and heads (and of the SpineNets).
         head_kernel: kernel of the heads (3 as in the paper's counts, 7 in the published files).
         head_depths: convolutions of the class, embedding and mask head.
         class_embedding: how a centre embedding learns its class: `multiply` (mobile), `add`, `none`.
         embedding_dim: channels of embeddings and mask features.
-        position: masks also get a quadratic form in the offset from their centre, predicted with the
-            embedding, so that equal-looking objects side by side are told apart by place (ours, off in
-            published models; the idea of semi-convolutional embeddings, Novotny et al., ECCV 2018).
+        position: add to each mask a quadratic form in the offset from its centre, which is predicted with the
+            embedding. It separates objects that look the same and lie side by side (ours, off in published
+            models; the idea of semi-convolutional embeddings, Novotny et al., ECCV 2018).
         stuff: how stuff is found: by `centers`, as published, or by a `semantic` head that classifies every
-            cell; things stay centres (ours). The semantic head learns from every labelled pixel, so short
-            trainings on few images get further with it.
-        proposals: how many masks an image has; may be changed at inference.
-        peak_kernel: window in cells in which a peak is the largest.
-        input: how an image is brought to the network.
-        postprocess: how proposals become an answer.
+            cell (ours); things stay centres. The semantic head learns from every labelled pixel, which helps
+            short trainings on few images.
+        proposals: maximum number of masks per image; may be changed at inference.
+        peak_kernel: side of the window, in cells, in which a peak is the largest value.
+        input: how an image becomes a network input.
+        postprocess: how proposals become segments.
     """
 
     backbone: str = "mobilenet_mh"
@@ -149,12 +150,12 @@ class MultiScaleConfig:
         embedding_dim: channels of embeddings and mask features.
         mlp_hidden: hidden channels of the mask embedding's MLP.
         levels: of the pyramid, log2 of the strides, finest first.
-        level_ranges: smallest and largest half diagonal in pixels of the input, both inclusive, of the
-            segments each level answers for; overlapping ranges put a segment on two levels.
-        proposals: how many peaks become proposals; may be changed at inference.
-        peak_kernel: window in cells in which a peak is the largest.
-        input: how an image is brought to the network.
-        postprocess: how proposals become an answer.
+        level_ranges: for each level, the smallest and largest half diagonal of its segments in pixels of the
+            network input, both inclusive; where ranges overlap, a segment is on two levels.
+        proposals: maximum number of masks per image; may be changed at inference.
+        peak_kernel: side of the window, in cells, in which a peak is the largest value.
+        input: how an image becomes a network input.
+        postprocess: how proposals become segments.
     """
 
     backbone: str = "resnet50"
