@@ -11,6 +11,19 @@ from PIL import Image
 Field = NDArray[np.floating[Any]]
 
 
+def around(
+    center: tuple[float, float], reach: int, size: tuple[int, ...]
+) -> tuple[tuple[slice, slice], Field, Field] | None:
+    """The pixels within reach of a point (y, x), and their offsets from it; None if there are none."""
+    top, left = (max(0, int(at) - reach) for at in center)
+    bottom, right = (min(n, int(at) + reach + 1) for at, n in zip(center, size))
+    if top >= bottom or left >= right:
+        return None
+    y = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - center[0])
+    x = np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - center[1])
+    return (slice(top, bottom), slice(left, right)), y, x
+
+
 def resized(field: Field, height: int, width: int) -> Field:
     """A field at another size, bicubic, float32."""
     image = Image.fromarray(np.ascontiguousarray(field, np.float32))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...core.categories import Categories, Category
 from ...core.segments import SegmentTable
 from ..dataset import Sample
-from .noise import Field, fractal_noise, smooth_noise
+from .noise import Field, around, fractal_noise, smooth_noise
 
 SCENES = Categories(
     [
@@ -143,27 +143,20 @@ def _draw_thing(
     canvas: Field,
 ) -> None:
     """Paints one thing that stands on `foot` (y, x) and is about `side` pixels high, over what is there."""
-    height, width = owner.shape
-    reach = int(0.75 * side) + 2
-    middle = (foot[0] - 0.5 * side, foot[1])
-    top, left = max(0, int(middle[0]) - reach), max(0, int(middle[1]) - reach)
-    bottom, right = min(height, int(middle[0]) + reach + 1), min(width, int(middle[1]) + reach + 1)
-    if top >= bottom or left >= right:
+    near = around((foot[0] - 0.5 * side, foot[1]), int(0.75 * side) + 2, owner.shape)
+    if near is None:
         return
-    y = (np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - middle[0])) / np.float32(
-        side / 2
-    )
-    x = (np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - middle[1])) / np.float32(side / 2)
-    y, x = np.broadcast_arrays(y, x)
+    window, down, aside = near
+    y, x = np.broadcast_arrays(down / np.float32(side / 2), aside / np.float32(side / 2))
     distance, tone = _SHAPES[label](y, x, rng)
     alpha = np.clip(0.5 - distance * np.float32(side / 2), 0, 1)[..., None]
     color = np.asarray(SCENES[label].color, np.float32) * rng.uniform(0.7, 1.15, 3).astype(np.float32)
     light = 0.8 - 0.22 * y - 0.14 * x  # from above and left
     grain = 1 + 0.06 * fractal_noise(rng, *_extent(y), scale=max(1.0, 0.12 * side), octaves=2)
     painted = color * (light * tone * grain)[..., None]
-    patch = canvas[top:bottom, left:right]
+    patch = canvas[window]
     patch += alpha * (painted - patch)
-    owner[top:bottom, left:right][alpha[..., 0] > 0.5] = number
+    owner[window][alpha[..., 0] > 0.5] = number
 
 
 def _draw_crowd(
