@@ -30,7 +30,11 @@ def causes_of(pred: np.ndarray, pred_labels: list[int], gt: np.ndarray, gt_label
     gt = np.where(gt == 0, 99, gt)  # an id that no row lists: neither void nor a segment
     segments = (range(1, len(pred_labels) + 1), pred_labels), (range(1, len(gt_labels) + 1), gt_labels)
     overlap = Overlap.of(
-        pred, tuple(map(np.array, segments[0])), gt, tuple(map(np.array, segments[1])), CATEGORIES
+        pred,
+        tuple(map(np.array, segments[0])),
+        gt,
+        tuple(map(np.array, segments[1])),
+        categories=CATEGORIES,
     )
     return find_mistakes(overlap, pred, gt, CATEGORIES.is_thing, scores=np.full(len(pred_labels), 0.5))
 
@@ -94,7 +98,7 @@ def test_losses_add_up_to_what_panoptic_quality_lacks() -> None:
         if image % 2:
             pred, pred_labels = np.roll(gt, 1, 1), gt_labels
         segments = [(np.arange(1, len(x) + 1), np.array(x, int)) for x in (pred_labels, gt_labels)]
-        overlap = Overlap.of(pred, segments[0], gt, segments[1], CATEGORIES)
+        overlap = Overlap.of(pred, segments[0], gt, segments[1], categories=CATEGORIES)
         metric.add(overlap)
         parts.append(find_mistakes(overlap, pred, gt, CATEGORIES.is_thing, image=image))
     mistakes = Mistakes.concatenate(parts)

@@ -69,7 +69,12 @@ def analyze(
             ids, segments = dataset.ids(index), dataset.segments(index)
             result = source.result(index, ids, segments)
             overlap = Overlap.of(
-                result.ids, result.segments, ids, segments, categories, dataset.image_ids[index]
+                result.ids,
+                result.segments,
+                ids,
+                segments,
+                categories=categories,
+                image=dataset.image_ids[index],
             )
             scores = np.array([s.score for s in result])
             number = len(answer.images)
@@ -139,7 +144,7 @@ class _Model:
                 one = answer
                 if value != self.settings[name]:
                     one = self.predictor.segmentations(proposals, config)[0]
-                figures.add_image(one, ids, segments, index)
+                figures.add_image(one, ids, segments, image_id=index)
         return answer
 
     def sweeps(self) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
