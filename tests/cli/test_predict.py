@@ -385,3 +385,34 @@ def test_tables_and_polygons_are_written_beside_the_masks(folder, capsys):
 def test_options_of_a_table_that_mean_nothing_are_refused(folder, options, capsys):
     assert main(["predict", "fake", "in", *options]) == 2
     assert options[-2 if len(options) > 1 else 0] in capsys.readouterr().err
+
+
+def test_images_of_one_name_keep_their_folders_and_get_the_ids_of_their_own(folder):
+    rows = []
+    for number, town in enumerate(("aachen", "bonn"), 5):
+        (folder / "in" / town).mkdir()
+        Image.fromarray(picture(40, 30)).save(folder / "in" / town / "0.png")
+        rows.append({"id": number, "file_name": f"{town}/0.png", "height": 40, "width": 30})
+    truth = {"images": rows, "annotations": [], "categories": CATEGORIES.to_json()}
+    (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    paths = ["in/aachen", "in/bonn"]
+    assert main(["predict", "fake", *paths, "--out", "out", "--ids-from", "truth.json"]) == 0
+    assert [i["id"] for i in read(folder / "out")["images"]] == [5, 6]
+    (folder / "in" / "a.png").unlink()
+    (folder / "in" / "b.jpg").unlink()
+    assert main(["predict", "fake", "in", "--out", "all", "--ids-from", "truth.json"]) == 0
+    content = read(folder / "all")
+    assert {i["id"]: i["file_name"] for i in content["images"]} == {5: "aachen/0.png", 6: "bonn/0.png"}
+    assert len({a["file_name"] for a in content["annotations"]}) == 2
+
+
+def test_images_that_cannot_be_told_apart_get_no_ids(folder, capsys):
+    for town in ("aachen", "bonn"):
+        (folder / "in" / town).mkdir()
+        Image.fromarray(picture(40, 30)).save(folder / "in" / town / "0.png")
+    rows = [{"id": 1, "file_name": "0.png", "height": 40, "width": 30}]
+    truth = {"images": rows, "annotations": [], "categories": CATEGORIES.to_json()}
+    (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    words = ["in/aachen", "in/bonn", "--out", "out", "--ids-from", "truth.json"]
+    assert main(["predict", "fake", *words]) == 2
+    assert "same id" in capsys.readouterr().err

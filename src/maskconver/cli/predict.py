@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import tempfile
 import time
@@ -19,8 +20,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..core.files import atomic_path
@@ -122,7 +124,8 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     out = Path(args.out)
     paths, failures = _inputs(args.paths, out)
-    image_ids = _image_ids(args.ids_from, paths)
+    names = _names(paths, args.paths)
+    image_ids = _image_ids(args.ids_from, names)
     _require_writable(out)
     predictor = _predictor(args)
     done = Done()
@@ -143,7 +146,7 @@ def run(args: Namespace) -> int:
                     raise MaskconverError(": ".join(failures[0])) from answer
             else:
                 with timed(done.seconds, "waiting"):
-                    write(answer, stem)
+                    write(replace(answer, file_name=names[path]), stem)
                 done.images += 1
                 done.segments.update(s.category for s in answer.segments)
             advance()
@@ -230,20 +233,49 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
     return sorted(found), missing
 
 
-def _image_ids(source: str | None, paths: list[Path]) -> dict[str, int | str]:
-    """Image ids by file name, so that `maskconver pq` pairs the results with that file's ground truth.
+def _names(paths: list[Path], named: list[str]) -> dict[Path, str]:
+    """What results call each image: its path below the folder that was named, otherwise its name."""
+    folders = sorted((Path(name) for name in named if Path(name).is_dir()), key=lambda f: -len(f.parts))
+    names = {}
+    for path in paths:
+        folder = next((f for f in folders if path.is_relative_to(f)), path.parent)
+        names[path] = path.relative_to(folder).as_posix()
+    if len(set(names.values())) < len(names):  # the same names in several folders: named from what they share
+        shared = os.path.commonpath([path.absolute().parent for path in paths])
+        names = {path: path.absolute().relative_to(shared).as_posix() for path in paths}
+    return names
+
+
+def _image_ids(source: str | None, names: dict[Path, str]) -> dict[str, int | str]:
+    """Image ids by name in the results, so that `maskconver pq` pairs them with that file's ground truth.
+
+    An image is the one of the file whose path has the most parts in common, counted from the end.
 
     Raises:
-        ConfigError: an image is not in the file, or two of its images share a name.
+        ConfigError: an image is not in the file, or fits several of its images equally well.
     """
     if source is None:
         return {}
-    rows = read_panoptic_json(source).images
-    ids = {Path(row.file_name).name: row.id for row in rows}
-    if len(ids) < len(rows):
-        raise ConfigError(f"{source}: several images have the same file name, ids cannot be taken from it")
-    if unknown := [path.name for path in paths if path.name not in ids]:
+    rows: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
+    for row in read_panoptic_json(source).images:
+        parts = tuple(reversed(PurePosixPath(row.file_name.replace("\\", "/")).parts))
+        rows.setdefault(parts[0], []).append((parts, row.id))
+    if unknown := [path.name for path in names if path.name not in rows]:
         raise ConfigError(f"{source} has no image {unknown[0]} ({len(unknown)} are missing in all)")
+    ids = {}
+    for path, name in names.items():
+        own = path.absolute().parts[::-1]
+        common = [
+            (sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, parts))), number)
+            for parts, number in rows[path.name]
+        ]
+        best = max(length for length, _ in common)
+        fitting = [number for length, number in common if length == best]
+        if len(fitting) > 1:
+            raise ConfigError(f"{source}: several of its images are called {name}; name their folder as well")
+        ids[name] = fitting[0]
+    if len(set(ids.values())) < len(ids):
+        raise ConfigError(f"{source}: several of the images would get the same id; predict them one by one")
     return ids
 
 

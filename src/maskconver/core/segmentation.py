@@ -288,8 +288,13 @@ class Segmentation:
 
         return detections(self)
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
         """Write `<name>.png` (ids as COCO's RGB) and `<name>.json` (a COCO panoptic file of this one image).
+
+        Args:
+            folder: is made where there is none.
+            name: without ending; files of that name are replaced. By default the stem of the image's file,
+                numbered (`cells_2`) where the folder has such files already.
 
         Returns:
             The path of the JSON.
@@ -299,12 +304,12 @@ class Segmentation:
         """
         from .panoptic_png import write_panoptic_png
 
-        stem = self._stem()
+        stem = self._free_stem(Path(folder)) if name is None else name
         path = Path(folder) / f"{stem}.json"
         height, width = self.ids.shape
         content = {
             "images": [{"id": stem, "file_name": self.file_name or stem, "height": height, "width": width}],
-            "annotations": [self.to_coco(stem)],
+            "annotations": [self.to_coco(stem, f"{stem}.png")],
             "categories": self.categories.to_json(),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -312,6 +317,13 @@ class Segmentation:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         return path
+
+    def _free_stem(self, folder: Path) -> str:
+        stem, number = self._stem(), 1
+        while any((folder / f"{stem}{end}").exists() for end in (".json", ".png")):
+            number += 1
+            stem = f"{self._stem()}_{number}"
+        return stem
 
     def _stem(self) -> str:
         return Path(self.file_name).stem or "segmentation"

@@ -85,7 +85,7 @@ def export_model(
     form.require_packages(options.quantize)
     say = report or (lambda text: None)
     calibration, images = read_images(options.calibrate), read_images(options.images)
-    images = images or spread(calibration, 8)
+    calibration, images = _with_content(calibration, "calibrate"), images or spread(calibration, 8)
     _warn_if_slow(description)
     # Quantised maps may differ in many pixels, so those of full precision are compared first.
     both = description.output == "panoptic" and options.quantize != "none"
@@ -160,6 +160,24 @@ def read_images(given: str | os.PathLike[str] | Sequence[Any] | None) -> list[ND
     """What an option names, as H×W×3 uint8; at most `LIMIT`."""
     paths = list_images(os.fspath(given)) if isinstance(given, str | os.PathLike) else given or ()
     return [as_image(one)[0] for one in spread(paths)]
+
+
+def _with_content(images: list[NDArray[np.uint8]], setting: str) -> list[NDArray[np.uint8]]:
+    """Without images of one value, of which no range of values can be learnt."""
+    kept = [image for image in images if (image != image[:1, :1]).any()]
+    if images and not kept:
+        raise ConfigError(
+            f"every image of `{setting}` has one value in all its pixels",
+            fix="give images such as the file will see",
+        )
+    if len(kept) < len(images):
+        warnings.warn(
+            f"`{setting}`: {len(images) - len(kept)} of {len(images)} images have one value in all pixels; "
+            "they are left out",
+            ExportWarning,
+            stacklevel=4,
+        )
+    return kept
 
 
 def _replaced(options: ExportOptions, changes: dict[str, Any]) -> ExportOptions:

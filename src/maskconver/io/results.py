@@ -47,7 +47,7 @@ def panoptic_writer(
         def write(result: Segmentation, stem: str) -> None:
             write_panoptic_png(folder / "panoptic" / f"{stem}.png", result.ids)
             height, width = result.ids.shape
-            number = image_ids.get(Path(result.file_name).name, len(images) + 1)
+            number = image_ids.get(result.file_name, len(images) + 1)
             row = json.dumps(result.to_coco(number, f"{stem}.png"), ensure_ascii=False)
             file.write((",\n" if images else "") + row)
             images.append({"id": number, "file_name": result.file_name, "height": height, "width": width})
