@@ -98,7 +98,7 @@ class PanopticMerge(nn.Module):
     def _filled(
         self, ids: Tensor, table: Tensor, scores: Tensor, label: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `merge._filled`: void goes to the segment of a stuff label, a new last one where there is none."""
+        """As `merge._filled`: void goes to the segment of a stuff label, a new one where there is none."""
         void = ids == 0
         area = void.float().sum().to(torch.int32)
         own = (table[:, 1] == label).to(torch.int32)  # a row at most, as all stuff of a class is one segment
