@@ -1,0 +1,47 @@
+"""The formats that can be converted, and how the one of a source is recognised."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from ...errors import ConfigError, DataError
+from .annotation import Reader
+from .files import Files
+
+# name: module in `readers` and class there. In the order in which messages list them.
+FORMATS: dict[str, tuple[str, str]] = {
+    # "coco": ("coco", "Coco"),
+}
+
+
+def reader_of(name: str) -> type[Reader]:
+    """The reader of a format.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f'no format "{name}"; there are {", ".join(FORMATS)}')
+    module, cls = FORMATS[name]
+    return getattr(import_module(f".readers.{module}", __package__), cls)  # type: ignore[no-any-return]
+
+
+def recognise(files: Files) -> tuple[type[Reader], str]:
+    """The format of a source, and why it is that one.
+
+    Raises:
+        DataError: none fits, or several do; names them and the setting that decides.
+    """
+    found = [(reader, why) for name in FORMATS if (why := (reader := reader_of(name)).detect(files))]
+    if len(found) == 1:
+        return found[0]
+    where = files.where(files.only)
+    if not found:
+        known = ", ".join(FORMATS)
+        raise DataError(
+            "no annotation format is recognised here",
+            where=where,
+            fix=f"say which with `from_format`: {known}",
+        )
+    names = ", ".join(f"{reader.name} ({why})" for reader, why in found)
+    raise DataError(f"several formats fit: {names}", where=where, fix="say which with `from_format`")
