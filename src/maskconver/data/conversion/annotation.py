@@ -51,6 +51,8 @@ class Shape:
         offset: (x, y) in pixels.
         rle: COCO run lengths, `{"size": [height, width], "counts": list | str | bytes}`, of the full image.
         crowd: a region of uncounted objects (COCO's iscrowd).
+        area: in square pixels as the annotation states it, for `overlaps="small-on-top"`; that of its pixels
+            counts where it is None.
         score: 0…1, for `overlaps="score"`.
         layer: a shape of a higher layer lies on those of lower ones, whatever the rule for overlaps.
         group: shapes of one image with the same group and class are parts of one object.
@@ -64,6 +66,7 @@ class Shape:
     offset: tuple[int, int] = (0, 0)
     rle: Mapping[str, Any] | None = None
     crowd: bool = False
+    area: float | None = None
     score: float | None = None
     layer: int = 0
     group: Hashable | None = None
