@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .files import Files
 
 Overlaps = Literal["small-on-top", "order", "score", "fail"]
+Edges = Literal["touched", "centers"]
 Images = Literal["link", "copy", "none"]
 MAX_LISTED = 10_000
 """Faults are counted without end, but only so many are kept as text."""
@@ -166,6 +167,7 @@ class Options:
     images: Images = "link"
     image_folder: Path | None = None
     max_side: int | None = None
+    edges: Edges = "touched"
     colors: Path | None = None
 
 

@@ -79,9 +79,7 @@ def _kind(one: SourceClass, options: Options) -> bool:
         return one.name in options.things
     if one.is_thing is not None:
         return one.is_thing
-    if options.things and not options.stuff:
-        return False  # only the things were named
-    return True
+    return bool(options.stuff) or not options.things  # where only the things are named, all else is stuff
 
 
 def _background(

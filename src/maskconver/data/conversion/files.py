@@ -23,6 +23,8 @@ class Files:
     Args:
         source: a folder, or one file (an annotation file; the folder it lies in is then the source).
         image_folder: where the images lie if not in the source.
+        skip: a folder in the source that does not belong to it.
+        shown: what messages call the source instead of its path.
 
     Attributes:
         root: the folder.
@@ -34,13 +36,18 @@ class Files:
         DataError: there is no such file or folder.
     """
 
-    def __init__(self, source: Path, image_folder: Path | None = None) -> None:
+    def __init__(
+        self, source: Path, image_folder: Path | None = None, *, skip: Path | None = None, shown: str = ""
+    ) -> None:
         if not source.exists():
             raise DataError("no such file or folder", where=str(source))
+        if image_folder is not None and not image_folder.is_dir():
+            raise DataError("no such folder (`image_folder`)", where=str(image_folder))
         self.root = source if source.is_dir() else source.parent
         self.only = "" if source.is_dir() else source.name
         self.refused: list[str] = []
-        self.names = sorted(_walk(self.root, self.refused))
+        self.shown = shown or os.fspath(self.root)
+        self.names = sorted(_walk(self.root, self.refused, skip))
         self.image_folder = image_folder
         self._heads: dict[str, bytes] = {}
         self._by_base: dict[str, list[tuple[Path, str]]] | None = None
@@ -52,7 +59,7 @@ class Files:
 
     def where(self, name: str) -> str:
         """What messages call a file."""
-        return os.fspath(self.root / name)
+        return os.path.join(self.shown, name) if name else self.shown  # noqa: PTH118
 
     def matching(self, *suffixes: str, below: str = "") -> list[str]:
         """Names with one of the endings (`.json`; upper case counts), below a folder; `only` alone if set."""
@@ -160,7 +167,7 @@ class Files:
         self._by_base, self._by_stem = {}, {}
         roots = [(self.root, self.names)]
         if self.image_folder:
-            roots.append((self.image_folder, sorted(_walk(self.image_folder, []))))
+            roots.append((self.image_folder, sorted(_walk(self.image_folder, [], None))))
         for root, names in roots:
             for name in filter(_is_image, names):
                 base = _key(posixpath.basename(name))
@@ -218,15 +225,16 @@ def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _walk(folder: Path, refused: list[str]) -> Iterator[str]:
+def _walk(folder: Path, refused: list[str], skip: Path | None) -> Iterator[str]:
     top = os.path.realpath(folder)
+    left_out = skip and os.path.realpath(skip)
     for root, folders, names in os.walk(folder, followlinks=True):
         here = os.path.realpath(root)
         prefix = "" if Path(root) == folder else Path(root).relative_to(folder).as_posix() + "/"
         kept = []
         for name in folders:
             full = os.path.join(root, name)  # noqa: PTH118 (hundreds of thousands of files)
-            if name.startswith(".") or name == "__MACOSX":
+            if name.startswith(".") or name == "__MACOSX" or os.path.realpath(full) == left_out:
                 continue
             if os.path.islink(full):  # noqa: PTH114
                 real = os.path.realpath(full)

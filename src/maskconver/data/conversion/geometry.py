@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 
+_NOT_NUMBERS = frozenset(("NaN", "Infinity", "-Infinity"))
+
 
 def polygon(values: Any, least: int = 3) -> NDArray[np.float64]:
     """Points (N, 2) of x, y from `[x1, y1, x2, y2, …]` or `[[x1, y1], …]`; a repeated last point is dropped.
@@ -20,10 +22,14 @@ def polygon(values: Any, least: int = 3) -> NDArray[np.float64]:
     Raises:
         DataError: `bad-polygon`: too few points, an odd number of values, or not all are finite numbers.
     """
-    if isinstance(values, str) or any(isinstance(v, str) for v in np.ravel(np.array(values, object))):
-        raise DataError("the coordinates are text, not numbers", kind="bad-polygon")
     try:
-        points = np.array(values, np.float64)
+        points = np.array(values)
+        if points.dtype.kind in "US":
+            texts = {v for v in np.ravel(np.array(values, object)) if isinstance(v, str)}
+            if not texts <= _NOT_NUMBERS:
+                raise DataError("the coordinates are text, not numbers", kind="bad-polygon")
+            points = np.full(2, np.nan)
+        points = points.astype(np.float64)
     except (TypeError, ValueError):
         raise DataError("the coordinates are not a list of numbers", kind="bad-polygon") from None
     if points.ndim == 1 and points.size % 2:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,8 @@ from PIL import Image, ImageDraw
 from ...core.segments import lookup
 from ...errors import DataError
 from . import rle
-from .annotation import Faults, IdSegment, Overlaps, Shape
+from .annotation import Edges, Faults, IdSegment, Overlaps, Shape
 
-Edges = Literal["touched", "centers"]
 _FAR = 1e7  # coordinates are drawn as if they were no farther away
 
 

@@ -10,7 +10,7 @@ from .files import Files
 
 # name: module in `readers` and class there. In the order in which messages list them.
 FORMATS: dict[str, tuple[str, str]] = {
-    # "coco": ("coco", "Coco"),
+    "coco": ("coco", "Coco"),
 }
 
 

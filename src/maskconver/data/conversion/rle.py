@@ -1,7 +1,8 @@
 """COCO's run lengths: columns from the left, each from the top, runs of 0 and 1 in turn, beginning with 0.
 
 The compressed form writes each length (from the fourth on, its difference to the one two before) in groups
-of five bits, low ones first, as characters from `0`; a sixth bit says that more follow (pycocotools' `maskApi.c`).
+of five bits, low ones first, as characters from `0`; a sixth bit says that more follow (`maskApi.c` of
+pycocotools).
 """
 
 from __future__ import annotations

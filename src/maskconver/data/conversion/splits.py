@@ -15,7 +15,7 @@ _SAME = {"valid": "val", "validation": "val", "dev": "val", "training": "train",
 
 
 def split_name(text: str) -> str:
-    """The name that a split has here: `val` for `valid`, `Validation` or `val2017`, else letters and digits."""
+    """The name that a split has here: `val` for `valid`, `Validation` or `val2017`."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     plain = re.sub(r"(?<=[a-z])-?(19|20)\d\d$", "", plain)
     return _SAME.get(plain, plain)
@@ -72,8 +72,8 @@ def group_of(name: str, pattern: re.Pattern[str]) -> str | None:
 def deal(groups: list[Any], shares: dict[str, float], seed: int) -> list[str]:
     """A split for each image, so that images of one group share it and each split has its share of images.
 
-    Groups are dealt out in an order of chance, large ones first, each to the split that lacks most. Every split
-    gets one as long as there are enough.
+    Groups are dealt out in an order of chance, large ones first, each to the split that lacks most. Every
+    split gets one as long as there are enough.
 
     Args:
         groups: the group of each image, anything hashable.
