@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "coco": ["CocoPanoptic"],
         "label_folder": ["LabelFolder"],
         "check.run": ["check_dataset"],
+        "conversion.run": ["convert"],
         "synth.write": ["synthesize"],
     },
 )

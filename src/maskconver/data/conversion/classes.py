@@ -70,7 +70,8 @@ def plan_classes(classes: Iterable[SourceClass], options: Options) -> ClassPlan:
     )
     stuff = frozenset(name for name, thing in is_thing.items() if not thing)
     for kind, names in (("things", [n for n in is_thing if n not in stuff]), ("stuff", sorted(stuff))):
-        said.append(f"{kind}: {', '.join(names) or 'none'}")
+        few = names if len(names) < 16 else [*names[:12], f"… ({len(names)} classes)"]
+        said.append(f"{kind}: {', '.join(few) or 'none'}")
     return ClassPlan(categories, {c.name: c.id for c in categories}, stuff, background, said)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import posixpath
 import re
@@ -76,6 +77,19 @@ class Files:
             except OSError:
                 self._heads[name] = b""
         return decoded(self._heads[name], loose=True)[:size]
+
+    def first_of(self, name: str, *words: bytes) -> bytes:
+        """The word that stands first in a file, however far from its beginning; b"" where none does."""
+        pattern = re.compile(b"|".join(re.escape(w) for w in words))
+        try:
+            with (
+                (self.root / name).open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as map_,
+            ):
+                found = pattern.search(map_)
+                return found[0] if found else b""
+        except (OSError, ValueError):  # also of an empty file
+            return b""
 
     def text(self, name: str) -> str:
         """A text file in UTF-8 or UTF-16 (with or without byte order mark) or, failing that, Windows-1252.

@@ -53,7 +53,8 @@ def region_of(
         shape: what an annotation describes.
         size: height and width of the image.
         edges: the pixels of a polygon: all that it touches, as Pillow draws it (x and y of a point are then
-            a pixel's number), or those whose centre (at + 0.5) lies inside.
+            a pixel's number), or those whose centre (at + 0.5) lies inside. Both are the latter for outlines
+            that run along the borders of pixels.
         note: called with a kind of what was noticed: `clipped-shapes`, `self-crossing-polygons`.
 
     Raises:
@@ -206,11 +207,18 @@ def _drawn(shape: Shape, size: tuple[int, int], edges: Edges, note: Callable[[st
         return Region(shape, whole, 0, 0, 0)
     for polygon in shape.polygons:
         here = np.clip(polygon, -_FAR, _FAR) - (x, y)
-        mask = _fill(here, height, width) if edges == "touched" else _fill_centers(here, height, width)
+        exact = edges == "centers" or _is_along_pixels(polygon)
+        mask = _fill_centers(here, height, width) if exact else _fill(here, height, width)
         whole = whole ^ mask if shape.rule == "even-odd" else whole | mask
         if _crosses_itself(here, mask):
             note("self-crossing-polygons")
     return _cropped(shape, whole, x, y)
+
+
+def _is_along_pixels(polygon: NDArray[np.float64]) -> bool:
+    """Whether an outline runs on the borders of pixels alone, as those made from masks and most boxes do."""
+    steps = polygon - np.roll(polygon, 1, 0)
+    return bool(((steps == 0).any(1)).all() and (polygon == np.round(polygon)).all())
 
 
 def _fill(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:

@@ -11,6 +11,10 @@ from .files import Files
 # name: module in `readers` and class there. In the order in which messages list them.
 FORMATS: dict[str, tuple[str, str]] = {
     "coco": ("coco", "Coco"),
+    "coco-panoptic": ("panoptic", "CocoPanoptic"),
+    "yolo-seg": ("yolo", "Yolo"),
+    "segment-anything": ("segment_anything", "SegmentAnything"),
+    "panoptic-2ch": ("panoptic", "TwoChannels"),
 }
 
 

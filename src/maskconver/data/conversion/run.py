@@ -248,7 +248,8 @@ class _Run:
     def finish(self, source: Path) -> None:
         faults, result, writer = self.reader.faults, self.result, self.writer
         result.errors, result.faults = dict(faults.errors), faults.listed
-        if not writer.splits:
+        nothing = not any(n for c, n in self.segments.items() if c != self.plan.ids.get(self.plan.background))
+        if not writer.splits or (nothing and faults.errors):
             first = f", first {faults.listed[0]}" if faults.listed else ""
             raise DataError(
                 f"no image could be converted ({faults.errors.total()} errors{first})", where=str(source)
@@ -279,7 +280,7 @@ class _Run:
     def _splits(self) -> tuple[list[str], list[str]]:
         writer, options = self.writer, self.options
         if options.split is None:
-            return writer.splits, [f"splits: {', '.join(dict.fromkeys(writer.splits))}"]
+            return writer.splits, []
         shares = split_shares(options.split)
         groups = [(k,) if g is None else g for k, g in enumerate(writer.groups)]
         text = ", ".join(f"{share:g} {name}" for name, share in shares.items())

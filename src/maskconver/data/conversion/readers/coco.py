@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ....core.categories import Categories
 from ....errors import DataError
 from ....io.panoptic_rows import PanopticJson, parse
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
@@ -23,6 +24,7 @@ from ..files import Files, decoded
 from ..geometry import polygon
 from ..splits import split_name
 
+PANOPTIC, INSTANCES = b'"segments_info"', b'"segmentation"'
 _SPLITS = ("train", "val", "test")
 _TOP = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 
@@ -36,6 +38,7 @@ class _Key(msgspec.Struct, gc=False):
     segments_info: msgspec.Raw = msgspec.Raw(b"")
     caption: msgspec.Raw = msgspec.Raw(b"")
     keypoints: msgspec.Raw = msgspec.Raw(b"")
+    bbox: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -158,9 +161,9 @@ class Coco(Reader):
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
         self._files: list[_File] = []
-        others = []
+        others, boxes = [], []
         for name in files.matching(".json"):
-            if not _looks_like_coco(files, name):
+            if not looks_like_coco(files, name):
                 continue
             try:
                 file = _File(self, name)
@@ -169,8 +172,13 @@ class Coco(Reader):
                 continue
             if file.kind == "instances":
                 self._files.append(file)
+            elif file.kind == "only boxes":
+                boxes.append(name)
             else:
                 others.append(f"{posixpath.basename(name)} ({file.kind})")
+        for name in boxes:
+            text = "the annotations have boxes and no outlines"
+            self.faults.add("no-outline", files.where(name), text)
         if not self._files:
             first = f": {'; '.join(others)}" if others else ""
             faults = f"; {self.faults.listed[0]}" if self.faults.listed else ""
@@ -183,9 +191,12 @@ class Coco(Reader):
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
-        for name in files.matching(".json"):
-            if _looks_like_coco(files, name) and not _is_panoptic(files, name):
-                return f"{name} has images, annotations and categories as COCO"
+        names = [n for n in files.matching(".json") if looks_like_coco(files, n)]
+        kinds = {name: first_outline(files, name) for name in names}
+        for wanted in (INSTANCES, b""):
+            for name in names:
+                if kinds[name] == wanted and (wanted or PANOPTIC not in kinds.values()):
+                    return f"{name} has images, annotations and categories as COCO"
         return None
 
     def say(self, text: str) -> None:
@@ -213,6 +224,12 @@ class Coco(Reader):
             new = c if agree else SourceClass(c.name, c.is_thing, c.color)
             found.setdefault(c.name, new)
         self.classes = list(found.values())
+        coco = {c.id: c for c in Categories.coco()}
+        if all(c.is_thing is None and (o := coco.get(c.id)) and o.name == c.name for c in self.classes):  # type: ignore[arg-type]
+            self.say("the categories are those of COCO panoptic, and so are things and stuff")
+            self.classes = [
+                SourceClass(c.name, coco[c.id].is_thing, coco[c.id].color, c.id) for c in self.classes
+            ]  # type: ignore[index]
 
     def images(self) -> Iterator[AnnotatedImage]:
         done: set[tuple[str, int | str]] = set()
@@ -321,7 +338,8 @@ def _content(files: Files, name: str) -> PanopticJson:
     return parse(data, files.where(name))
 
 
-def _looks_like_coco(files: Files, name: str) -> bool:
+def looks_like_coco(files: Files, name: str) -> bool:
+    """Whether a JSON begins as COCO's files do."""
     head = files.head(name, 1 << 16)
     return (
         head.lstrip("\ufeff \r\n\t").startswith("{")
@@ -330,8 +348,9 @@ def _looks_like_coco(files: Files, name: str) -> bool:
     )
 
 
-def _is_panoptic(files: Files, name: str) -> bool:
-    return '"segments_info"' in files.head(name, 1 << 16) or posixpath.basename(name).startswith("panoptic_")
+def first_outline(files: Files, name: str) -> bytes:
+    """`PANOPTIC` or `INSTANCES`, whichever key comes first in a JSON; b"" where there is neither."""
+    return files.first_of(name, PANOPTIC, INSTANCES)
 
 
 def _list(text: msgspec.Raw, key: str, where: str) -> list[msgspec.Raw]:
@@ -358,7 +377,7 @@ def _keys(raws: list[msgspec.Raw]) -> tuple[list[_Key], list[int], list[tuple[in
 
 
 def _texts(key: _Key) -> tuple[msgspec.Raw, ...]:
-    return key.segmentation, key.segments_info, key.caption, key.keypoints
+    return key.segmentation, key.segments_info, key.caption, key.keypoints, key.bbox
 
 
 _GIVEN, _NOT = msgspec.Raw(b"1"), msgspec.Raw(b"")
@@ -371,15 +390,17 @@ def _is_given(raw: msgspec.Raw) -> msgspec.Raw:
 
 
 def _kind(keys: list[_Key]) -> str:
-    given = [sum(bytes(t) != b"" for t in texts) for texts in zip(*map(_texts, keys))] if keys else [0] * 4
-    outlines, panoptic, captions, keypoints = given
+    given = [sum(bytes(t) != b"" for t in texts) for texts in zip(*map(_texts, keys))] if keys else [0] * 5
+    outlines, panoptic, captions, keypoints, boxes = given
     if panoptic:
         return "COCO panoptic"
     if keypoints:
         return "keypoints"
     if captions:
         return "captions"
-    return "instances" if outlines else "no outlines" if keys else "no annotations"
+    if outlines:
+        return "instances"
+    return "only boxes" if boxes else "no outlines" if keys else "no annotations"
 
 
 def _identity(number: int | str | float) -> int | str:
