@@ -13,13 +13,17 @@ READY := $(VENV)/ready
 CORE_READY := $(CORE_VENV)/ready
 PIP := -m pip --disable-pip-version-check --quiet install
 LOWEST_VENV ?= .venv-lowest
+NEWER_VENV ?= .venv-newer
+# A newer Python than 3.11, where there is one.
+NEWER ?= $(shell for p in python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python $(HOME)/.pyenv/versions/3.12.*/bin/python); do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 # The rooms that work without PyTorch; their tests may use it only behind pytest.importorskip. A path that is
 # not there fails.
 CORE_ROOMS := $(addprefix tests/,core io data merge metrics inference cli)
 CORE_TESTS := tests/test_core_without_torch.py tests/test_layout.py tests/test_docs.py $(CORE_ROOMS) \
 	$(addprefix tests/golden/,test_merge.py test_preprocess.py test_pq.py)
 
-.PHONY: help setup demo test test-slow test-core test-lowest wheel golden lint format bench docs clean
+.PHONY: help setup demo test test-slow test-core test-lowest test-newer wheel golden lint format bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +39,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,export,dev]'
 	@touch $@
 
-demo: $(READY)  ## segment generated cells with the shipped model; prints where the pictures are
+demo: $(READY)  ## segment generated cells with the shipped model; prints where the images are
 	@$(BIN)/maskconver data synth demo_out/cells --style cells --count 4 --size 256 320 --seed 7 --split demo --overwrite
 	@$(BIN)/maskconver predict $(MODEL) demo_out/cells/images/demo --out demo_out --overlay
 	@echo "look at: $(CURDIR)/demo_out/overlays/cells_00001.png"
@@ -64,6 +68,13 @@ test-lowest:  ## the core's tests with the lowest versions that are allowed
 	@$(LOWEST_VENV)/bin/python $(PIP) -c constraints-lowest.txt pytest hypothesis '.[onnx]'
 	@$(LOWEST_VENV)/bin/python $(PIP) --force-reinstall --no-deps .
 	@$(LOWEST_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
+
+test-newer:  ## the core's tests with Python 3.13 or 3.12, where there is one
+	@if [ -z "$(NEWER)" ]; then echo "no Python 3.12 or 3.13 found: left out"; exit 0; fi; \
+	set -e; rm -rf build; [ -x $(NEWER_VENV)/bin/python ] || $(NEWER) -m venv $(NEWER_VENV); \
+	$(NEWER_VENV)/bin/python $(PIP) pytest hypothesis '.[onnx]'; \
+	$(NEWER_VENV)/bin/python $(PIP) --force-reinstall --no-deps .; \
+	$(NEWER_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
 
 wheel: $(READY)  ## build the package and look at what is in it
 	@rm -rf build
@@ -99,4 +110,4 @@ docs: $(READY)  ## build the documentation into site/
 	@$(BIN)/zensical build --clean --strict
 
 clean:  ## remove the environments and everything built
-	rm -rf $(VENV) $(CORE_VENV) $(LOWEST_VENV) build site demo_out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CORE_VENV) $(LOWEST_VENV) $(NEWER_VENV) build site demo_out .mypy_cache .ruff_cache .pytest_cache

@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not Path(args.data).is_dir():
             print(f"{args.data} is not here: generated scenes instead")
-            synth.write_dataset(folder, "scenes", args.images, (480, 640), split=args.split)
+            synth.write_dataset(folder, "scenes", args.images, size=(480, 640), split=args.split)
             args.data = folder
         _run(args)
     print(f"\n{machine('numpy', 'scipy', 'torch', 'pillow')}")
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
 
     def example(augment: AugmentConfig) -> Callable[[int], object]:
         data = DataConfig(augment=augment, targets=REFERENCE)
-        made = TrainDataset(dataset, data, config, dataset.categories.is_thing, seed=0)
+        made = TrainDataset(dataset, data, config, is_thing=dataset.categories.is_thing, seed=0)
         return lambda k: made[k, k]
 
     def all_of(task: Callable[[int], object]) -> Callable[[], object]:

@@ -182,6 +182,8 @@ def annotated(size: int, batch: int, segments: int, classes: int) -> Any:
             ids[y] = ((seeds[:, :1] - y) ** 2 + (seeds[:, 1:] - axis) ** 2).argmin(0) + 1
         rows = np.arange(1, segments + 1, dtype=np.int32), rng.integers(0, classes, segments)
         table = SegmentTable(*rows, np.zeros(segments, bool), np.zeros(segments, np.int64))
-        targets = assign_targets(ids, table, np.ones(classes, bool), TargetConfig(max_segments=segments))
+        targets = assign_targets(
+            ids, table, np.ones(classes, bool), config=TargetConfig(max_segments=segments)
+        )
         examples.append(Example(rng.standard_normal((3, size, size), np.float32), targets, number))
     return collate(examples)

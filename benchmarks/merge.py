@@ -3,7 +3,7 @@
 Run: .venv/bin/python benchmarks/merge.py [--data FOLDER] [--model FILE] [--plot FILE]
 
 With --data and --model (`maskconver train --config coco_overfit --data my_data/coco-panoptic-150
---overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real pictures, and the
+--overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real images, and the
 network's time in ONNX Runtime; without, masks are generated blobs and there is no network. The merge has one
 thread, the network --threads; transformers' post-processing is timed with one and with two.
 Everything needed: pip install -e ".[bench]".
@@ -157,7 +157,7 @@ def session(model: Any, size: tuple[int, int], proposals: int, threads: int) -> 
 def real(
     model: str, files: list[Path], size: tuple[int, int] | None, proposals: int, threads: int
 ) -> dict[str, Any]:
-    """Network, merges and differing pixels over real pictures, milliseconds."""
+    """Network, merges and differing pixels over real images, milliseconds."""
     import torch
 
     import maskconver
@@ -250,7 +250,9 @@ def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
         scores, labels, masks = blobs(n, (45, 80))
         taps = output_taps((45, 80), None, size)
         things = np.array([c.is_thing for c in CATEGORIES])
-        given = partial(merge_masks, scores, labels, masks, things, taps, PostprocessConfig())
+        given = partial(
+            merge_masks, scores, labels, masks, is_thing=things, taps=taps, config=PostprocessConfig()
+        )
         calls = [partial(given, algorithm=name) for name in ALGORITHMS]
         return (*(round(s * 1e3, 1) for s in turns(calls, 7)), *(peak_memory(c) for c in calls))
 

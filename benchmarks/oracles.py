@@ -93,7 +93,11 @@ def measure(model: MaskConver, sample: Sample, geometry: Geometry, canvas: np.nd
     on_canvas = np.zeros(geometry.canvas_size, np.int32)
     on_canvas[: scaled[0], : scaled[1]] = resize_nearest(sample.ids, (scaled[0], scaled[1]))
     targets = assign_targets(
-        on_canvas, sample.segments, categories.is_thing, TargetConfig(max_segments=1 << 30), on_canvas > 0
+        on_canvas,
+        sample.segments,
+        categories.is_thing,
+        config=TargetConfig(max_segments=1 << 30),
+        inside=on_canvas > 0,
     )
     h, w = maps.heatmap_logits[0].shape[-2:]
     cells = torch.from_numpy(targets.centers / stride).long()
@@ -151,7 +155,9 @@ def main() -> None:
             groups = ["all"] + ([str(sample.info.get(args.by))] if args.by else [])
             for row, answer in answers.items():
                 for group in groups:
-                    figures[group][row].add_image(answer, sample.ids, data.segments(index), sample.image_id)
+                    figures[group][row].add_image(
+                        answer, sample.ids, data.segments(index), image_id=sample.image_id
+                    )
     things = bool(data.categories.is_thing.any())
     heads = [head for row in ROWS for head in ((f"{row}: PQ", "AP@0.5") if things else (row,))]
     line = table("images of", "number", *heads)

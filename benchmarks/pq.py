@@ -54,7 +54,7 @@ def save(path: Path, ids: NDArray[np.int64]) -> None:
 
 
 def generate(folder: Path, images: int, rng: np.random.Generator) -> Path:
-    """Ground truth of 480×640 pictures: one background and ten ellipses each."""
+    """Ground truth of 480×640 images: one background and ten ellipses each."""
     categories = Categories.coco()
     y, x = np.mgrid[:480, :640]
     (folder / "gt").mkdir()
@@ -81,9 +81,9 @@ def generate(folder: Path, images: int, rng: np.random.Generator) -> Path:
         rows.append(
             {"image_id": i, "file_name": f"{i}.png", "segments_info": [s for s in segments if s["area"]]}
         )
-    pictures = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(images)]
+    listed = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(images)]
     path = folder / "gt.json"
-    path.write_text(json.dumps({"images": pictures, "annotations": rows, "categories": categories.to_json()}))
+    path.write_text(json.dumps({"images": listed, "annotations": rows, "categories": categories.to_json()}))
     return path
 
 
@@ -108,7 +108,7 @@ def predict(folder: Path, gt: PanopticFile, gt_pngs: Path) -> tuple[list[Pair], 
 
 
 def repeat(data: dict[str, Any], times: int) -> dict[str, Any]:
-    """The same pictures again under other image ids, so that a run takes long enough to be timed."""
+    """The same images again under other image ids, so that a run takes long enough to be timed."""
     answer = dict(data)
     for key, name in (("images", "id"), ("annotations", "image_id")):
         if key in data:

@@ -1,4 +1,4 @@
-"""Folder prediction: one picture after the other against the pipeline, and where the time goes.
+"""Folder prediction: one image after the other against the pipeline, and where the time goes.
 
 Run: .venv/bin/python benchmarks/predict.py
 
@@ -57,7 +57,7 @@ class Elsewhere:
 
 
 def make_pictures(folder: Path, size: tuple[int, int], count: int, source: str | None) -> list[Path]:
-    """JPEGs of (height, width), enlarged from generated cells or from the pictures of a folder."""
+    """JPEGs of (height, width), enlarged from generated cells or from the images of a folder."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     files = list_images(source) if source else []
@@ -69,9 +69,7 @@ def make_pictures(folder: Path, size: tuple[int, int], count: int, source: str |
         large = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC)).astype(
             np.int16
         )
-        large += rng.integers(
-            -4, 5, (*size, 1), np.int16
-        )  # as a sensor's noise; an enlarged picture has none
+        large += rng.integers(-4, 5, (*size, 1), np.int16)  # as a sensor's noise; an enlarged image has none
         paths.append(folder / f"{number:03d}.jpg")
         Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
     return paths
@@ -102,7 +100,7 @@ def predict(predictor: Predictor, paths: list[Path], out: Path, pipeline: bool) 
 
 
 def category_maps(out: Path) -> list[NDArray[np.int32]]:
-    """Category ids of every pixel, 0 = void, of all pictures of a result."""
+    """Category ids of every pixel, 0 = void, of all images of a result."""
     maps = []
     for row in json.loads((out / "panoptic.json").read_text(encoding="utf-8"))["annotations"]:
         ids = read_panoptic_png(out / "panoptic" / row["file_name"])
@@ -112,7 +110,7 @@ def category_maps(out: Path) -> list[NDArray[np.int32]]:
 
 
 def plain_prepare(image: NDArray[np.uint8], config: InputConfig) -> NDArray[np.float32]:
-    """`prepare` step by step over the whole picture: the definition."""
+    """`prepare` step by step over the whole image: the definition."""
     scaled = fitted_size((image.shape[0], image.shape[1]), config.size)
     stretching = config.stretch == "percentile"
     values = stretch(image, config.percentiles) if stretching else image
@@ -190,7 +188,7 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, nargs=2, default=[16, 4], help="of the small and the large size"
     )
-    parser.add_argument("--data", help="folder of pictures to enlarge; generated cells if left out")
+    parser.add_argument("--data", help="folder of images to enlarge; generated cells if left out")
     parser.add_argument("--elsewhere", type=float, help="milliseconds of waiting in place of the network")
     args = parser.parse_args()
     sizes = ((480, 640), (3000, 4000))

@@ -39,12 +39,12 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def scenes(size: int, batch: int) -> Batch:
-    """Generated pictures with their targets."""
+    """Generated images with their targets."""
     examples = []
     is_thing = np.arange(CLASSES) < THINGS
     for number in range(batch):
         sample = synthesize("scenes", (size, size), number)
-        targets = assign_targets(sample.ids, sample.segments, is_thing, TargetConfig(stuff="global"))
+        targets = assign_targets(sample.ids, sample.segments, is_thing, config=TargetConfig(stuff="global"))
         image = (sample.image.transpose(2, 0, 1) / 127.5 - 1).astype(np.float32)
         examples.append(Example(image, targets, number))
     return collate(examples)
@@ -79,9 +79,9 @@ def memory(name: str, arm: str, size: int, batch: int, samples: int, threads: in
     """The peak of this process after two steps, GB."""
     torch.set_num_threads(threads)
     trainer = Trainer(network(name), arm, samples)
-    pictures = scenes(size, batch)
+    images = scenes(size, batch)
     for _ in range(2):
-        trainer.step(pictures)
+        trainer.step(images)
     return peak()
 
 

@@ -3,7 +3,7 @@
 Run: .venv/bin/python benchmarks/remax_experiment.py --runs kmax:0 remax:0 kmax:1 remax:1
      .venv/bin/python benchmarks/remax_experiment.py --runs all --plot docs/images/remax.png
 
-Scenes are generated; every run is one network from scratch, one thread, the same pictures in the same order
+Scenes are generated; every run is one network from scratch, one thread, the same images in the same order
 for one seed. A run writes a JSON line every few steps (losses, gradient norm, false-positive/false-negative
 ratio of the sigmoid masks that the loss sees) and PQ after validations, to OUT/ARM-SEED.jsonl. A run that is
 stopped, or that reaches --seconds, goes on where it was with the same command; one that is done is not run
@@ -58,7 +58,7 @@ SEEDS = (0, 1)
 OBJECT, OVERLAP = (
     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     (0.5, 0.8),
-)  # thresholds tried on the validation pictures
+)  # thresholds tried on the validation images
 LOG_EVERY, SAVE_EVERY = 4, 20
 
 
@@ -81,7 +81,7 @@ def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
     folder = Path(args.out) / f"scenes{args.size}"
     for split, count in (("train", args.images), ("val", args.val_images)):
         if not (folder / f"panoptic_{split}.json").is_file():
-            write_dataset(folder, "scenes", count, (args.size, args.size), seed=0, split=split)
+            write_dataset(folder, "scenes", count, size=(args.size, args.size), seed=0, split=split)
     config = DataConfig(
         data=str(folder),
         workers=0,
@@ -90,11 +90,11 @@ def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
         targets=TargetConfig(islands=1),
     )
     size = dataclasses.replace(create_model("remax_t", num_classes=1).input, size=(args.size, args.size))
-    return SegmentationData(config, size, args.steps * args.batch, seed)
+    return SegmentationData(config, size, args.steps * args.batch, seed=seed)
 
 
 def judge(model: Any, data: SegmentationData) -> dict[str, Any]:
-    """PQ on the validation pictures, with the thresholds that are best for it among a few."""
+    """PQ on the validation images, with the thresholds that are best for it among a few."""
     metrics = {(o, v): PanopticQuality(data.categories) for o in OBJECT for v in OVERLAP}
     model.eval()
     for item in data.val_dataloader():
@@ -112,7 +112,12 @@ def judge(model: Any, data: SegmentationData) -> dict[str, Any]:
             truth = item.sample
             metric.add(
                 Overlap.of(
-                    found.ids, found.segments, truth.ids, truth.segments, data.categories, truth.image_id
+                    found.ids,
+                    found.segments,
+                    truth.ids,
+                    truth.segments,
+                    categories=data.categories,
+                    image=truth.image_id,
                 )
             )
     model.train()

@@ -75,10 +75,10 @@ def core(python: str, runs: int) -> None:
     from maskconver.data.synth.write import synthesize
 
     with tempfile.TemporaryDirectory() as folder:
-        picture = f"{folder}/cells.npy"
-        np.save(picture, synthesize("cells", (256, 320), 7).image)
-        first = median(partial(start, ["-c", FIRST, picture], python), runs, clock=time.perf_counter)
-        stages = [[float(v) for v in said(python, STAGES, picture).split()] for _ in range(runs)]
+        image = f"{folder}/cells.npy"
+        np.save(image, synthesize("cells", (256, 320), 7).image)
+        first = median(partial(start, ["-c", FIRST, image], python), runs, clock=time.perf_counter)
+        stages = [[float(v) for v in said(python, STAGES, image).split()] for _ in range(runs)]
     names = ("imports", "opening the file", "first image", "second image")
     parts = (f"{n} {statistics.median(v):.3f}" for n, v in zip(names, zip(*stages)))
     print(f"\nFirst image of `nuclei` in a fresh process without PyTorch: {first:.3f} s,")

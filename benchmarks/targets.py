@@ -60,7 +60,7 @@ def main() -> None:
     torch.manual_seed(0)
     folder = tempfile.TemporaryDirectory()
     if args.data is None:
-        write_dataset(folder.name, "scenes", 40, (480, 640), split=args.split)
+        write_dataset(folder.name, "scenes", 40, size=(480, 640), split=args.split)
     dataset = open_dataset(args.data or folder.name, args.split)
     model = create_model("maskconver_mobile_256", categories=dataset.categories).train()
     optimizer = create_optimizer(model, OptimConfig(), 1e-3)
@@ -73,7 +73,7 @@ def main() -> None:
         sample = dataset[index % len(dataset)]
         is_thing = dataset.categories.is_thing
         rng = np.random.default_rng(index)
-        return train_example(sample, model.input, augment, targets, is_thing, rng)
+        return train_example(sample, model.input, augment, targets=targets, is_thing=is_thing, rng=rng)
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()
@@ -91,7 +91,7 @@ def main() -> None:
         step(batch)
     per_image = {k: statistics.median(SECONDS[k]) for k in ("assign", "load")}
     per_step = {k: statistics.median(SECONDS[k]) for k in ("heatmaps", "step")}
-    # Means for the parts, whose cost depends on the picture; a batch meets the mean of its pictures.
+    # Means for the parts, whose cost depends on the image; a batch meets the mean of its images.
     assign = statistics.mean(SECONDS["assign"]) * args.batch
     print(
         f"{len(dataset)} images of {args.split}, {statistics.mean(segments):.1f} targets per image, ", end=""

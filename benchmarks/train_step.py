@@ -42,8 +42,10 @@ def main() -> None:
     torch.manual_seed(0)
     config.data.workers = 0
     size, network = config.data.batch_size, config.model.config
-    data = SegmentationData(config.data, network.input, (args.repeats + 1) * size, config.seed)
-    model: Any = build_model(network, len(data.categories), data.categories, config.model.name)
+    data = SegmentationData(config.data, network.input, (args.repeats + 1) * size, seed=config.seed)
+    model: Any = build_model(
+        network, len(data.categories), data.categories, name=config.model.name, training=config.training
+    )
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()

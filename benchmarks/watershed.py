@@ -77,7 +77,7 @@ def main() -> None:
             numbers, labels = np.append(numbers, background), np.append(labels, stuff[0])
         answer = Segmentation.from_ids(ids, data.categories, labels=labels, segment_ids=numbers)
         for group in ["all"] + ([str(sample.info.get(args.by))] if args.by else []):
-            figures[group].add_image(answer, sample.ids, data.segments(index), sample.image_id)
+            figures[group].add_image(answer, sample.ids, data.segments(index), image_id=sample.image_id)
     row = table("images of", "number", "PQ things, %", "SQ, %", "RQ, %", "AP@0.5, %")
     for group, found in sorted(figures.items(), key=lambda item: -item[1].images):
         things = found.pq.compute().things

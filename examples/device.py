@@ -1,7 +1,7 @@
-"""Segments one picture with an exported file, its runtime, NumPy and Pillow: all that a small device needs.
+"""Segments one image with an exported file, its runtime, NumPy and Pillow: all that a small device needs.
 
 The file: maskconver export MODEL --output panoptic --uint8 --to onnx (or litert)
-Run: python device.py model.onnx picture.jpg ids.png
+Run: python device.py model.onnx image.jpg ids.png
 Needs: pip install onnxruntime numpy pillow (or ai-edge-litert instead of onnxruntime)
 """
 
@@ -42,18 +42,18 @@ def read_taps(length, target):
     return low, np.minimum(low + 1, length - 1), (at - low).astype(np.float32)
 
 
-def to_canvas(picture, about):
+def to_canvas(image, about):
     """H×W×3 bytes, scaled to fit the input and padded right and below; and its size without padding."""
     height, width = about["size"]
-    scale = min(height / picture.shape[0], width / picture.shape[1])
-    h, w = (max(round(n * scale), 1) for n in picture.shape[:2])
-    pixels = picture.astype(np.float32)
+    scale = min(height / image.shape[0], width / image.shape[1])
+    h, w = (max(round(n * scale), 1) for n in image.shape[:2])
+    pixels = image.astype(np.float32)
     if about["input"]["stretch"] == "percentile":  # models for microscopes
-        low, high = np.percentile(picture, about["input"]["percentiles"])
+        low, high = np.percentile(image, about["input"]["percentiles"])
         pixels = np.clip((pixels - low) * (255 / max(high - low, 1)), 0, 255)
-    top, bottom, share = read_taps(picture.shape[0], h)
+    top, bottom, share = read_taps(image.shape[0], h)
     pixels = pixels[top] + (pixels[bottom] - pixels[top]) * share[:, None, None]
-    left, right, share = read_taps(picture.shape[1], w)
+    left, right, share = read_taps(image.shape[1], w)
     pixels = pixels[:, left] + (pixels[:, right] - pixels[:, left]) * share[:, None]
     canvas = np.empty((1, height, width, 3), np.uint8)
     canvas[:] = np.round(255 * np.array(about["input"]["mean"]))
@@ -61,15 +61,15 @@ def to_canvas(picture, about):
     return canvas, (h, w)
 
 
-def segment(path, picture):
-    """The ids of a picture, H×W int32 with 0 for void, and its segments (id, name, score, pixels)."""
+def segment(path, image):
+    """The ids of an image, H×W int32 with 0 for void, and its segments (id, name, score, pixels)."""
     about, run = (open_onnx if path.endswith(".onnx") else open_tflite)(path)
     if about["output"] != "panoptic" or not about["uint8"]:
         sys.exit(f"{path} was exported without --output panoptic or without --uint8")
-    canvas, (h, w) = to_canvas(picture, about)
+    canvas, (h, w) = to_canvas(image, about)
     ids, segments, scores = (output[0] for output in run(canvas))
-    rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(picture.shape, (h, w)))
-    ids = ids[rows][:, columns]  # each pixel of the picture from the nearest of the canvas
+    rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(image.shape, (h, w)))
+    ids = ids[rows][:, columns]  # each pixel of the image from the nearest of the canvas
     names = [category["name"] for category in about["categories"]]
     table = [(i, names[label], float(s)) for (i, label, _), s in zip(segments.tolist(), scores) if i]
     return ids, [(*row, int((ids == row[0]).sum())) for row in table]

@@ -38,7 +38,7 @@ def batch_of(
     examples = []
     for number, (ids, segments) in enumerate(annotations):
         image = rng.standard_normal((3, *ids.shape)).astype(np.float32)
-        targets = assign_targets(ids, segments, IS_THING, config or TargetConfig())
+        targets = assign_targets(ids, segments, IS_THING, config=config or TargetConfig())
         examples.append(Example(image, targets, number))
     return collate(examples)
 

@@ -13,7 +13,7 @@ SHARED = Path(os.environ.get("MASKCONVER_SHARED", Path(__file__).parents[2] / "s
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with other people's pictures; tests that need it skip where it is absent."""
+    """The folder with other people's images; tests that need it skip where it is absent."""
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the shared data folder (MASKCONVER_SHARED, here {SHARED}), which is not here")
     return SHARED

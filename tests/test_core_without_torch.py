@@ -76,7 +76,7 @@ def test_command_works(command: str) -> None:
     "command", ["train --data DATA", "evaluate DATA --data DATA", "predict my.safetensors IMAGE", "models"]
 )
 def test_command_that_needs_an_extra_names_it_in_one_line(command: str, tmp_path: Path) -> None:
-    write_dataset(tmp_path, "cells", 1, (32, 32))
+    write_dataset(tmp_path, "cells", 1, size=(32, 32))
     image = next((tmp_path / "images").rglob("*.png"))
     words = [{"DATA": str(tmp_path), "IMAGE": str(image)}.get(word, word) for word in command.split()]
     done = run("from maskconver.cli.main import main; sys.exit(main(sys.argv[1:]))", *words)
@@ -112,7 +112,7 @@ def test_the_bundled_model_predicts_and_is_evaluated(model: str, tmp_path: Path)
             )
     else:
         pytest.importorskip("onnxruntime", reason='running ONNX files needs the extra "onnx"')
-    write_dataset(tmp_path, "cells", 2, (96, 120))
+    write_dataset(tmp_path, "cells", 2, size=(96, 120))
     done = run(
         """
         from maskconver.cli.main import main
@@ -129,7 +129,7 @@ def test_the_bundled_model_predicts_and_is_evaluated(model: str, tmp_path: Path)
 
 
 def test_the_bundled_model_without_onnx_runtime_names_the_extra(tmp_path: Path) -> None:
-    write_dataset(tmp_path, "cells", 1, (32, 32))
+    write_dataset(tmp_path, "cells", 1, size=(32, 32))
     done = run(
         """
         BLOCKED.add("onnxruntime")

@@ -260,3 +260,20 @@ def test_command_line_reference_describes_every_command() -> None:
     for name in COMMANDS:
         assert f"## {name}\n\n```text\nusage: maskconver {name}" in page
     assert "--score-threshold" in page
+
+
+def test_the_map_of_the_code_names_files_and_functions_that_there_are() -> None:
+    rows = re.findall(r"^\| [^|`]+ \| (`[^|]+) \| ([^|]+) \|$", text_of(ROOT / "CONTRIBUTING.md"), re.M)
+    assert len(rows) > 15
+    for where, names in rows:
+        paths = [*re.findall(r"`([^`]+)`", where), *re.findall(r"`([^`]+/[^`]+)`", names)]
+        found = [
+            p
+            for p in (base / path for path in paths for base in (ROOT, ROOT / "src/maskconver"))
+            if p.exists()
+        ]
+        assert len(found) == len(paths), paths
+        files = [f for p in found for f in ([p] if p.is_file() else p.glob("*.py"))]
+        code = "\n".join(map(text_of, files))
+        for name in re.findall(r"`@?(\w+)(?:\.(?!py)\w+)?`", names):
+            assert re.search(rf"(def|class) {name}\b|@{name}\b", code), name

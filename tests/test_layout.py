@@ -135,6 +135,24 @@ def test_the_root_and_the_folders_stay_small() -> None:
         assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 16, folder
 
 
+# Ids and segments of two sides; files and folders of two sides; and a hook of Lightning.
+MORE_THAN_THREE = {"update", "panoptic_quality_files", "on_validation_batch_end"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_what_follows_the_third_argument_is_given_by_keyword(path: Path) -> None:
+    """But a fourth that is always needed may be given by place."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
+    functions = [node for body in bodies for node in body if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        arguments = [a.arg for a in function.args.posonlyargs + function.args.args]
+        number = len(arguments) - (arguments[:1] in (["self"], ["cls"], ["ctx"]))
+        private = function.name.startswith("_") and function.name != "__init__"
+        if not private and function.name not in MORE_THAN_THREE:
+            assert number <= 3 + (not function.args.defaults), function.name
+
+
 def test_no_test_imports_another_test() -> None:
     """What several tests need lies in modules that are no tests."""
     for path in Path(__file__).parent.rglob("*.py"):

@@ -1,4 +1,4 @@
-"""The picture and the printed lines of the README: what the bundled model finds on generated cells.
+"""The image and the printed lines of the README: what the bundled model finds on generated cells.
 
 Run: .venv/bin/python docs/images/make_cells.py
 """
@@ -13,7 +13,7 @@ ENLARGED = 2  # so that borders are seen
 
 
 def main() -> None:
-    """Writes `cells.jpg` beside this file: each picture to the left of its segments."""
+    """Writes `cells.jpg` beside this file: each image to the left of its segments."""
     predictor = mc.Predictor("nuclei")
     rows = []
     for seed in (7, 1):
@@ -25,8 +25,8 @@ def main() -> None:
     width, height = rows[0][0].size
     page = Image.new("RGB", (2 * width, len(rows) * height))
     for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            page.paste(picture, (x * width, y * height))
+        for x, image in enumerate(row):
+            page.paste(image, (x * width, y * height))
     page = page.resize((page.width * ENLARGED, page.height * ENLARGED), Image.Resampling.BICUBIC)
     page.save(Path(__file__).with_name("cells.jpg"), quality=85)
 

@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """40 pictures of one pixel."""
+    """40 images of one pixel."""
     (tmp_path / "pictures").mkdir()
     for i in range(40):
         Image.fromarray(np.full((1, 1, 3), i, np.uint8)).save(tmp_path / "pictures" / f"{i:02}.png")

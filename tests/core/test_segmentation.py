@@ -127,7 +127,7 @@ def test_filtering_keeps_ids_and_turns_the_rest_into_void(how, kept):
     assert len(seg) == 3 and fewer.file_name == seg.file_name
 
 
-def test_repr_says_what_is_in_the_picture():
+def test_repr_says_what_is_in_the_image():
     assert repr(small()) == "<Segmentation of a/pet.jpg: 4×3 px, 2 things, 1 stuff: 2 cat, 1 grass>"
 
 
@@ -151,7 +151,7 @@ def test_saving_writes_a_panoptic_png_and_a_coco_file_of_one_image(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["pet.json", "pet.png"]
 
 
-def test_drawing_has_the_size_of_the_picture_and_leaves_the_picture_alone():
+def test_drawing_has_the_size_of_the_image_and_leaves_the_image_alone():
     seg = large()
     before = seg.image.copy()
     picture = seg.draw()
@@ -159,13 +159,13 @@ def test_drawing_has_the_size_of_the_picture_and_leaves_the_picture_alone():
     np.testing.assert_array_equal(seg.image, before)
 
 
-def test_void_shows_the_picture_itself():
+def test_void_shows_the_image_itself():
     seg = large().filter(things=True)
     drawn = np.asarray(seg.draw(labels=False))
     assert (drawn[seg.ids == 0] == 128).all()
 
 
-def test_fill_is_the_colour_mixed_with_the_picture():
+def test_fill_is_the_colour_mixed_with_the_image():
     seg = large()
     drawn = np.asarray(seg.draw(alpha=0.5, borders=False, labels=False)).astype(int)
     expected = (128 + segment_colors(seg.segments, seg.categories).astype(int)[seg.ids - 1]) / 2
@@ -213,7 +213,7 @@ def test_every_thing_has_its_own_colour_and_stuff_its_categorys():
     assert (np.abs(np.diff(colors[:-1].astype(int), axis=0)).max(1) > 12).mean() > 0.95
 
 
-def test_drawing_on_another_picture_needs_its_size():
+def test_drawing_on_another_image_needs_its_size():
     with pytest.raises(ConfigError, match="does not lie under"):
         large().draw(np.zeros((3, 4, 3), np.uint8))
     with pytest.raises(ConfigError, match="alpha"):

@@ -1,4 +1,4 @@
-"""Pictures of one and of four channels: from the file to the canvas a model trains on."""
+"""Images of one and of four channels: from the file to the canvas a model trains on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GREY = RNG.integers(0, 256, (5, 7), np.uint8)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
-def test_the_four_channels_of_a_picture_are_read_as_they_are(suffix: str, tmp_path: Path) -> None:
+def test_the_four_channels_of_an_image_are_read_as_they_are(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     Image.fromarray(RGBA).save(path, lossless=True, exact=True)
     np.testing.assert_array_equal(read_image(path, channels=4), RGBA)
@@ -34,7 +34,7 @@ def test_four_inks_are_four_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif", channels=4), RGBA)
 
 
-def test_a_grey_picture_is_read_as_one_channel_and_a_coloured_one_as_its_luma(tmp_path: Path) -> None:
+def test_a_grey_image_is_read_as_one_channel_and_a_coloured_one_as_its_luma(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png", channels=1), GREY[..., None])
     Image.fromarray(RGBA[..., :3]).save(tmp_path / "rgb.png")
@@ -43,12 +43,12 @@ def test_a_grey_picture_is_read_as_one_channel_and_a_coloured_one_as_its_luma(tm
     np.testing.assert_allclose(read_image(tmp_path / "rgb.png", channels=1)[..., 0], luma, atol=1)
 
 
-def test_a_picture_of_16_bits_is_one_channel_too(tmp_path: Path) -> None:
+def test_an_image_of_16_bits_is_one_channel_too(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", channels=1), GREY[..., None])
 
 
-def test_a_picture_of_three_channels_is_refused_where_four_are_needed(tmp_path: Path) -> None:
+def test_an_image_of_three_channels_is_refused_where_four_are_needed(tmp_path: Path) -> None:
     Image.fromarray(RGBA[..., :3]).save(tmp_path / "a.png")
     with pytest.raises(
         ImageError, match=r"a.png: has 3 channels \(RGB\), the model takes 4; .*in_channels=3"
@@ -76,7 +76,7 @@ def test_every_channel_is_normalised_by_its_own_mean(channels: int) -> None:
     np.testing.assert_allclose(canvas.transpose(1, 2, 0), (image / 255 - config.mean) / 0.5, atol=1e-5)
 
 
-def test_a_picture_of_other_channels_than_the_model_s_names_the_fix() -> None:
+def test_an_image_of_other_channels_than_the_model_s_names_the_fix() -> None:
     with pytest.raises(ConfigError, match=r"shape \(8, 8, 3\), but the model takes 1 channels .*`in_ch"):
         prepare(np.zeros((8, 8, 3), np.uint8), InputConfig(mean=(0.5,), std=(0.2,)))
 
@@ -101,7 +101,7 @@ def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path:
     from maskconver.training.augment.example import AugmentConfig, train_example
     from maskconver.training.targets import TargetConfig
 
-    write_dataset(tmp_path, "cells", 2, (32, 40))
+    write_dataset(tmp_path, "cells", 2, size=(32, 40))
     dataset = open_dataset(tmp_path, channels=1)
     first, second = dataset[0], dataset[1]
     for sample in (first, second):
@@ -114,7 +114,9 @@ def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path:
     is_thing = dataset.categories.is_thing
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        made = train_example(first, config, augment, TargetConfig(), is_thing, rng, second)
+        made = train_example(
+            first, config, augment, targets=TargetConfig(), is_thing=is_thing, rng=rng, partner=second
+        )
         assert made.image.shape == (channels, 32, 32) and np.isfinite(made.image).all()
     image = RNG.random((8, 8, channels), np.float32)
     hue = jitter_color(image, ColorConfig(saturation=0.9, hue=0.4), np.random.default_rng(0))
@@ -123,6 +125,6 @@ def test_every_variation_of_training_takes_any_channels(channels: int, tmp_path:
 
 
 def test_a_data_set_gives_the_channels_it_is_asked_for(tmp_path: Path) -> None:
-    write_dataset(tmp_path, "cells", 1, (32, 40))
+    write_dataset(tmp_path, "cells", 1, size=(32, 40))
     assert open_dataset(tmp_path)[0].image.shape == (32, 40, 3)
     assert open_dataset(tmp_path, channels=1)[0].image.shape == (32, 40, 1)

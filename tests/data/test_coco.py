@@ -75,7 +75,7 @@ def test_shared_annotation_folder_is_accepted_or_refused_as_its_table_says(share
     valid = folder.parent / "valid"
     images = folder / "images" if (folder / "images").is_dir() else valid / "images"
     if case == "image_missing":
-        images = folder  # a folder without the picture
+        images = folder  # a folder without the image
     pngs = (
         folder / "png" if (folder / "png").is_dir() else (folder if case == "png_missing" else valid / "png")
     )

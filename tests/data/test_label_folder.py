@@ -1,4 +1,4 @@
-"""Pictures beside label PNGs are a data set like any other: found, read, checked, refused in one line."""
+"""Images beside label PNGs are a data set like any other: found, read, checked, refused in one line."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class TestDefects:
         assert "a.jpg" in str(notes[0].message) and "b.png" in str(notes[1].message)
         assert {d.kind for d in check_dataset(tmp_path).defects} == {"missing-png", "extra-png"}
 
-    def test_two_pictures_of_one_name(self, tmp_path: Path) -> None:
+    def test_two_images_of_one_name(self, tmp_path: Path) -> None:
         write(tmp_path)
         shutil.copy(tmp_path / "images" / "train" / "a.jpg", tmp_path / "images" / "train" / "a.jpeg")
         with pytest.raises(DataError, match="both belong to a"):

@@ -64,12 +64,12 @@ def test_training_and_evaluation_take_it(tmp_path: Path, capsys: pytest.CaptureF
     from maskconver.data.synth.write import write_dataset
 
     for split in ("train", "val"):
-        write_dataset(tmp_path / "d", "scenes", 2, (64, 64), split=split)
+        write_dataset(tmp_path / "d", "scenes", 2, size=(64, 64), split=split)
     run = [
         "train", f"--data={tmp_path / 'd'}", f"--out={tmp_path / 'r'}", "--data.semantic=things",
         "--model.name=maskconver_mobile_dense_512", "--model.input.size=[64,64]", "--model.filters=16",
         "--model.embedding_dim=16", "--data.batch_size=1", "--data.workers=0", "--steps=1", "--val_every=1",
-        "--schedule.warmup=0", "--threads=1", "--device=cpu", "--pictures=0",
+        "--schedule.warmup=0", "--threads=1", "--device=cpu", "--log_images=0",
     ]  # fmt: skip
     assert main(run) == 0
     assert "0 things" in capsys.readouterr().out

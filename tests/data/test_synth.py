@@ -84,8 +84,8 @@ def test_scenes_have_void_crowd_occlusion_and_stuff_in_islands() -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_written_set_has_no_defect_and_reads_back(tmp_path: Path, style) -> None:
-    write_dataset(tmp_path, style, 3, (40, 56), seed=2)
-    write_dataset(tmp_path, style, 2, (40, 56), seed=2, split="val")
+    write_dataset(tmp_path, style, 3, size=(40, 56), seed=2)
+    write_dataset(tmp_path, style, 2, size=(40, 56), seed=2, split="val")
     assert not check_dataset(tmp_path).defects
     data = open_dataset(tmp_path, "train")
     assert len(data) == 3 and data.categories == synth_categories(style)
@@ -96,19 +96,19 @@ def test_written_set_has_no_defect_and_reads_back(tmp_path: Path, style) -> None
 @pytest.mark.parametrize("style", STYLES)
 def test_same_seed_writes_the_same_bytes_whatever_count_and_workers(tmp_path: Path, style) -> None:
     for name, count, workers in (("a", 3, 1), ("b", 3, 2), ("c", 2, 1)):
-        write_dataset(tmp_path / name, style, count, (32, 48), seed=7, workers=workers)
+        write_dataset(tmp_path / name, style, count, size=(32, 48), seed=7, workers=workers)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     fewer, more = digest(tmp_path / "c"), digest(tmp_path / "a")
     assert all(more[name] == value for name, value in fewer.items() if name.endswith(".png"))
 
 
 def test_split_that_is_there_is_kept_unless_overwriting_is_asked_for(tmp_path: Path) -> None:
-    write_dataset(tmp_path, "cells", 1, (16, 16), seed=1)
+    write_dataset(tmp_path, "cells", 1, size=(16, 16), seed=1)
     before = digest(tmp_path)
     with pytest.raises(DataError, match="`overwrite`"):
-        write_dataset(tmp_path, "cells", 1, (16, 16), seed=2)
+        write_dataset(tmp_path, "cells", 1, size=(16, 16), seed=2)
     assert digest(tmp_path) == before
-    write_dataset(tmp_path, "cells", 1, (16, 16), seed=2, overwrite=True)
+    write_dataset(tmp_path, "cells", 1, size=(16, 16), seed=2, overwrite=True)
     assert digest(tmp_path) != before
 
 
@@ -118,9 +118,9 @@ def test_impossible_wishes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="0×8"):
         synthesize("cells", (0, 8))
     with pytest.raises(ConfigError, match="1 or more"):
-        write_dataset(tmp_path, "cells", 0, (8, 8))
+        write_dataset(tmp_path, "cells", 0, size=(8, 8))
     with pytest.raises(ConfigError, match="name of a split"):
-        write_dataset(tmp_path, "cells", 1, (8, 8), split="../up")
+        write_dataset(tmp_path, "cells", 1, size=(8, 8), split="../up")
 
 
 def test_command_writes_and_says_where(tmp_path: Path, capsys) -> None:

@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "device.py"
 
 
 def lively(name: str, **changes: Any) -> Model:
-    """A model with random weights whose heads say something: their norms fit generated pictures."""
+    """A model with random weights whose heads say something: their norms fit generated images."""
     torch.manual_seed(0)
     model = mc.create_model(name, **changes).eval()
     for head in (model.class_head, model.embedding_head, model.mask_head):
@@ -72,7 +72,7 @@ def models() -> Models:
 
 @pytest.fixture(scope="session")
 def pictures() -> dict[str, list[NDArray[np.uint8]]]:
-    """Real pictures for each model where there are any here, otherwise generated ones."""
+    """Real images for each model where there are any here, otherwise generated ones."""
     folders = {"nuclei": "dsb2018-nuclei/images/val", "mobile": "coco-panoptic-150/images"}
     found = {name: sorted((SHARED / "data" / folder).rglob("*.*g")) for name, folder in folders.items()}
     styles = {"nuclei": "cells", "mobile": "scenes"}
@@ -112,7 +112,7 @@ def exported(
 ) -> Callable[..., tuple[Path, Comparison]]:
     """Exports a model by name with options; returns file and comparison, the same ones when asked again.
 
-    With `real`, it is compared on two of the model's pictures; `int8` takes the others for its ranges.
+    With `real`, it is compared on two of the model's images; `int8` takes the others for its ranges.
     """
     folder = tmp_path_factory.mktemp("exported")
     done: dict[tuple[Any, ...], tuple[Path, Comparison]] = {}

@@ -244,5 +244,5 @@ def test_a_network_that_cannot_be_converted_is_refused_in_one_line():
             return (torch.linalg.svdvals(images),)
 
     with pytest.raises(ExportError, match="strange cannot be exported to LiteRT: ") as caught:
-        trace(LiteRt(), Strange().eval(), description(size=(8, 8)), 18, "strange")
+        trace(LiteRt(), Strange().eval(), description(size=(8, 8)), opset=18, name="strange")
     assert "\n" not in str(caught.value)

@@ -39,7 +39,7 @@ def test_the_file_answers_as_the_model_in_every_precision(exported, models, name
     weights = sum(p.numel() for p in models[name].parameters())
     assert path.stat().st_size < BYTES[quantize] * weights
     assert not list(path.parent.glob("*.data"))
-    assert result.images == (8 if quantize == "int8" else 2)  # ranges are judged on more pictures
+    assert result.images == (8 if quantize == "int8" else 2)  # ranges are judged on more images
     assert result.proposals == result.images * models[name].config.proposals
     if quantize == "none":
         assert (result.unpaired, result.differing) == (0, 0)

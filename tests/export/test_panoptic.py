@@ -98,14 +98,14 @@ def test_the_file_gives_the_maps_of_the_model_pixel_by_pixel(exported, quantize)
     assert (found.segments.shape, found.scores.shape) == ((50, 3), (50,))
 
 
-def test_predict_takes_the_file_and_gives_answers_of_the_pictures_size(exported, models, tmp_path, capsys):
+def test_predict_takes_the_file_and_gives_answers_of_the_images_size(exported, models, tmp_path, capsys):
     path, _ = exported("mobile", output="panoptic")
     pixels = synthesize("scenes", (144, 192), 5).image
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     seg = mc.Predictor(path)(tmp_path / "picture.png")
     own = mc.Predictor(models["mobile"])(pixels)
     assert seg.ids.shape == own.ids.shape == (144, 192) and seg.image is not None
-    # The picture fits the canvas without padding, so the two differ only along edges.
+    # The image fits the canvas without padding, so the two differ only along edges.
     assert [s.label for s in seg] == [s.label for s in own]
     assert (seg.ids == own.ids).mean() > 0.97
     out = tmp_path / "out"
@@ -196,7 +196,7 @@ def test_quantised_maps_that_have_little_to_do_with_the_model_are_refused(models
 
 @pytest.mark.slow
 def test_the_shipped_model_with_its_own_merge_in_the_file(models, tmp_path, shared):
-    """Suppressed duplicates, a pixel threshold and reassigned pixels, on real pictures."""
+    """Suppressed duplicates, a pixel threshold and reassigned pixels, on real images."""
     folder = shared / "data" / "dsb2018-nuclei"
     pictures = [np.array(Image.open(p).convert("RGB")) for p in sorted(folder.glob("**/*.png"))[:3]]
     result = mc.export_model(

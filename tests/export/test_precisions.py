@@ -1,4 +1,4 @@
-"""Every shipped and published model in every format and precision, on real pictures where there are any."""
+"""Every shipped and published model in every format and precision, on real images where there are any."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def rows(labels: NDArray) -> list[list[int]]:
 def test_panoptic_of_each_data_set(data_set: str) -> None:
     arrays = case("kmax/postprocess")
     scores, labels = scored(arrays["class_logits"])
-    ids, first = merge_kmax(scores, labels, arrays["mask_logits"], IS_THING, None, config(data_set))
+    ids, first = merge_kmax(
+        scores, labels, arrays["mask_logits"], is_thing=IS_THING, geometry=None, config=config(data_set)
+    )
     np.testing.assert_array_equal(ids, arrays[f"{data_set}_panoptic"])
     assert rows(labels[first]) == arrays[f"{data_set}_segments"].tolist()
 
@@ -62,6 +64,8 @@ def test_from_the_padded_canvas_to_the_original_size(sides: str) -> None:
     size, canvas = (tuple(arrays[k].tolist()) for k in ("out_hw", "input_hw"))
     scale = max(canvas) / max(size)
     geometry = Geometry(size, canvas, (scale, scale))
-    ids, first = merge_kmax(scores, labels, arrays["mask_logits"], IS_THING, geometry, config("coco"))
+    ids, first = merge_kmax(
+        scores, labels, arrays["mask_logits"], is_thing=IS_THING, geometry=geometry, config=config("coco")
+    )
     np.testing.assert_array_equal(ids, arrays["panoptic"])
     assert rows(labels[first]) == arrays["segments"].tolist()

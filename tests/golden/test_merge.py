@@ -32,8 +32,8 @@ def test_category_and_instance_maps_are_the_references(case, algorithm):
     )
     geometry = None
     if "image_info" in data:
-        image, canvas, scale, offset = (tuple(row) for row in data["image_info"].tolist())
-        geometry = Geometry((int(image[0]), int(image[1])), (int(canvas[0]), int(canvas[1])), scale, offset)
+        image, canvas, scale, _ = (tuple(row) for row in data["image_info"].tolist())
+        geometry = Geometry((int(image[0]), int(image[1])), (int(canvas[0]), int(canvas[1])), scale)
     masks = data["mask_logits"].transpose(2, 0, 1)
     scores, classes, is_thing = data["scores"], data["classes"].astype(np.int64), data["is_thing"]
 
@@ -41,9 +41,9 @@ def test_category_and_instance_maps_are_the_references(case, algorithm):
         scores,
         classes - 1,
         masks,
-        is_thing[1:],
-        output_taps(masks.shape[1:], geometry, size),
-        config,
+        is_thing=is_thing[1:],
+        taps=output_taps(masks.shape[1:], geometry, size),
+        config=config,
         algorithm=algorithm,
     )
 

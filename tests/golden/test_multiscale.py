@@ -300,9 +300,9 @@ class TestWholeModel:
         scores, classes = arrays["confidence"], arrays["classes"].astype(np.int64)
         geometry: tuple[Geometry, ...] = ()
         if rescaled:
-            image, canvas, scale, offset = (tuple(row) for row in arrays["image_info"][0].tolist())
+            image, canvas, scale, _ = (tuple(row) for row in arrays["image_info"][0].tolist())
             size = (int(image[0]), int(image[1]))
-            geometry = (Geometry(size, (int(canvas[0]), int(canvas[1])), scale, offset),)
+            geometry = (Geometry(size, (int(canvas[0]), int(canvas[1])), scale),)
         rows = [{"id": i, "name": str(i), "isthing": int(i <= 7)} for i in range(1, 11)]
         proposals = Proposals(
             scores, classes - 1, arrays["mask_logits"].transpose(0, 3, 1, 2), geometry=geometry

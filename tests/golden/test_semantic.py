@@ -55,7 +55,9 @@ def test_area_limits_of_things_and_stuff_are_deeplab2_s() -> None:
         rule="kmax", score_threshold=0.4, stuff_threshold=0.4, overlap_threshold=0.8, mask_threshold=0.4,
         min_area=60 / side, stuff_min_area=100 / side,
     )  # fmt: skip
-    ids, first = merge_kmax(scores, labels, arrays["mask_logits"], is_thing, None, config)
+    ids, first = merge_kmax(
+        scores, labels, arrays["mask_logits"], is_thing=is_thing, geometry=None, config=config
+    )
     categories = np.append(labels[first], 255)[np.where(ids > 0, ids - 1, len(first))]
     np.testing.assert_array_equal(categories, wanted // 256)
     assert len(np.unique(ids[ids > 0])) == len(np.unique(wanted[wanted < 255 * 256]))

@@ -43,7 +43,13 @@ def test_gaussians(name: str) -> None:
         np.testing.assert_array_equal(cells, arrays["centers_yx"])
     labels = torch.from_numpy(arrays["classes"]).long()
     heatmap = center_heatmaps(
-        boxes, centers, labels, torch.zeros_like(labels), (1, classes, *size), stride, iou
+        boxes,
+        centers,
+        labels,
+        batch=torch.zeros_like(labels),
+        shape=(1, classes, *size),
+        stride=stride,
+        min_iou=iou,
     )
     np.testing.assert_allclose(heatmap[0].permute(1, 2, 0), arrays["heatmap"], atol=1e-6)
     assert (heatmap[0, labels, cells[:, 0], cells[:, 1]] == 1).all()
@@ -52,13 +58,13 @@ def test_gaussians(name: str) -> None:
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_islands(k: int) -> None:
     arrays = case("maskconver/stuff_islands")
-    islands = stuff_islands(arrays["mask"] > 0, k, "reference", 1024)
+    islands = stuff_islands(arrays["mask"] > 0, k, "reference", min_area=1024)
     np.testing.assert_array_equal([_box(i) for i in islands], arrays[f"boxes_k{k}"])
 
 
 def test_islands_with_two_dimensional_dilation() -> None:
     arrays = case("maskconver/stuff_islands")
-    islands = stuff_islands(arrays["mask"] > 0, 9, "2d", 0)
+    islands = stuff_islands(arrays["mask"] > 0, 9, "2d", min_area=0)
     np.testing.assert_array_equal([_box(i) for i in islands], arrays["pool2d_boxes"])
     np.testing.assert_array_equal([i.sum() for i in islands], arrays["pool2d_original_sizes"])
 
@@ -119,7 +125,7 @@ def test_whole_assignment(name: str) -> None:
         order="reference",
         ignore_void=semantic,
     )
-    targets = assign_targets(canvas, table, is_thing, config, inside)
+    targets = assign_targets(canvas, table, is_thing, config=config, inside=inside)
     keep, n = targets.keep, int(arrays["num_instances"])
     assert keep.sum() == n
     np.testing.assert_array_equal(targets.labels[keep], arrays["classes"][:n])
@@ -135,7 +141,13 @@ def test_whole_assignment(name: str) -> None:
     valid = arrays["valid_mask"] > 0 if semantic else arrays["padding_mask"] == 0
     np.testing.assert_array_equal(targets.valid, valid)
     heatmap = center_heatmaps(
-        boxes, centers, labels, torch.zeros_like(labels), (1, len(is_thing), *shape), stride, iou
+        boxes,
+        centers,
+        labels,
+        batch=torch.zeros_like(labels),
+        shape=(1, len(is_thing), *shape),
+        stride=stride,
+        min_iou=iou,
     )[0]
     channels = arrays.get("heatmap_channels", np.arange(len(is_thing)))
     np.testing.assert_allclose(
@@ -159,7 +171,7 @@ def test_whole_assignment_to_a_pyramid(mask_level: int) -> None:
     inside = category >= 0
     np.testing.assert_array_equal(inside, arrays["padding_mask"] == 0)
     config = TargetConfig(center="mask", stuff="global", max_segments=100, ignore_void=False)
-    targets = assign_targets(ids, table, is_thing, config, inside)
+    targets = assign_targets(ids, table, is_thing, config=config, inside=inside)
     np.testing.assert_array_equal(targets.valid, inside)
     boxes, centers = (torch.from_numpy(v) * unit for v in (targets.boxes, targets.centers))
     labels = torch.from_numpy(targets.labels)
@@ -182,7 +194,9 @@ def test_whole_assignment_to_a_pyramid(mask_level: int) -> None:
         own = rows[here]
         batch = torch.zeros_like(own)
         shape = (1, 11, side, side)
-        heatmap = center_heatmaps(boxes[own], centers[own], labels[own], batch, shape, stride)
+        heatmap = center_heatmaps(
+            boxes[own], centers[own], labels[own], batch=batch, shape=shape, stride=stride
+        )
         heatmaps.append(heatmap[0].flatten(1).T)
         cells = center_cells(centers[own], stride, (side, side))
         positions[here] = start + cells[:, 0] * side + cells[:, 1]

@@ -71,7 +71,7 @@ def test_groups_add_up_to_the_whole(dataset) -> None:
 def test_tuning_finds_the_threshold_that_drops_the_noise(dataset) -> None:
     oracle = Oracle(dataset, noise=0.45)
     predictor = Predictor(oracle, score_threshold=0.05)
-    config, grid = tune(predictor, dataset, (0.3, 0.6), (0.5, 0.7))
+    config, grid = tune(predictor, dataset, (0.3, 0.6), overlap_thresholds=(0.5, 0.7))
     assert config.score_threshold in (0.3, 0.6)
     assert max(v for *_, v in grid) == pytest.approx(1.0)
     assert config.min_area == oracle.postprocess.min_area
@@ -90,7 +90,7 @@ def test_tuned_figures_are_those_of_the_tuned_model_where_masks_are_a_softmax_ov
     oracle = Rival(dataset, noise=0.01)
     oracle.postprocess = replace(oracle.postprocess, rule="kmax", mask_threshold=0.5, overlap_threshold=0.3)
     predictor = Predictor(oracle)
-    predictor.postprocess, grid = tune(predictor, dataset, (0.1, 0.3), (0.3,))
+    predictor.postprocess, grid = tune(predictor, dataset, (0.1, 0.3), overlap_thresholds=(0.3,))
     oracle.next = 0
     assert grid[0][2] == pytest.approx(evaluate(predictor, dataset).total.headline[1])
     assert 0 < grid[0][2] < 1
@@ -109,7 +109,7 @@ def test_tuning_takes_tensors_that_numpy_cannot_read(dataset) -> None:
             arrays = found.scores, found.labels, found.mask_logits
             return Proposals(*(torch.from_numpy(a).as_subclass(OnGpu) for a in arrays))
 
-    _, grid = tune(Predictor(Device(dataset)), dataset, (0.3,), (0.5,))
+    _, grid = tune(Predictor(Device(dataset)), dataset, (0.3,), overlap_thresholds=(0.5,))
     assert grid[0][2] == pytest.approx(1.0)
 
 
@@ -133,7 +133,7 @@ def test_colours_may_differ(dataset) -> None:
     assert evaluate(Predictor(oracle), dataset).total.images == 3
 
 
-def test_a_picture_that_cannot_be_read_is_listed_and_the_others_count(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_listed_and_the_others_count(tmp_path: Path) -> None:
     write_dataset(tmp_path, style="cells", count=3, size=(SIZE, SIZE), seed=0, split="val")
     data = open_dataset(tmp_path, "val")
     Path(data.image_path(1)).write_bytes(b"not a picture")
@@ -173,7 +173,7 @@ def test_miou_comes_from_the_scores_of_all_masks_where_asked_for(dataset) -> Non
 
 def test_gallery_holds_the_best_and_the_worst(dataset, tmp_path: Path) -> None:
     predictor = Predictor(_Constant(synth_categories("cells")))
-    paths = write_gallery(tmp_path / "g", predictor, dataset, [(0, 0.9), (1, 0.1), (2, 0.5)], count=1)
+    paths = write_gallery(tmp_path / "g", predictor, dataset, quality=[(0, 0.9), (1, 0.1), (2, 0.5)], count=1)
     assert [p.name[:11] for p in paths] == ["best_01_090", "worst_01_01"]
     assert all(p.stat().st_size > 0 for p in paths)
 
@@ -238,7 +238,7 @@ class TestSemantic:
         oracle.postprocess = replace(
             oracle.postprocess, rule="kmax", score_threshold=0.7, stuff_threshold=0.5
         )
-        config, grid = tune(Predictor(oracle), labelled, (0.3, 0.95), (0.0,))
+        config, grid = tune(Predictor(oracle), labelled, (0.3, 0.95), overlap_thresholds=(0.0,))
         assert (config.score_threshold, config.stuff_threshold) == (0.7, 0.3)
         assert grid[0][2] > grid[1][2]
 

@@ -22,7 +22,7 @@ from tests.fakes import FakeRuntime, picture
 CATEGORIES = Categories.from_json(
     [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 0}]
 )
-GEOMETRY = Geometry((60, 80), (64, 64), (0.8, 0.8))  # the picture covers 48×64 of the canvas
+GEOMETRY = Geometry((60, 80), (64, 64), (0.8, 0.8))  # the image covers 48×64 of the canvas
 
 
 def halves() -> Proposals:
@@ -56,14 +56,14 @@ def test_a_resized_answer_keeps_its_segments_and_measures_them_anew() -> None:
     assert [(s.id, s.area) for s in small.segments] == [(2, 1)]
 
 
-def test_a_picture_comes_with_its_answer_at_the_same_size() -> None:
+def test_an_image_comes_with_its_answer_at_the_same_size() -> None:
     answer = Predictor(FakeRuntime(), output_side=30)(picture())
     assert answer.ids.shape == (20, 30) and answer.image is not None and answer.image.shape == (20, 30, 3)
     assert answer.draw().size == (30, 20)
 
 
 def test_figures_are_of_the_answer_at_the_size_of_the_ground_truth(tmp_path: Path) -> None:
-    write_dataset(tmp_path, "cells", 2, (96, 128))
+    write_dataset(tmp_path, "cells", 2, size=(96, 128))
     runtime = FakeRuntime(size=(128, 128))
     runtime.categories = (dataset := open_dataset(tmp_path)).categories
     coarse, fine = (

@@ -1,4 +1,4 @@
-"""A picture in, a Segmentation of its own size out."""
+"""An image in, a Segmentation of its own size out."""
 
 import sys
 import threading
@@ -20,7 +20,7 @@ from tests.fakes import CATEGORIES, FakeRuntime, bright_and_dark, picture
 
 
 def overlap(seg, image) -> float:
-    """IoU of the cell found and the bright part of the picture."""
+    """IoU of the cell found and the bright part of the image."""
     cell = np.isin(seg.ids, [s.id for s in seg if s.is_thing])
     bright = image[..., 0] > 127
     return (cell & bright).sum() / (cell | bright).sum()
@@ -38,7 +38,7 @@ def overlap(seg, image) -> float:
     ids=["fit smaller", "fit larger", "native", "native doubled", "native reduced"],
 )
 @pytest.mark.parametrize("size", [(60, 90), (200, 77), (64, 64), (90, 150)])
-def test_masks_lie_where_the_objects_are_at_the_pictures_own_size(runtime, size):
+def test_masks_lie_where_the_objects_are_at_the_images_own_size(runtime, size):
     image = picture(*size)
     seg = Predictor(runtime)(image)
     assert seg.ids.shape == size and seg.categories == CATEGORIES
@@ -47,7 +47,7 @@ def test_masks_lie_where_the_objects_are_at_the_pictures_own_size(runtime, size)
     np.testing.assert_array_equal(seg.image, image)
 
 
-def test_one_pixel_pictures_are_fine():
+def test_one_pixel_images_are_fine():
     for mode in ("fit", "native"):
         assert Predictor(FakeRuntime(mode))(np.full((1, 1, 3), 255, np.uint8)).ids.shape == (1, 1)
 
@@ -112,7 +112,7 @@ def test_the_white_level_is_shown_as_white():
         assert Predictor(FakeRuntime())(array).image.max() < 20
 
 
-def test_pillow_pictures_are_turned_upright():
+def test_pillow_images_are_turned_upright():
     image = Image.fromarray(picture(20, 30))
     exif = image.getexif()
     exif[0x0112] = 6
@@ -133,7 +133,7 @@ def test_pillow_pictures_are_turned_upright():
         ("no/such.png", "no/such.png: no such file"),
     ],
 )
-def test_what_is_not_a_picture_is_refused(value, message):
+def test_what_is_not_an_image_is_refused(value, message):
     with pytest.raises(ImageError, match=message):
         Predictor(FakeRuntime())(value)
 
@@ -296,7 +296,7 @@ def test_in_a_stream_an_error_takes_the_place_of_one_answer(batch_size):
     assert [a.ids.shape for a in answers[::2]] == [(60, 90), (30, 20), (20, 20)]
 
 
-def test_a_network_that_fails_on_a_batch_runs_its_pictures_one_by_one():
+def test_a_network_that_fails_on_a_batch_runs_its_images_one_by_one():
     class Small(FakeRuntime):
         def __call__(self, images):
             if len(images) > 1 or images.mean() > 0.9:
@@ -310,7 +310,7 @@ def test_a_network_that_fails_on_a_batch_runs_its_pictures_one_by_one():
     assert [len(answers[i]) for i in (0, 2)] == [2, 2]
 
 
-def test_mistakes_in_the_program_are_not_taken_for_bad_pictures():
+def test_mistakes_in_the_program_are_not_taken_for_bad_images():
     def wrong(number):
         raise TypeError("a mistake")
 
@@ -347,12 +347,12 @@ def test_a_stream_reads_no_further_ahead_than_asked(ahead):
     assert max(read) <= 5 + ahead
 
 
-def test_pictures_that_are_not_wanted_are_left_out_of_the_answers():
+def test_images_that_are_not_wanted_are_left_out_of_the_answers():
     answers = [a for _, a in Predictor(FakeRuntime()).stream([picture(), picture()], keep_images=False)]
     assert [a.image for a in answers] == [None, None] and answers[0].ids.shape == (60, 90)
 
 
-def test_warnings_of_a_stream_are_given_in_the_callers_thread_before_their_picture():
+def test_warnings_of_a_stream_are_given_in_the_callers_thread_before_their_image():
     dark = np.full((4, 5), 1000, np.uint16)
     stream = Predictor(FakeRuntime()).stream([picture(), dark])
     with warnings.catch_warnings():
@@ -371,7 +371,7 @@ def test_a_stream_says_how_long_each_stage_took():
 
 
 @pytest.mark.parametrize("turn", [1, 6])
-def test_a_reduced_jpeg_has_an_answer_of_its_own_size_and_no_picture(tmp_path, turn):
+def test_a_reduced_jpeg_has_an_answer_of_its_own_size_and_no_image(tmp_path, turn):
     path = tmp_path / "large.jpg"
     image = Image.fromarray(picture(400, 600))
     exif = image.getexif()
@@ -395,7 +395,7 @@ def test_jpegs_that_the_canvas_needs_whole_are_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize("things", [50, 0])  # panoptic, and semantic: every class stuff, all scores 1
-def test_a_4k_picture_with_100_proposals_takes_less_than_150_mb(things):
+def test_a_4k_image_with_100_proposals_takes_less_than_150_mb(things):
     rng = np.random.default_rng(0)
     coarse = rng.normal(-3, 6, (100, 9, 16)).astype(np.float32)
     masks = np.stack([resize_bilinear(mask, (160, 160)) for mask in coarse])

@@ -1,4 +1,4 @@
-"""Pictures of every usual kind are read as RGB; broken ones are refused in one line that names the file."""
+"""Images of every usual kind are read as RGB; broken ones are refused in one line that names the file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def grey3(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_shared_broken_picture_is_refused_in_one_line_with_its_name(shared: Path, name: str) -> None:
+def test_shared_broken_image_is_refused_in_one_line_with_its_name(shared: Path, name: str) -> None:
     path = shared / "golden" / "bad_inputs" / "images" / name
     with pytest.raises(ImageError) as error:
         read_image(path)
@@ -62,7 +62,7 @@ def test_shared_broken_picture_is_refused_in_one_line_with_its_name(shared: Path
     assert "\n" not in str(error.value)
 
 
-def test_every_other_shared_picture_is_read(shared: Path) -> None:
+def test_every_other_shared_image_is_read(shared: Path) -> None:
     folder = shared / "golden" / "bad_inputs" / "images"
     plain, grey = read_image(folder / "plain.png"), read_image(folder / "grey.png")
     for path in sorted(folder.iterdir()):
@@ -99,7 +99,7 @@ def test_every_other_shared_picture_is_read(shared: Path) -> None:
         (b"\x89PNG\r\n\x1a\n", "header is damaged"),
     ],
 )
-def test_broken_picture_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
+def test_broken_image_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(data)
     with pytest.raises(ImageError, match=r"x\.png") as error:
@@ -191,13 +191,13 @@ def test_twelve_bits_in_sixteen_are_warned_about_and_mended_by_a_white_level() -
     assert np.abs(mended.astype(int) - grey3(GREY)).max() <= 1
 
 
-def test_black_sixteen_bit_picture_gives_no_warning() -> None:
+def test_black_sixteen_bit_image_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not read_image(encoded(Image.fromarray(np.zeros((3, 4), np.uint16)), "PNG")).any()
 
 
-def test_float_picture_is_read_in_0_to_1_and_refused_beyond() -> None:
+def test_float_image_is_read_in_0_to_1_and_refused_beyond() -> None:
     np.testing.assert_array_equal(
         read_image(encoded(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF")), grey3(GREY)
     )
@@ -226,7 +226,7 @@ def test_content_decides_not_the_name(tmp_path: Path) -> None:
         assert not file.closed
 
 
-# Finding pictures
+# Finding images
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_nothing_found_is_an_error_that_names_what_was_given(tree: Path, given: 
 
 
 def jpeg(height: int, width: int, turn: int = 1) -> tuple[bytes, np.ndarray]:
-    """A smooth picture, and how it looks upright."""
+    """A smooth image, and how it looks upright."""
     y, x = np.mgrid[:height, :width]
     image = Image.fromarray(np.stack([y * 255 // height, x * 255 // width, 0 * x + 90], -1).astype(np.uint8))
     exif = image.getexif()

@@ -123,7 +123,7 @@ def test_palette_and_alpha_are_resolved(decoder: str) -> None:
         np.testing.assert_array_equal(read_panoptic_png(data), ids_of(colours))
 
 
-def test_pictures_that_are_no_panoptic_pngs_are_refused(decoder: str) -> None:
+def test_images_that_are_no_panoptic_pngs_are_refused(decoder: str) -> None:
     colours = np.random.default_rng(2).integers(0, 255, (30, 30, 3), np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(colours).save(jpeg, "JPEG")

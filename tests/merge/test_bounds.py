@@ -52,15 +52,14 @@ def random_case(rng):
     else:
         canvas, scale = (h * 8, w * 8), (float(rng.uniform(0.2, 1.5)), float(rng.uniform(0.2, 1.5)))
         image = tuple(max(int(c / s * rng.uniform(0.4, 1)), 1) for c, s in zip(canvas, scale))
-        offset = (float(rng.uniform(0, 20)),) * 2 if rng.random() < 0.2 else (0.0, 0.0)
-        geometry = Geometry(image, canvas, scale, offset)
+        geometry = Geometry(image, canvas, scale)
         size = (image[0] + 5, image[1] + 9) if rng.random() < 0.2 else None
     return scores, rng.integers(-1, 4, n), masks, output_taps((h, w), geometry, size), config
 
 
 def both(scores, labels, masks, taps, config):
-    arguments = scores, labels, masks, IS_THING, taps, config
-    return merge_masks(*arguments), merge_masks(*arguments, algorithm="reference")
+    given = {"is_thing": IS_THING, "taps": taps, "config": config}
+    return [merge_masks(scores, labels, masks, **given, algorithm=name) for name in ("fast", "reference")]
 
 
 def check_random_cases(seeds):
@@ -136,9 +135,18 @@ def test_proposals_that_are_not_finite_are_dropped_before_anybody_competes(algor
     taps, labels = output_taps((16, 16), None, (64, 64)), np.arange(8) % 4
     whole = np.array([0, 1, 3, 4, 7])
     ids, first = merge_masks(
-        scores, labels, masks, IS_THING, taps, PostprocessConfig(), algorithm=algorithm, non_finite="drop"
+        scores,
+        labels,
+        masks,
+        is_thing=IS_THING,
+        taps=taps,
+        config=PostprocessConfig(),
+        algorithm=algorithm,
+        non_finite="drop",
     )
-    expected = merge_masks(scores[whole], labels[whole], masks[whole], IS_THING, taps, PostprocessConfig())
+    expected = merge_masks(
+        scores[whole], labels[whole], masks[whole], is_thing=IS_THING, taps=taps, config=PostprocessConfig()
+    )
     np.testing.assert_array_equal(ids, expected[0])
     np.testing.assert_array_equal(first, whole[expected[1]])
 
@@ -175,7 +183,7 @@ def test_areas_and_winners_are_the_plain_ones_even_where_bounds_are_useless(monk
             )
 
 
-def test_most_pixels_of_a_usual_picture_are_never_computed(monkeypatch):
+def test_most_pixels_of_a_usual_image_are_never_computed(monkeypatch):
     rng = np.random.default_rng(0)
     masks, scores = smooth_masks(rng, 50, (80, 80)), rng.random(50, np.float32)
     computed = []
@@ -187,11 +195,13 @@ def test_most_pixels_of_a_usual_picture_are_never_computed(monkeypatch):
 
     monkeypatch.setattr(fast.BoundedCompetition, "_probabilities", counting)
     taps = output_taps((80, 80), None, (640, 640))
-    merge_masks(scores, np.zeros(50, np.int64), masks, IS_THING, taps, PostprocessConfig())
+    merge_masks(
+        scores, np.zeros(50, np.int64), masks, is_thing=IS_THING, taps=taps, config=PostprocessConfig()
+    )
     assert 0 < sum(computed) < 0.05 * 50 * 640 * 640
 
 
-def test_crowded_pictures_are_left_to_the_plain_competition():
+def test_crowded_images_are_left_to_the_plain_competition():
     rng = np.random.default_rng(0)
     masks, scores = rng.normal(0, 0.1, (20, 10, 10)).astype(np.float32), np.full(20, 0.5, np.float32)
     taps = output_taps((10, 10), None, (80, 80))
@@ -221,7 +231,9 @@ def test_memory_at_4k_stays_near_that_of_the_answer():
     masks, scores = smooth_masks(rng, 100, (45, 80), cells=9), rng.random(100, np.float32)
     taps = output_taps((45, 80), Geometry((2160, 3840), (360, 640), (1 / 6, 1 / 6)), None)
     tracemalloc.start()
-    merge_masks(scores, rng.integers(0, 4, 100), masks, IS_THING, taps, PostprocessConfig())
+    merge_masks(
+        scores, rng.integers(0, 4, 100), masks, is_thing=IS_THING, taps=taps, config=PostprocessConfig()
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150e6
@@ -233,8 +245,12 @@ def test_tensors_give_the_plain_answer_but_where_bids_differ_by_rounding():
 
     for seed in range(150):
         scores, labels, masks, taps, config = random_case(np.random.default_rng(seed))
-        plain = merge_masks(scores, labels, masks, IS_THING, taps, config, algorithm="reference")
-        _, first = merge_masks(scores, labels, torch.from_numpy(masks), IS_THING, taps, config)
+        plain = merge_masks(
+            scores, labels, masks, is_thing=IS_THING, taps=taps, config=config, algorithm="reference"
+        )
+        _, first = merge_masks(
+            scores, labels, torch.from_numpy(masks), is_thing=IS_THING, taps=taps, config=config
+        )
         np.testing.assert_array_equal(first, plain[1], f"seed {seed}")
         order = np.argsort(-scores, kind="stable")
         scores, masks = scores[order], masks[order]

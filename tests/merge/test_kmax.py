@@ -130,7 +130,9 @@ def test_memory_at_4k_stays_under_150_mb_and_grows_with_the_masks_by_a_bit_a_pix
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kmax, "BAND_VALUES", band)
             tracemalloc.start()
-            kmax.merge_kmax(scores, labels, masks, np.array([True]), geometry, config)
+            kmax.merge_kmax(
+                scores, labels, masks, is_thing=np.array([True]), geometry=geometry, config=config
+            )
             most = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         return most

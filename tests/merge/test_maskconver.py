@@ -27,9 +27,10 @@ OPEN = PostprocessConfig(score_threshold=0.0, overlap_threshold=0.0, min_area=0.
 def run(scores, labels, masks, config=OPEN, size=None, geometry=None, non_finite="error"):
     masks = np.asarray(masks, np.float32)
     taps = output_taps(masks.shape[1:], geometry, size)
-    arguments = np.float32(scores), np.array(labels, np.int64), masks, IS_THING, taps
-    plain = merge_masks(*arguments, config, algorithm="reference", non_finite=non_finite)
-    fast = merge_masks(*arguments, config, non_finite=non_finite)
+    arguments = np.float32(scores), np.array(labels, np.int64), masks
+    options = {"is_thing": IS_THING, "taps": taps, "config": config, "non_finite": non_finite}
+    plain = merge_masks(*arguments, **options, algorithm="reference")
+    fast = merge_masks(*arguments, **options)
     np.testing.assert_array_equal(fast[0], plain[0])
     np.testing.assert_array_equal(fast[1], plain[1])
     return fast

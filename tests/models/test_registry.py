@@ -46,6 +46,21 @@ def test_an_unknown_field_is_refused_with_those_there_are() -> None:
         create_model("maskconver_mobile_256", num_classes=2, proposal=3)
 
 
+def test_what_only_training_knows_is_no_part_of_the_config() -> None:
+    options = {"drop_path": 0.5, "mask_start": (1.0, -3.0)}
+    model = create_model("remax_t", num_classes=2, proposals=3, **options)  # as in earlier versions
+    assert model.decoder.layers[0].drop.rate == 0.5 and model.decoder.predictor.mask_bn.bias == -3
+    assert not options.keys() & vars(model.config).keys()
+    with torch.device("meta"):
+        registered = create_model("remax_t", num_classes=2)
+        chosen = create_model("remax_t", num_classes=2, training=options)
+    assert [m.decoder.layers[0].drop.rate for m in (registered, chosen)] == [0.2, 0.5]
+    with pytest.raises(ConfigError, match="no training options"):
+        create_model("maskconver_mobile_256", num_classes=2, training=options)
+    with pytest.raises(ConfigError, match="remax belongs to the loss"):
+        create_model("remax_t", num_classes=2, remax={"eta": 0})
+
+
 def test_nested_fields_take_a_dict_or_dotted_names() -> None:
     one = create_model("maskconver_mobile_256", num_classes=2, postprocess={"min_area": 0.5})
     other = create_model("maskconver_mobile_256", num_classes=2, **{"postprocess.min_area": 0.5})

@@ -53,7 +53,7 @@ class Toy(SegmentationModel):
     stride = 4  # type: ignore[assignment]
 
     def __init__(self, config: ToyConfig, num_classes: int, categories: Any = None, name: str = "") -> None:
-        super().__init__(config, num_classes, categories, name)
+        super().__init__(config, num_classes, categories, name=name)
         self.backbone = nn.Conv2d(config.in_channels, config.width, 5, stride=4, padding=2)
         self.head = nn.Conv2d(config.width, num_classes, 1)
 

@@ -41,7 +41,7 @@ def folder(toy: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train", f"--data={folder / 'data'}", f"--out={folder / 'run'}", "--model.name=toy_64",
         "--model.width=6", "--loss.weight=2", "--data.batch_size=2", "--data.workers=0", "--steps=2",
         "--val_every=2", "--log_every=1", "--schedule.warmup=0", "--threads=1", "--device=cpu",
-        "--pictures=0",
+        "--log_images=0",
     ]  # fmt: skip
     assert main(words) == 0
     return folder

@@ -11,7 +11,7 @@ from maskconver.data.synth.write import write_dataset
 
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated set: 6 training and 2 validation pictures of 64×64."""
+    """A generated set: 6 training and 2 validation images of 64×64."""
     folder = tmp_path_factory.mktemp("cells")
     write_dataset(folder, style="cells", count=6, size=(64, 64), seed=0, split="train")
     write_dataset(folder, style="cells", count=2, size=(64, 64), seed=1, split="val")

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from maskconver.cli.main import main
 from maskconver.data.synth.write import write_dataset
-from maskconver.training.console import DivergenceWatch
+from maskconver.training.callbacks import DivergenceWatch
 
 
 def watched(losses: list[float]) -> list[str]:
@@ -47,10 +47,10 @@ def test_a_log_file_gets_a_line_every_few_steps_and_no_advertisement(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for split in ("train", "val"):
-        write_dataset(tmp_path / "d", "scenes", 2, (64, 64), split=split)
+        write_dataset(tmp_path / "d", "scenes", 2, size=(64, 64), split=split)
     words = [
         "--data.batch_size=2", "--data.workers=0", "--steps=4", "--val_every=4", "--log_every=2", "--ema=0",
-        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--pictures=0",
+        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--log_images=0",
         f"--data={tmp_path / 'd'}", f"--out={tmp_path / 'run'}",
     ]  # fmt: skip
     assert main(["train", "--config=start", *words]) == 0

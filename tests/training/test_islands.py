@@ -45,7 +45,7 @@ def plain(mask: NDArray[np.bool_], k: int, dilation: str, min_area: int) -> list
 def test_islands_are_those_of_the_definition(windows, k, dilation, min_area) -> None:  # type: ignore[no-untyped-def]
     mask = mask_of(*windows)
     expected = plain(mask, k, dilation, min_area)
-    found = stuff_islands(mask, k, dilation, min_area)
+    found = stuff_islands(mask, k, dilation, min_area=min_area)
     assert len(found) == len(expected)
     for a, b in zip(found, expected):
         np.testing.assert_array_equal(a, b)
@@ -71,9 +71,9 @@ def test_the_reference_s_dilation_joins_along_x_only() -> None:
 def test_a_small_island_is_dropped_and_not_replaced_by_the_next() -> None:
     # a long thin line dilates to the largest island, but has few pixels of its own
     mask = mask_of((0, 0, 1, 120), (80, 5, 30, 30), (80, 100, 25, 25))
-    assert [i.sum() for i in stuff_islands(mask, 2, "none", 200)] == [900, 625]
+    assert [i.sum() for i in stuff_islands(mask, 2, "none", min_area=200)] == [900, 625]
     mask = mask_of((0, 0, 1, 160), (80, 5, 12, 12))
-    assert [i.sum() for i in stuff_islands(mask, 1, "2d", 161)] == []
+    assert [i.sum() for i in stuff_islands(mask, 1, "2d", min_area=161)] == []
 
 
 def test_an_empty_mask_has_no_island() -> None:

@@ -28,10 +28,10 @@ INPUT = InputConfig(size=(32, 48))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six generated pictures to train on and three to validate on; one in three is of kind `b`."""
+    """Six generated images to train on and three to validate on; one in three is of kind `b`."""
     out = tmp_path_factory.mktemp("scenes")
     for split, count in (("train", 6), ("val", 3)):
-        path = write_dataset(out, "scenes", count, (32, 48), split=split)
+        path = write_dataset(out, "scenes", count, size=(32, 48), split=split)
         content = json.loads(path.read_text())
         for number, image in enumerate(content["images"]):
             image["kind"] = "b" if number % 3 == 2 else "a"
@@ -43,7 +43,7 @@ def data(folder: Path, samples: int = 24, seed: int = 0, **changes: object) -> S
     overfit = changes.pop("overfit", None)
     fields = {"data": str(folder), "batch_size": 2, "workers": 0, "augment": AugmentConfig(scale=(0.5, 2.0))}
     config = DataConfig(**{**fields, **changes})  # type: ignore[arg-type]
-    return SegmentationData(config, INPUT, samples, seed, overfit)  # type: ignore[arg-type]
+    return SegmentationData(config, INPUT, samples, seed=seed, overfit=overfit)  # type: ignore[arg-type]
 
 
 def assert_equal(a: Batch, b: Batch) -> None:
@@ -66,8 +66,8 @@ class TestPositions:
     @pytest.mark.parametrize("start", [0, 1, 7, 10, 23])
     @pytest.mark.parametrize("weights", [None, np.array([0.5, 0.1, 0.1, 0.3])])
     def test_resumed_it_goes_on_as_if_unbroken(self, start: int, weights: np.ndarray | None) -> None:
-        unbroken = list(PositionSampler(4, 30, 1, weights))
-        resumed = PositionSampler(4, 30, 1, weights)
+        unbroken = list(PositionSampler(4, 30, 1, weights=weights))
+        resumed = PositionSampler(4, 30, 1, weights=weights)
         resumed.start = start
         assert list(resumed) == unbroken[start:]
 
@@ -81,7 +81,7 @@ class TestPositions:
         assert [i for _, i in PositionSampler(1, 5, 0)] == [0] * 5
 
     def test_weights_draw_images_as_often_as_they_say(self) -> None:
-        drawn = [i for _, i in PositionSampler(3, 6000, 0, np.array([0.6, 0.3, 0.1]))]
+        drawn = [i for _, i in PositionSampler(3, 6000, 0, weights=np.array([0.6, 0.3, 0.1]))]
         np.testing.assert_allclose(np.bincount(drawn) / 6000, [0.6, 0.3, 0.1], atol=0.03)
 
 
@@ -98,7 +98,7 @@ class TestStream:
         for a, b in itertools.zip_longest(unbroken[2:], module.train_dataloader()):
             assert_equal(a, b)
 
-    def test_another_seed_gives_other_pictures(self, folder: Path) -> None:
+    def test_another_seed_gives_other_images(self, folder: Path) -> None:
         a, b = (next(iter(data(folder, 8, seed).train_dataloader())) for seed in (0, 1))
         assert not torch.equal(a.images, b.images)
 
@@ -225,7 +225,7 @@ def test_no_data_set_is_refused_in_one_line() -> None:
 
 
 def test_splits_of_different_categories_are_refused(folder: Path, tmp_path: Path) -> None:
-    write_dataset(tmp_path, "scenes", 1, (16, 16), split="train")
-    write_dataset(tmp_path, "cells", 1, (16, 16), split="val")
+    write_dataset(tmp_path, "scenes", 1, size=(16, 16), split="train")
+    write_dataset(tmp_path, "cells", 1, size=(16, 16), split="val")
     with pytest.raises(DataError, match="categories of train and val differ"):
         data(tmp_path)

@@ -92,10 +92,10 @@ def test_semantic_pretraining_and_panoptic_training_are_joined_by_init_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for split in ("train2017", "val2017"):
-        write_dataset(tmp_path / "d", "scenes", 2, (64, 64), split=split)
+        write_dataset(tmp_path / "d", "scenes", 2, size=(64, 64), split=split)
     small = [
         "--data.batch_size=2", "--data.workers=0", "--steps=1", "--val_every=1", "--schedule.warmup=0",
-        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--pictures=0",
+        "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--log_images=0",
         f"--data={tmp_path / 'd'}",
     ]  # fmt: skip
     first, second = f"--out={tmp_path / 'seg'}", f"--out={tmp_path / 'pan'}"
@@ -144,7 +144,7 @@ class TestSwitches:
     )
     def test_and_change_what_the_loader_gives(self, choice: str, field: str, tmp_path: Path) -> None:
         for split in ("train", "val"):
-            write_dataset(tmp_path, "scenes", 4, (96, 96), split=split)
+            write_dataset(tmp_path, "scenes", 4, size=(96, 96), split=split)
 
         def examples(**chosen: object) -> list:
             targets = TargetConfig(**{"islands_dilation": "none", **chosen})  # type: ignore[arg-type]

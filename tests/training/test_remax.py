@@ -29,7 +29,8 @@ from tests.batches import ANNOTATIONS, batch_of, squares
 
 def small(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
     torch.manual_seed(0)
-    changes = {"num_classes": 5, "proposals": 12, "drop_path": 0.0, "bn_momentum": 0.1, **changes}
+    changes = {"num_classes": 5, "proposals": 12, "bn_momentum": 0.1, **changes}
+    changes["training"] = {"drop_path": 0.0, "backbone_drop_path": 0.0, **changes.get("training", {})}
     model = create_model(name, **changes)
     assert isinstance(model, KMaXDeepLab)
     return model
@@ -71,7 +72,7 @@ SLOW = ("remax_m", "remax_b", "remax_convnext_t", "remax_max_s")
 
 @pytest.mark.parametrize("name", ["remax_s", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_the_other_models_learn(name: str) -> None:
-    totals, _ = learn(small(name, backbone_drop_path=0.0), 6, 1e-3)
+    totals, _ = learn(small(name), 6, 1e-3)
     assert totals[-1] < 0.95 * totals[0] and np.isfinite(totals).all()
 
 
@@ -117,7 +118,8 @@ def test_a_file_of_an_earlier_version_is_loaded(at_test: bool, tmp_path: Path) -
     model = small(remask_at_test=remax if at_test else None)
     save(model, tmp_path / "model.safetensors")
     meta = read_metadata(tmp_path / "model.safetensors")
-    meta["config"] = {**meta["config"], "remax": {**remax, "remask_at_test": at_test}}
+    old = {"remax": {**remax, "remask_at_test": at_test}, "drop_path": 0.2, "mask_start": [0.1, 0.0]}
+    meta["config"] = {**meta["config"], **old}
     del meta["config"]["remask_at_test"]
     state = read_state(tmp_path / "model.safetensors")
     save_file(state, tmp_path / "old.safetensors", metadata={"maskconver": json.dumps(meta)})
@@ -127,7 +129,7 @@ def test_a_file_of_an_earlier_version_is_loaded(at_test: bool, tmp_path: Path) -
 @torch.no_grad()
 def test_relaxed_at_test_the_branch_is_a_part_of_the_network(tmp_path: Path) -> None:
     relax = {"mask_id_loss": "sigmoid", "remask_layers": 2, "eta": 0.1}
-    model = small(remask_at_test=relax, mask_start=(1.0, 0.0)).eval()
+    model = small(remask_at_test=relax, training={"mask_start": (1.0, 0.0)}).eval()
     assert not list(KMaXCriterion(model, KMaXLossConfig()).parameters())
     keys = [k for k in model.state_dict() if ".gate." in k]
     assert {k.split(".")[2] for k in keys} == {"0", "1"}
@@ -152,7 +154,7 @@ def test_relaxed_at_test_the_branch_is_a_part_of_the_network(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["everything void", "no segments", "more masks than queries"])
-def test_pictures_of_64_px_with_any_annotation_give_finite_gradients(name: str) -> None:
+def test_images_of_64_px_with_any_annotation_give_finite_gradients(name: str) -> None:
     model = small(proposals=4)
     criterion = KMaXCriterion(model.train(), relaxed())
     batch = batch_of([ANNOTATIONS[name]])
@@ -202,7 +204,7 @@ def words(data: Path, out: Path, *more: str) -> list[str]:
         "train", f"--data={data}", f"--out={out}", "--model.name=remax_t", "--model.input.size=[64,64]",
         "--model.proposals=12", "--loss.remax.aspp=separable", "--data.batch_size=2", "--data.workers=0",
         "--steps=4", "--val_every=4", "--checkpoint_every=2", "--schedule.warmup=1", "--log_every=1",
-        "--threads=1", "--device=cpu", "--pictures=1", *more,
+        "--threads=1", "--device=cpu", "--log_images=1", *more,
     ]  # fmt: skip
 
 

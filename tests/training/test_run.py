@@ -36,10 +36,10 @@ def unbroken(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_run_leaves_models_log_curve_pictures_and_the_recipe(unbroken: Path) -> None:
+def test_a_run_leaves_models_log_curve_images_and_the_recipe(unbroken: Path) -> None:
     for name in ("last.ckpt", "last.safetensors", "best.safetensors", "recipe.yaml", "metrics.csv"):
         assert (unbroken / name).stat().st_size > 0, name
-    assert list((unbroken / "pictures").glob("*.jpg"))
+    assert list((unbroken / "images").glob("*.jpg"))
     assert list(unbroken.glob("events.out.tfevents*"))
     rows = [json.loads(line) for line in (unbroken / "curve.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [6]
@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(cells: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_pictures_are_learned_by_heart(cells: Path, tmp_path: Path) -> None:
+def test_two_images_are_learned_by_heart(cells: Path, tmp_path: Path) -> None:
     more = (
         "--steps=400",  # with 200 the last bit of a pixel decides how far it gets
         "--val_every=400",

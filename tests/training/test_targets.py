@@ -14,7 +14,7 @@ from tests.batches import IS_THING, squares, table
 
 
 def assign(ids: NDArray[np.int32], segments: SegmentTable, **choices: object) -> ImageTargets:
-    return assign_targets(ids, segments, IS_THING, TargetConfig(**choices))  # type: ignore[arg-type]
+    return assign_targets(ids, segments, IS_THING, config=TargetConfig(**choices))  # type: ignore[arg-type]
 
 
 def bent(size: int = 40) -> NDArray[np.int32]:
@@ -44,8 +44,8 @@ class TestCenters:
             np.where(inside, bent(), 0).astype(np.int32),
             table((5, 0)),
             IS_THING,
-            TargetConfig(center="image"),
-            inside,
+            config=TargetConfig(center="image"),
+            inside=inside,
         )
         np.testing.assert_array_equal(targets.centers, [[9.5, 14.5]])
 
@@ -160,7 +160,9 @@ class TestVoidAndCrowd:
         inside[:50] = True
         ids, segments = squares()
         ids = np.where(inside, ids, 0).astype(np.int32)
-        targets = assign_targets(ids, segments, IS_THING, TargetConfig(ignore_void=False), inside)
+        targets = assign_targets(
+            ids, segments, IS_THING, config=TargetConfig(ignore_void=False), inside=inside
+        )
         np.testing.assert_array_equal(targets.valid, inside)
 
     def test_an_id_without_a_row_is_void(self) -> None:
@@ -169,7 +171,7 @@ class TestVoidAndCrowd:
 
     def test_the_given_mask_is_not_changed(self) -> None:
         inside = np.ones((64, 64), bool)
-        assign_targets(*squares(), IS_THING, TargetConfig(), inside)
+        assign_targets(*squares(), IS_THING, config=TargetConfig(), inside=inside)
         assert inside.all()
 
 

@@ -117,7 +117,7 @@ def run(args: Namespace) -> int:
     else:
         _print(result, args, seconds)
     if args.gallery:
-        paths = write_gallery(Path(args.gallery), predictor, dataset, result.quality)
+        paths = write_gallery(Path(args.gallery), predictor, dataset, quality=result.quality)
         print(f"{len(paths)} images: {args.gallery}", file=sys.stderr)
     for path, reason in result.failures:
         print(f"failed: {path}: {shown(reason)}", file=sys.stderr)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
-from .options import stages
+from .options import optional, stages
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -27,19 +27,14 @@ def configure(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=str, help="bundled model name, folder of a training run, or .safetensors file")
     add("--to", type=Literal["onnx", "litert", "torch-export"], default="onnx", help="format of the file")
-    add(
-        "--out",
-        type=str | None,
-        default=None,
-        help="file to write; MODEL.onnx (.tflite, .pt2) in this folder by default",
-    )
-    add(
+    optional(parser, "--out", str, "file to write; MODEL.onnx (.tflite, .pt2) in this folder by default")
+    optional(
+        parser,
         "--size",
-        type=int | None,
+        int,
+        "network input of the file, in pixels; the model's own by default",
         nargs=2,
-        default=None,
         metavar=("H", "W"),
-        help="network input of the file, in pixels; the model's own by default",
     )
     add("--dynamic", action="store_true", help="take images of any size, in steps of 32 pixels")
     add(
@@ -48,32 +43,21 @@ def configure(parser: ArgumentParser) -> None:
         default="none",
         help="store weights in 16 or 8 bits; int8 also computes in 8 bits",
     )
-    add(
-        "--calibrate",
-        type=str | None,
-        default=None,
-        metavar="DIR",
-        help="images on which int8 measures its ranges",
-    )
+    optional(parser, "--calibrate", str, "images on which int8 measures its ranges", metavar="DIR")
     add(
         "--output",
         type=Literal["proposals", "panoptic"],
         default="proposals",
         help="what the file gives: scored masks, or the panoptic map, with post-processing in the file",
     )
-    add(
-        "--proposals",
-        type=int | None,
-        default=None,
-        help="number of masks per image; the model's own number by default",
-    )
+    optional(parser, "--proposals", int, "number of masks per image; the model's own number by default")
     add(
         "--hard-sigmoid",
         action="store_true",
         help="mask probabilities by relu6(x + 3) / 6, as in the paper's mobile models",
     )
     add("--uint8", action="store_true", help="take H×W×3 bytes; the file normalises them")
-    add("--images", type=str | None, default=None, help="folder or glob of images to compare on, at most 32")
+    optional(parser, "--images", str, "folder or glob of images to compare on, at most 32")
     add("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -103,7 +87,7 @@ def run(args: Namespace) -> int:
     model = load(args.model)
     start = time.perf_counter()
     with stages() as report:
-        result = export_model(model, out, args.to, options, report=report)
+        result = export_model(model, out, args.to, options=options, report=report)
     seconds, size = time.perf_counter() - start, out.stat().st_size
     if args.json:
         figures = {"file": str(out), "bytes": size, "seconds": round(seconds, 2), **asdict(result)}

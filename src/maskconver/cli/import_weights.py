@@ -51,7 +51,7 @@ def run(args: Namespace) -> int:
         height, width = model.input.size
         print(
             f"{model.name}, {model.num_classes} classes, {parameters / 1e6:.3f} M parameters, "
-            f"canvas {height}×{width}: {report}"
+            f"network input {height}×{width}: {report}"
         )
         print(f"wrote {args.out}")
     return 0

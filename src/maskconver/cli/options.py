@@ -26,33 +26,33 @@ SETTINGS = (
 )
 
 
+def optional(parser: ArgumentParser, name: str, kind: type, text: str, **more: Any) -> None:
+    """Adds an option that is None unless it is given."""
+    parser.add_argument(name, type=kind | None, default=None, help=text, **more)
+
+
 def add_postprocess_options(parser: ArgumentParser) -> None:
     """Adds the options of post-processing; each is an argument of `Predictor` of the same name."""
     add = parser.add_argument
-    add(
+    optional(
+        parser,
         "--score-threshold",
-        type=float | None,
-        default=None,
-        help="discard proposals with a score at or below this value, 0 to 1; it applies to things and to "
+        float,
+        "discard proposals with a score at or below this value, 0 to 1; it applies to things and to "
         "stuff, also where the model has a threshold of its own for stuff",
     )
-    add(
+    optional(
+        parser,
         "--overlap-threshold",
-        type=float | None,
-        default=None,
-        help="discard a segment that wins no more than this share of its own mask, 0 to 1",
+        float,
+        "discard a segment that wins no more than this share of its own mask, 0 to 1",
     )
-    add(
-        "--min-area",
-        type=float | None,
-        default=None,
-        help="minimum segment area, as a fraction of (longer image side)²",
-    )
-    add(
+    optional(parser, "--min-area", float, "minimum segment area, as a fraction of (longer image side)²")
+    optional(
+        parser,
         "--hard-sigmoid",
-        type=bool | None,
-        default=None,
-        help="use the faster on-device form of the sigmoid for masks (MaskConver models only)",
+        bool,
+        "use the faster on-device form of the sigmoid for masks (MaskConver models only)",
     )
     add(
         "--algorithm",
@@ -66,11 +66,8 @@ def add_postprocess_options(parser: ArgumentParser) -> None:
         default="error",
         help="if the network returns NaN or infinite values: stop with an error, or drop those proposals",
     )
-    add(
-        "--output-side",
-        type=int | None,
-        default=None,
-        help="longer side of the result in pixels; the size of the image by default",
+    optional(
+        parser, "--output-side", int, "longer side of the result in pixels; the size of the image by default"
     )
 
 
@@ -95,7 +92,7 @@ PATHS = {
 def add_data_paths(parser: ArgumentParser) -> None:
     """Adds an option for each field of `DataPaths`."""
     for name, text in PATHS.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=str | None, default=None, help=text)
+        optional(parser, "--" + name.replace("_", "-"), str, text)
 
 
 def data_paths(args: Namespace) -> DataPaths:
@@ -135,7 +132,7 @@ def _as_option(match: re.Match[str]) -> str:
     return option if value is None else f"{option} {value}"
 
 
-def refuse_old_options(parser: ArgumentParser, argv: list[str]) -> list[str]:
+def refuse_old_options(_: ArgumentParser, argv: list[str]) -> list[str]:
     """The words of a command line as they are.
 
     Raises:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 from ..metrics.files import FilesResult, panoptic_quality_files
 from ..metrics.panoptic_quality import ClassQuality, GroupQuality
+from .options import optional, progress_bar
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -28,18 +29,8 @@ def configure(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("gt", type=str, help="COCO panoptic JSON file of the ground truth")
     add("pred", type=str, help="COCO panoptic JSON file of the predictions")
-    add(
-        "--gt-folder",
-        type=str | None,
-        default=None,
-        help="folder or zip file of its PNGs; beside it by default",
-    )
-    add(
-        "--pred-folder",
-        type=str | None,
-        default=None,
-        help="folder or zip file of its PNGs; beside it by default",
-    )
+    optional(parser, "--gt-folder", str, "folder or zip file of its PNGs; beside it by default")
+    optional(parser, "--pred-folder", str, "folder or zip file of its PNGs; beside it by default")
     add("--processes", type=int, default=1, help="number of processes")
     add("--per-class", action="store_true", help="also print one row per class that occurs")
     add("--json", action="store_true", help="print the figures as JSON, as fractions from 0 to 1")
@@ -47,8 +38,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver pq`; 0 when the figures could be computed."""
-    from .options import progress_bar
-
     if args.processes < 1:
         raise ConfigError(f"--processes {args.processes} is not possible; give 1 or more")
     with ExitStack() as bars:
@@ -60,7 +49,7 @@ def run(args: Namespace) -> int:
             args.gt,
             args.pred,
             args.gt_folder,
-            args.pred_folder,
+            pred_folder=args.pred_folder,
             processes=args.processes,
             progress=progress,
         )

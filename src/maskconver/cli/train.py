@@ -3,9 +3,9 @@
 Example: maskconver train --config start --data my_data --out runs/mine --resume auto
 
 --config takes a YAML recipe, or the name of one that comes with the package. You can override every field on
-the command line; --print_config shows the result. The options --model and --loss are those of the model that
-the recipe or --model.name names. `--data DIR` is short for `--data.data DIR`. Ctrl-C stops a run cleanly;
---resume auto continues it.
+the command line; --print_config shows the result. The options --model, --loss and --training are those of the
+model that the recipe or --model.name names. `--data DIR` is short for `--data.data DIR`. Ctrl-C stops a run
+cleanly; --resume auto continues it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
 
 # Options of earlier versions.
-_RENAMED = {"--kmax_loss.": "--loss.", "--model.remax.": "--loss.remax."}
+_RENAMED = {
+    "--kmax_loss.": "--loss.",
+    "--pictures": "--log_images",
+    "--model.remax.": "--loss.remax.",
+    "--model.drop_path": "--training.drop_path",
+    "--model.backbone_drop_path": "--training.backbone_drop_path",
+    "--model.mask_start": "--training.mask_start",
+}
 
 
 def configure(parser: Any) -> None:
@@ -34,7 +41,7 @@ def configure(parser: Any) -> None:
     parser.add_argument(
         "--resolve", action="store_true", help="same as --print_config: print the resolved recipe and stop"
     )
-    parser.add_class_arguments(TrainConfig, nested_key=None, skip={"model", "loss"})
+    parser.add_class_arguments(TrainConfig, nested_key=None, skip={"model", "loss", "training"})
 
 
 def prepare(parser: Any, argv: list[str]) -> list[str]:
@@ -43,7 +50,7 @@ def prepare(parser: Any, argv: list[str]) -> list[str]:
     Raises:
         ConfigError: no such recipe or model.
     """
-    from ..models.registry import model_config, model_loss
+    from ..models.registry import model_config, model_loss, model_training
     from ..training.config import ModelChoice
 
     argv = ["--resolve" if word == "--print_config" else word for word in map(_option, argv)]
@@ -66,9 +73,10 @@ def prepare(parser: Any, argv: list[str]) -> list[str]:
     )
     parser.add_class_arguments(type(network), "model", instantiate=False)
     parser.set_defaults(_flat("model", dataclasses.asdict(network)))
-    loss = model_loss(name)
-    parser.add_class_arguments(type(loss), "loss")
-    parser.set_defaults(_flat("loss", dataclasses.asdict(loss)))
+    for key, options in (("loss", model_loss(name)), ("training", model_training(name))):
+        if options is not None:
+            parser.add_class_arguments(type(options), key)
+            parser.set_defaults(_flat(key, dataclasses.asdict(options)))
     return argv
 
 
@@ -125,7 +133,7 @@ def config_of(args: Any) -> TrainConfig:
     from ..models.registry import changed, model_config
     from ..training.config import ModelChoice, TrainConfig
 
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)}
+    values: dict[str, Any] = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(TrainConfig)}
     network = values["model"].as_dict()
     name, weights = network.pop("name"), network.pop("backbone_weights")
     values["model"] = ModelChoice(name, weights, changed(model_config(name), network))

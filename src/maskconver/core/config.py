@@ -18,12 +18,12 @@ class InputConfig:
     Attributes:
         mode: `fit` scales the image so that it fits `size` and pads right and below;
             `native` keeps the image's own size times `scale` and pads to a multiple of `multiple`.
-        size: canvas (height, width) in pixels for `fit`, and the training crop.
+        size: network input (height, width) in pixels for `fit`, and the training crop.
         scale: factor applied to the image in `native` mode.
-        multiple: canvas sizes are multiples of this many pixels in `native` mode.
-        mean: subtracted from values scaled to 0…1, one number a channel: 3 are RGB, 1 is grey, 4 the bands
-            of RGBA and other images of 4 channels.
-        std: the values are then divided by it, one number a channel.
+        multiple: sides of the network input are multiples of this many pixels in `native` mode.
+        mean: subtracted from values scaled to 0…1, one number per channel: 3 are RGB, 1 is grey, 4 are the
+            bands of RGBA and other images of 4 channels.
+        std: the values are then divided by it, one number per channel.
         stretch: `percentile` first maps each image's `percentiles` to 0…1 (one range over all channels),
             for images that use a small part of their range (fluorescence microscopy).
         percentiles: low and high percentile of the stretch, in percent.
@@ -82,14 +82,14 @@ class PostprocessConfig:
             peaks on one object otherwise share its pixels, and both may fail the overlap test.
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void, where it
             passes `mask_threshold`; false as published.
-        maskness: a proposal's score is multiplied by the mean probability of its mask, where that is above
-            0.5, to this power: blurred masks then rank behind sharp ones. 0, as published, leaves scores as
-            they are; 1 is usual (rule `maskconver` only).
+        maskness: multiply each score by m to this power, where m is the mean probability of the mask's pixels
+            above 0.5. Blurred masks then rank behind sharp ones. 0, as published, leaves scores as they are;
+            1 is usual (rule `maskconver` only).
         fill_label: label (0…C-1, of stuff) of the pixels that no segment claims; None leaves them void. The
             public code of MaskConver's semantic models fills with class 0 (VOC's background).
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
         stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
-        class_exponent: a of class score^a · mask score^b, the order of proposals (rule `kmax` only).
+        class_exponent: proposals are ordered by class score^a · mask score^b; this is a (rule `kmax` only).
         mask_exponent: b of that product (rule `kmax` only).
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
         stuff_min_area: `min_area` of stuff, None for the same (rule `kmax` only). DeepLab2's limits of things

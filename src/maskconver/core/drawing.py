@@ -1,4 +1,4 @@
-"""Pictures of a segmentation: coloured segments over the image, crisp borders, names where there is room."""
+"""Drawings of a segmentation: coloured segments over the image, crisp borders, names where there is room."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def draw(
     ids: NDArray[np.int32],
     segments: list[Segment],
     categories: Categories,
-    image: NDArray[np.uint8] | None = None,
     *,
+    image: NDArray[np.uint8] | None = None,
     alpha: float = 0.45,
     borders: bool = True,
     labels: bool | None = None,
@@ -42,20 +42,20 @@ def draw(
         scores: add the score in percent.
 
     Raises:
-        ConfigError: the picture has another size than the id map, or alpha is not in 0…1.
+        ConfigError: the image has another size than the id map, or alpha is not in 0…1.
     """
     if image is None:
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
     if image.ndim == 3 and image.shape[2] != 3:
         image = image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, 2)
     if image.shape != (*ids.shape, 3):
-        raise ConfigError(f"a picture of shape {image.shape} does not lie under an id map of {ids.shape}")
+        raise ConfigError(f"an image of shape {image.shape} does not lie under an id map of {ids.shape}")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must lie in 0…1, got {alpha}")
     colors = segment_colors(segments, categories)
     index = lookup(ids, [s.id for s in segments], np.arange(1, len(segments) + 1), 0)
 
-    # picture · (256 - a) + colour · a in whole numbers; row 0 of the tables is void, which stays as it is.
+    # image · (256 - a) + colour · a in whole numbers; row 0 of the tables is void, which stays as it is.
     strength = np.full(len(segments) + 1, round(alpha * 256), np.uint16)
     strength[0] = 0
     fill = np.concatenate([np.zeros((1, 3), np.uint16), colors.astype(np.uint16)]) * strength[:, None]
@@ -65,12 +65,12 @@ def draw(
     if borders and segments:
         lines = _borders(index, segments)
         canvas[lines] = _lightened(colors)[index[lines] - 1]
-    picture = Image.fromarray(canvas)
+    drawing = Image.fromarray(canvas)
     if labels is None:
         labels = len(categories) > 2
     if (labels or scores) and segments:
-        _write_names(picture, ids, segments, colors, labels, scores)
-    return picture
+        _write_names(drawing, ids, segments, colors, labels, scores)
+    return drawing
 
 
 def side_by_side(left: Image.Image, right: Image.Image, height: int | None = None) -> Image.Image:
@@ -122,7 +122,7 @@ def _lightened(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _borders(index: NDArray[np.int32], segments: list[Segment]) -> NDArray[np.bool_]:
     """Pixels of segments that touch something else; stuff beside a thing leaves the line to the thing.
 
-    Lines are thicker in large pictures, but thin in small segments.
+    Lines are thicker in large images, but thin in small segments.
     """
     thickest = max(round(max(index.shape) / 700), 1)
     extents = np.array([min(s.bbox[2:]) for s in segments])
@@ -141,7 +141,7 @@ def _borders(index: NDArray[np.int32], segments: list[Segment]) -> NDArray[np.bo
 
 
 def _write_names(
-    picture: Image.Image,
+    drawing: Image.Image,
     ids: NDArray[np.int32],
     segments: list[Segment],
     colors: NDArray[np.uint8],
@@ -151,7 +151,7 @@ def _write_names(
     """Write each name where a box of its size lies inside the segment; leave it out where none does."""
     largest = min(max(max(ids.shape) // 45, FONT_SIZES[0]), FONT_SIZES[1])
     fonts = [ImageFont.load_default(size) for size in sorted({largest, FONT_SIZES[0]}, reverse=True)]
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(drawing)
     points_of = _roomy_points(ids, segments)
     for row, segment in enumerate(segments):
         words = [segment.category] * labels + [f"{segment.score:.0%}"] * scores

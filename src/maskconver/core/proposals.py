@@ -7,26 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MaskconverError
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """How the network's canvas lies on one original image.
 
-    The image was resized by `scale` and lies on the canvas at `-offset`; canvas pixels beyond it are padding.
+    The image was resized by `scale` and lies top left; canvas pixels beyond it are padding.
 
     Attributes:
         image_size: (height, width) of the original image in pixels; the size of the answer.
         canvas_size: (height, width) the network saw, in pixels.
         scale: (y, x) scaled size / original size.
-        offset: (y, x) of the crop in the scaled image, in scaled pixels; 0 except in training.
     """
 
     image_size: tuple[int, int]
     canvas_size: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
-    offset: tuple[float, float] = (0.0, 0.0)
 
     def of_side(self, side: int | None) -> Geometry:
         """How the canvas lies on the image brought to that longer side in pixels; None leaves it its own.
@@ -86,3 +84,16 @@ class Proposals:
             convert(self.class_logits),
             self.geometry,
         )
+
+
+def is_finite(values: Any) -> bool:
+    """Whether an array or tensor holds neither NaN nor infinite values; two passes, no memory."""
+    return not np.prod(values.shape) or bool(np.isfinite([float(values.min()), float(values.max())]).all())
+
+
+def non_finite_error(what: str) -> MaskconverError:
+    """The error that says so, of `what`: scores, mask logits."""
+    return MaskconverError(
+        f"the network's {what} hold NaN or infinite values; run it in float32, use weights that did not "
+        'diverge, or discard such proposals with non_finite="drop"'
+    )

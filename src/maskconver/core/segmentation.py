@@ -183,7 +183,7 @@ class Segmentation:
             self.ids,
             self.segments,
             self.categories,
-            self.image if image is None else image,
+            image=self.image if image is None else image,
             alpha=alpha,
             borders=borders,
             labels=labels,

@@ -26,7 +26,7 @@ NO_ANNOTATION = "no image has an annotation; there is nothing to train on or to 
 class CocoPanoptic(PanopticDataset):
     """Images with COCO panoptic annotation, in the order of the file's `annotations`.
 
-    The JSON is read once into flat columns; pictures and PNGs are read when a sample is asked for. Instances
+    The JSON is read once into flat columns; images and PNGs are read when a sample is asked for. Instances
     can be pickled to loader workers. Images without annotation are left out and counted.
 
     Args:
@@ -106,7 +106,7 @@ class CocoPanoptic(PanopticDataset):
         stays in `ids` without a row in `segments`: what it is remains unknown.
 
         Raises:
-            DataError: PNG missing or unreadable, not of the picture's size, or without any id that is listed.
+            DataError: PNG missing or unreadable, not of the image's size, or without any id that is listed.
             ImageError: the image is missing or damaged.
         """
         image, ids, listed = self.image(index), self.ids(index), self.segments(index)

@@ -29,7 +29,7 @@ class Sample:
         ids: H×W int32 segment ids, 0 = void; not necessarily contiguous.
         segments: the table behind `ids`.
         image_id: the id in the data set.
-        file_name: the picture's name in the data set.
+        file_name: the image's name in the data set.
         info: all further keys of the image's row (`image_type`, …).
     """
 
@@ -64,10 +64,10 @@ class PanopticDataset(Sequence[Sample]):
 
     Attributes:
         path: the file that describes the data set, for messages.
-        images: where the pictures are.
+        images: where the images are.
         categories: the label set.
         image_ids: the ids in order; int or str.
-        file_names: the pictures' names in order.
+        file_names: the images' names in order.
         segment_counts: (N,) int64, segments an image has at most, as far as is known without opening it.
         unannotated: how many images have no annotation and are left out.
         max_pixels, white_level, channels: as in `read_image`.
@@ -95,7 +95,7 @@ class PanopticDataset(Sequence[Sample]):
         """One image with its annotation; a slice gives a list.
 
         Raises:
-            DataError: the annotation is missing, unreadable or does not fit the picture.
+            DataError: the annotation is missing, unreadable or does not fit the image.
             ImageError: the image is missing or damaged.
         """
         if isinstance(index, slice):
@@ -128,7 +128,7 @@ class PanopticDataset(Sequence[Sample]):
         """What messages call the annotation's PNG."""
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture, H×W×`channels` uint8, upright."""
+        """The image, H×W×`channels` uint8, upright."""
         name = self.file_names[index]
         where = self.images.where(name)
         data = self.images.read(name)

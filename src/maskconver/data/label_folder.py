@@ -1,4 +1,4 @@
-"""`LabelFolder`: pictures beside PNGs whose values are classes, as a sequence of `Sample`."""
+"""`LabelFolder`: images beside PNGs whose values are classes, as a sequence of `Sample`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class LabelFolder(PanopticDataset):
         return segment_table(self.ids(index), self.categories.ids)
 
     def info(self, index: int) -> dict[str, Any]:
-        """`width` and `height` of the picture in pixels, from its header."""
+        """`width` and `height` of the image in pixels, from its header."""
         name = self.file_names[index]
         height, width = image_size(self.images.read(name), name=self.images.where(name))
         return {"width": width, "height": height}
@@ -132,19 +132,19 @@ def segment_table(ids: NDArray[np.int32], category_ids: NDArray[np.int64]) -> Se
 def pair_files(
     images: FileSource, labels: FileSource
 ) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
-    """Pictures and label PNGs by their common name.
+    """Images and label PNGs by their common name.
 
     Returns:
-        (id, picture, label PNG) of each pair, sorted; pictures without labels; label PNGs without a picture.
+        (id, image, label PNG) of each pair, sorted; images without labels; label PNGs without an image.
 
     Raises:
         DataError: two files have one name.
     """
-    pictures = _by_stem(images, SUFFIXES)
+    by_stem = _by_stem(images, SUFFIXES)
     pngs = _by_stem(labels, frozenset({".png"}))
-    pairs = [(stem, pictures[stem], pngs[stem]) for stem in sorted(pictures.keys() & pngs.keys())]
-    alone = [pictures[stem] for stem in sorted(pictures.keys() - pngs.keys())]
-    return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - pictures.keys())]
+    pairs = [(stem, by_stem[stem], pngs[stem]) for stem in sorted(by_stem.keys() & pngs.keys())]
+    alone = [by_stem[stem] for stem in sorted(by_stem.keys() - pngs.keys())]
+    return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - by_stem.keys())]
 
 
 def _by_stem(source: FileSource, suffixes: frozenset[str]) -> dict[str, str]:

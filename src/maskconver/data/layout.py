@@ -139,12 +139,12 @@ def find_panoptic(
         images = _first(wanted, "images", "images")
     else:
         images = Path(paths.images)
-    pngs = paths.panoptic_pngs or require_pngs(json_path, "panoptic_pngs", base, names)
+    pngs = paths.panoptic_pngs or require_pngs(json_path, "panoptic_pngs", base, names=names)
     return Layout(_short(name), images, json_path, Path(pngs))
 
 
 def require_pngs(
-    json_path: Path, setting: str, base: Path | None = None, names: list[str] | None = None
+    json_path: Path, setting: str, base: Path | None = None, *, names: list[str] | None = None
 ) -> Path:
     """The folder or .zip of PNGs of a panoptic JSON: beside it with its name, or where data sets have it.
 

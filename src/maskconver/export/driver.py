@@ -43,8 +43,8 @@ def export_model(
     model: SegmentationModel,
     path: str | os.PathLike[str],
     to: str | None = None,
-    options: ExportOptions | None = None,
     *,
+    options: ExportOptions | None = None,
     report: Callable[[str], None] | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -134,10 +134,10 @@ def traced(form: Format, model: SegmentationModel, description: Exported) -> Any
     """
     network = build(model, description, topk=operator_topk if form.ordered_topk else stable_topk)
     opset = model.family.limits.opset
-    return trace(form, network, description, opset, model.name or "the model")
+    return trace(form, network, description, opset=opset, name=model.name or "the model")
 
 
-def trace(form: Format, network: nn.Module, description: Exported, opset: int, name: str) -> Any:
+def trace(form: Format, network: nn.Module, description: Exported, *, opset: int, name: str) -> Any:
     """As `Format.trace`, with whatever an exporter raises and prints in one line.
 
     Raises:

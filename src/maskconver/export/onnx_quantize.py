@@ -97,7 +97,7 @@ def quantize_onnx(proto: Any, file: Exported, calibration: Sequence[NDArray[np.u
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.feeds = calibration_feeds(calibration, file, channels_last=False)
 

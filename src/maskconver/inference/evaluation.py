@@ -69,6 +69,7 @@ class Figures:
         result: Segmentation,
         ids: NDArray[np.int32],
         segments: SegmentTable,
+        *,
         image_id: int | str | None = None,
     ) -> tuple[Segmentation, Overlap]:
         """Count one image from its result and its ground truth.
@@ -85,7 +86,9 @@ class Figures:
             DataError: the ground truth does not agree with itself.
         """
         result = result.resized((ids.shape[0], ids.shape[1]))
-        overlap = Overlap.of(result.ids, result.segments, ids, segments, self.categories, image_id)
+        overlap = Overlap.of(
+            result.ids, result.segments, ids, segments, categories=self.categories, image=image_id
+        )
         self.add(overlap)
         return result, overlap
 
@@ -231,7 +234,12 @@ def _count(
     segments = dataset.segments(index)
     answer = answer.resized((ids.shape[0], ids.shape[1]))
     overlap = Overlap.of(
-        answer.ids, answer.segments, ids, segments, dataset.categories, dataset.image_ids[index]
+        answer.ids,
+        answer.segments,
+        ids,
+        segments,
+        categories=dataset.categories,
+        image=dataset.image_ids[index],
     )
     labels = None
     if semantic is not None:
@@ -266,6 +274,7 @@ def write_gallery(
     folder: Path,
     predictor: Predictor,
     dataset: PanopticDataset,
+    *,
     quality: list[tuple[int, float]],
     count: int = 8,
 ) -> list[Path]:
@@ -297,6 +306,7 @@ def tune(
     predictor: Predictor,
     dataset: PanopticDataset,
     score_thresholds: tuple[float, ...] | None = None,
+    *,
     overlap_thresholds: tuple[float, ...] | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[PostprocessConfig, list[tuple[float, float, float]]]:
@@ -326,7 +336,8 @@ def tune(
     for index, proposals in _proposals(predictor, dataset, min(scores)):
         truth = dataset.ids(index), dataset.segments(index)
         for metric, config in zip(metrics, configs):
-            metric.add_image(predictor.segmentations(proposals, config)[0], *truth, dataset.image_ids[index])
+            answer = predictor.segmentations(proposals, config)[0]
+            metric.add_image(answer, *truth, image_id=dataset.image_ids[index])
         on_image()
     values = [m.headline[1] for m in metrics]
     return configs[int(np.nanargmax(values))], [(*g, v) for g, v in zip(grid, values)]

@@ -201,6 +201,15 @@ class FileRuntime(ABC):
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
         """One canvas, as the file takes it, to the file's outputs in the order of `OUTPUTS`."""
 
+    def _require(self, given: list[tuple[str, str]], expected: tuple[str, str], outputs: list[str]) -> None:
+        """Refuses a file whose input or outputs are not what its description says."""
+        names = OUTPUTS[self.file.output]
+        if given != [expected] or sorted(outputs) != sorted(names):
+            raise CheckpointError(
+                f"{self.path} takes {given} and gives {', '.join(outputs)}, but maskconver's files take "
+                f"{[expected]} and give {', '.join(names)}; export the model again"
+            )
+
     def _run(self, images: NDArray[Any]) -> list[list[NDArray[Any]]]:
         """The outputs for every canvas; files take one at a time.
 

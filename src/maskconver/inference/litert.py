@@ -37,6 +37,7 @@ class LiteRtRuntime(FileRuntime):
         path: str | os.PathLike[str],
         device: str | None = None,
         proposals: int | None = None,
+        *,
         threads: int | None = None,
     ) -> None:
         require_file(path)
@@ -56,23 +57,14 @@ class LiteRtRuntime(FileRuntime):
         except (ValueError, RuntimeError) as error:
             reason = one_line(error)
             raise CheckpointError(f"{path} is not a LiteRT file that can be run ({reason})") from error
-        self._check_signature()
+        inputs = self._run_signature.get_input_details().items()
+        given = [(name, np.dtype(one["dtype"]).name) for name, one in inputs]
+        expected = (INPUT, "uint8" if self.file.uint8 else "float32")
+        self._require(given, expected, sorted(self._run_signature.get_output_details()))
 
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
         answer = self._run_signature(**{INPUT: canvas})
         return [answer[name] for name in OUTPUTS[self.file.output]]
-
-    def _check_signature(self) -> None:
-        """Refuses files whose inputs and outputs are not what their description says."""
-        inputs = self._run_signature.get_input_details()
-        given = [(name, np.dtype(one["dtype"]).name) for name, one in inputs.items()]
-        outputs = sorted(self._run_signature.get_output_details())
-        expected, names = (INPUT, "uint8" if self.file.uint8 else "float32"), OUTPUTS[self.file.output]
-        if given != [expected] or outputs != sorted(names):
-            raise CheckpointError(
-                f"{self.path} takes {given} and gives {', '.join(outputs)}, but maskconver's files take "
-                f"{[expected]} and give {', '.join(names)}; export the model again"
-            )
 
 
 def _description(path: str | os.PathLike[str]) -> str | None:

@@ -35,6 +35,7 @@ class OnnxRuntime(FileRuntime):
         path: str | os.PathLike[str],
         device: str | None = None,
         proposals: int | None = None,
+        *,
         threads: int | None = None,
     ) -> None:
         require_file(path)
@@ -48,23 +49,13 @@ class OnnxRuntime(FileRuntime):
         if file.quantize == "int8":  # as is known only now
             self._session = _session(onnxruntime, path, provider, threads, integers=True)
         super().__init__(path, file, proposals)
-        self._check_signature()
+        given = [(i.name, i.type) for i in self._session.get_inputs()]
+        expected = (INPUT, "tensor(uint8)" if file.uint8 else "tensor(float)")
+        self._require(given, expected, [o.name for o in self._session.get_outputs()])
 
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
         answer: list[NDArray[Any]] = self._session.run(OUTPUTS[self.file.output], {INPUT: canvas})
         return answer
-
-    def _check_signature(self) -> None:
-        """Refuses files whose inputs and outputs are not what their description says."""
-        given = [(i.name, i.type) for i in self._session.get_inputs()]
-        expected = (INPUT, "tensor(uint8)" if self.file.uint8 else "tensor(float)")
-        outputs = tuple(o.name for o in self._session.get_outputs())
-        names = OUTPUTS[self.file.output]
-        if given != [expected] or outputs != names:
-            raise CheckpointError(
-                f"{self.path} takes {given} and gives {', '.join(outputs)}, but maskconver's files take "
-                f"{[expected]} and give {', '.join(names)}; export the model again"
-            )
 
 
 def _provider(onnxruntime: Any, device: str | None) -> str:

@@ -195,7 +195,7 @@ class Predictor:
                 except (MaskconverError, OSError, MemoryError) as error:
                     return _named(error), notes, spent
 
-        steps = look_ahead(work, images, max(ahead, self.batch_size - 1), max(threads, 1))
+        steps = look_ahead(work, images, max(ahead, self.batch_size - 1), threads=max(threads, 1))
         with closing(steps) as coming:
             while begun := list(islice(coming, self.batch_size)):
                 yield from self._finish(begun, times)

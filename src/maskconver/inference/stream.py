@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def look_ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2, threads: int = 1
+    work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2, *, threads: int = 1
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
     """Do `work` on every item in background threads while the caller is busy with earlier ones.
 

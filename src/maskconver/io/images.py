@@ -39,7 +39,7 @@ def read_image(
     name: str | None = None,
     channels: int = 3,
 ) -> NDArray[np.uint8]:
-    """Read a picture upright, in RGB, 8 bits a channel.
+    """Read an image upright, in RGB, 8 bits a channel.
 
     The content decides about the format, not the name. Grey is repeated to three channels, alpha is dropped
     (not composited), CMYK and palettes become RGB, EXIF rotation is applied, the first of several frames is
@@ -113,7 +113,7 @@ def read_reduced(
     name: str | None = None,
     channels: int = 3,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Read a picture; a JPEG at a half, a quarter or an eighth of its size where that is large enough.
+    """Read an image; a JPEG at a half, a quarter or an eighth of its size where that is large enough.
 
     The JPEG decoder then calculates only that many pixels, each the mean of those it stands for (the last row
     and column of fewer). All other files are read as `read_image` reads them.
@@ -149,7 +149,7 @@ def read_reduced(
 def image_size(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None
 ) -> tuple[int, int]:
-    """Height and width of a picture as it will be read (EXIF rotation applied), from its header alone.
+    """Height and width of an image as it will be read (EXIF rotation applied), from its header alone.
 
     Raises:
         ImageError: no such file or not an image. Damage behind the header is not seen.
@@ -402,7 +402,7 @@ def _planes(image: ImageFile.ImageFile, name: str) -> NDArray[np.uint16]:
 
 
 def _bands(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """H×W×C of a loaded picture, a stripe of rows at a time: `np.asarray(image)` holds it twice more."""
+    """H×W×C of a loaded image, a stripe of rows at a time: `np.asarray(image)` holds it twice more."""
     width, height = image.size
     pixels = np.empty((height, width, channels), np.uint8)
     rows = max(BAND_PIXELS // width, 1)
@@ -421,7 +421,7 @@ def _bands(image: Image.Image, channels: int) -> NDArray[np.uint8]:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """A picture in a mode that Pillow converts to RGB and grey without its alpha."""
+    """An image in a mode that Pillow converts to RGB and grey without its alpha."""
     return image.convert("RGBA") if image.mode == "PA" else image
 
 

@@ -139,15 +139,19 @@ def read_panoptic_json(
         assert own is not None
         image_text = bytes(file.images)
         images, kept = rows_of(
-            image_text or b"[]", ImageRow, partial(image_row, report=report), "images", name
+            image_text or b"[]", ImageRow, partial(image_row, report=report), key="images", name=name
         )
         if kept is not None:
             image_text = b"[" + b",".join(kept) + b"]"
         annotations, _ = rows_of(
-            file.annotations, AnnotationRow, partial(annotation_row, report=report), "annotations", name
+            file.annotations,
+            AnnotationRow,
+            partial(annotation_row, report=report),
+            key="annotations",
+            name=name,
         )
         annotations = _consistent(annotations, images, image_text != b"", report)
-        offsets, columns, boxes = _columns(annotations, name, report)
+        offsets, columns, boxes = _columns(annotations, report)
     image_ids = [a.image_id for a in annotations]
     png_names = [a.file_name for a in annotations]
     del file, annotations
@@ -162,7 +166,7 @@ def read_panoptic_json(
 
 
 def _categories(text: msgspec.Raw, name: str, report: Report) -> Categories:
-    rows, _ = rows_of(text, CategoryRow, partial(category_row, report=report), "categories", name)
+    rows, _ = rows_of(text, CategoryRow, partial(category_row, report=report), key="categories", name=name)
     categories: dict[int, Category] = {}
     for i, row in enumerate(rows):
         if not 0 <= row.id < 1 << 53:
@@ -235,7 +239,7 @@ _MISSING = (np.nan,) * 4
 
 
 def _columns(
-    annotations: list[AnnotationRow], name: str, report: Report
+    annotations: list[AnnotationRow], report: Report
 ) -> tuple[NDArray[np.int64], _Columns, NDArray[np.float32]]:
     """Offsets, (ids, category ids, crowd, areas) and boxes of all segments."""
     decoder = msgspec.json.Decoder(list[SegmentRow])

@@ -181,7 +181,12 @@ def explain_other_kind(file: PanopticJson, data: bytes, name: str) -> None:
 
 
 def rows_of(
-    text: msgspec.Raw | bytes, kind: type[Row], loose: Callable[[Any, str], Row | None], key: str, name: str
+    text: msgspec.Raw | bytes,
+    kind: type[Row],
+    loose: Callable[[Any, str], Row | None],
+    *,
+    key: str,
+    name: str,
 ) -> tuple[list[Row], list[bytes] | None]:
     """All rows of a list.
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import PostprocessConfig
-from ..core.proposals import Geometry
+from ..core.proposals import Geometry, non_finite_error
 from ..core.resize import Taps, lerp
 from ..errors import ConfigError
-from .finite import non_finite_error
 
 BAND_VALUES = 1 << 21  # of all masks at the size of the answer, at a time; bounds the memory
 
@@ -23,11 +22,11 @@ def merge_kmax(
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     mask_logits: NDArray[np.float32],
+    *,
     is_thing: NDArray[np.bool_],
     geometry: Geometry | None,
     config: PostprocessConfig,
     output_size: tuple[int, int] | None = None,
-    *,
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

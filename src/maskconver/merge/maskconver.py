@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import PostprocessConfig
-from ..core.proposals import Geometry
+from ..core.proposals import Geometry, is_finite, non_finite_error
 from ..core.resize import Taps
 from ..errors import ConfigError
 from .bounds import compete
-from .finite import is_finite, non_finite_error
 from .reference import PlainCompetition, winners_at
 
 # Pixels of rejected proposals × kept proposals up to which `fast` reassigns these pixels alone.
@@ -45,11 +44,11 @@ def merge_maskconver(
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     mask_logits: Any,
+    *,
     is_thing: NDArray[np.bool_],
     geometry: Geometry | None,
     config: PostprocessConfig,
     output_size: tuple[int, int] | None = None,
-    *,
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -65,7 +64,14 @@ def merge_maskconver(
     """
     taps = output_taps(mask_logits.shape[-2:], geometry, output_size)
     return merge_masks(
-        scores, labels, mask_logits, is_thing, taps, config, algorithm=algorithm, non_finite=non_finite
+        scores,
+        labels,
+        mask_logits,
+        is_thing=is_thing,
+        taps=taps,
+        config=config,
+        algorithm=algorithm,
+        non_finite=non_finite,
     )
 
 
@@ -73,10 +79,10 @@ def merge_masks(
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
     mask_logits: Any,
+    *,
     is_thing: NDArray[np.bool_],
     taps: tuple[Taps, Taps],
     config: PostprocessConfig,
-    *,
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -128,7 +134,7 @@ def merge_masks(
     if competing is compete and rejected * len(scores) <= FEW:
         ids = competition.paint(np.append(np.where(kept, numbers, np.int32(-1)), np.int32(0)))
         places = np.flatnonzero(ids == -1)
-        ids.ravel()[places] = own[winners_at(places, scores, masks, taps, config)]
+        ids.ravel()[places] = own[winners_at(places, scores, masks, taps=taps, config=config)]
         return ids, candidates[first]
     return competing(scores, masks, taps, config).paint(own), candidates[first]
 
@@ -221,7 +227,7 @@ def output_taps(
         # quotient that is whole but for rounding from becoming one more.
         length = np.ceil(geometry.canvas_size[i] / scale - 1e-4)
         pixels = np.arange(output_size[i] if output_size else geometry.image_size[i])
-        positions = (pixels + geometry.offset[i] / scale + 0.5) * (mask_size[i] / length) - 0.5
+        positions = (pixels + 0.5) * (mask_size[i] / length) - 0.5
         return Taps.at(positions, mask_size[i], inside=pixels < geometry.image_size[i])
 
     return axis(0), axis(1)

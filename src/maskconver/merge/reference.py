@@ -64,6 +64,7 @@ def winners_at(
     places: NDArray[np.int64],
     scores: NDArray[np.float32],
     logits: NDArray[np.float32],
+    *,
     taps: tuple[Taps, Taps],
     config: PostprocessConfig,
 ) -> NDArray[np.int64]:

@@ -58,8 +58,8 @@ def panoptic_quality_files(
     gt_json: PathLike,
     pred_json: PathLike,
     gt_folder: PathLike | None = None,
-    pred_folder: PathLike | None = None,
     *,
+    pred_folder: PathLike | None = None,
     processes: int = 1,
     details: bool = False,
     progress: Progress | None = None,
@@ -151,7 +151,12 @@ class _Job:
             part.decoding += time.perf_counter() - begin
             try:
                 overlap = Overlap.of(
-                    pred_ids, self.pred.table(j), gt_ids, self.gt.table(i), self.gt.categories, image_id
+                    pred_ids,
+                    self.pred.table(j),
+                    gt_ids,
+                    self.gt.table(i),
+                    categories=self.gt.categories,
+                    image=image_id,
                 )
                 metric.add(overlap)
             except DataError as error:

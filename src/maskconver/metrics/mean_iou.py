@@ -106,7 +106,9 @@ class MeanIoU(Counts):
         image: int | str | None = None,
     ) -> None:
         """Add an image given as id maps; arguments and errors as for `PanopticQuality.update`."""
-        self.add(Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, self.categories, image))
+        self.add(
+            Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, categories=self.categories, image=image)
+        )
 
     def add(self, overlap: Overlap) -> None:
         """Add an image whose joint histogram is there already.

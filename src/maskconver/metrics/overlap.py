@@ -123,6 +123,7 @@ class Overlap:
         pred_segments: Segments,
         gt_ids: ArrayLike,
         gt_segments: Segments,
+        *,
         categories: Categories,
         image: int | str | None = None,
     ) -> Overlap:

@@ -209,7 +209,9 @@ class PanopticQuality(Counts):
             DataError: sizes differ, ids and rows of the prediction disagree, a category is unknown (see
                 `Overlap.of`).
         """
-        self.add(Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, self.categories, image))
+        self.add(
+            Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, categories=self.categories, image=image)
+        )
 
     def add(self, overlap: Overlap) -> None:
         """Add an image whose joint histogram is there already (one serves several metrics)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ class SegmentationModel(nn.Module, ABC):
     backbone: nn.Module
 
     def __init__(
-        self, config: Any, num_classes: int, categories: Categories | None = None, name: str = ""
+        self, config: Any, num_classes: int, categories: Categories | None = None, *, name: str = ""
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -170,7 +171,7 @@ class Family:
         importer: reads a published checkpoint: its path and the label set (or None) to a model and a report;
             None where the family has no such files.
         upgrade: brings what earlier versions wrote to today's names: a dict with the `model` part of a recipe
-            (in a model file the config) and maybe its `loss`, to a new one.
+            (in a model file the config) and maybe its `loss` and `training`, to a new one.
         limits: of export.
     """
 
@@ -187,3 +188,19 @@ class Family:
     def is_class_shaped(self, parameter: str) -> bool:
         """Whether the first dimension of a parameter of that name counts classes."""
         return self.class_shaped.fullmatch(parameter) is not None
+
+
+def moved_to_training(recipe: dict[str, Any], options: type[Any]) -> dict[str, Any]:
+    """A recipe in which options of training, once fields of the model, are in `training`.
+
+    Args:
+        recipe: as JSON or YAML hold it; left as it is.
+        options: the dataclass of the options.
+    """
+    model = recipe.get("model")
+    names = {f.name for f in dataclasses.fields(options)}
+    if not isinstance(model, dict) or not names & model.keys():
+        return recipe
+    old = {name: value for name, value in model.items() if name in names}
+    kept = {name: value for name, value in model.items() if name not in names}
+    return {**recipe, "model": kept, "training": {**old, **(recipe.get("training") or {})}}

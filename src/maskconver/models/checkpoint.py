@@ -144,7 +144,7 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
         config = msgspec.convert(values, family.kinds[kind][0])
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
         with torch.device("meta"):  # no time for random weights that are replaced at once
-            model = build_model(config, meta["num_classes"], categories, meta["model"])
+            model = build_model(config, meta["num_classes"], categories, name=meta["model"])
     except (KeyError, TypeError, msgspec.ValidationError, MaskconverError) as error:
         raise CheckpointError(f"{path} has a config this version does not understand: {error}") from error
     state, own = read_state(path), weights_of(model)

@@ -43,8 +43,8 @@ class DilatedDepthwise(torch.autograd.Function):
         return F.conv2d(x, weight, None, 1, reach, dilation, len(weight))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         kernel, d = weight.shape[-1], ctx.dilation
         reach = d * (kernel - 1) // 2
@@ -124,7 +124,7 @@ class Conv2d(nn.Conv2d):
             bottom, right = (self._total(n) for n in x.shape[-2:])
             x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
         elif self.spread and trains_on_cpu(x):
-            return DilatedDepthwise.apply(x, self.weight, self.dilation[0])  # type: ignore[no-any-return,no-untyped-call]
+            return DilatedDepthwise.apply(x, self.weight, self.dilation[0])
         return super().forward(x)
 
     def _total(self, n: int) -> int:

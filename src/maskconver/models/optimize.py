@@ -29,7 +29,7 @@ class InferenceModel(SegmentationModel):
     """
 
     def __init__(self, model: SegmentationModel, topk: TopK = stable_topk) -> None:
-        super().__init__(model.config, model.num_classes, model.categories, model.name)
+        super().__init__(model.config, model.num_classes, model.categories, name=model.name)
         self.family = model.family  # type: ignore[misc]  # as the class of `model` has it
         self._stride, self.topk = model.stride, topk
 

@@ -14,13 +14,13 @@ from ..core.categories import Categories
 from ..errors import ConfigError
 from .base import Family, SegmentationModel
 
-Model = SegmentationModel
 ConfigFunction = Callable[[], Any]
 F = TypeVar("F", bound=ConfigFunction)
 T = TypeVar("T")
 _FAMILIES: dict[str, Family] = {}
 _REGISTRY: dict[str, ConfigFunction] = {}
 _LOSSES: dict[str, Callable[[], Any]] = {}
+_TRAINING: dict[str, Callable[[], Any]] = {}
 _FIGURES: dict[str, tuple[str, str]] = {}  # published, ours
 
 
@@ -84,7 +84,11 @@ def family_of_kind(kind: str) -> Family:
 
 
 def register_model(
-    published: str = "", ours: str = "", loss: Callable[[], Any] | None = None
+    published: str = "",
+    ours: str = "",
+    *,
+    loss: Callable[[], Any] | None = None,
+    training: Callable[[], Any] | None = None,
 ) -> Callable[[F], F]:
     """Registers a function without arguments that returns a model's config, under the function's name.
 
@@ -93,6 +97,8 @@ def register_model(
         ours: what this package's own training reached, with the data; docs/results.md says how.
         loss: a function without arguments that returns the loss config it is trained with; its family's
             defaults where None.
+        training: a function without arguments that returns what only training knows of the network, a
+            dataclass that the network takes as `training`; there is nothing where None.
     """
 
     def register(function: F) -> F:
@@ -100,6 +106,8 @@ def register_model(
         _FIGURES[function.__name__] = published, ours
         if loss is not None:
             _LOSSES[function.__name__] = loss
+        if training is not None:
+            _TRAINING[function.__name__] = training
         return function
 
     return register
@@ -111,15 +119,28 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def build_model(
-    config: Any, num_classes: int, categories: Categories | None = None, name: str = ""
+    config: Any,
+    num_classes: int,
+    categories: Categories | None = None,
+    *,
+    name: str = "",
+    training: Any = None,
 ) -> SegmentationModel:
     """The network of a config, with random weights.
+
+    Args:
+        config: the architecture.
+        num_classes: things and stuff together.
+        categories: the label set, where there is one.
+        name: a registered name, kept in model files.
+        training: what only training knows, see `model_training`; without it there is no stochastic depth.
 
     Raises:
         ConfigError: no classes, or a config that no network can have.
     """
     family, kind = _kind(config)
-    return family.kinds[kind][1](config, num_classes, categories, name)
+    more = {} if training is None else {"training": training}
+    return family.kinds[kind][1](config, num_classes, categories, name=name, **more)
 
 
 def model_config(name: str) -> Any:
@@ -143,6 +164,16 @@ def model_loss(name: str) -> Any:
     """
     config = model_config(name)
     return _LOSSES.get(name, family_of(config).loss)()
+
+
+def model_training(name: str) -> Any:
+    """A fresh config of what only training knows of a registered model's network; None where nothing is.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    model_config(name)
+    return _TRAINING.get(name, lambda: None)()
 
 
 def model_description(name: str) -> tuple[str, str, str]:
@@ -204,7 +235,12 @@ def changed(config: T, values: dict[str, Any]) -> T:
 
 
 def create_model(
-    name: str, *, categories: Categories | None = None, num_classes: int | None = None, **overrides: Any
+    name: str,
+    *,
+    categories: Categories | None = None,
+    num_classes: int | None = None,
+    training: dict[str, Any] | None = None,
+    **overrides: Any,
 ) -> SegmentationModel:
     """A model with random weights by its registered name.
 
@@ -212,13 +248,25 @@ def create_model(
         name: one of `list_models()`.
         categories: the label set; COCO's 133 where neither this nor `num_classes` is given.
         num_classes: number of classes where there are no categories.
+        training: what only training knows, where it differs from the registered values, e.g.
+            `{"drop_path": 0}`.
         **overrides: any field of the model's config, e.g. `proposals=20`, `postprocess={"min_area": 0}`.
 
     Raises:
         ConfigError: an unknown name or field, a value that the field cannot have, or categories and
             num_classes that disagree.
     """
-    config = changed(model_config(name), overrides)
+    config, options = model_config(name), model_training(name)
+    today = family_of(config).upgrade({"model": overrides, "training": training or {}})
+    if "loss" in today:
+        raise ConfigError(
+            f"{', '.join(overrides.keys() - today['model'])} belongs to the loss, not the model"
+        )
+    config = changed(config, today["model"])
+    if today["training"]:
+        if options is None:
+            raise ConfigError(f"{name} has no training options, so no {', '.join(today['training'])}")
+        options = changed(options, today["training"])
     if categories is None and num_classes is None:
         categories = Categories.coco()
-    return build_model(config, num_classes or len(categories or ()), categories, name)
+    return build_model(config, num_classes or len(categories or ()), categories, name=name, training=options)

@@ -77,7 +77,7 @@ def _save(model: SegmentationModel, folder: Path, name: str, run: str | os.PathL
     extra = {"recipe": recipe, "metrics": curve[-1]} if curve else {"recipe": recipe} if recipe else {}
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / FILE, extra=extra)
-    (folder / CARD).write_text(card(model, name, recipe, curve), encoding="utf-8")
+    (folder / CARD).write_text(card(model, name, recipe, curve=curve), encoding="utf-8")
 
 
 def _of_run(run: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -94,7 +94,7 @@ def _of_run(run: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def card(
-    model: SegmentationModel, name: str, recipe: str = "", curve: list[dict[str, Any]] | None = None
+    model: SegmentationModel, name: str, recipe: str = "", *, curve: list[dict[str, Any]] | None = None
 ) -> str:
     """The card of a model: what it is, how well it does and how to use it, in the Hub's Markdown.
 
@@ -106,15 +106,15 @@ def card(
     """
     own, parameters = model.input, sum(p.numel() for p in model.parameters())
     size = f"scaled to fit {own.size[0]}×{own.size[1]}" if own.mode == "fit" else "at their own size"
-    about = f"{parameters / 1e6:.2f} M parameters, takes pictures {size}"
+    about = f"{parameters / 1e6:.2f} M parameters, takes images {size}"
     parts = [
         "---\nlibrary_name: maskconver\npipeline_tag: image-segmentation\n"
         "tags:\n- panoptic-segmentation\n- image-segmentation\n---\n",
         f"# {name.rstrip('/').rpartition('/')[2]}\n",
         f"`{model.name or type(model).__name__}` of maskconver {__version__}: {about}.\n",
         "## Use\n",
-        f'```python\nimport maskconver as mc\n\nprint(mc.Predictor("{name}")("picture.jpg"))\n```\n',
-        f'```bash\npip install "maskconver[train]"\nmaskconver predict {name} picture.jpg --overlay\n'
+        f'```python\nimport maskconver as mc\n\nprint(mc.Predictor("{name}")("image.jpg"))\n```\n',
+        f'```bash\npip install "maskconver[train]"\nmaskconver predict {name} image.jpg --overlay\n'
         f"maskconver export {name} --to onnx --out model.onnx\n```\n",
     ]
     if curve:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..core.config import renamed
 from ..errors import ConfigError
 from ..models import list_models, model_config
-from ..models.registry import family_of, model_loss
+from ..models.registry import family_of, model_loss, model_training
 from .loader import DataConfig
 from .optim import OptimConfig, ScheduleConfig
 
@@ -43,6 +43,8 @@ class TrainConfig:
         data: data set, augmentation and loading.
         loss: weights and kinds of the loss terms, a config of the model's family; what the model
             is registered with if None.
+        training: what of the network only training knows, such as stochastic depth; what the model is
+            registered with if None. Some models have no such options.
         optim: the optimiser.
         schedule: the learning rate over the steps.
         out: folder of the run: checkpoints, logs, images of predictions, the resolved recipe.
@@ -55,7 +57,7 @@ class TrainConfig:
         val_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
-        pictures: number of predictions drawn beside ground truth at each validation.
+        log_images: number of predictions drawn beside ground truth at each validation.
         init_from: model file, run folder or bundled name to start from; `none` starts from random weights
             where a recipe names one.
         init_modules: take only these modules of it (or parts of them), separated by commas:
@@ -73,6 +75,7 @@ class TrainConfig:
     model: ModelChoice = field(default_factory=ModelChoice)
     data: DataConfig = field(default_factory=DataConfig)
     loss: Any = None
+    training: Any = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     out: str = "runs/train"
@@ -84,7 +87,7 @@ class TrainConfig:
     val_every: int = 500
     checkpoint_every: int = 200
     log_every: int = 20
-    pictures: int = 4
+    log_images: int = 4
     init_from: str | None = None
     init_modules: str | None = None
     freeze: str | None = None
@@ -104,6 +107,11 @@ class TrainConfig:
                 f"{self.model.name} is trained with a loss of {expected.__name__}, "
                 f"not of {type(self.loss).__name__}"
             )
+        registered = model_training(self.model.name)
+        if self.training is None:
+            self.training = registered
+        elif type(self.training) is not type(registered):
+            raise ConfigError(f"{self.model.name} has no options of {type(self.training).__name__}")
 
 
 def recipe_yaml(config: TrainConfig) -> str:
@@ -113,7 +121,12 @@ def recipe_yaml(config: TrainConfig) -> str:
     values = dataclasses.asdict(config)
     network = values["model"].pop("config")
     values["model"] |= network
+    if values["training"] is None:
+        del values["training"]
     return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
+
+
+_OLD_NAMES = {"kmax_loss": "loss", "pictures": "log_images"}
 
 
 def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +135,7 @@ def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
     Args:
         recipe: as YAML holds it; left as it is.
     """
-    recipe = {"loss" if name == "kmax_loss" else name: value for name, value in recipe.items()}
+    recipe = {_OLD_NAMES.get(name, name): value for name, value in recipe.items()}
     model = recipe.get("model")
     if not isinstance(model, dict):
         return recipe

@@ -82,6 +82,7 @@ class PositionSampler(Sampler[tuple[int, int]]):
         size: int,
         length: int,
         seed: int,
+        *,
         weights: NDArray[np.float64] | None = None,
         rank: int = 0,
         world: int = 1,
@@ -120,6 +121,7 @@ class TrainDataset(Dataset[Example]):
         dataset: Sequence[Sample],
         config: DataConfig,
         input_config: InputConfig,
+        *,
         is_thing: NDArray[np.bool_],
         seed: int,
     ) -> None:
@@ -134,14 +136,20 @@ class TrainDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> Example:
         position, index = key
         rng = np.random.default_rng((self.seed, 1, position))
         augment, partner = self.config.augment, None
         if augment.copy_paste.probability and rng.random() < augment.copy_paste.probability:
             partner = self.dataset[int(rng.integers(len(self.dataset)))]
         return train_example(
-            self.dataset[index], self.input, augment, self.config.targets, self.is_thing, rng, partner
+            self.dataset[index],
+            self.input,
+            augment,
+            targets=self.config.targets,
+            is_thing=self.is_thing,
+            rng=rng,
+            partner=partner,
         )
 
 
@@ -230,6 +238,7 @@ class SegmentationData(pl.LightningDataModule):
         config: DataConfig,
         input_config: InputConfig,
         samples: int,
+        *,
         seed: int = 0,
         overfit: int | None = None,
     ) -> None:
@@ -257,13 +266,17 @@ class SegmentationData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Example]:
         """Batches from position `start` on."""
         rank, world = self._process()
-        sampler = PositionSampler(len(self.train), self.samples, self.seed, self._weights(), rank, world)
+        sampler = PositionSampler(
+            len(self.train), self.samples, self.seed, weights=self._weights(), rank=rank, world=world
+        )
         sampler.start = self.start
-        dataset = TrainDataset(self.train, self.config, self.input, self.categories.is_thing, self.seed)
+        dataset = TrainDataset(
+            self.train, self.config, self.input, is_thing=self.categories.is_thing, seed=self.seed
+        )
         return DataLoader(
             dataset,
             self.config.batch_size,
-            sampler=sampler,  # type: ignore[arg-type]
+            sampler=sampler,
             num_workers=self.config.workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

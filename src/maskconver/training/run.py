@@ -20,9 +20,8 @@ from ..errors import CheckpointError, ConfigError, first_line
 from ..models.backbones.weights import load_backbone
 from ..models.checkpoint import init_from
 from ..models.registry import build_model
-from .callbacks import EMA, Checkpoints, ModelFiles, Pictures, Throughput
+from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Predictions, Throughput
 from .config import TrainConfig
-from .console import DivergenceWatch, LogLines
 from .loader import SegmentationData
 from .optim import scaled_lr
 from .task import SegmentationTask
@@ -35,7 +34,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
 
     Args:
         config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`,
-            `best.safetensors`, `curve.jsonl`, `metrics.csv`, TensorBoard events and `pictures/`.
+            `best.safetensors`, `curve.jsonl`, `metrics.csv`, TensorBoard events and `images/`.
         recipe: the resolved recipe as YAML, kept beside the run and inside its model files.
         say: takes lines for the console; of several processes only the first speaks and returns figures.
 
@@ -52,10 +51,16 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     pl.seed_everything(config.seed, verbose=False)
     step_images = config.data.batch_size * config.accumulate * config.devices
     data = SegmentationData(
-        config.data, config.model.config.input, config.steps * step_images, config.seed, config.overfit
+        config.data,
+        config.model.config.input,
+        config.steps * step_images,
+        seed=config.seed,
+        overfit=config.overfit,
     )
     network = config.model.config
-    model = build_model(network, len(data.categories), data.categories, config.model.name)
+    model = build_model(
+        network, len(data.categories), data.categories, name=config.model.name, training=config.training
+    )
     most = int(data.train.segment_counts.max())
     say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
     if most > model.config.proposals:
@@ -81,7 +86,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     checkpoints = Checkpoints(out, config.checkpoint_every)
     callbacks: list[pl.Callback] = [
         Throughput(config.data.batch_size),
-        Pictures(out, config.pictures),
+        Predictions(out, config.log_images),
         files := ModelFiles(out, recipe),
     ]
     if config.ema:

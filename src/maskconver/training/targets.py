@@ -18,6 +18,7 @@ def stuff_islands(
     mask: NDArray[np.bool_],
     k: int,
     dilation: Literal["2d", "reference", "none"] = "2d",
+    *,
     min_area: int = 0,
 ) -> list[NDArray[np.bool_]]:
     """The k largest islands of a class mask, largest dilated size first.
@@ -131,6 +132,7 @@ def assign_targets(
     ids: NDArray[np.int32],
     segments: SegmentTable,
     is_thing: NDArray[np.bool_],
+    *,
     config: TargetConfig,
     inside: NDArray[np.bool_] | None = None,
 ) -> ImageTargets:
@@ -169,7 +171,7 @@ def assign_targets(
             )
         else:
             islands = stuff_islands(
-                regions == region, config.islands, config.islands_dilation, config.islands_min_area
+                regions == region, config.islands, config.islands_dilation, min_area=config.islands_min_area
             )
             for number, island in enumerate(islands):
                 window = tight_window(island)

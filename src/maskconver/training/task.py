@@ -133,7 +133,7 @@ class SegmentationTask(pl.LightningModule):
         assert self.model.categories is not None
         result = postprocess(proposals, self.model.postprocess, self.model.categories)[0]
         sample = item.sample
-        return self.figures.add_image(result, sample.ids, sample.segments, sample.image_id)[0]
+        return self.figures.add_image(result, sample.ids, sample.segments, image_id=sample.image_id)[0]
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size > 1:

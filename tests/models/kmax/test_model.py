@@ -73,7 +73,10 @@ def test_the_cityscapes_model_has_the_published_parameters_and_macs() -> None:
 
 @pytest.mark.parametrize("name", quick(NAMES, [name for name in NAMES if name != "remax_t"]))
 class TestEveryModel(ModelTester):
-    changes: ClassVar[dict[str, Any]] = {"proposals": 12, "backbone_drop_path": 0.0, "drop_path": 0.0}
+    changes: ClassVar[dict[str, Any]] = {
+        "proposals": 12,
+        "training": {"backbone_drop_path": 0.0, "drop_path": 0.0},
+    }
 
     def maps(self, output: Any) -> list[Tensor]:
         return [output.final.class_logits, output.final.mask_logits]
@@ -162,7 +165,7 @@ class TestHalfPrecision:
 
 
 def test_the_semantic_head_is_for_training_only() -> None:
-    model = kmax(drop_path=0.0)
+    model = kmax(training={"drop_path": 0.0})
     without = kmax(semantic="none").eval()
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith("semantic_head.")}
     without.load_state_dict(kept)

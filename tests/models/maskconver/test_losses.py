@@ -345,4 +345,4 @@ def test_the_quality_loss_is_least_at_the_target_whatever_it_is() -> None:
     logits, valid = torch.randn(2, 3, 4, 4), torch.rand(2, 1, 4, 4) > 0.5
     heatmap = torch.rand(2, 3, 4, 4)
     expected = (quality_focal_loss(logits, heatmap) * valid).sum((1, 2, 3))
-    torch.testing.assert_close(center_sums(logits, heatmap, valid, "quality"), expected)
+    torch.testing.assert_close(center_sums(logits, heatmap, valid, kind="quality"), expected)

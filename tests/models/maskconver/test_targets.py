@@ -39,18 +39,22 @@ def plain(boxes: Tensor, centers: Tensor, labels: Tensor, batch: Tensor) -> Tens
     return result
 
 
+def drawn(boxes: torch.Tensor, centers: torch.Tensor, labels: torch.Tensor, batch: torch.Tensor, **more):  # type: ignore[no-untyped-def]
+    return center_heatmaps(boxes, centers, labels, batch=batch, shape=SHAPE, stride=8, **more)
+
+
 @given(st.integers(0, 20), st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
 def test_heatmaps_are_those_of_the_formula(n: int, seed: int) -> None:
     rows = objects(n, seed)
-    torch.testing.assert_close(center_heatmaps(*rows, SHAPE, 8), plain(*rows), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(drawn(*rows), plain(*rows), atol=1e-6, rtol=1e-5)
 
 
 @given(st.integers(1, 20), st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_every_centre_is_exactly_one_and_nothing_else_is(n: int, seed: int) -> None:
     boxes, centers, labels, batch = objects(n, seed)
-    result = center_heatmaps(boxes, centers, labels, batch, SHAPE, 8)
+    result = drawn(boxes, centers, labels, batch)
     cells = center_cells(centers, 8, SHAPE[2:])
     assert (result[batch, labels, cells[:, 0], cells[:, 1]] == 1).all()
     distinct = {(int(b), int(c), int(y), int(x)) for b, c, (y, x) in zip(batch, labels, cells)}
@@ -59,17 +63,17 @@ def test_every_centre_is_exactly_one_and_nothing_else_is(n: int, seed: int) -> N
 
 def test_an_image_without_objects_is_all_zero() -> None:
     boxes, centers, labels, _ = objects(5)
-    result = center_heatmaps(boxes, centers, labels, torch.ones(5, dtype=torch.long), SHAPE, 8)
+    result = drawn(boxes, centers, labels, torch.ones(5, dtype=torch.long))
     assert not result[0].any() and result[1].any()
-    empty = center_heatmaps(boxes[:0], centers[:0], labels[:0], labels[:0], SHAPE, 8)
+    empty = drawn(boxes[:0], centers[:0], labels[:0], labels[:0])
     assert empty.shape == SHAPE and not empty.any()
 
 
 def test_objects_are_drawn_in_portions_with_the_same_result(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     rows = objects(30, 3)
-    whole = center_heatmaps(*rows, SHAPE, 8)
+    whole = drawn(*rows)
     monkeypatch.setattr(heatmaps, "CHUNK_CELLS", 12 * 16 * 4)
-    torch.testing.assert_close(center_heatmaps(*rows, SHAPE, 8), whole, atol=0, rtol=0)
+    torch.testing.assert_close(drawn(*rows), whole, atol=0, rtol=0)
 
 
 def test_a_centre_on_the_last_pixel_stays_on_the_map() -> None:
@@ -81,6 +85,6 @@ def test_gaussians_by_size_follow_both_sides_of_the_box_between_half_a_cell_and_
     expected = torch.tensor([[0.72, 1.44], [0.5, 0.5], [2.0, 2.0]])
     torch.testing.assert_close(gaussian_sigmas(boxes, 8, gaussian="size"), expected)
     row = boxes[:1], torch.tensor([[16.0, 32.0]]), torch.tensor([1]), torch.tensor([0])
-    by_size = center_heatmaps(*row, SHAPE, 8, gaussian="size")[0, 1]
+    by_size = drawn(*row, gaussian="size")[0, 1]
     assert by_size[2, 4] == 1 and by_size[2, 5] > by_size[3, 4] > 0
     torch.testing.assert_close(by_size[3, 5], torch.exp(torch.tensor(-0.5 / 0.72**2 - 0.5 / 1.44**2)))

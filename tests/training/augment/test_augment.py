@@ -47,15 +47,17 @@ def sample(seed: int = 0, size: tuple[int, int] = CANVAS) -> Sample:
 def made(config: CopyPasteConfig, seed: int = 0, **sizes: tuple[int, int]) -> Sample:
     base = sample(1, sizes.get("base", CANVAS))
     pasted = sample(2, sizes.get("pasted", CANVAS))
-    return copy_paste(base, pasted, CANVAS, IS_THING, config, 0.0, np.random.default_rng(seed))
+    return copy_paste(
+        base, pasted, CANVAS, is_thing=IS_THING, config=config, flip=0.0, rng=np.random.default_rng(seed)
+    )
 
 
 class TestCopyPaste:
-    def test_pasted_pictures_are_cropped_and_not_magnified(self) -> None:
+    def test_pasted_images_are_cropped_and_not_magnified(self) -> None:
         augment = AugmentConfig(crop=(12, 16), flip=0.0, copy_paste=NEVER)
         found = train_example(
-            sample(1), InputConfig(size=CANVAS), augment, TargetConfig(), IS_THING,
-            np.random.default_rng(0), sample(2),
+            sample(1), InputConfig(size=CANVAS), augment, targets=TargetConfig(), is_thing=IS_THING,
+            rng=np.random.default_rng(0), partner=sample(2)
         )  # fmt: skip
         changes = np.flatnonzero(np.diff(found.image[0, 5]))
         assert found.image.shape[1:] == (12, 16)
@@ -106,13 +108,13 @@ class TestCopyPaste:
         result = paste(base, pasted, where)
         assert (result.ids == 7).sum() == 1 and (result.ids == 7 + 10).sum() == where.sum()
 
-    def test_what_no_picture_covers_is_void_or_padding(self) -> None:
+    def test_what_no_image_covers_is_void_or_padding(self) -> None:
         small = dataclasses.replace(NEVER, scale=(0.5, 0.5000001))
         assert (made(small).ids[12:] == 0).all() and (made(small).image[12:] == 0).all()
         padded = made(dataclasses.replace(small, padding="ignore"))
         assert (padded.ids[12:] == -1).all() and (padded.ids[:12, :16] >= 0).all()
 
-    def test_a_small_second_picture_lies_top_left_or_anywhere(self) -> None:
+    def test_a_small_second_image_lies_top_left_or_anywhere(self) -> None:
         small = dataclasses.replace(ALWAYS, pasted_scale=(0.25, 0.2500001))
         assert (made(small).image[6:, :, 1] == 1).all()
         anywhere = dataclasses.replace(small, place="random")
@@ -124,15 +126,16 @@ class TestCopyPaste:
             config = dataclasses.replace(NEVER, scale=(0.5, 0.5000001), padding=padding)
             example = train_example(
                 sample(1), InputConfig(size=CANVAS), AugmentConfig(flip=0.0, copy_paste=config),
-                TargetConfig(ignore_void=False), IS_THING, np.random.default_rng(0), sample(2),
+                targets=TargetConfig(ignore_void=False), is_thing=IS_THING, rng=np.random.default_rng(0),
+                partner=sample(2)
             )  # fmt: skip
             assert example.image.shape == (3, *CANVAS)
             assert example.targets.valid[:12, :16].all()
             assert example.targets.valid[12:].all() == counts
 
-    def test_the_loader_draws_the_second_picture(self, tmp_path: Path) -> None:
-        write_dataset(tmp_path, "cells", 4, CANVAS, split="train")
-        write_dataset(tmp_path, "cells", 1, CANVAS, split="val")
+    def test_the_loader_draws_the_second_image(self, tmp_path: Path) -> None:
+        write_dataset(tmp_path, "cells", 4, size=CANVAS, split="train")
+        write_dataset(tmp_path, "cells", 1, size=CANVAS, split="val")
 
         def first_image(copy: CopyPasteConfig) -> np.ndarray:
             config = DataConfig(
@@ -156,7 +159,7 @@ class TestAutoAugment:
         none = np.mean([np.prod([1 - p for _, p, _ in steps]) for steps in PANOPTIC])
         assert changed == pytest.approx(1 - none, abs=0.03)
 
-    def test_no_policy_leaves_picture_and_stream_alone(self) -> None:
+    def test_no_policy_leaves_image_and_stream_alone(self) -> None:
         rng = np.random.default_rng(0)
         image = np.zeros((4, 4, 3), np.uint8)
         assert auto_augment(image, (), rng) is image
@@ -167,7 +170,7 @@ class TestAutoAugment:
             made = train_example(
                 sample(), InputConfig(size=CANVAS, mean=(0,) * 3, std=(1,) * 3),
                 AugmentConfig(flip=0.0, autoaugment=policy),  # type: ignore[arg-type]
-                TargetConfig(), IS_THING, np.random.default_rng(0),
+                targets=TargetConfig(), is_thing=IS_THING, rng=np.random.default_rng(0)
             )  # fmt: skip
             return made.image, made.targets.regions
 

@@ -46,11 +46,13 @@ def example(
 ) -> Example:
     config = config or InputConfig(size=(48, 64), **PLAIN)  # type: ignore[arg-type]
     rng = np.random.default_rng(seed)
-    return train_example(source or sample(), config, augment, targets or TargetConfig(), IS_THING, rng)
+    return train_example(
+        source or sample(), config, augment, targets=targets or TargetConfig(), is_thing=IS_THING, rng=rng
+    )
 
 
 @pytest.mark.parametrize("stretch", ["none", "percentile"])
-def test_without_variation_the_picture_is_the_one_inference_sees(stretch: str) -> None:
+def test_without_variation_the_image_is_the_one_inference_sees(stretch: str) -> None:
     config = InputConfig(size=(48, 64), stretch=stretch)  # type: ignore[arg-type]
     noise = np.random.default_rng(0).integers(0, 200, (30, 44, 3), np.uint8)
     source = dataclasses.replace(sample(), image=noise)
@@ -66,7 +68,7 @@ def test_without_variation_the_picture_is_the_one_inference_sees(stretch: str) -
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_picture_and_regions_move_together(seed: int) -> None:
+def test_image_and_regions_move_together(seed: int) -> None:
     made = example(EVERY_TURN, seed, targets=TargetConfig(islands_dilation="none"))
     image, regions = made.image, made.targets.regions
     assert image.shape == (3, 48, 64) and regions.shape == (48, 64)
@@ -100,7 +102,7 @@ def test_an_example_depends_on_its_sample_and_generator_alone(seed: int) -> None
 
 
 @pytest.mark.parametrize(("name", "axis"), [("flip", 2), ("flip_vertical", 1)])
-def test_a_flip_mirrors_picture_and_regions(name: str, axis: int) -> None:
+def test_a_flip_mirrors_image_and_regions(name: str, axis: int) -> None:
     config = InputConfig(size=(30, 44), **PLAIN)  # type: ignore[arg-type]
     plain = example(AugmentConfig(flip=0.0), config=config)
     flipped = example(AugmentConfig(**{"flip": 0.0, name: 1.0}), config=config)  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ def test_a_flip_mirrors_picture_and_regions(name: str, axis: int) -> None:
     np.testing.assert_array_equal(thing[1], np.flip(thing[0], axis - 1))
 
 
-def test_a_turned_picture_is_fitted_after_the_turn() -> None:
+def test_a_turned_image_is_fitted_after_the_turn() -> None:
     augment = AugmentConfig(flip=0.0, rotate90=True)
     covered = {example(augment, seed).targets.valid.sum() for seed in range(12)}
     assert covered == {44 * 64, 33 * 48}  # 30×44 on 48×64: lying 44×64, standing 48×33
@@ -123,12 +125,12 @@ def test_the_log_law_halves_as_often_as_it_doubles() -> None:
     assert 110 < small < 190
 
 
-def test_a_crop_may_have_another_size_than_the_canvas_the_picture_is_fitted_to() -> None:
+def test_a_crop_may_have_another_size_than_the_canvas_the_image_is_fitted_to() -> None:
     made = example(AugmentConfig(crop=(16, 24), scale=(1.0, 1.0001)))
     assert made.image.shape == (3, 16, 24) and made.targets.valid.all()
 
 
-def test_native_input_keeps_the_picture_s_own_pixels() -> None:
+def test_native_input_keeps_the_image_s_own_pixels() -> None:
     config = InputConfig(mode="native", size=(64, 64), **PLAIN)  # type: ignore[arg-type]
     made = example(AugmentConfig.none(), config=config)
     np.testing.assert_allclose(made.image[:, :30, :44], sample().image.transpose(2, 0, 1) / 255, atol=1e-6)
@@ -136,7 +138,7 @@ def test_native_input_keeps_the_picture_s_own_pixels() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (200, 3)])
-def test_pictures_of_any_size_make_examples(size: tuple[int, int]) -> None:
+def test_images_of_any_size_make_examples(size: tuple[int, int]) -> None:
     source = Sample(
         np.zeros((*size, 3), np.uint8),
         np.zeros(size, np.int32),
@@ -154,7 +156,7 @@ def test_pictures_of_any_size_make_examples(size: tuple[int, int]) -> None:
     place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )  # fmt: skip
 @settings(max_examples=100, deadline=None)
-def test_a_crop_lies_within_the_scaled_picture_and_the_canvas(
+def test_a_crop_lies_within_the_scaled_image_and_the_canvas(
     size: tuple[int, int], jitter: float, place: tuple[float, float]
 ) -> None:
     geometry = resize_crop_geometry(size, (32, 40), jitter=jitter, place=place)
@@ -165,7 +167,7 @@ def test_a_crop_lies_within_the_scaled_picture_and_the_canvas(
     assert crop_map(ids, geometry).shape == crop_image(ids[..., None], geometry).shape[:2] == geometry.covered
 
 
-def test_a_crop_is_a_window_of_the_whole_resized_picture() -> None:
+def test_a_crop_is_a_window_of_the_whole_resized_image() -> None:
     noise = np.random.default_rng(0).random((20, 30, 3)).astype(np.float32)
     whole = resize_crop_geometry((20, 30), (50, 75), jitter=1.0)
     part = dataclasses.replace(whole, offset=(11, 23), crop=(17, 19))

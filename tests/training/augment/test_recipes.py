@@ -74,7 +74,15 @@ def examples(augment: AugmentConfig, count: int, base: Sample, partner: Sample) 
     pasted = partner if augment.copy_paste.probability else None
     targets = TargetConfig(stuff="global", islands_dilation="none")
     return [
-        train_example(base, PLAIN, augment, targets, IS_THING, np.random.default_rng(seed), pasted)
+        train_example(
+            base,
+            PLAIN,
+            augment,
+            targets=targets,
+            is_thing=IS_THING,
+            rng=np.random.default_rng(seed),
+            partner=pasted,
+        )
         for seed in range(count)
     ]
 

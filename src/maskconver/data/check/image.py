@@ -77,7 +77,14 @@ class ImageChecker:
         """Check the files of one image."""
         image = listed.image
         found = ImageFinding()
-        size = check_image(self.images, image.file_name, image.id, found, self.decode, self.max_pixels)
+        size = check_image(
+            self.images,
+            image.file_name,
+            image.id,
+            found=found,
+            decode=self.decode,
+            max_pixels=self.max_pixels,
+        )
         where = self.pngs.where(listed.png)
         try:
             ids = read_panoptic_png(self.pngs.read(listed.png), where)
@@ -137,7 +144,7 @@ class ImageChecker:
 
 
 def check_image(
-    source: FileSource, name: str, image_id: int | str, found: ImageFinding, decode: bool, max_pixels: int
+    source: FileSource, name: str, image_id: int | str, *, found: ImageFinding, decode: bool, max_pixels: int
 ) -> tuple[int, ...] | None:
     """Height and width of an image, or None; what is wrong with it is added to `found`."""
     where = source.where(name)

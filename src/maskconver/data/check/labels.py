@@ -20,7 +20,7 @@ from .report import SplitReport, mapped, tally
 
 @dataclass(frozen=True, slots=True)
 class LabelChecker:
-    """Checks one (image id, picture, label PNG) after the other; can be sent to other processes.
+    """Checks one (image id, image, label PNG) after the other; can be sent to other processes.
 
     Attributes:
         images, labels: where the files are.
@@ -38,7 +38,9 @@ class LabelChecker:
         """Check the files of one image."""
         image_id, image, png = names
         found = ImageFinding()
-        size = check_image(self.images, image, image_id, found, self.decode, self.max_pixels)
+        size = check_image(
+            self.images, image, image_id, found=found, decode=self.decode, max_pixels=self.max_pixels
+        )
         where = self.labels.where(png)
         try:
             ids = read_label_png(self.labels.read(png), self.classes, where)
@@ -62,6 +64,7 @@ def check_labels(
     layout: LabelLayout,
     decode: bool,
     max_pixels: int,
+    *,
     workers: int,
     progress: Callable[[str, int], Callable[[], Any]] | None,
 ) -> SplitReport:
@@ -87,8 +90,8 @@ def check_labels(
             report,
             classes.categories,
             ((pair[0], found) for pair, found in zip(pairs, findings)),
-            None,
-            advance,
+            max_segments=None,
+            advance=advance,
         )
     if not pairs:
         text = f"no label PNG in {labels.path} has the name of an image in {images.path}"

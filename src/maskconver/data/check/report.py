@@ -113,6 +113,7 @@ def tally(
     report: SplitReport,
     categories: Categories,
     findings: Iterable[tuple[int | str, ImageFinding]],
+    *,
     max_segments: int | None,
     advance: Callable[[], Any] | None,
 ) -> None:

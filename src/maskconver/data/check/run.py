@@ -67,7 +67,7 @@ def check_dataset(
         reports.append(_check_split(layout, file, defects, checker, max_segments, workers, advance))
         _report_extra(layouts, [file for file, _ in found], len(reports) - 1, checker, shared, reports[-1])
     for folder in folders:
-        reports.append(check_labels(folder, decode, max_pixels, workers, progress))
+        reports.append(check_labels(folder, decode, max_pixels, workers=workers, progress=progress))
     return Report(reports)
 
 
@@ -124,7 +124,7 @@ def _check_split(
     items = _listed(file)
     with mapped(checker, items, workers) as findings:
         found = ((item.image.id, finding) for item, finding in zip(items, findings))
-        tally(report, file.categories, found, max_segments, advance)
+        tally(report, file.categories, found, max_segments=max_segments, advance=advance)
     return report
 
 

@@ -1,4 +1,4 @@
-"""Generated pictures of cell nuclei under the fluorescence microscope."""
+"""Generated images of cell nuclei under the fluorescence microscope."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...core.categories import Categories, Category
 from ...core.segments import SegmentTable
 from ..dataset import Sample
-from .noise import Field, blurred, smooth_noise
+from .noise import Field, around, blurred, smooth_noise
 
 CELLS = Categories(
     [Category(1, "nucleus", True, (220, 60, 60)), Category(2, "background", False, (40, 40, 60))]
@@ -20,7 +20,7 @@ MAX_NUCLEI = 400
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the nuclei of one picture have in common: radius in pixels, its spread, and how they are built."""
+    """What the nuclei of one image have in common: radius in pixels, its spread, and how they are built."""
 
     radius: float
     spread: float
@@ -34,7 +34,7 @@ class _Look:
 
 
 def cells(size: tuple[int, int], rng: np.random.Generator) -> Sample:
-    """One grey picture of nuclei: many sizes, touching clusters, uneven light, blur and noise.
+    """One grey image of nuclei: many sizes, touching clusters, uneven light, blur and noise.
 
     The background is one stuff segment (id 1), each nucleus a thing segment (ids 2, 3, …).
 
@@ -108,14 +108,10 @@ def _paint(
     light: Field,
 ) -> bool:
     """One nucleus; False, and nothing painted, where it lies outside or too much on top of another."""
-    height, width = ids.shape
-    reach = int(2.2 * radius) + 3
-    top, left = max(0, int(center[0]) - reach), max(0, int(center[1]) - reach)
-    bottom, right = min(height, int(center[0]) + reach + 1), min(width, int(center[1]) + reach + 1)
-    if top >= bottom or left >= right:
+    near = around(center, int(2.2 * radius) + 3, ids.shape)
+    if near is None:
         return False
-    dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - center[0])
-    dx = np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - center[1])
+    window, dy, dx = near
     stretch = float(np.exp(0.5 * min(abs(rng.normal(0.0, look.elongation)), 0.9) + 0.03))
     turn = rng.uniform(0, np.pi)
     u = (dx * np.cos(turn) + dy * np.sin(turn)) / np.float32(radius * stretch)
@@ -129,7 +125,7 @@ def _paint(
     distance = np.hypot(u, v) / outline  # 0 in the middle, 1 on the rim
     inside = distance < 1
     area = int(inside.sum())
-    patch = ids[top:bottom, left:right]
+    patch = ids[window]
     free = inside & (patch == 0)
     if area < 6 or free.sum() < 0.9 * area:
         return False
@@ -151,7 +147,7 @@ def _paint(
     shown = np.where(
         (patch == 0) | (patch == number), np.float32(1), np.float32(0.3)
     )  # neighbours hardly add up
-    light[top:bottom, left:right] += np.float32(brightness) * shown * rim * dome * np.clip(texture, 0.2, 2)
+    light[window] += np.float32(brightness) * shown * rim * dome * np.clip(texture, 0.2, 2)
     patch[free] = number
     return True
 

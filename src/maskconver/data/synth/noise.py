@@ -1,4 +1,4 @@
-"""Smooth random fields and blurs that the generated pictures are made of; NumPy and Pillow only."""
+"""Smooth random fields and blurs that the generated images are made of; NumPy and Pillow only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Field = NDArray[np.floating[Any]]
+
+
+def around(
+    center: tuple[float, float], reach: int, size: tuple[int, ...]
+) -> tuple[tuple[slice, slice], Field, Field] | None:
+    """The pixels within reach of a point (y, x), and their offsets from it; None if there are none."""
+    top, left = (max(0, int(at) - reach) for at in center)
+    bottom, right = (min(n, int(at) + reach + 1) for at, n in zip(center, size))
+    if top >= bottom or left >= right:
+        return None
+    y = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - center[0])
+    x = np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - center[1])
+    return (slice(top, bottom), slice(left, right)), y, x
 
 
 def resized(field: Field, height: int, width: int) -> Field:
@@ -26,7 +39,9 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, scale: float
     return large[y : y + height, x : x + width]
 
 
-def fractal_noise(rng: np.random.Generator, height: int, width: int, scale: float, octaves: int = 4) -> Field:
+def fractal_noise(
+    rng: np.random.Generator, height: int, width: int, *, scale: float, octaves: int = 4
+) -> Field:
     """Sum of smooth noises, each half as wide and 0.55 as strong as the one before, about unit variance."""
     total = np.zeros((height, width), np.float32)
     strength, power = 1.0, 0.0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...core.categories import Categories, Category
 from ...core.segments import SegmentTable
 from ..dataset import Sample
-from .noise import Field, fractal_noise, smooth_noise
+from .noise import Field, around, fractal_noise, smooth_noise
 
 SCENES = Categories(
     [
@@ -89,7 +89,7 @@ def _distinct_ids(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
 
 
 def _ground(size: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.int32], Field]:
-    """Stuff labels H×W and the textured picture of them, H×W×3 in 0…255."""
+    """Stuff labels H×W and the textured image of them, H×W×3 in 0…255."""
     height, width = size
     side = float(max(height, width))
     y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
@@ -108,14 +108,16 @@ def _ground(size: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np
     labels[(labels != _SKY) & (np.abs(x - bend) < 0.012 + rng.uniform(0.04, 0.12) * depth)] = _PATH
     fine, wide = max(1.0, 0.012 * side), 0.15 * side
     sky = _mix((95, 150, 225), (215, 228, 240), np.clip(y / horizon, 0, 1) ** 1.5)
-    clouds = np.clip(fractal_noise(rng, height, width, wide) - 0.3, 0, 1)[..., None]
+    clouds = np.clip(fractal_noise(rng, height, width, scale=wide) - 0.3, 0, 1)[..., None]
     sky = sky + (np.float32(248) - sky) * clouds
-    grass = fractal_noise(rng, height, width, fine, 2) * (0.4 + 0.6 * depth)
+    grass = fractal_noise(rng, height, width, scale=fine, octaves=2) * (0.4 + 0.6 * depth)
     meadow = _mix((120, 150, 80), (60, 125, 40), depth) * (1 + 0.16 * grass)[..., None]
-    meadow *= (1 + 0.1 * fractal_noise(rng, height, width, wide, 2))[..., None]
-    ripples = np.sin(y * height / max(fine, 1.0) * 0.9 + 2 * fractal_noise(rng, height, width, wide, 2))
+    meadow *= (1 + 0.1 * fractal_noise(rng, height, width, scale=wide, octaves=2))[..., None]
+    ripples = np.sin(
+        y * height / max(fine, 1.0) * 0.9 + 2 * fractal_noise(rng, height, width, scale=wide, octaves=2)
+    )
     water = _mix((110, 150, 190), (30, 80, 130), depth) * (1 + 0.07 * ripples)[..., None]
-    gravel = fractal_noise(rng, height, width, max(1.0, fine / 3), 2)
+    gravel = fractal_noise(rng, height, width, scale=max(1.0, fine / 3), octaves=2)
     path = _mix((200, 185, 160), (165, 140, 105), depth) * (1 + 0.08 * gravel)[..., None]
     textures = {_SKY: sky, _MEADOW: meadow, _WATER: water, _PATH: path}
     canvas = np.zeros((height, width, 3), np.float32)
@@ -141,27 +143,20 @@ def _draw_thing(
     canvas: Field,
 ) -> None:
     """Paints one thing that stands on `foot` (y, x) and is about `side` pixels high, over what is there."""
-    height, width = owner.shape
-    reach = int(0.75 * side) + 2
-    middle = (foot[0] - 0.5 * side, foot[1])
-    top, left = max(0, int(middle[0]) - reach), max(0, int(middle[1]) - reach)
-    bottom, right = min(height, int(middle[0]) + reach + 1), min(width, int(middle[1]) + reach + 1)
-    if top >= bottom or left >= right:
+    near = around((foot[0] - 0.5 * side, foot[1]), int(0.75 * side) + 2, owner.shape)
+    if near is None:
         return
-    y = (np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - middle[0])) / np.float32(
-        side / 2
-    )
-    x = (np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - middle[1])) / np.float32(side / 2)
-    y, x = np.broadcast_arrays(y, x)
+    window, down, aside = near
+    y, x = np.broadcast_arrays(down / np.float32(side / 2), aside / np.float32(side / 2))
     distance, tone = _SHAPES[label](y, x, rng)
     alpha = np.clip(0.5 - distance * np.float32(side / 2), 0, 1)[..., None]
     color = np.asarray(SCENES[label].color, np.float32) * rng.uniform(0.7, 1.15, 3).astype(np.float32)
     light = 0.8 - 0.22 * y - 0.14 * x  # from above and left
-    grain = 1 + 0.06 * fractal_noise(rng, *_extent(y), max(1.0, 0.12 * side), 2)
+    grain = 1 + 0.06 * fractal_noise(rng, *_extent(y), scale=max(1.0, 0.12 * side), octaves=2)
     painted = color * (light * tone * grain)[..., None]
-    patch = canvas[top:bottom, left:right]
+    patch = canvas[window]
     patch += alpha * (painted - patch)
-    owner[top:bottom, left:right][alpha[..., 0] > 0.5] = number
+    owner[window][alpha[..., 0] > 0.5] = number
 
 
 def _draw_crowd(

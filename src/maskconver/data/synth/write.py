@@ -43,7 +43,7 @@ def synth_categories(style: Style) -> Categories:
 
 
 def synthesize(style: Style, size: tuple[int, int], seed: int | tuple[int, ...] = 0) -> Sample:
-    """One generated picture with its exact annotation.
+    """One generated image with its exact annotation.
 
     `scenes`: textured landscape, overlapping things of five classes, stuff in islands, crowd, void.
     `cells`: nuclei under the fluorescence microscope, of many sizes, touching, blurred and noisy; grey.
@@ -51,7 +51,7 @@ def synthesize(style: Style, size: tuple[int, int], seed: int | tuple[int, ...] 
     Args:
         style: `scenes` or `cells`; labels are those of `synth_categories(style)`.
         size: height and width in pixels, each at least 1.
-        seed: the same seed gives the same picture; several numbers make one seed.
+        seed: the same seed gives the same image; several numbers make one seed.
 
     Raises:
         ConfigError: no such style, or a size below 1.
@@ -67,26 +67,26 @@ def write_dataset(
     out: str | os.PathLike[str],
     style: Style,
     count: int,
+    *,
     size: tuple[int, int],
     seed: int = 0,
     split: str = "train",
-    *,
     overwrite: bool = False,
     workers: int = 1,
     progress: Callable[[], Any] | None = None,
 ) -> Path:
     """Write a split of a generated data set: `panoptic_<split>.json`, `images/<split>`, `panoptic/<split>`.
 
-    Splits differ, and picture k of a split is the same whatever the count. The JSON is written last.
+    Splits differ, and image k of a split is the same whatever the count. The JSON is written last.
 
     Args:
         out: the folder; made if it is not there.
         style, size, seed: as in `synthesize`.
-        count: how many pictures.
+        count: how many images.
         split: name of the split.
         overwrite: replace a split of this name.
         workers: processes; the result does not depend on it.
-        progress: called after every picture.
+        progress: called after every image.
 
     Returns:
         The path of the JSON.
@@ -150,7 +150,7 @@ def _write_one(
     split: str,
     categories: Categories,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes picture and PNG; returns their rows of `images` and `annotations`."""
+    """Writes image and PNG; returns their rows of `images` and `annotations`."""
     number, name = numbered
     sample = synthesize(style, size, (seed, zlib.crc32(split.encode()), number))
     pixels = sample.image[..., 0] if style == "cells" else sample.image

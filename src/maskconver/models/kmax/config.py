@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ...core.config import InputConfig, PostprocessConfig
 from ...errors import ConfigError
+from ..base import moved_to_training
 from ..layers import Padding
 from ..remax import SEMANTIC_WEIGHT
 
@@ -46,18 +47,19 @@ class ReMaXConfig:
     Attributes:
         mask_id_loss: σ of the masks in matching, losses and equations 1 to 3: `softmax` over the queries, or
             `sigmoid` of each. `postprocess.mask_activation` is the same choice at inference.
-        remask_layers: the first so many k-means layers have their masks relaxed (equations 1 and 2); all of
-            them where there are fewer, none with 0.
+        remask_layers: number of k-means layers, from the first, whose masks are relaxed (equations 1 and 2);
+            all of them if there are fewer, none with 0.
         eta: η of ReClass (equation 4), 0…1; 0 keeps hard class targets.
         identity_mapping: m̂ = m + gate · m; false drops the first term.
         stop_gradient: the semantic branch learns from its own loss only.
-        semantic_source: of the gate: the branch's `predicted` classes, or the `ground_truth` (no branch).
-        aspp: of the branches: `full` convolutions, or `separable` ones.
-        x_sem: what the branches see: the layer's `key` P (256 channels), or its `pixel_feature` F (128).
+        semantic_source: what the gate is made from: the `predicted` classes of the branch, or the
+            `ground_truth` (then there is no branch).
+        aspp: convolutions of the branches' ASPP: `full` or `separable`.
+        x_sem: input of the branches: the layer's `key` P (256 channels), or its `pixel_feature` F (128).
         detach_class: no gradient through the class probabilities of equation 1.
-        semantic_loss: of the branches: `bce` summed over the classes, `softmax_ce`, or `as_masks`: the one
-            that goes with `mask_id_loss`.
-        semantic_weight: of that loss, for each layer.
+        semantic_loss: loss of the branches: `bce` summed over the classes, `softmax_ce`, or `as_masks`, the
+            one of these that corresponds to `mask_id_loss`.
+        semantic_weight: weight of that loss, for each layer.
     """
 
     mask_id_loss: Literal["softmax", "sigmoid"] = "softmax"
@@ -82,6 +84,22 @@ class ReMaXConfig:
 
 
 @dataclass
+class KMaXTraining:
+    """What of the network only training knows.
+
+    Attributes:
+        drop_path: stochastic depth of the k-means layers, 0…1; published models are trained with 0.2.
+        backbone_drop_path: stochastic depth of the backbone's last blocks (ConvNeXt and MaX-S).
+        mask_start: scale and offset of all mask logits before anything is learned; published (0.1, 0). Short
+            runs with sigmoid masks start better from (1, -3).
+    """
+
+    drop_path: float = 0.0
+    backbone_drop_path: float = 0.0
+    mask_start: tuple[float, float] = (0.1, 0.0)
+
+
+@dataclass
 class KMaXConfig:
     """Architecture of a kMaX-DeepLab (arXiv 2207.04044); defaults are R50's.
 
@@ -94,25 +112,21 @@ class KMaXConfig:
             instead of a max-pool and features are tapped before the activation. Weights fit both, but
             belong to one.
         gate: of MobileNetV3's squeeze-and-excitation; `sigmoid` as in DeepLab2.
-        backbone_drop_path: stochastic depth of the backbone's last blocks (ConvNeXt and MaX-S).
         pixel_blocks: residual blocks of the pixel decoder's stages at strides 32, 16, 8 and 4.
         decoder_layers: k-means layers at strides 32, 16 and 8.
-        drop_path: stochastic depth of the k-means layers.
         fifth_stage: one more stage on the stem, as for Cityscapes: `tensorflow` at the stem's own stride (2
             with MaX-S, MobileNetV3 and ResNet, which needs `resnet_layout: stride`; 4 with ConvNeXt),
             `pytorch` as the published R50 checkpoint has it (the max-pooled stem of stride 4, before res2),
             or `none`.
-        semantic: the auxiliary semantic head, of which only training knows: `aspp` at stride 4, `simple` at
+        semantic: the auxiliary semantic head, which is used in training only: `aspp` at stride 4, `simple` at
             stride 32 (Cityscapes), or `none`.
-        remask_at_test: relaxed masks assign the pixels to the queries, also at inference: the branches are a
-            part of the network, and the losses take these choices. None, as published: only training relaxes
-            masks, see `KMaXLossConfig.remax`.
-        mask_start: scale and offset of all mask logits before anything is learned; published (0.1, 0). Short
-            runs with sigmoid masks start better from (1, -3).
-        proposals: queries; every one gives a proposal.
-        input: how an image is brought to the network.
-        postprocess: how proposals become an answer; the thresholds for COCO, those of
-            bytedance/kmax-deeplab.
+        remask_at_test: assign pixels to queries by relaxed masks, also at inference. The branches are then
+            part of the network, and training uses these options in place of `loss.remax`. None, as published:
+            masks are relaxed in training only.
+        proposals: number of queries; each gives one proposal.
+        input: how an image becomes a network input.
+        postprocess: how proposals become segments; by default with the thresholds of bytedance/kmax-deeplab
+            for COCO.
     """
 
     backbone: str = "resnet50"
@@ -121,14 +135,11 @@ class KMaXConfig:
     bn_momentum: float = 0.01
     resnet_layout: Literal["max_pool", "stride"] = "max_pool"
     gate: Literal["hard_sigmoid", "sigmoid"] = "hard_sigmoid"
-    backbone_drop_path: float = 0.0
     pixel_blocks: tuple[int, int, int, int] = (1, 5, 1, 1)
     decoder_layers: tuple[int, int, int] = (2, 2, 2)
-    drop_path: float = 0.2
     fifth_stage: Literal["none", "tensorflow", "pytorch"] = "none"
     semantic: Literal["none", "aspp", "simple"] = "aspp"
     remask_at_test: ReMaXConfig | None = None
-    mask_start: tuple[float, float] = (0.1, 0.0)
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
     postprocess: PostprocessConfig = field(default_factory=_merge)
@@ -147,11 +158,12 @@ class KMaXConfig:
 
 
 def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe by today's names: what only training knows of ReMaX was once a part of the model.
+    """A recipe by today's names: what only training knows was once a part of the model.
 
     Args:
-        recipe: `model` and, of recipes, `loss`, as JSON or YAML hold them; left as it is.
+        recipe: `model` and, of recipes, `loss` and `training`, as JSON or YAML hold them; left as it is.
     """
+    recipe = moved_to_training(recipe, KMaXTraining)
     model = recipe.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("remax"), dict):
         return recipe

@@ -47,7 +47,7 @@ class Predictor(nn.Module):
         self.void_bias = math.log(num_classes * VOID_PRIOR / (1 - VOID_PRIOR))
 
     def forward(
-        self, mask_embedding: Tensor, class_embedding: Tensor, pixels: Tensor, with_classes: bool = True
+        self, mask_embedding: Tensor, class_embedding: Tensor, pixels: Tensor, *, with_classes: bool = True
     ) -> Prediction:
         """Two B×256×1×N embeddings and B×inp×h×w pixels to a prediction.
 
@@ -141,7 +141,9 @@ class KMeansLayer(nn.Module):
     def forward(self, stage: Tensor, queries: Tensor, with_classes: bool = True) -> tuple[Tensor, Prediction]:
         """B×inp×h×w and queries B×256×1×N to the next queries, and what the present ones predict."""
         pixels, centers = self.pixel(F.gelu(stage)), self.query(queries)
-        prediction = self.predictor(centers, centers, pixels, with_classes or self.gate is not None)
+        prediction = self.predictor(
+            centers, centers, pixels, with_classes=with_classes or self.gate is not None
+        )
         masks = prediction.mask_logits
         if with_classes:
             prediction = prediction._replace(key=pixels)

@@ -16,7 +16,7 @@ from ..backbones.timm import SIZES, ExpandedMobileNetV3, PaddedConvNeXt
 from ..base import SegmentationModel
 from ..layers import BN_EPS
 from ..topk import TopK, stable_topk
-from .config import BACKBONES, KMaXConfig
+from .config import BACKBONES, KMaXConfig, KMaXTraining
 from .decoder import KMeansDecoder
 from .gate import MaskGate, Prediction
 from .max_s import MaXS
@@ -41,7 +41,7 @@ class KMaXOutput(NamedTuple):
     semantic_logits: Tensor | None
 
 
-def create_backbone(config: KMaXConfig) -> nn.Module:
+def create_backbone(config: KMaXConfig, drop_path: float = 0.0) -> nn.Module:
     """The backbone of a config: images to `{level: feature}`, with the stem as level 1 for a fifth stage."""
     name, stem, momentum = config.backbone, config.fifth_stage != "none", config.bn_momentum
     if name == "resnet50":
@@ -57,18 +57,10 @@ def create_backbone(config: KMaXConfig) -> nn.Module:
             stem=stem,
         )
     if name == "max_s":
-        return MaXS(
-            config.in_channels,
-            config.padding,
-            momentum=momentum,
-            drop_path=config.backbone_drop_path,
-            stem=stem,
-        )
+        return MaXS(config.in_channels, config.padding, momentum=momentum, drop_path=drop_path, stem=stem)
     if name in SIZES:
         depths, dims = SIZES[name]
-        return PaddedConvNeXt(
-            depths, dims, config.in_channels, drop_path=config.backbone_drop_path, stem=stem
-        )
+        return PaddedConvNeXt(depths, dims, config.in_channels, drop_path=drop_path, stem=stem)
     if name in MOBILENETS:
         return ExpandedMobileNetV3(
             name, config.in_channels, config.padding, momentum=momentum, gate=config.gate, stem=stem
@@ -84,6 +76,7 @@ class KMaXDeepLab(SegmentationModel):
         num_classes: things and stuff together, K; void is not a class.
         categories: the label set, where there is one; it travels with the model.
         name: registered name, kept in model files.
+        training: what only training knows; no stochastic depth where None.
     """
 
     training_only = ("semantic_head",)  # not of the inference network, and not counted in its parameters
@@ -91,13 +84,20 @@ class KMaXDeepLab(SegmentationModel):
     config: KMaXConfig
 
     def __init__(
-        self, config: KMaXConfig, num_classes: int, categories: Categories | None = None, name: str = ""
+        self,
+        config: KMaXConfig,
+        num_classes: int,
+        categories: Categories | None = None,
+        *,
+        name: str = "",
+        training: KMaXTraining | None = None,
     ) -> None:
-        super().__init__(config, num_classes, categories, name)
+        super().__init__(config, num_classes, categories, name=name)
+        training = training or KMaXTraining()
         if config.proposals < 1:
             raise ConfigError(f"{config.proposals} proposals; a kMaX-DeepLab needs at least one query")
         momentum = config.bn_momentum
-        self.backbone = create_backbone(config)
+        self.backbone = create_backbone(config, training.backbone_drop_path)
         channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
         self.levels = (5, 4, 3, 2) if config.fifth_stage == "none" else (5, 4, 3, 2, 1)
         if config.fifth_stage == "pytorch" and config.backbone == "resnet50":
@@ -113,13 +113,13 @@ class KMaXDeepLab(SegmentationModel):
             config.decoder_layers,
             config.proposals,
             num_classes=num_classes,
-            drop=config.drop_path,
+            drop=training.drop_path,
             momentum=momentum,
             gates=[MaskGate(remax, num_classes, momentum) for _ in range(relaxed)] if remax else (),
         )
         for predictor in (self.decoder.predictor, *(layer.predictor for layer in self.decoder.layers)):
-            nn.init.constant_(predictor.mask_bn.weight, config.mask_start[0])  # type: ignore[union-attr, arg-type]
-            nn.init.constant_(predictor.mask_bn.bias, config.mask_start[1])  # type: ignore[union-attr, arg-type]
+            nn.init.constant_(predictor.mask_bn.weight, training.mask_start[0])  # type: ignore[union-attr, arg-type]
+            nn.init.constant_(predictor.mask_bn.bias, training.mask_start[1])  # type: ignore[union-attr, arg-type]
         self.semantic_head: SemanticDecoder | SemanticHead | None = None
         if config.semantic == "aspp":
             self.semantic_head = SemanticDecoder(channels, num_classes + 1, momentum)

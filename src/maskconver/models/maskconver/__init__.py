@@ -4,7 +4,7 @@ import re
 
 from ..base import Family
 from ..registry import register_family
-from .config import MaskConverConfig, MultiScaleConfig
+from .config import MaskConverConfig, MultiScaleConfig, upgraded
 from .losses import LossConfig, MaskConverCriterion
 from .model import Maps, MaskConver
 from .optimize import optimize
@@ -24,6 +24,7 @@ FAMILY = register_family(
             r"(class_head\.(\d+\.)?|semantic_head\.)out\.(weight|bias)|class_embedding\.weight"
         ),
         optimize=optimize,
+        upgrade=upgraded,
     )
 )
 

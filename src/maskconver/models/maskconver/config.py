@@ -7,9 +7,10 @@ There are two configs and one network: a third of the fields belongs to one leve
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ...core.config import InputConfig, PostprocessConfig
+from ..base import moved_to_training
 from ..layers import Activation, Padding
 
 ClassEmbedding = Literal["none", "multiply", "add"]
@@ -35,24 +36,25 @@ class MaskConverConfig:
         aspp_rates: dilations of the ASPP.
         aspp_pool_window: (height, width) in cells of the ASPP's pooling branch; None pools globally.
         level: log2 of the stride of heatmap, embeddings and masks (3: stride 8).
-        fusion: how the heads take in the backbone's feature of `level`: `sum`, `concat` or `none`.
-        low_level_filters: channels that feature is projected to; must equal `filters` for `sum`.
+        fusion: how the backbone's feature of `level` is added to the input of the heads: `sum`, `concat` or
+            `none`.
+        low_level_filters: channels to which that feature is projected; must equal `filters` for `sum`.
         separable: ASPP and heads of separable convolutions; otherwise full ones, and a 3×3 output.
         activation: of ASPP and heads (and of the SpineNets).
         head_kernel: kernel of the heads (3 as in the paper's counts, 7 in the published files).
         head_depths: convolutions of the class, embedding and mask head.
         class_embedding: how a centre embedding learns its class: `multiply` (mobile), `add`, `none`.
         embedding_dim: channels of embeddings and mask features.
-        position: masks also get a quadratic form in the offset from their centre, predicted with the
-            embedding, so that equal-looking objects side by side are told apart by place (ours, off in
-            published models; the idea of semi-convolutional embeddings, Novotny et al., ECCV 2018).
+        position: add to each mask a quadratic form in the offset from its centre, which is predicted with the
+            embedding. It separates objects that look the same and lie side by side (ours, off in published
+            models; the idea of semi-convolutional embeddings, Novotny et al., ECCV 2018).
         stuff: how stuff is found: by `centers`, as published, or by a `semantic` head that classifies every
-            cell; things stay centres (ours). The semantic head learns from every labelled pixel, so short
-            trainings on few images get further with it.
-        proposals: how many masks an image has; may be changed at inference.
-        peak_kernel: window in cells in which a peak is the largest.
-        input: how an image is brought to the network.
-        postprocess: how proposals become an answer.
+            cell (ours); things stay centres. The semantic head learns from every labelled pixel, which helps
+            short trainings on few images.
+        proposals: maximum number of masks per image; may be changed at inference.
+        peak_kernel: side of the window, in cells, in which a peak is the largest value.
+        input: how an image becomes a network input.
+        postprocess: how proposals become segments.
     """
 
     backbone: str = "mobilenet_mh"
@@ -99,6 +101,22 @@ class MaskConverConfig:
 
 
 @dataclass
+class MultiScaleTraining:
+    """What of a multi-scale network only training knows.
+
+    Attributes:
+        drop_path: largest rate of stochastic depth in backbone and UNet, 0…1, rising from stage to stage.
+    """
+
+    drop_path: float = 0.0
+
+
+def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe by today's names: stochastic depth was once a part of the model; `recipe` is left as it is."""
+    return moved_to_training(recipe, MultiScaleTraining)
+
+
+@dataclass
 class MultiScaleConfig:
     """Architecture of a multi-scale MaskConver (arXiv 2312.06052); defaults are R50-UNet's.
 
@@ -111,7 +129,6 @@ class MultiScaleConfig:
             starts from trained weights, as in the published R50-UNet recipe.
         activation: everywhere; `gelu` is exact but in heads and SE, where it is the tanh approximation.
         backbone_activation: of `resnet50`; `relu` for weights of torchvision.
-        drop_path: largest rate of stochastic depth in backbone and UNet, rising from stage to stage.
         decoder: `convnext_unet` refines levels 5, 4, 3 before the FPN; `fpn` is the FPN alone; `bifpn` stands
             in its place; `aspp` widens the view of the coarsest level before the FPN.
         unet_dim: channels of the ConvNeXt-UNet; one number, or one each for levels 5, 4 and 3.
@@ -133,12 +150,12 @@ class MultiScaleConfig:
         embedding_dim: channels of embeddings and mask features.
         mlp_hidden: hidden channels of the mask embedding's MLP.
         levels: of the pyramid, log2 of the strides, finest first.
-        level_ranges: smallest and largest half diagonal in pixels of the input, both inclusive, of the
-            segments each level answers for; overlapping ranges put a segment on two levels.
-        proposals: how many peaks become proposals; may be changed at inference.
-        peak_kernel: window in cells in which a peak is the largest.
-        input: how an image is brought to the network.
-        postprocess: how proposals become an answer.
+        level_ranges: for each level, the smallest and largest half diagonal of its segments in pixels of the
+            network input, both inclusive; where ranges overlap, a segment is on two levels.
+        proposals: maximum number of masks per image; may be changed at inference.
+        peak_kernel: side of the window, in cells, in which a peak is the largest value.
+        input: how an image becomes a network input.
+        postprocess: how proposals become segments.
     """
 
     backbone: str = "resnet50"
@@ -148,7 +165,6 @@ class MultiScaleConfig:
     frozen_bn: bool = False
     activation: Activation = "gelu"
     backbone_activation: Activation = "gelu"
-    drop_path: float = 0.1
     decoder: Literal["convnext_unet", "fpn", "bifpn", "aspp"] = "convnext_unet"
     unet_dim: int | tuple[int, int, int] = 384
     unet_depths: tuple[int, int, int] = (18, 1, 1)

@@ -65,7 +65,7 @@ def quality_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return (targets - logits.sigmoid()) ** 2 * bce
 
 
-def center_sums(logits: Tensor, targets: Tensor, valid: Tensor, kind: CenterLoss = "focal") -> Tensor:
+def center_sums(logits: Tensor, targets: Tensor, valid: Tensor, *, kind: CenterLoss = "focal") -> Tensor:
     """(B,) centre loss of each image, summed over valid cells and classes.
 
     Args:

@@ -39,27 +39,26 @@ class LossConfig:
         center_weight: λ of the centre loss.
         mask_weight: λ of the mask BCE.
         dice_weight: λ of the dice loss.
-        normalizer: the centre loss (and the BCE by `entry`) of an image is divided by the masks of that
-            `image` + 1 (mobile), or by their mean over the `batch` of all processes + 1 (multi-scale).
-        bce: `pixel` weighs every pixel alike (mobile reference), `object` every object, `entry` every mask
-            with its share of the canvas (multi-scale reference).
-        dice: `per_mask`, `joint` over the whole batch (mobile reference), joint over each `image`
+        normalizer: what divides the centre loss (and the BCE by `entry`): the number of masks of the `image`
+            + 1 (mobile), or the mean number over the `batch` of all processes + 1 (multi-scale).
+        bce: what has the same weight: every `pixel` (mobile reference), every `object`, or every `entry`, a
+            mask with its share of the network input (multi-scale reference).
+        dice: one loss `per_mask`, one `joint` loss of the whole batch (mobile reference), one of each `image`
             (multi-scale), or `none` (semantic recipes).
-        mask_loss_stride: pixels of the canvas a cell of the mask losses stands for; 1 as the published mobile
-            recipes, 2 as the multi-scale ones.
-        centers: where the embedding of a mask is read in training: at the `truth`, at the `predicted`
-            centre, the cell within the mask where the network is surest of its class, or at a `random` cell
-            of the mask within the middle half of its box (ours), so that a peak beside the centre also gives
-            a good mask.
-        center: the centre loss: `focal`, as published, or `quality`, which learns the heatmap's value at
-            every cell (ours, see `loss_terms.quality_focal_loss`).
+        mask_loss_stride: the mask losses are computed at this stride, in pixels of the network input; 1 in
+            the published mobile recipes, 2 in the multi-scale ones.
+        centers: where the embedding of a mask is read in training. `truth`: at its centre. `predicted`: at
+            the cell of the mask with the highest score for its class. `random` (ours): at a random cell of
+            the mask in the middle half of its box, so that a peak beside the centre also gives a good mask.
+        center: the centre loss: `focal`, as published, or `quality` (ours), which learns the value of the
+            target heatmap at every cell.
         semantic_weight: λ of the semantic head's loss, of models with `stuff: semantic`.
-        positive: every cell of a thing's mask where its Gaussian is at least this counts as its centre, and
-            the centre loss is divided by the number of such cells; 1, as published, is the centre's own cell.
-        samples: cells of a thing at which its embedding is read for the mask losses: its centre, and others
-            drawn from those that count as a centre; 1 as published.
-        remask: relax masks and classes as ReMaX does, by a semantic branch that only training has (ours; see
-            `remask`).
+        positive: cells of a thing's mask count as its centre where its Gaussian has at least this value. The
+            centre loss is divided by the number of such cells. With 1, as published, only the centre's cell.
+        samples: the embedding of a thing is read at this many cells for the mask losses: its centre, and
+            others drawn from the cells that count as a centre; 1 as published.
+        remask: relax masks and classes as ReMaX does, with a semantic branch that exists only in training
+            (ours).
     """
 
     center_weight: float = 1.0
@@ -193,7 +192,7 @@ def maskconver_losses(
             positives = torch.bincount(targets.image[masked], minlength=len(features))
         normalizers = _normalizers(positives, config)
         if config.samples > 1:
-            masked, cells = sampled_cells(masked, cells, targets, config.samples, generator)
+            masked, cells = sampled_cells(masked, cells, targets, samples=config.samples, generator=generator)
         image = targets.image[masked]
         counts = torch.bincount(image, minlength=len(features))
 
@@ -287,7 +286,7 @@ def random_cells(targets: Targets, generator: torch.Generator | None = None) -> 
 
 
 def sampled_cells(
-    masked: Tensor, cells: Tensor, targets: Targets, samples: int, generator: torch.Generator | None = None
+    masked: Tensor, cells: Tensor, targets: Targets, *, samples: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Where embeddings are read: at the given cells, and at up to `samples - 1` cells around each centre.
 
@@ -327,7 +326,7 @@ def _center_sums(
         if cover is not None:
             here = (cells[:, 0] == index).nonzero()[:, 0]
             heatmap = soften_centers(heatmap, targets.image[here], cells[here, 1:], cover[here])
-        total = total + center_sums(logits, heatmap, level.counted, kind)
+        total = total + center_sums(logits, heatmap, level.counted, kind=kind)
     return total
 
 

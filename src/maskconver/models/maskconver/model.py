@@ -14,7 +14,7 @@ from ..base import SegmentationModel
 from ..layers import full_precision, pad_to_multiple
 from ..topk import TopK, stable_topk
 from . import position
-from .config import MaskConverConfig, MultiScaleConfig
+from .config import MaskConverConfig, MultiScaleConfig, MultiScaleTraining
 from .heads import MLP, with_class
 from .peaks import Peaks, at_cells, top_peaks
 from .pyramid import multi_scale, single_scale
@@ -62,6 +62,7 @@ class MaskConver(SegmentationModel):
         num_classes: things and stuff together; void is not a class.
         categories: the label set, where there is one; it travels with the model.
         name: registered name, kept in model files.
+        training: what only training knows, of models of several levels; no stochastic depth where None.
 
     Raises:
         ConfigError: `stuff: semantic` without categories, which say what is stuff.
@@ -74,10 +75,15 @@ class MaskConver(SegmentationModel):
         config: MaskConverConfig | MultiScaleConfig,
         num_classes: int,
         categories: Categories | None = None,
+        *,
         name: str = "",
+        training: MultiScaleTraining | None = None,
     ) -> None:
-        super().__init__(config, num_classes, categories, name)
-        parts = single_scale(config) if isinstance(config, MaskConverConfig) else multi_scale(config)
+        super().__init__(config, num_classes, categories, name=name)
+        if isinstance(config, MaskConverConfig):
+            parts = single_scale(config)
+        else:
+            parts = multi_scale(config, training.drop_path if training else 0.0)
         self.detail, self.multiple = parts.detail, parts.multiple
         self.backbone, self.decoder = parts.backbone, parts.decoder
         dim, (class_depth, embedding_depth, mask_depth) = config.embedding_dim, config.head_depths

@@ -120,8 +120,12 @@ def single_scale(config: MaskConverConfig) -> Parts:
     return Parts(backbone, decoder, head, lambda: None, head, config.level if detail else None)
 
 
-def multi_scale(config: MultiScaleConfig) -> Parts:
+def multi_scale(config: MultiScaleConfig, drop_path: float = 0.0) -> Parts:
     """The parts of a model of several levels, with masks at stride 4.
+
+    Args:
+        config: the architecture.
+        drop_path: see `MultiScaleTraining`.
 
     Raises:
         ConfigError: levels that no pyramid can have, or another number of ranges.
@@ -135,7 +139,7 @@ def multi_scale(config: MultiScaleConfig) -> Parts:
     if not FINEST <= config.levels[0] <= 5:
         raise ConfigError(f"the finest level is {config.levels[0]}; it can be {FINEST}, 4 or 5")
     # Stochastic depth rises over res2…res5 and the UNet's levels 5, 4, 3.
-    rates = tuple(config.drop_path * (i + 2) / 8 for i in range(7))
+    rates = tuple(drop_path * (i + 2) / 8 for i in range(7))
     backbone = create_backbone(
         config.backbone,
         config.in_channels,

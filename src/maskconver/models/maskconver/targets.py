@@ -123,11 +123,11 @@ def center_targets(
             boxes[here],
             centers[here],
             label[here],
-            image[here],
-            (len(batch), c, h, w),
-            cell,
-            min_iou,
-            gaussian,
+            batch=image[here],
+            shape=(len(batch), c, h, w),
+            stride=cell,
+            min_iou=min_iou,
+            gaussian=gaussian,
         )
         regions = at_stride(batch.regions, cell, (h, w))
         if more:
@@ -136,8 +136,8 @@ def center_targets(
                 regions,
                 image[mine],
                 batch.region[rows[mine]],
-                boxes[mine],
-                cells[mine, 1:],
+                boxes=boxes[mine],
+                cells=cells[mine, 1:],
                 stride=cell,
                 min_iou=min_iou,
                 gaussian=gaussian,
@@ -180,9 +180,9 @@ def cells_around(
     regions: Tensor,
     image: Tensor,
     region: Tensor,
+    *,
     boxes: Tensor,
     cells: Tensor,
-    *,
     stride: int,
     min_iou: float,
     positive: float,
@@ -212,7 +212,7 @@ def cells_around(
     owner = row_of[where * most + regions[where, y, x].long()]
     owner, y, x = (v[owner >= 0] for v in (owner, y, x))
     at = torch.stack([y, x], 1)
-    sigmas = gaussian_sigmas(boxes[owner], stride, min_iou, gaussian)
+    sigmas = gaussian_sigmas(boxes[owner], stride, min_iou, gaussian=gaussian)
     near = torch.exp(-0.5 * ((at - cells[owner]) / sigmas).square().sum(1)) >= positive
     return owner[near], at[near]
 
@@ -243,7 +243,9 @@ def gaussian_sigma(boxes: Tensor, stride: int, min_iou: float = 0.7) -> Tensor:
     return (2 * gaussian_radius(height, width, min_iou).floor().clamp(min=0) + 1) / 6
 
 
-def gaussian_sigmas(boxes: Tensor, stride: int, min_iou: float = 0.7, gaussian: Gaussian = "iou") -> Tensor:
+def gaussian_sigmas(
+    boxes: Tensor, stride: int, min_iou: float = 0.7, *, gaussian: Gaussian = "iou"
+) -> Tensor:
     """(n, 2) sigma in cells along y and x.
 
     By `size` it follows the sides of the box (ours), as in TTFNet (arXiv 1909.00700, §3.2) but twice as wide,
@@ -270,6 +272,7 @@ def center_heatmaps(
     boxes: Tensor,
     centers: Tensor,
     labels: Tensor,
+    *,
     batch: Tensor,
     shape: tuple[int, int, int, int],
     stride: int,
@@ -295,7 +298,7 @@ def center_heatmaps(
     b, c, h, w = shape
     heatmaps = torch.zeros(b * c, h, w, device=boxes.device)
     cells = center_cells(centers, stride, (h, w))
-    scale = -0.5 / gaussian_sigmas(boxes, stride, min_iou, gaussian) ** 2
+    scale = -0.5 / gaussian_sigmas(boxes, stride, min_iou, gaussian=gaussian) ** 2
     rows, columns = torch.arange(h, device=boxes.device), torch.arange(w, device=boxes.device)
     plane = batch * c + labels
     step = max(CHUNK_CELLS // (h * w), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...core.config import InputConfig, PostprocessConfig
 from ..registry import register_model
-from .config import LEVEL_RANGES_1280, MaskConverConfig, MultiScaleConfig
+from .config import LEVEL_RANGES_1280, MaskConverConfig, MultiScaleConfig, MultiScaleTraining
 
 
 def _mobile(size: int, **changes: object) -> MaskConverConfig:
@@ -64,26 +64,29 @@ def _multiscale(size: int, **changes: object) -> MultiScaleConfig:
     return MultiScaleConfig(**{"input": InputConfig(size=(size, size)), "postprocess": merge, **changes})  # type: ignore[arg-type]
 
 
-@register_model()
+def _drops() -> MultiScaleTraining:
+    return MultiScaleTraining(drop_path=0.1)
+
+
+@register_model(training=_drops)
 def maskconver_r50_640() -> MultiScaleConfig:
     """ResNet-50, ConvNeXt-UNet, centres on five levels, 640 px."""
     return _multiscale(640)
 
 
-@register_model(published="COCO PQ 53.6")
+@register_model(published="COCO PQ 53.6", training=_drops)
 def maskconver_r50_1280() -> MultiScaleConfig:
     """ResNet-50, ConvNeXt-UNet, centres on five levels, 1280 px."""
     return _multiscale(1280, level_ranges=LEVEL_RANGES_1280)
 
 
-@register_model()
+@register_model(training=MultiScaleTraining)
 def maskconver_r50_fpn_640() -> MultiScaleConfig:
     """ResNet-50, FPN, full 3×3 convolutions, centres on five levels, 640 px."""
     return _multiscale(
         640,
         activation="swish",
         backbone_activation="swish",
-        drop_path=0.0,
         decoder="fpn",
         fusion="sum",
         separable=False,

@@ -64,7 +64,7 @@ def brightness(image: Image, level: float) -> Image:
 
 
 def color(image: Image, level: float) -> Image:
-    """Blend with grey: 0.2989 R + 0.5870 G + 0.1140 B; grey pictures and further channels stay."""
+    """Blend with grey: 0.2989 R + 0.5870 G + 0.1140 B; grey images and further channels stay."""
     if image.shape[2] != 3:
         return image if image.shape[2] < 3 else np.dstack([color(image[..., :3], level), image[..., 3:]])
     unit = image.astype(np.float32)
@@ -86,7 +86,7 @@ def contrast(image: Image, level: float) -> Image:
 
 
 def sharpness(image: Image, level: float) -> Image:
-    """Blend with a picture smoothed by ones around a 5, divided by 13; the border of one pixel stays."""
+    """Blend with an image smoothed by ones around a 5, divided by 13; the border of one pixel stays."""
     degenerate = image.copy()
     x = image.astype(np.uint16)
     rows = x[:-2] + x[1:-1] + x[2:]

@@ -19,22 +19,22 @@ from .geometry import crop_image, crop_map, resize_crop_geometry
 
 @dataclass
 class CopyPasteConfig:
-    """How one picture is pasted on another.
+    """How one image is pasted on another.
 
     Attributes:
         probability: of pasting at all; 0 switches it off, the reference's recipes have 1.
-        frequency: probability of each object, and of each stuff class, of the second image to be pasted,
-            where `things` and `stuff` are `each`.
+        frequency: probability that an object, or a stuff class, of the second image is pasted; used where
+            `things` or `stuff` is `each`.
         things: `each` object is drawn on its own; `all` are pasted (DeepLab2).
-        stuff: `each` class is drawn on its own; `number` first draws how many segments of the second image
-            are pasted, from none to all, then which: the stuff among them is pasted (DeepLab2).
+        stuff: `each` class is drawn on its own; `number` draws how many segments of the second image are
+            chosen, from none to all, then which, and pastes the stuff among them (DeepLab2).
         scale: range of the first image's scale jitter.
         pasted_scale: range of the second one's.
-        stuff_drop: probability of each pixel of pasted stuff to be left out.
-        place: where an image smaller than the canvas lies: both `top_left` (model garden); `random`, the
-            second one anywhere; `both_random`, both anywhere (DeepLab2).
-        padding: what the canvas is that no image covers: `void`, black pixels that count as void (model
-            garden); `ignore`, padding as everywhere else: the mean colour, left out of the losses (DeepLab2).
+        stuff_drop: probability that a pixel of pasted stuff is left out.
+        place: where an image smaller than the network input lies: both `top_left` (model garden); `random`,
+            the second one anywhere; `both_random`, both anywhere (DeepLab2).
+        padding: how pixels count that neither image covers: as `void`, black (model garden); or `ignore`,
+            padding as everywhere else: the mean colour, left out of the losses (DeepLab2).
         autoaugment_each: AutoAugment varies each image before it is scaled and padded (DeepLab2), not the
             result.
     """
@@ -55,11 +55,11 @@ def copy_paste(
     base: Sample,
     pasted: Sample,
     canvas: tuple[int, int],
+    *,
     is_thing: NDArray[np.bool_],
     config: CopyPasteConfig,
     flip: float,
     rng: np.random.Generator,
-    *,
     fill: NDArray[np.float32] | float = 0.0,
 ) -> Sample:
     """Both images flipped and scaled on their own, then parts of the second on the first.

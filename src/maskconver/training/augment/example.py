@@ -59,7 +59,7 @@ class AugmentConfig:
 
     @classmethod
     def none(cls) -> AugmentConfig:
-        """Nothing varies: the picture as inference sees it."""
+        """Nothing varies: the image as inference sees it."""
         return cls(flip=0.0)
 
 
@@ -76,6 +76,7 @@ def train_example(
     sample: Sample,
     input_config: InputConfig,
     augment: AugmentConfig,
+    *,
     targets: TargetConfig,
     is_thing: NDArray[np.bool_],
     rng: np.random.Generator,
@@ -83,7 +84,7 @@ def train_example(
 ) -> Example:
     """Varies a sample and computes its targets on the training canvas.
 
-    The order is the reference's: copy-paste, flips, AutoAugment on the whole uint8 picture, resize and crop,
+    The order is the reference's: copy-paste, flips, AutoAugment on the whole uint8 image, resize and crop,
     then what the reference does not have (colour jitter), normalisation.
 
     Args:
@@ -106,7 +107,16 @@ def train_example(
             sample, partner = (
                 replace(one, image=auto_augment(one.image, augment.policy, rng)) for one in (sample, partner)
             )
-        sample = copy_paste(sample, partner, canvas_size, is_thing, paste, augment.flip, rng, fill=fill)
+        sample = copy_paste(
+            sample,
+            partner,
+            canvas_size,
+            is_thing=is_thing,
+            config=paste,
+            flip=augment.flip,
+            rng=rng,
+            fill=fill,
+        )
     values: NDArray = sample.image
     ids = sample.ids
     if augment.flip and rng.random() < augment.flip:
@@ -131,7 +141,9 @@ def train_example(
     id_canvas = np.full((height, width), -1, np.int32)  # -1 is padding
     id_canvas[:h, :w] = crop_map(ids, geometry)
     canvas[:, id_canvas < 0] = 0  # also what copy-paste has padded: the mean colour, exactly
-    assigned = assign_targets(np.maximum(id_canvas, 0), sample.segments, is_thing, targets, id_canvas >= 0)
+    assigned = assign_targets(
+        np.maximum(id_canvas, 0), sample.segments, is_thing, config=targets, inside=id_canvas >= 0
+    )
     return Example(canvas, assigned, sample.image_id)
 
 
@@ -150,4 +162,6 @@ def _draw_geometry(
         canvas = (round(height * input_config.scale), round(width * input_config.scale))
     else:
         canvas = input_config.size
-    return resize_crop_geometry((height, width), canvas, augment.crop or input_config.size, jitter, place)
+    return resize_crop_geometry(
+        (height, width), canvas, augment.crop or input_config.size, jitter=jitter, place=place
+    )

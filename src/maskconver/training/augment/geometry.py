@@ -37,6 +37,7 @@ def resize_crop_geometry(
     size: tuple[int, int],
     canvas: tuple[int, int],
     crop: tuple[int, int] | None = None,
+    *,
     jitter: float | None = None,
     place: tuple[float, float] = (0.0, 0.0),
 ) -> CropGeometry:
