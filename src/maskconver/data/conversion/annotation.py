@@ -90,6 +90,7 @@ class AnnotatedImage:
     Attributes:
         name: of the image in the source, with `/`; its last part names the output.
         path: the image's file (from `Files.image`); None where there is none.
+        data: the content of the image's file where the annotation holds it; `path` is then None.
         where: what messages call the annotation, e.g. `labels/0001.txt`.
         split: the one it belongs to in the source; "" where there are none.
         width, height: in pixels as the annotation states them; None where it does not.
@@ -109,6 +110,7 @@ class AnnotatedImage:
     ids: NDArray[np.int32] | None = None
     segments: list[IdSegment] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class Options:
     max_side: int | None = None
     edges: Edges = "touched"
     colors: Path | None = None
+    class_attribute: str | None = None
 
 
 class Reader:
