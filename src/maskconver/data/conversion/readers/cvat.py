@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +13,15 @@ from numpy.typing import NDArray
 from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files
+from ..geometry import box, ellipse, polygon
 from .tool import (
+    NO_AREA,
     ToolReader,
-    box,
     class_name,
-    ellipse,
     first_with_head,
+    floats,
     hex_color,
     is_crowd,
-    number,
-    points,
     runs_to_mask,
     same_folder,
     size,
@@ -115,9 +113,9 @@ class Cvat(ToolReader):
             ),
         )
 
-    def _shape(self, row: ET.Element) -> Shape | None:
+    def _shape(self, row: ET.Element) -> Shape | str | None:
         if row.tag in _NO_AREAS:
-            return self.no_area()
+            return NO_AREA
         if row.tag not in _AREAS:
             raise DataError(f"<{row.tag}> is not known", kind="unknown-shape")
         attributes = {a.get("name", ""): a.text or "" for a in row.iter("attribute")}
@@ -128,18 +126,20 @@ class Cvat(ToolReader):
             crowd=is_crowd(attributes),
         )
 
-        def at(key: str) -> float:
-            return number(row.get(key), text=True)
+        def values(*keys: str) -> list[float]:
+            return floats(row.get(key) for key in keys)
 
-        turn = math.radians(number(row.get("rotation", "0"), text=True))
+        (angle,) = floats([row.get("rotation", "0")])
         if row.tag == "polygon":
-            pairs = [p.split(",") for p in row.get("points", "").split(";") if p.strip()]
-            shape.polygons = [points(pairs, text=True)]
+            corners = [p for p in row.get("points", "").split(";") if p.strip()]
+            shape.polygons = [polygon([floats(p.split(",")) for p in corners])]
         elif row.tag == "box":
-            x0, y0, x1, y1 = at("xtl"), at("ytl"), at("xbr"), at("ybr")
-            shape.polygons = [turned(box(x0, y0, x1, y1), ((x0 + x1) / 2, (y0 + y1) / 2), turn)]
+            x0, y0, x1, y1 = values("xtl", "ytl", "xbr", "ybr")
+            middle = (x0 + x1) / 2, (y0 + y1) / 2
+            shape.polygons = [turned(box(x0, y0, x1 - x0, y1 - y0), middle, angle)]
         elif row.tag == "ellipse":
-            shape.polygons = [ellipse(at("cx"), at("cy"), at("rx"), at("ry"), radians=turn)]
+            cx, cy, rx, ry = values("cx", "cy", "rx", "ry")
+            shape.polygons = [ellipse(cx, cy, rx, ry, angle)]
         else:
             shape.mask, shape.offset = _mask(row)
         return shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import posixpath
 import re
 from collections.abc import Iterator
@@ -16,17 +15,16 @@ from ....core.files import IMAGE_SUFFIXES, MAX_PIXELS
 from ....errors import DataError, ImageError
 from ....io.images import image_size
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
-from ..files import Files
+from ..files import Files, plain_name
+from ..geometry import box, ellipse, polygon
 from .tool import (
+    NO_AREA,
     ToolReader,
     base64_bytes,
-    box,
     class_name,
-    ellipse,
     first_with_head,
     number,
     png_mask,
-    points,
     same_folder,
     size,
     split_of,
@@ -98,12 +96,12 @@ class LabelStudio(ToolReader):
             except ImageError as error:
                 raise DataError(error.text, kind="unreadable-image") from None
 
-        def make(region: dict[str, Any]) -> Shape | None:
+        def make(region: dict[str, Any]) -> Shape | str | None:
             own = size(region.get("original_width")) or width, size(region.get("original_height")) or height
             return self._shape(region, *own)
 
         return AnnotatedImage(
-            name=wanted.lstrip("/"),
+            name=plain_name(wanted),
             path=path,
             where=where,
             split=split_of(name),
@@ -114,10 +112,10 @@ class LabelStudio(ToolReader):
             ),
         )
 
-    def _shape(self, region: dict[str, Any], width: int | None, height: int | None) -> Shape | None:
+    def _shape(self, region: dict[str, Any], width: int | None, height: int | None) -> Shape | str | None:
         kind = _kind(region)
         if not kind:
-            return self.no_area() if any(k.endswith("labels") for k in region) else None
+            return NO_AREA if any(k.endswith("labels") for k in region) else None
         if width is None or height is None:
             raise DataError("does not say the size of the image, and there is no image", kind="no-size")
         if number(region.get("image_rotation") or 0):
@@ -142,15 +140,14 @@ class LabelStudio(ToolReader):
             if shape.mask.shape != (height, width):
                 raise DataError(f"its mask is not of {width}×{height} pixels", kind="broken-mask")
             return shape
-        turn = math.radians(number(region.get("rotation") or 0))
+        angle = number(region.get("rotation") or 0)
         if kind == "polygon":
-            outline = points(region["points"]) * (width / 100, height / 100)
+            outline = polygon(region["points"]) * (width / 100, height / 100)
         elif kind == "ellipse":
-            outline = ellipse(x("x"), y("y"), x("radiusX"), y("radiusY"), radians=turn)
+            outline = ellipse(x("x"), y("y"), x("radiusX"), y("radiusY"), angle)
         else:
             corner = x("x"), y("y")
-            outline = box(*corner, corner[0] + x("width"), corner[1] + y("height"))
-            outline = turned(outline, corner, turn)
+            outline = turned(box(*corner, x("width"), y("height")), corner, angle)
         shape.polygons = [outline]
         return shape
 

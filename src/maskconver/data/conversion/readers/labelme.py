@@ -12,16 +12,18 @@ import numpy as np
 from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files, plain_name
+from ..geometry import box, ellipse, polygon
 from .tool import (
+    NO_AREA,
     ToolReader,
     base64_bytes,
-    box,
     class_name,
-    ellipse,
     first_with_head,
     is_crowd,
+    items,
+    mapping,
+    pairs,
     png_mask,
-    points,
     same_folder,
     size,
     split_of,
@@ -90,8 +92,7 @@ class Labelme(ToolReader):
             if not content.get("imageData") or error.kind != "missing-image":
                 raise
             data = base64_bytes(content["imageData"], "`imageData`")
-        flags = content.get("flags")
-        raised = [str(k) for k, v in flags.items() if v is True] if isinstance(flags, dict) else []
+        raised = [k for k, v in mapping(content.get("flags")).items() if v is True]
         return AnnotatedImage(
             name=posixpath.join(posixpath.dirname(name), posixpath.basename(plain_name(image))),
             path=path,
@@ -106,16 +107,15 @@ class Labelme(ToolReader):
             info={"flags": raised} if raised else {},
         )
 
-    def _shape(self, row: dict[str, Any]) -> Shape | None:
+    def _shape(self, row: dict[str, Any]) -> Shape | str | None:
         kind = row.get("shape_type") or "polygon"
         if kind in _NO_AREAS:
-            return self.no_area()
+            return NO_AREA
         if kind not in _AREAS:
             raise DataError(f'the shape type "{kind}" is not known', kind="unknown-shape")
         name = class_name(row.get("label"))
         if name in _IGNORE:
-            self.faults.note("ignored-shapes")
-            return None
+            return "ignored-shapes"
         score = row.get("score")
         shape = Shape(
             name,
@@ -124,19 +124,19 @@ class Labelme(ToolReader):
             score=float(score) if isinstance(score, int | float) and 0 <= score <= 1 else None,
         )
         if kind == "polygon":
-            shape.polygons = [points(row["points"])]
+            shape.polygons = [polygon(row["points"])]
             return shape
         if kind in ("rotation", "oriented_rectangle"):
-            shape.polygons = [points(row["points"], least=4)]
+            shape.polygons = [polygon(row["points"], 4)]
             return shape
-        at = points(row["points"], least=2)
+        at = pairs(row["points"], 2)
         if kind == "circle":
             radius = math.dist(at[0], at[1])
-            shape.polygons = [ellipse(*at[0], radius, radius)]
+            shape.polygons = [ellipse(at[0, 0], at[0, 1], radius, radius)]
             return shape
         (x0, y0), (x1, y1) = at.min(0), at.max(0)
         if kind == "rectangle":
-            shape.polygons = [box(x0, y0, x1, y1)]
+            shape.polygons = [box(x0, y0, x1 - x0, y1 - y0)]
             return shape
         shape.mask = png_mask(base64_bytes(row["mask"], "`mask`"))
         shape.offset = (int(x0), int(y0))
@@ -149,9 +149,8 @@ class Labelme(ToolReader):
 
 
 def _labels(content: Any) -> Iterator[str]:
-    rows = content.get("shapes") if isinstance(content, dict) else None
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and (row.get("shape_type") or "polygon") in _AREAS:
+    for row in map(mapping, items(mapping(content).get("shapes"))):
+        if (row.get("shape_type") or "polygon") in _AREAS:
             try:
                 yield class_name(row.get("label"))
             except DataError:

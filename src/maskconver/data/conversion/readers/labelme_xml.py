@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files
+from ..geometry import polygon
 from .tool import (
+    NO_AREA,
     ToolReader,
     class_name,
     first_with_head,
+    floats,
     png_mask,
-    points,
     same_folder,
     size,
     split_of,
@@ -78,13 +80,13 @@ class LabelmeXml(ToolReader):
         rows = [row for row in root.iter("object") if not _is_deleted(row)]
         owner = _owners(rows)
 
-        def make(row: ET.Element) -> Shape | None:
+        def make(row: ET.Element) -> Shape | str | None:
             shape = Shape(class_name(row.findtext("name")), group=owner.get(_text(row, "id")))
             if (outline := row.find("polygon")) is not None:
-                pairs = [(pt.findtext("x"), pt.findtext("y")) for pt in outline.iter("pt")]
-                if 0 < len(pairs) < 3 and _text(row, "type") in ("point", "line"):
-                    return self.no_area()
-                shape.polygons = [points(pairs, text=True)]
+                corners = floats(pt.findtext(k) for pt in outline.iter("pt") for k in ("x", "y"))
+                if 0 < len(corners) < 6 and _text(row, "type") in ("point", "line"):
+                    return NO_AREA
+                shape.polygons = [polygon(corners)]
             elif (mask := row.findtext("segm/mask")) is not None:
                 shape.mask = self._mask(mask.strip(), masks)
             else:

@@ -15,7 +15,20 @@ from ....core.files import IMAGE_SUFFIXES, MAX_PIXELS
 from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files
-from .tool import ToolReader, base64_bytes, box, class_name, hex_color, png_mask, points, size, split_of
+from ..geometry import box, polygon
+from .tool import (
+    NO_AREA,
+    ToolReader,
+    base64_bytes,
+    class_name,
+    hex_color,
+    items,
+    mapping,
+    pairs,
+    png_mask,
+    size,
+    split_of,
+)
 
 _NO_AREAS = ("point", "line", "graph", "cuboid", "cuboid_2d", "keypoint")
 _MOST_BYTES = 1 << 26
@@ -41,10 +54,8 @@ class Supervisely(ToolReader):
         named: dict[str, SourceClass] = {}
         metas = [n for n in files.names if posixpath.basename(n) == "meta.json"]
         for name in metas:
-            content = files.json(name)
-            rows = content.get("classes") if isinstance(content, dict) else None
-            for row in rows if isinstance(rows, list) else []:
-                title = " ".join(str(row.get("title") or "").split()) if isinstance(row, dict) else ""
+            for row in map(mapping, items(mapping(files.json(name)).get("classes"))):
+                title = " ".join(str(row.get("title") or "").split())
                 if title and row.get("shape") not in _NO_AREAS:
                     named.setdefault(title, SourceClass(title, color=hex_color(row.get("color"))))
         if not metas:
@@ -79,7 +90,7 @@ class Supervisely(ToolReader):
         folder = posixpath.join(posixpath.dirname(posixpath.dirname(name)), "img")
         image = posixpath.splitext(posixpath.basename(name))[0]  # a.jpg.json, in older exports a.json
         has_ending = posixpath.splitext(image)[1].lower() in IMAGE_SUFFIXES
-        stated = content.get("size") if isinstance(content.get("size"), dict) else {}
+        stated = mapping(content.get("size"))
         path = self.image(image, folder, by_stem=not has_ending)
         return AnnotatedImage(
             name=posixpath.join(folder, path.name if path else image),
@@ -89,26 +100,28 @@ class Supervisely(ToolReader):
             width=size(stated.get("width")),
             height=size(stated.get("height")),
             shapes=self.shapes(
-                ((f"object {_id(o, n)}", o) for n, o in enumerate(content["objects"], 1)), where, self._shape
+                ((f"object {mapping(o).get('id', n)}", o) for n, o in enumerate(content["objects"], 1)),
+                where,
+                self._shape,
             ),
         )
 
-    def _shape(self, row: dict[str, Any]) -> Shape | None:
+    def _shape(self, row: dict[str, Any]) -> Shape | str | None:
         kind = row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon")
         if kind in _NO_AREAS:
-            return self.no_area()
+            return NO_AREA
         shape = Shape(class_name(row.get("classTitle")), group=row.get("instance"))
         if kind in ("bitmap", "alpha_mask"):
             bitmap = row.get("bitmap") or row[kind]
-            (x, y) = points([bitmap["origin"]], least=1)[0]
+            ((x, y),) = polygon(bitmap["origin"], 1)
             shape.mask, shape.offset = png_mask(_unpacked(bitmap["data"])), (int(x), int(y))
         elif kind == "rectangle":
-            corners = points(row["points"]["exterior"], least=2)
+            corners = pairs(row["points"]["exterior"], 2)
             (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
-            shape.polygons = [box(x0, y0, x1 + 1, y1 + 1)]
+            shape.polygons = [box(x0, y0, x1 - x0 + 1, y1 - y0 + 1)]
         elif kind == "polygon":
-            outline = points(row["points"]["exterior"])
-            holes = [points(hole) for hole in row["points"].get("interior") or []]
+            outline = polygon(row["points"]["exterior"])
+            holes = [polygon(hole) for hole in row["points"].get("interior") or []]
             if all(np.array_equal(p, np.floor(p)) for p in (outline, *holes)):
                 shape.mask, shape.offset = _filled(outline, holes)
             else:
@@ -140,13 +153,9 @@ def _filled(
         raise DataError(f"spans {width}×{height} pixels", kind="bad-coordinate")
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
-    for value, polygon in ((1, outline), *((0, hole) for hole in holes)):
-        draw.polygon([(int(x), int(y)) for x, y in polygon - low], fill=value, outline=value)
+    for part, value in ((outline, 1), *((hole, 0) for hole in holes)):
+        draw.polygon([(int(x), int(y)) for x, y in part - low], fill=value, outline=value)
     return np.asarray(canvas).astype(bool), (int(low[0]), int(low[1]))
-
-
-def _id(row: Any, position: int) -> Any:
-    return row.get("id", position) if isinstance(row, dict) else position
 
 
 def _titles(files: Files, name: str) -> Iterator[str]:
@@ -154,9 +163,8 @@ def _titles(files: Files, name: str) -> Iterator[str]:
         content = files.json(name)
     except DataError:
         return
-    rows = content.get("objects") if isinstance(content, dict) else None
-    for row in rows if isinstance(rows, list) else []:
+    for row in items(mapping(content).get("objects")):
         try:
-            yield class_name(row.get("classTitle") if isinstance(row, dict) else None)
+            yield class_name(mapping(row).get("classTitle"))
         except DataError:
             continue

@@ -9,10 +9,9 @@ import io
 import math
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -24,9 +23,10 @@ from ....errors import DataError, ImageError, one_line
 from ....io.images import image_size
 from ..annotation import Reader, Shape
 from ..files import Files
+from ..geometry import polygon
 
-FURTHEST = 1e7
-"""Coordinates beyond are damage."""
+NO_AREA = "points-and-lines"
+"""What is counted where a shape covers no pixels: a point, a line, a tag of the image."""
 LOOKED_AT = 50
 """A format is recognised by one of the first so many files with its ending."""
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -39,21 +39,21 @@ class ToolReader(Reader):
     """A reader whose images hold shapes, each of which may be spoiled by itself."""
 
     def shapes(
-        self, entries: Iterable[tuple[str, _Entry]], where: str, make: Callable[[_Entry], Shape | None]
+        self, entries: Iterable[tuple[str, _Entry]], where: str, make: Callable[[_Entry], Shape | str | None]
     ) -> list[Shape]:
         """The shapes that `make` gives; one that cannot be read becomes a fault.
 
         Args:
             entries: how messages call each entry (`shape 3`), and the entry.
             where: what messages call the annotation.
-            make: from an entry to its shape; None where it is none of an area.
+            make: from an entry to its shape; or to what is counted in its place; or to None.
         """
         shapes = []
         known = {c.name for c in self.classes}
         for label, entry in entries:
             try:
                 shape = make(entry)
-                if shape is not None and shape.name not in known:
+                if isinstance(shape, Shape) and shape.name not in known:
                     raise DataError(f'the class "{shape.name}" is not defined', kind="unknown-class")
             except DataError as error:
                 self.faults.add(error.kind or "bad-shape", f"{where}, {label}", error.text)
@@ -61,14 +61,22 @@ class ToolReader(Reader):
                 what = f"not as {self.title} writes it ({type(error).__name__}: {one_line(error)[:80]})"
                 self.faults.add("bad-shape", f"{where}, {label}", what)
             else:
-                if shape is not None:
+                if isinstance(shape, Shape):
                     shape.entry = label
                     shapes.append(shape)
+                elif shape:
+                    self.faults.note(shape)
         return shapes
 
-    def no_area(self) -> None:
-        """Counts a shape that covers no pixels: a point, a line, a tag of the image."""
-        self.faults.note("points-and-lines")
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def with_head(
@@ -115,11 +123,10 @@ def split_of(name: str) -> str:
 
 def is_crowd(values: Any) -> bool:
     """Whether attributes or flags say so."""
-    named = values.items() if isinstance(values, Mapping) else ()
-    return any(
-        str(k).lower() in ("crowd", "iscrowd", "is_crowd") and str(v).strip().lower() in ("1", "true", "yes")
-        for k, v in named
-    )
+    yes = {
+        str(k).lower() for k, v in mapping(values).items() if str(v).strip().lower() in ("1", "true", "yes")
+    }
+    return bool(yes & {"crowd", "iscrowd", "is_crowd"})
 
 
 def size(value: Any) -> int | None:
@@ -131,58 +138,43 @@ def size(value: Any) -> int | None:
     return number if number > 0 and number == float(value) else None
 
 
-def number(value: Any, *, text: bool = False) -> float:
-    """A coordinate; `text` where the format writes numbers as text.
+def number(value: Any) -> float:
+    """A coordinate.
 
     Raises:
-        DataError: not a finite number.
+        DataError: `bad-polygon`: missing, text, or not finite.
     """
-    if text and isinstance(value, str):
-        with suppress(ValueError):
-            value = float(value)
-    fine = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fine or not math.isfinite(value) or abs(value) > FURTHEST:
-        what = "is missing" if value is None else f"is {str(value)[:20]!r}, not a number in reach"
-        raise DataError(f"a coordinate {what}", kind="bad-coordinate")
-    return float(value)
+    if value is None:
+        raise DataError("a coordinate is missing", kind="bad-polygon")
+    return float(polygon([value, 0], 1)[0, 0])
 
 
-def points(pairs: Any, *, text: bool = False, least: int = 3) -> NDArray[np.float64]:
-    """(N, 2) x, y of a list of pairs.
+def floats(texts: Iterable[str | None]) -> list[float]:
+    """Coordinates of a format in which all is text.
 
     Raises:
-        DataError: no list, too few, or not finite numbers.
+        DataError: `bad-polygon`: missing or no numbers.
     """
-    if not isinstance(pairs, list | tuple) or not all(
-        isinstance(p, list | tuple) and len(p) == 2 for p in pairs
-    ):
-        raise DataError("its points are not a list of [x, y]", kind="bad-coordinate")
-    if len(pairs) < least:
-        what = f"has {len(pairs)} point{'s' * (len(pairs) != 1)}, at least {least} are needed"
-        raise DataError(what, kind="too-few-points")
-    return np.array([[number(x, text=text), number(y, text=text)] for x, y in pairs])
+    try:
+        return [float(text or "") for text in texts]
+    except ValueError:
+        raise DataError("a coordinate is missing or no number", kind="bad-polygon") from None
 
 
-def ellipse(cx: float, cy: float, rx: float, ry: float, *, radians: float = 0) -> NDArray[np.float64]:
-    """The outline of an ellipse, turned clockwise, as (N, 2).
+def pairs(values: Any, least: int) -> NDArray[np.float64]:
+    """(N, 2) of x, y of a list of at least so many pairs, all of which are kept.
 
     Raises:
-        DataError: a radius is not above 0.
+        DataError: `bad-polygon`.
     """
-    if rx <= 0 or ry <= 0:
-        raise DataError(f"its radii are {rx:g} and {ry:g}", kind="bad-coordinate")
-    angle = np.linspace(0, 2 * np.pi, int(np.clip(4 * max(rx, ry), 32, 1440)), endpoint=False)
-    return turned(np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], 1), (cx, cy), radians)
+    if not isinstance(values, list) or len(values) < least:
+        raise DataError(f"does not have {least} points", kind="bad-polygon")
+    return np.concatenate([polygon(value, 1) for value in values])
 
 
-def box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
-    """The corners of a rectangle, (4, 2)."""
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
-
-
-def turned(corners: NDArray[np.float64], around: tuple[float, float], radians: float) -> NDArray[np.float64]:
-    """Points turned clockwise around another."""
-    c, s = math.cos(radians), math.sin(radians)
+def turned(corners: NDArray[np.float64], around: tuple[float, float], angle: float) -> NDArray[np.float64]:
+    """Points turned clockwise around another, by an angle in degrees."""
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return (corners - around) @ np.array([[c, s], [-s, c]]) + around
 
 
@@ -248,8 +240,9 @@ def xml_elements(path: Path, *tags: str) -> Iterator[ET.Element]:
     try:
         for text in _texts(path):
             parser.feed(text)
-            for event, element in parser.read_events():
-                root = element if root is None else root
+            for event, element in cast("Iterator[tuple[str, ET.Element]]", parser.read_events()):
+                if root is None:
+                    root = element
                 if element.tag not in tags:
                     continue
                 inside += 1 if event == "start" else -1

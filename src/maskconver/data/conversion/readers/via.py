@@ -5,24 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files, plain_name
+from ..geometry import box, ellipse, polygon
 from .tool import (
+    NO_AREA,
     ToolReader,
-    box,
     class_name,
-    ellipse,
     first_with_head,
     is_crowd,
     number,
-    points,
     same_folder,
     split_of,
     with_head,
@@ -93,7 +91,7 @@ class Via(ToolReader):
             except DataError as error:
                 self.faults.reject(error, where)
 
-    def _shape(self, region: dict[str, Any]) -> Shape | None:
+    def _shape(self, region: dict[str, Any]) -> Shape | str | None:
         at = region["shape_attributes"]
         kind = at["name"]
 
@@ -104,19 +102,18 @@ class Via(ToolReader):
             xs, ys = at["all_points_x"], at["all_points_y"]
             if len(xs) != len(ys):
                 raise DataError(f"has {len(xs)} x and {len(ys)} y", kind="wrong-counts")
-            outline = points(list(zip(xs, ys)), least=3 if kind == "polygon" else 1)
-            if kind == "polyline" and (len(outline) < 4 or not np.array_equal(outline[0], outline[-1])):
-                return self.no_area()
+            if kind == "polyline" and (len(xs) < 4 or (xs[0], ys[0]) != (xs[-1], ys[-1])):
+                return NO_AREA
+            outline = polygon(list(zip(xs, ys)))
         elif kind == "rect":
-            x, y = value("x"), value("y")
-            outline = box(x, y, x + value("width"), y + value("height"))
+            outline = box(value("x"), value("y"), value("width"), value("height"))
         elif kind == "circle":
             outline = ellipse(value("cx"), value("cy"), value("r"), value("r"))
         elif kind == "ellipse":
-            turn = value("theta") if "theta" in at else 0.0
-            outline = ellipse(value("cx"), value("cy"), value("rx"), value("ry"), radians=turn)
+            angle = math.degrees(value("theta")) if "theta" in at else 0.0
+            outline = ellipse(value("cx"), value("cy"), value("rx"), value("ry"), angle)
         elif kind == "point":
-            return self.no_area()
+            return NO_AREA
         else:
             raise DataError(f'the shape "{kind}" is not known', kind="unknown-shape")
         return Shape(self._class(region), polygons=[outline], crowd=is_crowd(_attributes(region)))
