@@ -23,6 +23,8 @@ from .tool import (
     base64_bytes,
     class_name,
     first_with_head,
+    items,
+    mapping,
     number,
     png_mask,
     same_folder,
@@ -166,7 +168,7 @@ class LabelStudio(ToolReader):
             if not isinstance(row, dict):
                 self.faults.add("bad-entry", where, f"{str(row)[:40]!r} is no task")
                 continue
-            task = row.get("task") if isinstance(row.get("task"), dict) else row  # a file an annotation
+            task = mapping(row.get("task")) or row  # in a file of one annotation
             label = f"task {task.get('id', position)}"
             if "data" in task:
                 chosen = self._chosen(
@@ -188,8 +190,7 @@ class LabelStudio(ToolReader):
 
     def _chosen(self, annotations: Any) -> dict[str, Any] | None:
         """The one that counts; None if there is none."""
-        rows = annotations if isinstance(annotations, list) else []
-        rows = [r for r in rows if isinstance(r, dict) and not r.get("was_cancelled")]
+        rows = [r for r in map(mapping, items(annotations)) if r and not r.get("was_cancelled")]
         self.faults.note("further-annotations-of-a-task", max(len(rows) - 1, 0))
         return max(
             rows, key=lambda r: (bool(r.get("ground_truth")), str(r.get("updated_at") or "")), default=None
@@ -268,10 +269,10 @@ def _label(region: dict[str, Any]) -> str:
 def _merged(result: Any) -> list[dict[str, Any]]:
     """The regions of an annotation: the shape and the label of one may be two entries with one id."""
     regions: dict[Any, dict[str, Any]] = {}
-    for position, entry in enumerate(result if isinstance(result, list) else []):
-        if not isinstance(entry, dict) or entry.get("type") == "relation":
+    for position, entry in enumerate(map(mapping, items(result))):
+        if entry.get("type") == "relation":
             continue
-        value = entry.get("value") if isinstance(entry.get("value"), dict) else {}
+        value = mapping(entry.get("value"))
         rest = {
             k: entry[k]
             for k in ("id", "original_width", "original_height", "image_rotation", "score")
@@ -283,7 +284,7 @@ def _merged(result: Any) -> list[dict[str, Any]]:
 
 def _image_of(data: Any) -> Any:
     """The address of the image among a task's data."""
-    values = data if isinstance(data, dict) else {}
+    values = mapping(data)
     texts = [v for v in (values.get("image"), *values.values()) if isinstance(v, str)]
     named = (t for t in texts if posixpath.splitext(_image_name(t))[1].lower() in IMAGE_SUFFIXES)
     return next(named, values.get("image"))

@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -123,10 +123,8 @@ def split_of(name: str) -> str:
 
 def is_crowd(values: Any) -> bool:
     """Whether attributes or flags say so."""
-    yes = {
-        str(k).lower() for k, v in mapping(values).items() if str(v).strip().lower() in ("1", "true", "yes")
-    }
-    return bool(yes & {"crowd", "iscrowd", "is_crowd"})
+    found = {str(k).lower(): str(v).strip().lower() for k, v in mapping(values).items()}
+    return any(found.get(key) in ("1", "true", "yes") for key in ("crowd", "iscrowd", "is_crowd"))
 
 
 def size(value: Any) -> int | None:
@@ -221,7 +219,8 @@ def png_mask(data: bytes) -> NDArray[np.bool_]:
         raise DataError(f"its mask is not a sound PNG ({one_line(error)})", kind="broken-mask") from None
     if values.ndim == 2:
         return values > 0
-    return values[..., -1] > 0 if values.shape[2] in (2, 4) else values.any(2)
+    solid: NDArray[np.bool_] = (values[..., -1:] if values.shape[2] in (2, 4) else values).any(2)
+    return solid
 
 
 def xml_elements(path: Path, *tags: str) -> Iterator[ET.Element]:
@@ -234,13 +233,13 @@ def xml_elements(path: Path, *tags: str) -> Iterator[ET.Element]:
         DataError: cannot be read, not XML, or with a document type.
     """
     where = str(path)
-    parser = ET.XMLPullParser(("start", "end"))
+    parser: Any = ET.XMLPullParser(("start", "end"))
     root: ET.Element | None = None
     inside = 0
     try:
         for text in _texts(path):
             parser.feed(text)
-            for event, element in cast("Iterator[tuple[str, ET.Element]]", parser.read_events()):
+            for event, element in parser.read_events():
                 if root is None:
                     root = element
                 if element.tag not in tags:

@@ -20,6 +20,8 @@ from .tool import (
     class_name,
     first_with_head,
     is_crowd,
+    items,
+    mapping,
     number,
     same_folder,
     split_of,
@@ -177,14 +179,11 @@ class Via(ToolReader):
 def _regions(row: dict[str, Any]) -> list[Any]:
     """Of an image: a list in version 2, a mapping in version 1."""
     regions = row.get("regions")
-    return (
-        list(regions.values()) if isinstance(regions, dict) else regions if isinstance(regions, list) else []
-    )
+    return list(regions.values()) if isinstance(regions, dict) else items(regions)
 
 
 def _attributes(region: Any) -> dict[str, Any]:
-    attributes = region.get("region_attributes") if isinstance(region, dict) else None
-    return attributes if isinstance(attributes, dict) else {}
+    return mapping(mapping(region).get("region_attributes"))
 
 
 def _of_csv(text: str) -> list[Any]:
