@@ -12,6 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,8 @@ def labelme_xml(folder: Path) -> Path:
         path = folder / "Annotations/scenes" / f"{name[:3]}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            f"<annotation><filename>{name}</filename><folder>scenes</folder><source><sourceImage>The MIT-CSAIL "
-            "database of objects and scenes</sourceImage><sourceAnnotation>LabelMe Webtool</sourceAnnotation>"
+            f"<annotation><filename>{name}</filename><folder>scenes</folder><source><sourceImage>The MIT-CSAIL"
+            " database of objects and scenes</sourceImage><sourceAnnotation>LabelMe Webtool</sourceAnnotation>"
             f"</source>{''.join(objects)}<imagesize><nrows>{HEIGHT}</nrows><ncols>{WIDTH}</ncols></imagesize>"
             "</annotation>"
         )
@@ -186,10 +187,12 @@ def cvat(folder: Path) -> Path:
         '<attribute name="pose">left</attribute></polygon>'
         f'<box label="cat" {common} xtl="{RECTANGLE[0]}.00" ytl="{RECTANGLE[1]}.00" xbr="{RECTANGLE[2]}.00" '
         f'ybr="{RECTANGLE[3]}.00" z_order="0"></box>{parts}'
-        f'<ellipse label="cat" {common} cx="{cx}.00" cy="{cy}.00" rx="{rx}.00" ry="{ry}.00" z_order="0"></ellipse>'
+        f'<ellipse label="cat" {common} cx="{cx}.00" cy="{cy}.00" rx="{rx}.00" ry="{ry}.00" '
+        f'z_order="0"></ellipse>'
         f'<mask label="cat" {common} rle="{", ".join(map(str, counts))}" left="{x0}" top="{y0}" '
         f'width="{x1 - x0}" height="{y1 - y0}" z_order="0"></mask>'
-        f'<points label="cat" {common} points="1.00,2.00" z_order="0"></points><tag label="dog" source="manual"></tag>'
+        f'<points label="cat" {common} points="1.00,2.00" z_order="0"></points>'
+        '<tag label="dog" source="manual"></tag>'
     )
     two = f'<polygon label="dog" {common} points="{text(OTHER)}" z_order="0"></polygon>'
     images = "".join(
@@ -298,7 +301,7 @@ def brush(values: Iterable[int]) -> list[int]:
 
     starts = np.concatenate([[0], np.flatnonzero(np.diff(data)) + 1, [len(data)]])
     single: list[int] = []
-    for start, end in zip(starts[:-1], starts[1:]):
+    for start, end in pairwise(starts.tolist()):
         if end - start < 3:
             single += data[start:end].tolist()
             continue

@@ -37,6 +37,7 @@ from .tool import (
 _MARKS = "file_upload|completed_by|was_cancelled|annotation_id|lead_time|completions|from_name|[a-z]+labels"
 _FORM = rf'^\s*[\[{{][\s\S]*"({_MARKS})"\s*:'
 _OTHER = r'"categories"\s*:|"_via_|"shape_attributes"|"shapes"\s*:'
+_OF_ENTRY = ("id", "original_width", "original_height", "image_rotation", "score")
 
 
 class LabelStudio(ToolReader):
@@ -177,7 +178,7 @@ class LabelStudio(ToolReader):
                 if chosen is None:
                     self.faults.note("tasks-without-annotation")
                     continue
-                yield label, _image_of(task["data"]), _merged(chosen.get("result"))
+                yield label, _image_of(task["data"]), self._merged(chosen.get("result"), f"{where}, {label}")
             else:
                 small.setdefault(row.get("id", f"{label} "), []).append(row)
         for key, versions in small.items():
@@ -187,6 +188,18 @@ class LabelStudio(ToolReader):
             lists = [v for v in chosen.values() if isinstance(v, list)]
             regions = [r for v in lists for r in v if isinstance(r, dict)]
             yield f"task {str(key).removeprefix('task ').strip()}", _image_of(chosen), regions
+
+    def _merged(self, result: Any, where: str) -> list[dict[str, Any]]:
+        """The regions of an annotation: the shape and the label of one may be two entries with one id."""
+        regions: dict[Any, dict[str, Any]] = {}
+        for position, entry in enumerate(items(result)):
+            if not isinstance(entry, dict):
+                self.faults.add("bad-entry", where, f"{str(entry)[:40]!r} is no region")
+            elif entry.get("type") != "relation":
+                own = {k: v for k, v in entry.items() if k in _OF_ENTRY}
+                value = mapping(entry.get("value"))
+                regions.setdefault(entry.get("id") or position, {}).update({**value, **own})
+        return list(regions.values())
 
     def _chosen(self, annotations: Any) -> dict[str, Any] | None:
         """The one that counts; None if there is none."""
@@ -264,22 +277,6 @@ def _label(region: dict[str, Any]) -> str:
     if isinstance(names, list) and len(names) > 1:
         raise DataError(f"has several classes: {', '.join(map(str, names))}", kind="several-classes")
     return class_name(names[0] if isinstance(names, list) and names else names)
-
-
-def _merged(result: Any) -> list[dict[str, Any]]:
-    """The regions of an annotation: the shape and the label of one may be two entries with one id."""
-    regions: dict[Any, dict[str, Any]] = {}
-    for position, entry in enumerate(map(mapping, items(result))):
-        if entry.get("type") == "relation":
-            continue
-        value = mapping(entry.get("value"))
-        rest = {
-            k: entry[k]
-            for k in ("id", "original_width", "original_height", "image_rotation", "score")
-            if k in entry
-        }
-        regions.setdefault(entry.get("id") or position, {}).update({**value, **rest})
-    return list(regions.values())
 
 
 def _image_of(data: Any) -> Any:

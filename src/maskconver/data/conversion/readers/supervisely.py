@@ -150,7 +150,7 @@ def _filled(
     low, high = outline.min(0).astype(int), outline.max(0).astype(int)
     width, height = (high - low + 1).tolist()
     if width * height > MAX_PIXELS:
-        raise DataError(f"spans {width}×{height} pixels", kind="bad-coordinate")
+        raise DataError(f"spans {width}×{height} pixels", kind="bad-polygon")
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     for part, value in ((outline, 1), *((hole, 0) for hole in holes)):

@@ -219,8 +219,7 @@ def png_mask(data: bytes) -> NDArray[np.bool_]:
         raise DataError(f"its mask is not a sound PNG ({one_line(error)})", kind="broken-mask") from None
     if values.ndim == 2:
         return values > 0
-    solid: NDArray[np.bool_] = (values[..., -1:] if values.shape[2] in (2, 4) else values).any(2)
-    return solid
+    return np.any(values[..., -1:] if values.shape[2] in (2, 4) else values, axis=2)
 
 
 def xml_elements(path: Path, *tags: str) -> Iterator[ET.Element]:
