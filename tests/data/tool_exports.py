@@ -155,8 +155,8 @@ def labelme_xml(folder: Path) -> Path:
         path = folder / "Annotations/scenes" / f"{name[:3]}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            f"<annotation><filename>{name}</filename><folder>scenes</folder><source><sourceImage>The MIT-CSAIL"
-            " database of objects and scenes</sourceImage><sourceAnnotation>LabelMe Webtool</sourceAnnotation>"
+            f"<annotation><filename>{name}</filename><folder>scenes</folder><source><sourceImage>The"
+            " MIT-CSAIL database</sourceImage><sourceAnnotation>LabelMe Webtool</sourceAnnotation>"
             f"</source>{''.join(objects)}<imagesize><nrows>{HEIGHT}</nrows><ncols>{WIDTH}</ncols></imagesize>"
             "</annotation>"
         )

@@ -169,7 +169,7 @@ class Options:
     images: Images = "link"
     image_folder: Path | None = None
     max_side: int | None = None
-    edges: Edges = "touched"
+    edges: Edges | None = None
     colors: Path | None = None
     class_attribute: str | None = None
 
@@ -189,6 +189,8 @@ class Reader:
 
     Attributes:
         name: for `--from`, e.g. `yolo-seg`.
+        edges: how the pixels of its polygons are found unless the options say; `centers` where points lie
+            anywhere in a pixel, not on its number.
         title: for people, e.g. `YOLO segmentation`.
         classes: in the order of the source.
         faults: what was left out.
@@ -199,6 +201,7 @@ class Reader:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    edges: ClassVar[Edges] = "touched"
 
     def __init__(self, files: Files, options: Options) -> None:
         self.files, self.options = files, options

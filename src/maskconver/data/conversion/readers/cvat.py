@@ -45,6 +45,7 @@ class Cvat(ToolReader):
 
     name = "cvat"
     title = "CVAT for images 1.1"
+    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
@@ -61,7 +62,7 @@ class Cvat(ToolReader):
                         kind="video",
                     )
                 self.count += images
-                for meta in xml_elements(files.path(name), "meta"):
+                for meta in xml_elements(files, name, "meta"):
                     for c in _classes(meta):
                         named.setdefault(c.name, c)
                     break
@@ -80,7 +81,7 @@ class Cvat(ToolReader):
             where = self.files.where(name)
             found = False
             try:
-                for element in xml_elements(self.files.path(name), "image"):
+                for element in xml_elements(self.files, name, "image"):
                     found = True
                     at = f"{where}, image {element.get('id', '')} ({element.get('name', '')})"
                     try:
@@ -147,7 +148,7 @@ class Cvat(ToolReader):
     def _used(self) -> Iterator[str]:
         for name in self._names:
             try:
-                for element in xml_elements(self.files.path(name), "image"):
+                for element in xml_elements(self.files, name, "image"):
                     labels = (row.get("label", "").strip() for row in element if row.tag in _AREAS)
                     yield from (" ".join(label.split()) for label in labels if label)
             except DataError:

@@ -50,6 +50,7 @@ class LabelStudio(ToolReader):
 
     name = "label-studio"
     title = "Label Studio"
+    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
@@ -104,7 +105,7 @@ class LabelStudio(ToolReader):
             return self._shape(region, *own)
 
         return AnnotatedImage(
-            name=plain_name(wanted),
+            name=plain_name(wanted) if path is None else path.name,
             path=path,
             where=where,
             split=split_of(name),

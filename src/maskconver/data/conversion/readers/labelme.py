@@ -44,6 +44,7 @@ class Labelme(ToolReader):
 
     name = "labelme"
     title = "labelme"
+    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)

@@ -38,6 +38,7 @@ class LabelmeXml(ToolReader):
 
     name = "labelme-xml"
     title = "LabelMe (XML)"
+    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
@@ -117,7 +118,7 @@ class LabelmeXml(ToolReader):
 
 
 def _root(files: Files, name: str) -> ET.Element:
-    for element in xml_elements(files.path(name), "annotation"):
+    for element in xml_elements(files, name, "annotation"):
         return element
     raise DataError("is no LabelMe file: it has no <annotation>", where=files.where(name), kind="other-xml")
 

@@ -44,6 +44,7 @@ class Supervisely(ToolReader):
 
     name = "supervisely"
     title = "Supervisely"
+    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)

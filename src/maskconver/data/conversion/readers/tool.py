@@ -21,22 +21,37 @@ from PIL import Image
 from ....core.files import MAX_PIXELS
 from ....errors import DataError, ImageError, one_line
 from ....io.images import image_size
-from ..annotation import Reader, Shape
+from ..annotation import Options, Reader, Shape
 from ..files import Files
 from ..geometry import polygon
+from ..splits import split_name
 
 NO_AREA = "points-and-lines"
 """What is counted where a shape covers no pixels: a point, a line, a tag of the image."""
 LOOKED_AT = 50
 """A format is recognised by one of the first so many files with its ending."""
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLITS |= {"test": "test", "testing": "test"}
 _CHUNK = 1 << 20
 _Entry = TypeVar("_Entry")
 
 
 class ToolReader(Reader):
     """A reader whose images hold shapes, each of which may be spoiled by itself."""
+
+    def __init__(self, files: Files, options: Options) -> None:
+        super().__init__(files, options)
+        self._taken: set[str] = set()
+
+    def image(self, name: str, *near: str, by_stem: bool = False) -> Path | None:
+        """As in `Reader`; an image can be taken once.
+
+        Raises:
+            DataError: no such image, more than one, or an annotation before had it.
+        """
+        path = super().image(name, *near, by_stem=by_stem)
+        if path and str(path) in self._taken:
+            raise DataError(f'the image "{name}" has an annotation already', kind="duplicate-image")
+        self._taken.add(str(path))
+        return path
 
     def shapes(
         self, entries: Iterable[tuple[str, _Entry]], where: str, make: Callable[[_Entry], Shape | str | None]
@@ -49,12 +64,9 @@ class ToolReader(Reader):
             make: from an entry to its shape; or to what is counted in its place; or to None.
         """
         shapes = []
-        known = {c.name for c in self.classes}
         for label, entry in entries:
             try:
                 shape = make(entry)
-                if isinstance(shape, Shape) and shape.name not in known:
-                    raise DataError(f'the class "{shape.name}" is not defined', kind="unknown-class")
             except DataError as error:
                 self.faults.add(error.kind or "bad-shape", f"{where}, {label}", error.text)
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -118,7 +130,7 @@ def hex_color(value: Any) -> tuple[int, int, int] | None:
 
 def split_of(name: str) -> str:
     """`train`, `val` or `test` where a folder of the path is called so (or `valid` …), else ""."""
-    return next((_SPLITS[p] for p in name.lower().split("/") if p in _SPLITS), "")
+    return next((s for s in map(split_name, name.split("/")) if s in ("train", "val", "test")), "")
 
 
 def is_crowd(values: Any) -> bool:
@@ -222,7 +234,7 @@ def png_mask(data: bytes) -> NDArray[np.bool_]:
     return np.any(values[..., -1:] if values.shape[2] in (2, 4) else values, axis=2)
 
 
-def xml_elements(path: Path, *tags: str) -> Iterator[ET.Element]:
+def xml_elements(files: Files, name: str, *tags: str) -> Iterator[ET.Element]:
     """The elements with these tags, one by one as they end; what was given is cleared at the next step.
 
     Memory grows with the largest element, not with the file. Documents with a document type or entities are
@@ -231,12 +243,12 @@ def xml_elements(path: Path, *tags: str) -> Iterator[ET.Element]:
     Raises:
         DataError: cannot be read, not XML, or with a document type.
     """
-    where = str(path)
+    path, where = files.path(name), files.where(name)
     parser: Any = ET.XMLPullParser(("start", "end"))
     root: ET.Element | None = None
     inside = 0
     try:
-        for text in _texts(path):
+        for text in _texts(path, where):
             parser.feed(text)
             for event, element in parser.read_events():
                 if root is None:
@@ -258,7 +270,7 @@ def xml_elements(path: Path, *tags: str) -> Iterator[ET.Element]:
         raise DataError("is empty", where=where)
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _texts(path: Path, where: str) -> Iterator[str]:
     encoding = _encoding(path)
     with path.open(encoding=encoding, errors="replace", newline="") as file:
         before = ""
@@ -266,7 +278,7 @@ def _texts(path: Path) -> Iterator[str]:
             if re.search("<!(doctype|entity)", before + text, re.IGNORECASE):
                 raise DataError(
                     "has a document type or entities, which are refused",
-                    where=str(path),
+                    where=where,
                     fix="remove the lines <!DOCTYPE …> and <!ENTITY …>",
                     kind="document-type",
                 )

@@ -43,6 +43,7 @@ class Via(ToolReader):
 
     name = "via"
     title = "VIA"
+    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
