@@ -264,6 +264,7 @@ SPOILED: dict[str, dict[str, tuple[Change, str, int]]] = {
             "broken-mask",
             2,
         ),
+        "brush is a number": (put(LS, 10**14, *RESULT, 3, "value", "rle"), "broken-mask", 2),
         "brush is text": (put(LS, "3,5,7", *RESULT, 3, "value", "rle"), "broken-mask", 2),
         "brush not bytes": (put(LS, 999, *RESULT, 3, "value", "rle", 9), "broken-mask", 2),
         "brush of another size": (put(LS, 7, *RESULT, 3, "value", "rle", 3), "broken-mask", 2),

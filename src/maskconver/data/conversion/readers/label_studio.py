@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -199,6 +200,8 @@ class LabelStudio(ToolReader):
             elif entry.get("type") != "relation":
                 own = {k: v for k, v in entry.items() if k in _OF_ENTRY}
                 value = mapping(entry.get("value"))
+                with suppress(KeyError, TypeError, ValueError):  # an eighth of the memory
+                    value["rle"] = bytes([*value["rle"]])
                 regions.setdefault(entry.get("id") or position, {}).update({**value, **own})
         return list(regions.values())
 
@@ -223,7 +226,7 @@ def brush_mask(rle: Any, height: int, width: int) -> NDArray[np.bool_]:
         DataError: not such bytes, cut off, or not of this size.
     """
     try:
-        data = bytes(rle)
+        data = bytes(rle if isinstance(rle, bytes) else [*rle])
     except (TypeError, ValueError):
         raise DataError("its run lengths are not a list of bytes", kind="broken-mask") from None
     at, end = 0, 8 * len(data)

@@ -26,7 +26,7 @@ from .tool import (
     xml_elements,
 )
 
-_FORM = r"<pt>|<segm>|<imagesize>|LabelMe"
+_FORM = "<pt>|<segm>|<imagesize>|LabelMe Webtool"
 
 
 class LabelmeXml(ToolReader):
@@ -57,7 +57,7 @@ class LabelmeXml(ToolReader):
     @classmethod
     def detect(cls, files: Files) -> str | None:
         name = first_with_head(
-            files, ".xml", rf"<annotation>[\s\S]*({_FORM})", refuse="<bndbox>|<annotations>"
+            files, ".xml", rf"<annotation>[\s\S]*({_FORM})", refuse="<bndbox>|<segmented>|<annotations>"
         )
         return f"{name} is an annotation of LabelMe" if name else None
 
