@@ -269,6 +269,7 @@ SPOILED: dict[str, dict[str, tuple[Change, str, int]]] = {
         "brush not bytes": (put(LS, 999, *RESULT, 3, "value", "rle", 9), "broken-mask", 2),
         "brush of another size": (put(LS, 7, *RESULT, 3, "value", "rle", 3), "broken-mask", 2),
         "image turned": (put(LS, 90, *RESULT, 0, "image_rotation"), "turned-image", 2),
+        "id is a list": (put(LS, [1], *RESULT, 0, "id"), "", 2),
         "result is text": (put(LS, "cat", *RESULT, 0), "bad-entry", 2),
         "a task is text": (in_json(LS, lambda c: [*c, "task"]), "bad-entry", 2),
         "no address": (put(LS, {"text": "hello"}, 0, "data"), "missing-image", 1),

@@ -166,7 +166,7 @@ class LabelStudio(ToolReader):
         except DataError as error:
             return self.faults.reject(error, where)
         rows = content if isinstance(content, list) else [content]
-        small: dict[Any, list[dict[str, Any]]] = {}
+        small: dict[str, list[dict[str, Any]]] = {}
         for position, row in enumerate(rows):
             if not isinstance(row, dict):
                 self.faults.add("bad-entry", where, f"{str(row)[:40]!r} is no task")
@@ -174,26 +174,22 @@ class LabelStudio(ToolReader):
             task = mapping(row.get("task")) or row  # in a file of one annotation
             label = f"task {task.get('id', position)}"
             if "data" in task:
-                chosen = self._chosen(
-                    [row] if task is not row else task.get("annotations", task.get("completions"))
-                )
+                old = task.get("completions")  # of versions before 1.0
+                chosen = self._chosen([row] if task is not row else task.get("annotations", old))
                 if chosen is None:
                     self.faults.note("tasks-without-annotation")
                     continue
                 yield label, _image_of(task["data"]), self._merged(chosen.get("result"), f"{where}, {label}")
             else:
-                small.setdefault(row.get("id", f"{label} "), []).append(row)
-        for key, versions in small.items():
-            chosen = self._chosen(versions)
-            if chosen is None:
-                continue
-            lists = [v for v in chosen.values() if isinstance(v, list)]
-            regions = [r for v in lists for r in v if isinstance(r, dict)]
-            yield f"task {str(key).removeprefix('task ').strip()}", _image_of(chosen), regions
+                small.setdefault(label, []).append(row)
+        for label, versions in small.items():
+            if (chosen := self._chosen(versions)) is not None:
+                regions = [r for v in chosen.values() for r in items(v) if isinstance(r, dict)]
+                yield label, _image_of(chosen), regions
 
     def _merged(self, result: Any, where: str) -> list[dict[str, Any]]:
         """The regions of an annotation: the shape and the label of one may be two entries with one id."""
-        regions: dict[Any, dict[str, Any]] = {}
+        regions: dict[str, dict[str, Any]] = {}
         for position, entry in enumerate(items(result)):
             if not isinstance(entry, dict):
                 self.faults.add("bad-entry", where, f"{str(entry)[:40]!r} is no region")
@@ -202,7 +198,7 @@ class LabelStudio(ToolReader):
                 value = mapping(entry.get("value"))
                 with suppress(KeyError, TypeError, ValueError):  # an eighth of the memory
                     value["rle"] = bytes([*value["rle"]])
-                regions.setdefault(entry.get("id") or position, {}).update({**value, **own})
+                regions.setdefault(str(entry.get("id") or position), {}).update({**value, **own})
         return list(regions.values())
 
     def _chosen(self, annotations: Any) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from .tool import (
     ToolReader,
     base64_bytes,
     class_name,
+    group_id,
     first_with_head,
     is_crowd,
     items,
@@ -120,7 +121,7 @@ class Labelme(ToolReader):
         score = row.get("score")
         shape = Shape(
             name,
-            group=row.get("group_id") if isinstance(row.get("group_id"), int | str) else None,
+            group=group_id(row.get("group_id")),
             crowd=is_crowd(row.get("flags")),
             score=float(score) if isinstance(score, int | float) and 0 <= score <= 1 else None,
         )

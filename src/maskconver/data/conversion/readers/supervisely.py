@@ -21,6 +21,7 @@ from .tool import (
     ToolReader,
     base64_bytes,
     class_name,
+    group_id,
     hex_color,
     items,
     mapping,
@@ -111,7 +112,7 @@ class Supervisely(ToolReader):
         kind = row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon")
         if kind in _NO_AREAS:
             return NO_AREA
-        shape = Shape(class_name(row.get("classTitle")), group=row.get("instance"))
+        shape = Shape(class_name(row.get("classTitle")), group=group_id(row.get("instance")))
         if kind in ("bitmap", "alpha_mask"):
             bitmap = row.get("bitmap") or row[kind]
             ((x, y),) = polygon(bitmap["origin"], 1)

@@ -133,6 +133,11 @@ def split_of(name: str) -> str:
     return next((s for s in map(split_name, name.split("/")) if s in ("train", "val", "test")), "")
 
 
+def group_id(value: Any) -> int | str | None:
+    """A number or text that shapes of one object share; None for none."""
+    return value if isinstance(value, int | str) and value != "" else None
+
+
 def is_crowd(values: Any) -> bool:
     """Whether attributes or flags say so."""
     found = {str(k).lower(): str(v).strip().lower() for k, v in mapping(values).items()}
