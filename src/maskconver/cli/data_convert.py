@@ -44,8 +44,8 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--edges",
         choices=get_args(Edges),
-        default="touched",
-        help="pixels on a polygon's outline: all it touches, or those whose centre is inside",
+        help="pixels on a polygon's outline: all it touches, or those whose centre is inside; as the format "
+        "has it if left out",
     )
     add("--merge-stuff", type=bool, default=True, help="one segment per stuff class and image")
     add("--split", type=str, help="train=0.8,val=0.2 to split the images by chance, or one name for all")
@@ -60,6 +60,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--image-folder", type=str, help="folder of the images, if they are not in the source")
     add("--max-side", type=int, help="reduce larger images to this longer side in pixels")
     add("--colors", type=str, help="for colour masks: the file that says which colour is which class")
+    add("--class-attribute", type=str, help="for VIA: the attribute of a region that is its class")
     add("--overwrite", action="store_true", help="replace an earlier conversion")
     add("--show", type=int, default=20, help="print at most this many faults; 0 prints all that are kept")
     add("--json", action="store_true", help="print the report as JSON")
@@ -73,7 +74,7 @@ def run(args: Namespace) -> int:
             return bars.enter_context(progress_bar("images", total))
 
         names = ("overlaps", "edges", "background", "merge_stuff", "split", "group", "seed", "images")
-        names += ("image_folder", "max_side", "colors", "overwrite")
+        names += ("image_folder", "max_side", "colors", "class_attribute", "overwrite")
         result = convert(
             args.source,
             args.out,

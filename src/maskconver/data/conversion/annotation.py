@@ -90,6 +90,7 @@ class AnnotatedImage:
     Attributes:
         name: of the image in the source, with `/`; its last part names the output.
         path: the image's file (from `Files.image`); None where there is none.
+        data: the content of the image's file where the annotation holds it; `path` is then None.
         where: what messages call the annotation, e.g. `labels/0001.txt`.
         split: the one it belongs to in the source; "" where there are none.
         width, height: in pixels as the annotation states them; None where it does not.
@@ -109,6 +110,7 @@ class AnnotatedImage:
     ids: NDArray[np.int32] | None = None
     segments: list[IdSegment] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +169,9 @@ class Options:
     images: Images = "link"
     image_folder: Path | None = None
     max_side: int | None = None
-    edges: Edges = "touched"
+    edges: Edges | None = None
     colors: Path | None = None
+    class_attribute: str | None = None
 
 
 class Reader:
@@ -186,6 +189,8 @@ class Reader:
 
     Attributes:
         name: for `--from`, e.g. `yolo-seg`.
+        edges: how the pixels of its polygons are found unless the options say; `centers` where points lie
+            anywhere in a pixel, not on its number.
         title: for people, e.g. `YOLO segmentation`.
         classes: in the order of the source.
         faults: what was left out.
@@ -196,6 +201,7 @@ class Reader:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    edges: ClassVar[Edges] = "touched"
 
     def __init__(self, files: Files, options: Options) -> None:
         self.files, self.options = files, options

@@ -15,6 +15,12 @@ FORMATS: dict[str, tuple[str, str]] = {
     "yolo-seg": ("yolo", "Yolo"),
     "segment-anything": ("segment_anything", "SegmentAnything"),
     "panoptic-2ch": ("panoptic", "TwoChannels"),
+    "labelme": ("labelme", "Labelme"),
+    "labelme-xml": ("labelme_xml", "LabelmeXml"),
+    "cvat": ("cvat", "Cvat"),
+    "via": ("via", "Via"),
+    "label-studio": ("label_studio", "LabelStudio"),
+    "supervisely": ("supervisely", "Supervisely"),
 }
 
 

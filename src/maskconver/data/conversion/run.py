@@ -81,7 +81,7 @@ def convert(
     overlaps: Overlaps = "small-on-top",
     background: str | None = None,
     merge_stuff: bool = True,
-    edges: Edges = "touched",
+    edges: Edges | None = None,
     split: str | Mapping[str, float] | None = None,
     group: str | None = None,
     seed: int = 0,
@@ -89,6 +89,7 @@ def convert(
     image_folder: str | os.PathLike[str] | None = None,
     max_side: int | None = None,
     colors: str | os.PathLike[str] | None = None,
+    class_attribute: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int], Callable[[], Any]] | None = None,
 ) -> Conversion:
@@ -109,7 +110,8 @@ def convert(
             `background` where all classes are things, else void.
         merge_stuff: one segment for all regions of a stuff class in an image.
         edges: the pixels on a polygon's outline: all that are `touched`, as Pillow, OpenCV, labelme and YOLO
-            draw it, or only those with their `centers` inside, as COCO's own tools do.
+            draw it, or only those with their `centers` inside, as COCO's own tools do. If left out: `centers`
+            for labelling tools, whose points lie anywhere in a pixel, else `touched`.
         split: deal the images out, such as `train=0.8,val=0.2`, or one name for all. The source's own splits
             if left out, `train` where it has none.
         group: regular expression; images whose names match with the same text go to the same split.
@@ -118,6 +120,7 @@ def convert(
         image_folder: where the images lie, if not in the source.
         max_side: reduce larger images and their annotation to this longer side, in pixels.
         colors: for colour PNGs, the file that says which colour is which class.
+        class_attribute: for VIA, the attribute of a region that is its class.
         overwrite: replace `out` if it holds an earlier conversion.
         progress: called with the number of images (0 if unknown); what it returns is called after each.
 
@@ -146,6 +149,7 @@ def convert(
         image_folder=None if image_folder is None else Path(image_folder),
         max_side=max_side,
         colors=None if colors is None else Path(colors),
+        class_attribute=class_attribute,
     )
     _require_possible(options)
     _require_free(source, out, overwrite)
@@ -155,6 +159,8 @@ def convert(
         faults = Faults()
         files = _files(source, out, partial, options, faults)
         reader, reason = _reader(files, from_format, options)
+        if not reader.classes and next(reader.images(), None) is None:
+            raise _nothing(reader.faults, source)  # it says why, better than the missing classes do
         reader.faults.errors.update(faults.errors)
         reader.faults.listed[:0] = faults.listed
         result = Conversion(str(out), reader.name, reason)
@@ -219,7 +225,7 @@ class _Run:
                 image.where,
                 overlaps=self.options.overlaps,
                 stuff=stuff,
-                edges=self.options.edges,
+                edges=self.options.edges or self.reader.edges,
             )
             ids, segments, lost = drawn.ids, drawn.segments, drawn.lost
         else:
@@ -232,7 +238,7 @@ class _Run:
         ids, rows = self._filled(*self._merged(ids, rows))
         written = self.writer.add(
             image.name,
-            image.path,
+            image.path or image.data,
             ids,
             rows,
             split="set" if self.options.split is not None else split_name(image.split) or "train",
@@ -250,10 +256,7 @@ class _Run:
         result.errors, result.faults = dict(faults.errors), faults.listed
         nothing = not any(n for c, n in self.segments.items() if c != self.plan.ids.get(self.plan.background))
         if not writer.splits or (nothing and faults.errors):
-            first = f", first {faults.listed[0]}" if faults.listed else ""
-            raise DataError(
-                f"no image could be converted ({faults.errors.total()} errors{first})", where=str(source)
-            )
+            raise _nothing(faults, source)
         splits, said = self._splits()
         writer.finish(splits, f"converted from {self.reader.title}")
         counts = Counter(splits)
@@ -336,19 +339,28 @@ def _size(image: AnnotatedImage) -> tuple[int, int]:
         stated = shape
     if stated is not None and min(stated) < 1:
         raise DataError(f"states a size of {_by(stated)}", kind="size-mismatch")
-    if image.path is None:
+    source = image.path or image.data
+    if source is None:
         if stated is None:
             raise DataError("neither an image nor a width and height", kind="missing-image")
         return stated
     try:
-        size = image_size(image.path)
+        size = image_size(source, name="" if image.path is None else None)
     except ImageError as error:
-        raise DataError(error.text, where=error.where, kind="bad-image") from None
+        raise DataError(error.text, where=error.where or image.where, kind="bad-image") from None
     if stated not in (None, size):
         turned = "; the image is turned by its EXIF tag" if stated == size[::-1] else ""
-        what = f"annotated at {_by(stated)}, but the image {image.path} is {_by(size)}{turned}"
+        what = f"annotated at {_by(stated)}, but the image {image.path or 'in it'} is {_by(size)}{turned}"
         raise DataError(what, kind="size-mismatch")
     return size
+
+
+def _nothing(faults: Faults, source: Path) -> DataError:
+    total = faults.errors.total()
+    first = f", first {faults.listed[0]}" if total > 1 else f", {faults.listed[0]}" if total else ""
+    return DataError(
+        f"no image could be converted ({total} error{'s' * (total != 1)}{first})", where=str(source)
+    )
 
 
 def _by(size: tuple[int, int] | None) -> str:
@@ -359,10 +371,10 @@ def _require_possible(options: Options) -> None:
     for name, value, among in (
         ("overlaps", options.overlaps, get_args(Overlaps)),
         ("images", options.images, get_args(Images)),
-        ("edges", options.edges, get_args(Edges)),
+        ("edges", options.edges, (None, *get_args(Edges))),
     ):
         if value not in among:
-            raise ConfigError(f'`{name}` is one of {", ".join(among)}, not "{value}"')
+            raise ConfigError(f'`{name}` is one of {", ".join(filter(None, among))}, not "{value}"')
     if options.max_side is not None and options.max_side < 1:
         raise ConfigError(f"`max_side={options.max_side}` is not possible; it must be 1 or more")
     if options.max_side is not None and options.images == "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -58,7 +59,7 @@ class SetWriter:
     def add(
         self,
         name: str,
-        path: Path | None,
+        path: Path | bytes | None,
         ids: NDArray[np.int32],
         segments: list[tuple[int, int, bool]],
         *,
@@ -70,7 +71,7 @@ class SetWriter:
 
         Args:
             name: in the source.
-            path: its file, if there is one.
+            path: its file, or the content of one, if there is one.
             ids: (H, W), 0 = void.
             segments: (id, category id, crowd) of every id of the map.
             split, group: as for `splits` and `groups`.
@@ -188,14 +189,14 @@ class SetWriter:
         return tuple(max(1, round(v * self.max_side / side)) for v in (width, height))  # type: ignore[return-value]
 
     def _put_image(
-        self, path: Path, split: str, stem: str, suffix: str, small: tuple[int, int] | None
+        self, path: Path | bytes, split: str, stem: str, suffix: str, small: tuple[int, int] | None
     ) -> str:
         folder = self.folder / "images" / split
         folder.mkdir(parents=True, exist_ok=True)
-        suffix = path.suffix or suffix
+        suffix = path.suffix or suffix if isinstance(path, Path) else suffix
         if small:
             name = stem + (suffix if suffix.lower() in _JPEG else ".png")
-            with Image.open(path) as image:
+            with Image.open(path if isinstance(path, Path) else io.BytesIO(path)) as image:
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode in ("P", "PA", "1", "CMYK", "LA", "RGBA"):
                     upright = upright.convert("RGB")
@@ -205,6 +206,10 @@ class SetWriter:
             self.how["resized"] += 1
             return name
         name = stem + suffix
+        if isinstance(path, bytes):
+            (folder / name).write_bytes(path)
+            self.how["taken from the annotation"] += 1
+            return name
         if self.images == "link":
             for link in (os.link, os.symlink):  # the first needs the same disk
                 try:
