@@ -27,9 +27,9 @@ def ids_to_polygons(ids: NDArray[np.integer]) -> dict[int, list[Polygon]]:
     """The polygons of all segments of an id map in one pass.
 
     A part is a set of pixels connected by their sides; pixels that touch only at a corner are separate parts.
-    No ring crosses or touches itself, and holes touch their outer ring at most in single corners: the polygons
-    are valid in the sense of OGC and GeoJSON. Outer rings run clockwise as seen in the image (y downwards),
-    holes the other way.
+    No ring crosses or touches itself, and holes touch their outer ring in single corners at most: they are
+    valid polygons in the sense of OGC and GeoJSON. Outer rings run clockwise as seen in the image (y
+    downwards), holes the other way.
 
     Args:
         ids: H×W, 0 = void.

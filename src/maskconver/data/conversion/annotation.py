@@ -187,6 +187,7 @@ class Reader:
     Attributes:
         name: for `--from`, e.g. `yolo-seg`.
         title: for people, e.g. `YOLO segmentation`.
+        generic: it is only recognised where no other format is.
         classes: in the order of the source.
         faults: what was left out.
         decisions: one plain sentence for everything that was decided about the source as a whole, e.g.
@@ -196,6 +197,7 @@ class Reader:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    generic: ClassVar[bool] = False
 
     def __init__(self, files: Files, options: Options) -> None:
         self.files, self.options = files, options
