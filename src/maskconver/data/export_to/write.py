@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -60,7 +60,7 @@ def export(
     images: Images = "copy",
     things_only: bool = False,
     simplify: float = 0.0,
-    progress: Callable[[int], Any] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> Exported:
     """Write a data set in the format of another tool.
 
@@ -76,7 +76,7 @@ def export(
         things_only: leave stuff out.
         simplify: leave out corners of polygons that are no further than this from what remains, in pixels;
             0 keeps every pixel.
-        progress: called with the number of images before the first, and with 0 after each.
+        progress: called before the first image and after each, with how many are done and how many there are.
 
     Returns:
         What was done.
@@ -98,17 +98,19 @@ def export(
         if not categories.is_thing.any():
             raise ConfigError("`things_only` leaves nothing: the data set has only stuff")
         categories = Categories(c for c in categories if c.is_thing)
-    if progress:
-        progress(sum(len(dataset) for _, dataset in sets))
+    total, count = sum(len(dataset) for _, dataset in sets), 0
     with writing(Path(out), to, categories, images=images, simplify=simplify) as (done, write):
+        if progress:
+            progress(0, total)
         for name, dataset in sets:
             for index in range(len(dataset)):
                 try:
                     write(_item(dataset, index, name or "", categories, images))
                 except (DataError, ImageError) as error:
                     done.failed.append((error.where or dataset.image_path(index), error.text))
+                count += 1
                 if progress:
-                    progress(0)
+                    progress(count, total)
         if not done.images:
             where, reason = done.failed[0]
             raise DataError(f"no image could be written; the first: {reason}", where=where)
@@ -181,10 +183,24 @@ def writing(
         raise KeyboardInterrupt
 
 
-def result_item(result: Segmentation, image: Path) -> Item:
-    """A model's result for `writing`."""
-    rows = [s for s in result.segments if s.area]
-    return Item(Segmentation(result.ids, rows, result.categories), image.name, image=image, scored=True)
+@contextmanager
+def writing_results(
+    out: Path, to: str, categories: Categories
+) -> Iterator[Callable[[Segmentation, str, Path], None]]:
+    """Writes results of a model as `writing` does; after Ctrl-C, what is done is kept.
+
+    Yields:
+        A function of a result, a stem for its files, and the image's file.
+
+    Raises:
+        As `export`.
+    """
+    with writing(out, to, categories, keep_stopped=True) as (_, write):
+
+        def write_one(result: Segmentation, stem: str, image: Path) -> None:
+            write(Item(replace(result, image=None), stem + image.suffix, image=image, scored=True))
+
+        yield write_one
 
 
 def _item(dataset: PanopticDataset, index: int, split: str, categories: Categories, images: Images) -> Item:
