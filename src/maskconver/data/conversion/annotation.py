@@ -94,7 +94,7 @@ class AnnotatedImage:
         split: the one it belongs to in the source; "" where there are none.
         width, height: in pixels as the annotation states them; None where it does not.
         shapes: the regions, in file order.
-        ids: (H, W) int32, 0 = void; then `shapes` is empty.
+        ids: (H, W) int32, 0 = without annotation, -1 = void whatever the background; then `shapes` is empty.
         segments: every id of `ids`.
         info: further keys for the image's row in the JSON, e.g. `{"photograph": "a17"}`.
     """

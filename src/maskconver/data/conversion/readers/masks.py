@@ -146,20 +146,18 @@ class ClassMasks(Masks):
     def _read(self, pair: Pair, where: str) -> tuple[NDArray[np.int32], list[IdSegment]]:
         values = read_values(self.files.path(pair.mask), where)
         if self._objects:
-            return self._panoptic(values, pair.mask, where)
-        ids, segments, unknown = class_segments(values, self._names, self._void)
-        self._say(unknown, where)
-        return ids, segments
-
-    def _say(self, unknown: dict[int, int], where: str) -> None:
+            ids, segments, unknown = self._panoptic(values, pair.mask, where)
+        else:
+            ids, segments, unknown = class_segments(values, self._names, self._void)
         for value, pixels in unknown.items():
-            self.faults.add(
-                "unknown-class", where, f"the value {value} is no class; {pixels} pixels are void"
-            )
+            text = f"the value {value} is no class; {pixels} pixels are void"
+            self.faults.add("unknown-class", where, text)
+        ids[np.isin(values, [*(self._void - {0})])] = -1
+        return ids, segments
 
     def _panoptic(
         self, values: NDArray[np.int32], mask: str, where: str
-    ) -> tuple[NDArray[np.int32], list[IdSegment]]:
+    ) -> tuple[NDArray[np.int32], list[IdSegment], dict[int, int]]:
         """Objects of the things by their numbers, one segment for each stuff class."""
         name = "/".join("instances" if p in MASK_FOLDERS else p for p in PurePosixPath(mask).parts)
         objects = read_values(self.files.path(name), self.files.where(name))
@@ -174,8 +172,7 @@ class ClassMasks(Masks):
                 segments.append(IdSegment(len(segments) + 1, self._names[value]))
             elif value not in self._void:
                 unknown[value] = unknown.get(value, 0) + int((ids == position).sum())
-        self._say(unknown, where)
-        return table[ids], segments
+        return table[ids], segments, unknown
 
 
 class ColorMasks(Masks):

@@ -114,10 +114,12 @@ class Voc(Reader):
             if class_name in self._kept:
                 table[position] = len(segments) + 1
                 segments.append(IdSegment(len(segments) + 1, class_name))
+        ids = table[ids]
+        ids[keys < 0] = -1
         height, width = classes.shape
         shown = f"{stem}{image.suffix if image else '.jpg'}"
         split = self._splits.get(stem, "")
-        return AnnotatedImage(shown, image, where, split, width, height, ids=table[ids], segments=segments)
+        return AnnotatedImage(shown, image, where, split, width, height, ids=ids, segments=segments)
 
     def _numbers(self, name: str, where: str) -> NDArray[np.int32]:
         """Positions in the table of colours, -1 for the border."""
