@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -318,8 +317,6 @@ def test_colour_masks_without_colours_say_which_there_are(tmp_path: Path) -> Non
         read(tmp_path, "color-masks", colors=tmp_path / "c.txt")
 
 
-SHARED = os.environ.get("MASKCONVER_SHARED")
-EXPORTS = Path(SHARED or ".") / "data/exports/datumaro"
 SAMPLES: Iterable[tuple[str, str, int]] = [
     ("cityscapes_dataset/dataset", "cityscapes", 4),
     ("cityscapes_dataset/train_dataset", "cityscapes", 4),
@@ -332,9 +329,10 @@ SAMPLES: Iterable[tuple[str, str, int]] = [
 ]
 
 
-@pytest.mark.skipif(not SHARED, reason="MASKCONVER_SHARED names no folder of samples")
 @pytest.mark.parametrize(("folder", "name", "count"), SAMPLES)
-def test_samples_of_data_sets_are_read_without_a_fault(folder: str, name: str, count: int) -> None:
-    reader, images = read(EXPORTS / folder, name)
+def test_samples_of_data_sets_are_read_without_a_fault(
+    shared: Path, folder: str, name: str, count: int
+) -> None:
+    reader, images = read(shared / "data/exports/datumaro" / folder, name)
     assert len(images) == count and faults(reader) == []
     assert all(image.path and image.path.is_file() for image in images)
