@@ -121,9 +121,7 @@ class Output:
             target.parent.mkdir(parents=True, exist_ok=True)
             if callable(source):
                 target.write_bytes(source())
-            elif self.images == "link":
-                target.symlink_to(source.resolve())
-            else:
+            elif self.images == "copy" or not _link(source.resolve(), target):
                 shutil.copyfile(source, target)
         elif isinstance(source, Path):
             return Path(os.path.relpath(source, (self.final / name).parent)).as_posix()
@@ -134,6 +132,17 @@ class Output:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Makes a hard link, or a symbolic one to another disk; false where neither is possible."""
+    for make in (target.hardlink_to, target.symlink_to):
+        try:
+            make(source)
+            return True
+        except OSError:
+            continue
+    return False
 
 
 def below(*parts: str) -> str:

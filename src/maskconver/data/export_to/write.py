@@ -72,7 +72,7 @@ def export(
         out: a folder that is not there yet, or is empty. It takes its name when all is written.
         to: `coco-instances`, `yolo-seg`, `labelme`, `cvat`, `label-studio`, `cityscapes` or `masks`.
         split: only this one; all by default.
-        images: `copy` or `link` (symbolic links) the image files, or `none`.
+        images: `copy` the image files, `link` them (hard links, or symbolic ones to another disk), or `none`.
         things_only: leave stuff out.
         simplify: leave out corners of polygons that are no further than this from what remains, in pixels;
             0 keeps every pixel.
