@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import maskconver as mc
+from maskconver.cli.main import main
 from maskconver.core.polygons import mask_to_polygons
+from maskconver.data.conversion.registry import FORMATS as READERS
+from maskconver.data.conversion.run import convert
 from maskconver.data.export_to.geometry import one_ring, runs, simplified
 from maskconver.data.export_to.label_studio import brush_rle
 from maskconver.data.export_to.write import FORMATS, writing, writing_results
@@ -78,7 +81,7 @@ def filled(rings: list[NDArray[Any]], size: tuple[int, int]) -> NDArray[np.bool_
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     write_set(tmp_path / "set", {"a.jpg": scene(), "sub/b.png": np.fliplr(scene())})
-    write_set(tmp_path / "set", {"a.jpg": scene().T.copy()}, "val")
+    write_set(tmp_path / "set", {"c.jpg": scene().T.copy()}, "val")
     return tmp_path / "set"
 
 
@@ -189,10 +192,10 @@ def test_labelme_names_the_image_beside_it_or_where_it_is(small: Path, tmp_path:
     groups = [s["group_id"] for s in content["shapes"] if s["label"] == "ball"]
     assert groups == [300, 300, 70000, 70000]
     mc.data.export(small, tmp_path / "far/out", "labelme", images="none")
-    content = json.loads((tmp_path / "far/out/val/a.json").read_text())
-    assert (tmp_path / "far/out/val" / content["imagePath"]).resolve() == small / "images/val/a.jpg"
+    content = json.loads((tmp_path / "far/out/val/c.json").read_text())
+    assert (tmp_path / "far/out/val" / content["imagePath"]).resolve() == small / "images/val/c.jpg"
     mc.data.export(small, tmp_path / "linked", "labelme", images="link")
-    assert (tmp_path / "linked/val/a.jpg").samefile(small / "images/val/a.jpg")
+    assert (tmp_path / "linked/val/c.jpg").samefile(small / "images/val/c.jpg")
 
 
 def test_two_images_of_one_name_do_not_share_a_file(tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_two_images_of_one_name_do_not_share_a_file(tmp_path: Path) -> None:
 
 def test_bad_images_are_listed_and_the_rest_is_written(small: Path, tmp_path: Path) -> None:
     (small / "images/train/a.jpg").unlink()
-    (small / "panoptic/val/a.png").write_bytes(b"no PNG")
+    (small / "panoptic/val/c.png").write_bytes(b"no PNG")
     done = mc.data.export(small, tmp_path / "out", "cvat")
     assert done.images == 1
     assert [reason.partition(";")[0] for _, reason in done.failed] == [
@@ -270,3 +273,37 @@ def test_cityscapes_limits_are_said(tmp_path: Path) -> None:
     ):
         pass
     assert not (tmp_path / "o").exists()
+
+
+# What a format does not say is said again: which classes are stuff. Outlines follow the borders of pixels.
+AGAIN: dict[str, dict[str, Any]] = {to: {"stuff": ["grass"], "edges": "centers"} for to in FORMATS}
+AGAIN |= {"coco-instances": {"edges": "centers"}, "cityscapes": {}, "masks": {}}
+
+READER = {"coco-instances": "coco", "masks": "class-masks"}
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_is_written_reads_back_with_the_same_segments(to: str, small: Path, tmp_path: Path) -> None:
+    if READER.get(to, to) not in READERS:
+        pytest.skip("no reader of this format is here")
+    mc.data.export(small, tmp_path / "there", to)
+    done = convert(tmp_path / "there", tmp_path / "back", **AGAIN[to])
+    assert done.errors == {} and done.splits == {"train": 2, "val": 1}
+    assert main(["data", "check", str(tmp_path / "back")]) == 0
+    for split in ("train", "val"):
+        first, again = (mc.data.open_dataset(tmp_path / k, split) for k in ("set", "back"))
+        kinds = {c.name: c.is_thing for c in first.categories}
+        assert {c.name: c.is_thing for c in again.categories} == kinds
+        metric = mc.PanopticQuality(first.categories)
+        names = [name.removesuffix("_leftImg8bit") for name in map(_stem, again.file_names)]
+        for k in range(len(first)):
+            sample, found = first[k], again[names.index(_stem(first.file_names[k]))]
+            labels = [first.categories.names.index(again.categories[v].name) for v in found.segments.labels]
+            assert ((found.ids == 0) == (sample.ids == 0)).all()
+            metric.update(found.ids, (found.segments.ids, np.array(labels)), sample.ids, sample.segments)
+        values = metric.compute().all
+        assert (values.pq, values.sq, values.rq) == (1, 1, 1)
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem

@@ -1,11 +1,11 @@
-"""Label Studio: `tasks.json` to import, `labels.xml` (the labelling interface) and `images/<split>`."""
+"""Label Studio: `labels.xml`, its interface, and for each split a folder of `tasks.json` and `images`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import IO, Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
@@ -34,26 +34,30 @@ def label_studio(out: Output) -> Iterator[Callable[[Item], None]]:
     )
     image = '  <Image name="image" value="$image" zoom="true"/>\n'
     out.write("labels.xml", f"<View>\n{image}{tags}</View>\n")
-    count = 0
-    with (out.folder / "tasks.json").open("w", encoding="utf-8") as file:
+    files: dict[str, IO[str]] = {}
+    with ExitStack() as stack:
 
         def write(item: Item) -> None:
-            nonlocal count
-            name = below("images", item.split, item.name)
+            first = item.split not in files
+            if first:
+                path = out.folder / item.split / "tasks.json"
+                path.parent.mkdir(exist_ok=True)
+                files[item.split] = stack.enter_context(path.open("w", encoding="utf-8"))
+            name = below(item.split, "images", item.name)
             out.place(item, name)
             result = [_region(item, segment) for segment in item.result]
-            data = {"image": f"/data/local-files/?d={quote(name)}", "split": item.split}
+            data = {"image": f"/data/local-files/?d={quote(name)}"}
             task: dict[str, Any] = {"data": data, "annotations": [{"result": result}]}
             if item.scored:
                 mean = float(np.mean([s.score for s in item.result])) if result else 0.0
                 shown = {"model_version": "maskconver", "score": round(mean, 5), "result": result}
                 task = {"data": data, "predictions": [shown]}
-            file.write((",\n" if count else "[\n") + json.dumps(task, ensure_ascii=False))
+            files[item.split].write(("[\n" if first else ",\n") + json.dumps(task, ensure_ascii=False))
             out.note_crowd(item)
-            count += 1
 
         yield write
-        file.write("\n]\n" if count else "[]\n")
+        for file in files.values():
+            file.write("\n]\n")
 
 
 def _region(item: Item, segment: Segment) -> dict[str, Any]:
