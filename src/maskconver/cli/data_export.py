@@ -51,13 +51,9 @@ def run(args: Namespace) -> int:
     """Writes the data set; 0 when every image was written, 1 when some could not be read."""
     out = args.out or f"{args.data.rstrip('/')}_{args.to.replace('-', '_')}"
     with ExitStack() as stack:
-        bar: list[Callable[[], None]] = []
 
-        def progress(count: int, total: int) -> None:
-            if count:
-                bar[0]()
-            else:
-                bar.append(stack.enter_context(progress_bar("", total)))
+        def progress(total: int) -> Callable[[], None]:
+            return stack.enter_context(progress_bar("images", total))
 
         done = export(
             args.data,

@@ -188,6 +188,7 @@ class Reader:
         name: for `--from`, e.g. `yolo-seg`.
         title: for people, e.g. `YOLO segmentation`.
         generic: it is only recognised where no other format is.
+        includes: formats that files of this one also look like.
         classes: in the order of the source.
         faults: what was left out.
         decisions: one plain sentence for everything that was decided about the source as a whole, e.g.
@@ -198,6 +199,7 @@ class Reader:
     name: ClassVar[str]
     title: ClassVar[str]
     generic: ClassVar[bool] = False
+    includes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, files: Files, options: Options) -> None:
         self.files, self.options = files, options

@@ -47,6 +47,8 @@ def recognise(files: Files) -> tuple[type[Reader], str]:
     """
     found = [(reader, why) for name in FORMATS if (why := (reader := reader_of(name)).detect(files))]
     found = [row for row in found if not row[0].generic] or found
+    included = {name for reader, _ in found for name in reader.includes}
+    found = [row for row in found if row[0].name not in included]
     if len(found) == 1:
         return found[0]
     where = files.where(files.only)

@@ -60,7 +60,7 @@ def export(
     images: Images = "copy",
     things_only: bool = False,
     simplify: float = 0.0,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int], Callable[[], Any]] | None = None,
 ) -> Exported:
     """Write a data set in the format of another tool.
 
@@ -76,7 +76,7 @@ def export(
         things_only: leave stuff out.
         simplify: leave out corners of polygons that are no further than this from what remains, in pixels;
             0 keeps every pixel.
-        progress: called before the first image and after each, with how many are done and how many there are.
+        progress: called with the number of images; what it returns is called after each.
 
     Returns:
         What was done.
@@ -98,19 +98,16 @@ def export(
         if not categories.is_thing.any():
             raise ConfigError("`things_only` leaves nothing: the data set has only stuff")
         categories = Categories(c for c in categories if c.is_thing)
-    total, count = sum(len(dataset) for _, dataset in sets), 0
     with writing(Path(out), to, categories, images=images, simplify=simplify) as (done, write):
-        if progress:
-            progress(0, total)
+        advance = progress(sum(len(dataset) for _, dataset in sets)) if progress else None
         for name, dataset in sets:
             for index in range(len(dataset)):
                 try:
                     write(_item(dataset, index, name or "", categories, images))
                 except (DataError, ImageError) as error:
                     done.failed.append((error.where or dataset.image_path(index), error.text))
-                count += 1
-                if progress:
-                    progress(count, total)
+                if advance:
+                    advance()
         if not done.images:
             where, reason = done.failed[0]
             raise DataError(f"no image could be written; the first: {reason}", where=where)

@@ -78,6 +78,7 @@ class Cityscapes(Reader):
     """
 
     name, title = "cityscapes", "Cityscapes"
+    includes = frozenset({"coco-panoptic"})  # of its panoptic PNGs
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)

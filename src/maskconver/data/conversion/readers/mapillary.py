@@ -27,6 +27,7 @@ class Mapillary(Reader):
     """
 
     name, title = "mapillary", "Mapillary Vistas"
+    includes = frozenset({"coco-panoptic"})  # of its panoptic PNGs
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
