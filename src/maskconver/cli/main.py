@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data convert": ("data_convert", "convert annotations of other tools to a panoptic data set"),
     "data synth": ("data_synth", "write a generated panoptic data set"),
     "data check": ("data_check", "list every defect of a data set"),
+    "data export": ("data_export", "write a data set in the format of another tool"),
 }
 
 

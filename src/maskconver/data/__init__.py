@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "label_folder": ["LabelFolder"],
         "check.run": ["check_dataset"],
         "conversion.run": ["convert"],
+        "export_to.write": ["export"],
         "synth.write": ["synthesize"],
     },
 )

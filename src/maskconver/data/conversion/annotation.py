@@ -95,7 +95,7 @@ class AnnotatedImage:
         split: the one it belongs to in the source; "" where there are none.
         width, height: in pixels as the annotation states them; None where it does not.
         shapes: the regions, in file order.
-        ids: (H, W) int32, 0 = void; then `shapes` is empty.
+        ids: (H, W) int32, 0 = without annotation, -1 = void whatever the background; then `shapes` is empty.
         segments: every id of `ids`.
         info: further keys for the image's row in the JSON, e.g. `{"photograph": "a17"}`.
     """
@@ -192,6 +192,8 @@ class Reader:
         edges: how the pixels of its polygons are found unless the options say; `centers` where points lie
             anywhere in a pixel, not on its number.
         title: for people, e.g. `YOLO segmentation`.
+        generic: it is only recognised where no other format is.
+        includes: formats that files of this one also look like.
         classes: in the order of the source.
         faults: what was left out.
         decisions: one plain sentence for everything that was decided about the source as a whole, e.g.
@@ -202,6 +204,8 @@ class Reader:
     name: ClassVar[str]
     title: ClassVar[str]
     edges: ClassVar[Edges] = "touched"
+    generic: ClassVar[bool] = False
+    includes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, files: Files, options: Options) -> None:
         self.files, self.options = files, options

@@ -21,6 +21,15 @@ FORMATS: dict[str, tuple[str, str]] = {
     "via": ("via", "Via"),
     "label-studio": ("label_studio", "LabelStudio"),
     "supervisely": ("supervisely", "Supervisely"),
+    "cityscapes": ("cityscapes", "Cityscapes"),
+    "mapillary": ("mapillary", "Mapillary"),
+    "ade20k": ("ade20k", "Ade20k"),
+    "scene-parsing": ("ade20k", "SceneParsing"),
+    "voc": ("voc", "Voc"),
+    "object-masks": ("objects", "ObjectMasks"),
+    "instance-masks": ("masks", "InstanceMasks"),
+    "class-masks": ("masks", "ClassMasks"),
+    "color-masks": ("masks", "ColorMasks"),
 }
 
 
@@ -43,6 +52,9 @@ def recognise(files: Files) -> tuple[type[Reader], str]:
         DataError: none fits, or several do; names them and the setting that decides.
     """
     found = [(reader, why) for name in FORMATS if (why := (reader := reader_of(name)).detect(files))]
+    found = [row for row in found if not row[0].generic] or found
+    included = {name for reader, _ in found for name in reader.includes}
+    found = [row for row in found if row[0].name not in included]
     if len(found) == 1:
         return found[0]
     where = files.where(files.only)

@@ -215,6 +215,7 @@ class _Run:
     def add(self, image: AnnotatedImage) -> None:
         """Draw and write one image."""
         size = _size(image)
+        void = None
         if image.ids is None:
             known = [s for s in image.shapes if self._known(s.name, image, s.entry)]
             stuff = self.plan.stuff if self.options.merge_stuff else frozenset()
@@ -231,11 +232,13 @@ class _Run:
         else:
             segments = [s for s in image.segments if self._known(s.name, image, f"segment {s.id}")]
             keep = [s.id for s in segments]
-            ids, lost = image.ids, Counter()
+            void, ids, lost = image.ids < 0, np.maximum(image.ids, 0), Counter()
             if len(keep) < len(image.segments):
                 ids = lookup(ids, keep, keep, 0) if keep else np.zeros_like(ids)
         rows = [(s.id, self.plan.ids[s.name], s.crowd) for s in segments]
         ids, rows = self._filled(*self._merged(ids, rows))
+        if void is not None:
+            ids = np.where(void, np.int32(0), ids)
         written = self.writer.add(
             image.name,
             image.path or image.data,

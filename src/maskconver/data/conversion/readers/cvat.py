@@ -14,7 +14,7 @@ from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files
 from ..geometry import box, ellipse, polygon
-from .tool import (
+from ..tool import (
     NO_AREA,
     ToolReader,
     class_name,

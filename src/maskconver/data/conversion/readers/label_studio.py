@@ -18,7 +18,7 @@ from ....io.images import image_size
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files, plain_name
 from ..geometry import box, ellipse, polygon
-from .tool import (
+from ..tool import (
     NO_AREA,
     ToolReader,
     base64_bytes,

@@ -13,13 +13,13 @@ from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files, plain_name
 from ..geometry import box, ellipse, polygon
-from .tool import (
+from ..tool import (
     NO_AREA,
     ToolReader,
     base64_bytes,
     class_name,
-    group_id,
     first_with_head,
+    group_id,
     is_crowd,
     items,
     mapping,

@@ -16,7 +16,7 @@ from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Shape, SourceClass
 from ..files import Files
 from ..geometry import box, polygon
-from .tool import (
+from ..tool import (
     NO_AREA,
     ToolReader,
     base64_bytes,

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ....core.files import MAX_PIXELS
-from ....errors import DataError, ImageError, one_line
-from ....io.images import image_size
-from ..annotation import Options, Reader, Shape
-from ..files import Files
-from ..geometry import polygon
-from ..splits import split_name
+from ...core.files import MAX_PIXELS
+from ...errors import DataError, ImageError, one_line
+from ...io.images import image_size
+from .annotation import Options, Reader, Shape
+from .files import Files
+from .geometry import polygon
+from .splits import split_name
 
 NO_AREA = "points-and-lines"
 """What is counted where a shape covers no pixels: a point, a line, a tag of the image."""
