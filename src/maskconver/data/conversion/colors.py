@@ -153,6 +153,7 @@ def to_numbers(
     table: ColorTable,
     unknown: UnknownColors,
     where: str,
+    *,
     void: Iterable[Color] = (),
 ) -> NDArray[np.int32]:
     """A mask in colour as positions in the table.

@@ -56,7 +56,9 @@ def box(x: float, y: float, width: float, height: float) -> NDArray[np.float64]:
     return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
 
 
-def ellipse(x: float, y: float, x_radius: float, y_radius: float, angle: float = 0.0) -> NDArray[np.float64]:
+def ellipse(
+    x: float, y: float, x_radius: float, *, y_radius: float, angle: float = 0.0
+) -> NDArray[np.float64]:
     """A polygon that an ellipse's outline differs from by less than a tenth of a pixel.
 
     Args:

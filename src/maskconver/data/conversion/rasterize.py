@@ -46,7 +46,11 @@ class Drawn:
 
 
 def region_of(
-    shape: Shape, size: tuple[int, int], edges: Edges = "touched", note: Callable[[str], None] | None = None
+    shape: Shape,
+    size: tuple[int, int],
+    edges: Edges = "touched",
+    *,
+    note: Callable[[str], None] | None = None,
 ) -> Region:
     """The pixels of a shape, as far as they lie in the image.
 
@@ -101,7 +105,7 @@ def rasterize(
     regions: list[Region] = []
     for number, shape in enumerate(shapes, 1):
         try:
-            region = region_of(shape, size, edges, faults.note)
+            region = region_of(shape, size, edges, note=faults.note)
         except DataError as error:
             faults.add(error.kind or "bad-shape", f"{where}, {shape.entry or f'shape {number}'}", error.what)
             continue

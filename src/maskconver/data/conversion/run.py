@@ -166,7 +166,7 @@ def convert(
         result = Conversion(str(out), reader.name, reason)
         result.options = {k: v for k, v in asdict(options).items() if v != getattr(Options(), k)}
         zipped = files.root.is_relative_to(partial)
-        _Run(reader, options, partial / "set", result, zipped).run(source, progress)
+        _Run(reader, options, partial / "set", result=result, zipped=zipped).run(source, progress)
         result.seconds = round(time.perf_counter() - start, 2)
         with atomic_path(partial / "set" / REPORT) as temporary:
             text = json.dumps(result.to_json(), ensure_ascii=False, indent=1, default=str)
@@ -181,7 +181,7 @@ class _Run:
     """The state of one conversion."""
 
     def __init__(
-        self, reader: Reader, options: Options, folder: Path, result: Conversion, zipped: bool
+        self, reader: Reader, options: Options, folder: Path, *, result: Conversion, zipped: bool
     ) -> None:
         self.reader, self.options, self.result = reader, options, result
         self.plan: ClassPlan = plan_classes(reader.classes, options)

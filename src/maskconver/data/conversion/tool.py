@@ -92,7 +92,7 @@ def items(value: Any) -> list[Any]:
 
 
 def with_head(
-    files: Files, suffix: str, pattern: str, refuse: str = "$^", *, limit: int | None = None
+    files: Files, suffix: str, pattern: str, *, refuse: str = "$^", limit: int | None = None
 ) -> list[str]:
     """The files with the ending whose beginnings match `pattern`, not `refuse`; of the first `limit` only."""
 
@@ -103,9 +103,9 @@ def with_head(
     return [name for name in files.matching(suffix)[:limit] if fits(name)]
 
 
-def first_with_head(files: Files, suffix: str, pattern: str, refuse: str = "$^") -> str:
+def first_with_head(files: Files, suffix: str, pattern: str, *, refuse: str = "$^") -> str:
     """The first such file, looked for in the first `LOOKED_AT` only; "" if there is none."""
-    return next(iter(with_head(files, suffix, pattern, refuse, limit=LOOKED_AT)), "")
+    return next(iter(with_head(files, suffix, pattern, refuse=refuse, limit=LOOKED_AT)), "")
 
 
 def class_name(value: Any) -> str:

@@ -140,7 +140,7 @@ class Cvat(ToolReader):
             shape.polygons = [turned(box(x0, y0, x1 - x0, y1 - y0), middle, angle)]
         elif row.tag == "ellipse":
             cx, cy, rx, ry = values("cx", "cy", "rx", "ry")
-            shape.polygons = [ellipse(cx, cy, rx, ry, angle)]
+            shape.polygons = [ellipse(cx, cy, rx, y_radius=ry, angle=angle)]
         else:
             shape.mask, shape.offset = _mask(row)
         return shape

@@ -55,7 +55,7 @@ class LabelStudio(ToolReader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        names = with_head(files, ".json", _FORM, _OTHER) or files.matching(".json")
+        names = with_head(files, ".json", _FORM, refuse=_OTHER) or files.matching(".json")
         self._tasks = [(n, *task) for n in names for task in self._read(n)]
         self.count = len(self._tasks)
         named: dict[str, None] = {}
@@ -70,7 +70,7 @@ class LabelStudio(ToolReader):
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
-        name = first_with_head(files, ".json", _FORM, _OTHER)
+        name = first_with_head(files, ".json", _FORM, refuse=_OTHER)
         return f"{name} holds Label Studio's tasks" if name else None
 
     def images(self) -> Iterator[AnnotatedImage]:
@@ -149,7 +149,7 @@ class LabelStudio(ToolReader):
         if kind == "polygon":
             outline = polygon(region["points"]) * (width / 100, height / 100)
         elif kind == "ellipse":
-            outline = ellipse(x("x"), y("y"), x("radiusX"), y("radiusY"), angle)
+            outline = ellipse(x("x"), y("y"), x("radiusX"), y_radius=y("radiusY"), angle=angle)
         else:
             corner = x("x"), y("y")
             outline = turned(box(*corner, x("width"), y("height")), corner, angle)

@@ -134,7 +134,7 @@ class Labelme(ToolReader):
         at = pairs(row["points"], 2)
         if kind == "circle":
             radius = math.dist(at[0], at[1])
-            shape.polygons = [ellipse(at[0, 0], at[0, 1], radius, radius)]
+            shape.polygons = [ellipse(at[0, 0], at[0, 1], radius, y_radius=radius)]
             return shape
         (x0, y0), (x1, y1) = at.min(0), at.max(0)
         if kind == "rectangle":

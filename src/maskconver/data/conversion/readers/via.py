@@ -111,10 +111,10 @@ class Via(ToolReader):
         elif kind == "rect":
             outline = box(value("x"), value("y"), value("width"), value("height"))
         elif kind == "circle":
-            outline = ellipse(value("cx"), value("cy"), value("r"), value("r"))
+            outline = ellipse(value("cx"), value("cy"), value("r"), y_radius=value("r"))
         elif kind == "ellipse":
             angle = math.degrees(value("theta")) if "theta" in at else 0.0
-            outline = ellipse(value("cx"), value("cy"), value("rx"), value("ry"), angle)
+            outline = ellipse(value("cx"), value("cy"), value("rx"), y_radius=value("ry"), angle=angle)
         elif kind == "point":
             return NO_AREA
         else:

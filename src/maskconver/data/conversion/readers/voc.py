@@ -130,7 +130,7 @@ class Voc(Reader):
             if error.kind != "colour-mask":
                 raise
             colours = read_colours(path, where)
-            return to_numbers(colours, self._colors, self._unknown, where, [palette_color(BORDER)])
+            return to_numbers(colours, self._colors, self._unknown, where, void=[palette_color(BORDER)])
         if (strange := values[(values >= len(self._colors.names)) & (values != BORDER)]).size:
             text = f"the value {int(strange[0])} is no class; {strange.size} pixels are void"
             self.faults.add("unknown-class", where, text)
