@@ -216,9 +216,13 @@ def _drawn(shape: Shape, size: tuple[int, int], edges: Edges, note: Callable[[st
 
 
 def _is_along_pixels(polygon: NDArray[np.float64]) -> bool:
-    """Whether an outline runs on the borders of pixels alone, as those made from masks and most boxes do."""
-    steps = polygon - np.roll(polygon, 1, 0)
-    return bool(((steps == 0).any(1)).all() and (polygon == np.round(polygon)).all())
+    """Whether an outline runs on the borders of pixels alone, as those made from masks and most boxes do.
+
+    As a share of the image's size a coordinate is not quite whole.
+    """
+    corners = np.round(polygon)
+    steps = corners - np.roll(corners, 1, 0)
+    return bool((steps == 0).any(1).all() and (np.abs(polygon - corners) < 1e-3).all())
 
 
 def _fill(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
