@@ -252,13 +252,18 @@ def test_results_are_written_with_scores_and_kept_after_ctrl_c(to: str, small: P
     )
     with pytest.raises(KeyboardInterrupt), writing_results(tmp_path / "out", to, CATEGORIES) as write:
         write(result, "x_1", small / "images/train/a.jpg")
+        write(result, "x_2", small / "images/train/a.jpg")
         raise KeyboardInterrupt
     written = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert "x_1.jpg" in written or "x_1_leftImg8bit.jpg" in written
     if to == "label-studio":
-        (task,) = json.loads((tmp_path / "out/tasks.json").read_text())
+        task, _ = json.loads((tmp_path / "out/tasks.json").read_text())
         (prediction,) = task["predictions"]
         assert prediction["score"] == 0.625 and len(prediction["result"]) == 4
+    if to == "coco-instances":
+        content = json.loads((tmp_path / "out/annotations/instances_all.json").read_text())
+        assert [i["id"] for i in content["images"]] == [1, 2]
+        assert [a["score"] for a in content["annotations"]][:4] == [0.5, 0.75, 0.25, 1]
     if to == "labelme":
         shapes = json.loads((tmp_path / "out/x_1.json").read_text())["shapes"]
         assert {s["score"] for s in shapes if s["label"] == "cat & <dog>"} == {0.75}
