@@ -15,6 +15,7 @@ from ...errors import DataError
 from . import rle
 from .annotation import Edges, Faults, IdSegment, Overlaps, Shape
 
+_ROUNDING = 0.01  # pixels that six digits of a relative coordinate may be off
 _FAR = 1e7  # coordinates are drawn as if they were no farther away
 
 
@@ -207,22 +208,23 @@ def _drawn(shape: Shape, size: tuple[int, int], edges: Edges, note: Callable[[st
         return Region(shape, whole, 0, 0, 0)
     for polygon in shape.polygons:
         here = np.clip(polygon, -_FAR, _FAR) - (x, y)
-        exact = edges == "centers" or _is_along_pixels(polygon)
-        mask = _fill_centers(here, height, width) if exact else _fill(here, height, width)
+        borders = np.round(here)
+        if _is_along_pixels(here, borders):
+            mask = _fill_centers(borders, height, width)
+        elif edges == "centers":
+            mask = _fill_centers(here, height, width)
+        else:
+            mask = _fill(here, height, width)
         whole = whole ^ mask if shape.rule == "even-odd" else whole | mask
         if _crosses_itself(here, mask):
             note("self-crossing-polygons")
     return _cropped(shape, whole, x, y)
 
 
-def _is_along_pixels(polygon: NDArray[np.float64]) -> bool:
-    """Whether an outline runs on the borders of pixels alone, as those made from masks and most boxes do.
-
-    As a share of the image's size a coordinate is not quite whole.
-    """
-    corners = np.round(polygon)
-    steps = corners - np.roll(corners, 1, 0)
-    return bool((steps == 0).any(1).all() and (np.abs(polygon - corners) < 1e-3).all())
+def _is_along_pixels(polygon: NDArray[np.float64], rounded: NDArray[np.float64]) -> bool:
+    """Whether an outline runs on the borders of pixels alone, as those made from masks and most boxes do."""
+    straight = (rounded == np.roll(rounded, 1, 0)).any(1).all()
+    return bool(straight and (np.abs(polygon - rounded) < _ROUNDING).all())
 
 
 def _fill(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:

@@ -59,11 +59,28 @@ def recognise(files: Files) -> tuple[type[Reader], str]:
         return found[0]
     where = files.where(files.only)
     if not found:
+        if other := _other(files):
+            raise DataError(other, where=where, fix="export outlines or masks from the tool it was made with")
         known = ", ".join(FORMATS)
-        raise DataError(
-            "no annotation format is recognised here",
-            where=where,
-            fix=f"say which with `from_format`: {known}",
-        )
+        fix = f"say which with `from_format`: {known}"
+        raise DataError("no annotation format is recognised here", where=where, fix=fix)
     names = ", ".join(f"{reader.name} ({why})" for reader, why in found)
     raise DataError(f"several formats fit: {names}", where=where, fix="say which with `from_format`")
+
+
+# What lies there instead: part of a file's name, of its beginning, and what to say of it.
+_OTHERS = (
+    (".tfrecord", "", "is a TFRecord file, which is not read"),
+    ("_classes.csv", "", "names the classes of whole images and has no outlines"),
+    (".createml.json", "", "has boxes and no outlines (CreateML)"),
+    (".xml", "<bndbox>", "has boxes and no outlines (Pascal VOC)"),
+)
+
+
+def _other(files: Files) -> str:
+    """What is known of a source that no reader takes; "" where nothing is."""
+    for ending, mark, text in _OTHERS:
+        for name in files.matching(ending)[:5]:
+            if mark in files.head(name):
+                return f"{name} {text}"
+    return ""

@@ -31,7 +31,9 @@ class SegmentAnything(Reader):
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
-        first = next((n for n in files.matching(".json")[:20] if _is_one(files, n)), None)
+        first = next(
+            (n for n in files.matching(".json")[:20] if _is_one(files, n) and _has_masks(files, n)), None
+        )
         return None if first is None else f"{first} has an image and its masks with predicted_iou"
 
     def images(self) -> Iterator[AnnotatedImage]:
@@ -77,10 +79,9 @@ def _shape(row: Any, number: int) -> Shape:
 
 def _is_one(files: Files, name: str) -> bool:
     head = files.head(name, 1 << 16)
-    marks = '"predicted_iou"' in head or '"stability_score"' in head
-    return (
-        '"image"' in head
-        and '"annotations"' in head
-        and (marks or '"segmentation"' in head)
-        and '"images"' not in head
-    )
+    return '"image"' in head and '"annotations"' in head and '"images"' not in head
+
+
+def _has_masks(files: Files, name: str) -> bool:
+    head = files.head(name, 1 << 16)
+    return '"predicted_iou"' in head or '"stability_score"' in head

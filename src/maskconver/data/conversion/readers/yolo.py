@@ -147,8 +147,12 @@ class Yolo(Reader):
                 if not text.strip():
                     self.faults.note("empty-label-files")
             yield image
-        for label, used in self._labels.items():
-            if not used and _looks_like_label(self.files.head(label)):
+        left = [n for n, used in self._labels.items() if not used and _looks_like_label(self.files.head(n))]
+        there = {PurePosixPath(n).stem for n in self.files.image_names()} if left else set()
+        for label in left:
+            if PurePosixPath(label).stem in there:
+                self.faults.note("label-files-outside-the-splits-of-data-yaml")
+            else:
                 text = "there is no image of this name"
                 self.faults.add("missing-image", self.files.where(label), text)
 
