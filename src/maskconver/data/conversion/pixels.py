@@ -88,7 +88,8 @@ def class_segments(
         The id map; its segments; and how many pixels have numbers that are neither, which become void.
     """
     ids, found = numbered(values)
-    table, segments, unknown = np.zeros(len(found) + 1, np.int32), [], {}
+    table, segments = np.zeros(len(found) + 1, np.int32), list[IdSegment]()
+    unknown: dict[int, int] = {}
     for position, value in enumerate(found, 1):
         if value in names:
             table[position] = len(segments) + 1

@@ -14,12 +14,8 @@ from .item import Item, Output, below
 @contextmanager
 def coco_instances(out: Output) -> Iterator[Callable[[Item], None]]:
     """Polygons, or run lengths of segments with holes and of crowds; things and stuff alike."""
-    categories = [
-        {"id": c.id, "name": c.name, "supercategory": "thing" if c.is_thing else "stuff"}
-        for c in out.categories
-    ]
-    for row, c in zip(categories, out.categories):
-        row |= {"isthing": int(c.is_thing), "color": list(c.color)}
+    kinds = ("stuff", "thing")
+    categories = [row | {"supercategory": kinds[row["isthing"]]} for row in out.categories.to_json()]
     files: dict[str, IO[str]] = {}
     images: dict[str, list[dict[str, Any]]] = {}
     count = 0

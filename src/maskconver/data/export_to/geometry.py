@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +59,7 @@ def one_ring(parts: list[Polygon]) -> Ring:
 
 def runs(mask: NDArray[np.bool_]) -> list[int]:
     """Lengths of the runs of a mask, row after row, of background and object in turn; background first."""
-    flat = mask.ravel()
-    lengths = np.diff(run_starts(flat), append=flat.size).tolist()
+    flat = mask.ravel().view(np.uint8)
+    ends = [*run_starts(flat).tolist(), flat.size]
+    lengths = [end - start for start, end in pairwise(ends)]
     return [0, *lengths] if flat[0] else lengths

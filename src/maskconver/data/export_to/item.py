@@ -32,7 +32,7 @@ class Item:
         name: of the image, with `/` between folders; its stem is unique in its split.
         split: "" where there is none.
         image: where the file is, or what gives its bytes; None where it is not there.
-        image_id: in the data set.
+        image_id: in the data set, if it is from one.
         crowd: ids of the segments that stand for uncounted objects.
         scored: whether scores mean something: these are results of a model.
         simplify: tolerance of the polygons in pixels.
@@ -42,7 +42,7 @@ class Item:
     name: str
     split: str = ""
     image: Path | Callable[[], bytes] | None = None
-    image_id: int | str = 0
+    image_id: int | str | None = None
     crowd: frozenset[int] = frozenset()
     scored: bool = False
     simplify: float = 0.0

@@ -23,7 +23,7 @@ def labelme(out: Output) -> Iterator[Callable[[Item], None]]:
     def write(item: Item) -> None:
         place = out.place(item, below(item.split, item.name))
         height, width = item.size
-        content = {
+        content: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
             "shapes": [shape for segment in item.result for shape in _shapes(item, segment)],

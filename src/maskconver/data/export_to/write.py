@@ -87,7 +87,7 @@ def export(
             could be written.
         OSError: `out` cannot be written; nothing is left behind.
     """
-    names = [split] if split else find_splits(data) or [None]
+    names: list[str | None] = [split] if split else [*find_splits(data)] or [None]
     sets = [(name, open_dataset(data, name)) for name in names]
     categories = sets[0][1].categories
     for name, dataset in sets[1:]:

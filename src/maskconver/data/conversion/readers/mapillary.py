@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +62,8 @@ class Mapillary(Reader):
             self._read_json()
         else:
             semantic = self.kind == "labels"
-            colors = {k: tuple(row["color"]) for k, row in enumerate(labels)}
             self.classes = [
-                SourceClass(name, k in self._things and not semantic, colors[k], k + 1)  # type: ignore[arg-type]
+                SourceClass(name, k in self._things and not semantic, tuple(labels[k]["color"]), k + 1)
                 for k, name in self._names.items()
             ]
         self.decisions.append(f"{self.count} PNGs of the folders {self.kind} are read")
@@ -138,7 +138,7 @@ class Mapillary(Reader):
         return table[ids], segments, unknown
 
 
-def _labels(files: Files, config: str) -> list[dict[str, object]]:
+def _labels(files: Files, config: str) -> list[dict[str, Any]]:
     rows = files.json(config)
     rows = rows.get("labels") if isinstance(rows, dict) else None
     if not isinstance(rows, list) or not all(
