@@ -51,6 +51,7 @@ class Files:
         self.names = sorted(_walk(self.root, self.refused, skip))
         self.image_folder = image_folder
         self._heads: dict[str, bytes] = {}
+        self._sets: dict[Path, frozenset[str]] = {}
         self._by_base: dict[str, list[tuple[Path, str]]] | None = None
         self._by_stem: dict[str, list[tuple[Path, str]]] | None = None
 
@@ -136,12 +137,12 @@ class Files:
         plain = plain_name(name)
         if not plain:
             raise DataError("names no image", kind="missing-image")
-        tops = [self.root / n for n in near] + [self.root]
-        tops += [self.image_folder] if self.image_folder else []
-        for top in tops:
-            candidate = Path(os.path.normpath(top / plain))
-            if candidate.is_file() and self._inside(candidate):
-                return candidate
+        tops = [(self.root, here) for here in (*near, "")]
+        tops += [(self.image_folder, "")] if self.image_folder else []
+        for root, folder in tops:
+            found = posixpath.normpath(posixpath.join(folder, plain))
+            if found in self._known(root):
+                return root / found
         self._index()
         assert self._by_base is not None and self._by_stem is not None
         key = _key(posixpath.basename(plain))
@@ -170,10 +171,12 @@ class Files:
         """Names of all images below `root`."""
         return [n for n in self.names if _is_image(n)]
 
-    def _inside(self, path: Path) -> bool:
-        real = os.path.realpath(path)
-        tops = [self.root, *([self.image_folder] if self.image_folder else [])]
-        return any(_is_below(real, os.path.realpath(top)) for top in tops)
+    def _known(self, root: Path) -> frozenset[str]:
+        """The names below the source or the folder of images, links that lead out left out."""
+        if root not in self._sets:
+            names = self.names if root == self.root else _walk(root, [], None)
+            self._sets[root] = frozenset(names)
+        return self._sets[root]
 
     def _index(self) -> None:
         if self._by_base is not None:
@@ -181,7 +184,7 @@ class Files:
         self._by_base, self._by_stem = {}, {}
         roots = [(self.root, self.names)]
         if self.image_folder:
-            roots.append((self.image_folder, sorted(_walk(self.image_folder, [], None))))
+            roots.append((self.image_folder, sorted(self._known(self.image_folder))))
         for root, names in roots:
             for name in filter(_is_image, names):
                 base = _key(posixpath.basename(name))
