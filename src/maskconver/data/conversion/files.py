@@ -140,9 +140,9 @@ class Files:
         tops = [(self.root, here) for here in (*near, "")]
         tops += [(self.image_folder, "")] if self.image_folder else []
         for root, folder in tops:
-            found = posixpath.normpath(posixpath.join(folder, plain))
-            if found in self._known(root):
-                return root / found
+            candidate = posixpath.normpath(posixpath.join(folder, plain))
+            if candidate in self._known(root):
+                return root / candidate
         self._index()
         assert self._by_base is not None and self._by_stem is not None
         key = _key(posixpath.basename(plain))
