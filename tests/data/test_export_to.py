@@ -176,11 +176,16 @@ def test_crowds_are_named(tmp_path: Path) -> None:
         mc.data.export(tmp_path / "set", tmp_path / "y", "yolo-seg").notes["crowd regions are left out"] == 1
     )
     assert len((tmp_path / "y/labels/train/a.txt").read_text().splitlines()) == 3
-    done = mc.data.export(tmp_path / "set", tmp_path / "l", "labelme")
+    done = mc.data.export(tmp_path / "set", tmp_path / "l", "label-studio")
     assert done.notes["crowd regions are written as ordinary objects"] == 1
-    mc.data.export(tmp_path / "set", tmp_path / "c", "coco-instances")
-    rows = json.loads((tmp_path / "c/annotations/instances_train.json").read_text())["annotations"]
-    assert [r["category_id"] for r in rows if r["iscrowd"]] == [9]
+    for to in ("coco-instances", "labelme", "cvat", "cityscapes"):
+        done = mc.data.export(tmp_path / "set", tmp_path / to, to)
+        assert not [text for text in done.notes if "crowd" in text]
+        mc.data.convert(tmp_path / to, tmp_path / f"{to}_back", images="copy")
+        back = mc.data.open_dataset(tmp_path / f"{to}_back")
+        table = back.segments(0)
+        assert [back.categories[v].name for v in table.labels[table.crowd]] == ["ball"]
+        assert (back.ids(0)[scene() == 300] == table.ids[table.crowd][0]).all()
 
 
 def test_labelme_names_the_image_beside_it_or_where_it_is(small: Path, tmp_path: Path) -> None:

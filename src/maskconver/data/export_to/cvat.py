@@ -9,6 +9,12 @@ from xml.sax.saxutils import quoteattr
 from .geometry import runs
 from .item import Item, Output, below
 
+_CROWD = '<attribute name="is_crowd">true</attribute>'
+_CROWD_ATTRIBUTE = (
+    "<attribute><name>is_crowd</name><mutable>False</mutable><input_type>checkbox</input_type>"
+    "<default_value>false</default_value><values>false</values></attribute>"
+)
+
 
 @contextmanager
 def cvat(out: Output) -> Iterator[Callable[[Item], None]]:
@@ -20,9 +26,8 @@ def cvat(out: Output) -> Iterator[Callable[[Item], None]]:
         for c in out.categories:
             name = quoteattr(c.name)[1:-1]
             color = "".join(f"{v:02x}" for v in c.color)
-            file.write(
-                f"<label><name>{name}</name><color>#{color}</color><attributes></attributes></label>\n"
-            )
+            file.write(f"<label><name>{name}</name><color>#{color}</color>")
+            file.write(f"<attributes>{_CROWD_ATTRIBUTE}</attributes></label>\n")
         file.write("</labels></task></meta>\n")
 
         def write(item: Item) -> None:
@@ -33,17 +38,17 @@ def cvat(out: Output) -> Iterator[Callable[[Item], None]]:
             size = f'width="{width}" height="{height}"'
             file.write(f'<image id="{count}" name={quoteattr(item.name)}{subset} {size}>\n')
             for segment in item.result:
+                inside = _CROWD if segment.id in item.crowd else ""
                 start = f'label={quoteattr(segment.category)} source="file" occluded="0"'
                 if (ring := item.single_ring(segment)) is not None:
                     points = ";".join(f"{x},{y}" for x, y in ring.tolist())
-                    file.write(f'<polygon {start} points="{points}" z_order="0"></polygon>\n')
+                    file.write(f'<polygon {start} points="{points}" z_order="0">{inside}</polygon>\n')
                 else:
                     left, top, w, h = segment.bbox
                     rle = ", ".join(map(str, runs(item.crop(segment))))
                     box = f'left="{left}" top="{top}" width="{w}" height="{h}"'
-                    file.write(f'<mask {start} rle="{rle}" {box} z_order="0"></mask>\n')
+                    file.write(f'<mask {start} rle="{rle}" {box} z_order="0">{inside}</mask>\n')
             file.write("</image>\n")
-            out.note_crowd(item)
             count += 1
 
         yield write

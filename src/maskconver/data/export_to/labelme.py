@@ -32,7 +32,6 @@ def labelme(out: Output) -> Iterator[Callable[[Item], None]]:
             "imageHeight": height,
             "imageWidth": width,
         }
-        out.note_crowd(item)
         out.write(below(item.split, f"{item.stem}.json"), json.dumps(content, ensure_ascii=False))
 
     yield write
@@ -43,6 +42,8 @@ def _shapes(item: Item, segment: Segment) -> list[dict[str, Any]]:
     common: dict[str, Any] = {"label": segment.category, "group_id": None, "description": "", "flags": {}}
     if item.scored:
         common |= {"description": f"score {segment.score:.2f}", "score": round(segment.score, 5)}
+    if segment.id in item.crowd:
+        common["flags"] = {"crowd": True}
     parts = item.polygons[segment.id]
     if any(holes for _, holes in parts):
         x, y, width, height = segment.bbox
