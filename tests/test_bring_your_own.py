@@ -1,9 +1,10 @@
-"""From the export of a tool to a trained model with the three commands of the page, for the commonest tools."""
+"""From the export of a tool to a trained model with the three commands of the page, for common tools."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,14 +33,20 @@ def roboflow(folder: Path) -> None:
         row["supercategory"] = "cells"
     content["categories"].insert(0, {"id": 0, "name": "cells", "supercategory": "none"})
     name.unlink()
-    (folder / "train").mkdir()
+    (folder / "train").mkdir(exist_ok=True)
     for row in content["images"]:
-        (image,) = (
-            p for p in folder.rglob(Path(row["file_name"]).name) if "train" not in p.parts[-2:-1] or True
-        )
+        (image,) = folder.rglob(Path(row["file_name"]).name)
         image.rename(folder / "train" / image.name)
         row["file_name"] = image.name
     (folder / "train" / "_annotations.coco.json").write_text(json.dumps(content))
+
+
+def masks(folder: Path) -> None:
+    """Images beside PNGs with a number for each object."""
+    exported("masks")(folder)
+    shutil.rmtree(folder / "labels")
+    (folder / "classes.json").unlink()
+    (folder / "instances").rename(folder / "masks")
 
 
 # How an export is made, and what its conversion needs to be told.
@@ -48,7 +55,7 @@ EXPORTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "yolo": (exported("yolo-seg"), ""),
     "labelme": (exported("labelme"), ""),
     "cvat": (exported("cvat"), ""),
-    "masks": (exported("masks"), "--from instance-masks --things nucleus"),
+    "masks": (masks, "--from instance-masks --things nucleus"),
     "coco": (exported("coco-instances"), ""),
 }
 
