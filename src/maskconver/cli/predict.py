@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.files import atomic_path
+from ..data.export_to.write import FORMATS, writing_results
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
@@ -65,6 +66,11 @@ def configure(parser: ArgumentParser) -> None:
     add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
     add("--no-masks", action="store_true", help="write no panoptic files, only overlays and labels")
     add(
+        "--to",
+        choices=FORMATS,
+        help="also write the results in the format of a labelling tool, to correct them; see data export",
+    )
+    add(
         "--ids-from",
         type=str | None,
         default=None,
@@ -96,8 +102,10 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
-    if args.no_masks and not (args.overlay or args.labels):
+    if args.no_masks and not (args.overlay or args.labels or args.to):
         raise ConfigError("--no-masks leaves nothing to write; add --overlay or --labels")
+    if args.to and args.output_side:
+        raise ConfigError("--to writes results of the size of the image; leave --output-side out")
     if args.draft_jpeg and args.overlay:
         raise ConfigError(
             "--overlay draws on the full-size image, which --draft-jpeg does not read; use one of the two"
@@ -125,7 +133,7 @@ def run(args: Namespace) -> int:
                     raise MaskconverError(": ".join(failures[0])) from answer
             else:
                 with timed(done.seconds, "waiting"):
-                    write(answer, stem)
+                    write(answer, stem, path)
                 done.images += 1
                 done.segments.update(s.category for s in answer.segments)
             advance()
@@ -151,14 +159,18 @@ def _results(
     categories: Categories,
     image_ids: dict[str, int | str],
     seconds: dict[str, float],
-) -> Iterator[Callable[[Segmentation, str], None]]:
+) -> Iterator[Callable[[Segmentation, str, Path], None]]:
     """A function that has an image's files written in the background; all are written when the block ends."""
     with ExitStack() as stack:
+        others = writing_results(out / args.to, args.to, categories) if args.to else None
+        export = stack.enter_context(others) if others else None
         masks = None if args.no_masks else stack.enter_context(panoptic_writer(out, categories, image_ids))
         labels = label_writer(out, categories) if args.labels else None
 
-        def write(result: Segmentation, stem: str) -> None:
+        def write(result: Segmentation, stem: str, path: Path) -> None:
             with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
+                if export:
+                    export(result, stem, path)
                 if masks:
                     masks(result, stem)
                 if labels:
@@ -274,6 +286,8 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             f"{done.images} images, {done.segments.total()} segments{f' ({common}{more})' if common else ''}"
         )
         print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
+        if args.to:
+            print(f"{args.to}: {out / args.to}")
         if not args.no_masks:
             print(f"panoptic: {out / 'panoptic.json'}")
         if args.labels:

@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "coco": ["CocoPanoptic"],
         "label_folder": ["LabelFolder"],
         "check.run": ["check_dataset"],
+        "conversion.run": ["convert"],
+        "export_to.write": ["export"],
         "synth.write": ["synthesize"],
     },
 )
