@@ -126,6 +126,8 @@ def writing(
 ) -> Iterator[tuple[Exported, Callable[[Item], None]]]:
     """Writes a folder in a format, image after image; it takes its name when the block ends well.
 
+    Without any image there is no folder.
+
     Args:
         out, to, images, simplify: as for `export`.
         categories: of all images.
@@ -167,6 +169,9 @@ def writing(
                 if not keep_stopped or not done.images:
                     raise
                 stopped = True
+        if not done.images:
+            shutil.rmtree(staging)
+            return
         umask = os.umask(0)
         os.umask(umask)
         staging.chmod(0o777 & ~umask)
