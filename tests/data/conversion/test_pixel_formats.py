@@ -188,6 +188,16 @@ def test_cvat_segmentation_masks_have_colours_of_their_label_map(tmp_path: Path)
     assert "the colour 9 200 9 is of no class; 2 pixels of 1 files are void" in faults(reader)[0]
 
 
+def test_cvat_segmentation_masks_saved_with_a_palette_mean_its_colours(tmp_path: Path) -> None:
+    voc(tmp_path, [[0, 1, 2, 2]] * 2, [[0, 1, 2, 3]] * 2)
+    image = Image.open(tmp_path / "SegmentationClass/a.png")
+    image.putpalette([0, 0, 0, 250, 50, 83, 9, 200, 9])
+    image.save(tmp_path / "SegmentationClass/a.png")
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ntree:9,200,9::\ncell:250,50,83::\n")
+    _, (found,) = read(tmp_path, "voc")
+    assert names(found)[0] == ["-", "cell3", "tree1", "tree2"]
+
+
 def test_a_mask_for_each_object(tmp_path: Path) -> None:
     for name in "ab":
         photo(tmp_path / f"stage1_train/{name}/images/{name}.png")
@@ -213,6 +223,8 @@ def test_a_mask_for_each_object(tmp_path: Path) -> None:
         ("a.png", "a_masks.tif"),
         ("a_img.png", "a_masks.png"),
         ("a.png", "a_cp_masks.png"),
+        ("images/label_1.png", "masks/label_1.tif"),
+        ("images/a_1.png", "labels/label_a_1.tif"),
     ],
 )
 def test_label_images_are_found_beside_their_images(tmp_path: Path, image: str, mask: str) -> None:

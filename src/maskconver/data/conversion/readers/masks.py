@@ -160,6 +160,9 @@ class ClassMasks(Masks):
     ) -> tuple[NDArray[np.int32], list[IdSegment], dict[int, int]]:
         """Objects of the things by their numbers, one segment for each stuff class."""
         name = "/".join("instances" if p in MASK_FOLDERS else p for p in PurePosixPath(mask).parts)
+        if not self.files.has(name):
+            what = f"there is no {name} that tells the objects apart"
+            raise DataError(what, where=where, kind="missing-objects")
         objects = read_values(self.files.path(name), self.files.where(name))
         if objects.shape != values.shape:
             raise DataError(f"{name} is of another size", where=where, kind="size-mismatch")
