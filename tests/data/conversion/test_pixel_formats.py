@@ -185,7 +185,7 @@ def test_cvat_segmentation_masks_have_colours_of_their_label_map(tmp_path: Path)
     )
     reader, (image,) = read(tmp_path, "voc")
     assert [s.name for s in image.segments] == ["cell", "cell"]
-    assert "the colour 9 200 9 is of no class; 2 pixels of 1 files are void" in faults(reader)[0]
+    assert "the colour 9 200 9 is of no class; 2 pixels of 1 masks are void" in faults(reader)[0]
 
 
 def test_cvat_segmentation_masks_saved_with_a_palette_mean_its_colours(tmp_path: Path) -> None:
@@ -315,8 +315,19 @@ def test_unknown_colours_are_listed_with_counts_and_jpeg_blur_is_called_so(tmp_p
     reader, images = read(tmp_path, "color-masks")
     assert names(images[0])[0] == ["road1", "-", "-", "-"]
     near, unknown = faults(reader)
-    assert '4 pixels of 2 files have nearly the colour of "road"' in near and "saving as JPEG" in near
-    assert unknown.endswith("the colour 0 255 0 is of no class; 4 pixels of 2 files are void")
+    assert '4 pixels of 2 masks have nearly the colour of "road"' in near and "saving as JPEG" in near
+    assert unknown.endswith("the colour 0 255 0 is of no class; 4 pixels of 2 masks are void")
+
+
+def test_all_colours_that_a_jpeg_adds_are_one_line(tmp_path: Path) -> None:
+    photo(tmp_path / "images/a.png", (16, 16))
+    values = np.zeros((16, 16, 3), np.uint8)
+    values[5:, 5:] = (250, 50, 80)
+    save(tmp_path / "masks/a.jpg", values)
+    (tmp_path / "colors.txt").write_text("cell 250 50 80\nground 0 0 0\n")
+    reader, (image,) = read(tmp_path, "color-masks")
+    (only,) = faults(reader)
+    assert "of 1 masks that are JPEGs have colours of no class" in only and image.segments == []
 
 
 def test_colour_masks_without_colours_say_which_there_are(tmp_path: Path) -> None:
