@@ -89,6 +89,8 @@ def test_results_go_to_a_labelling_tool_and_come_back_the_same(folder, capsys):
         masks = {number: first.ids(k) == number for number in first.segments(k).ids}
         assert len(found) == len(masks) == 2
         assert all(any((a == b).all() for a in found.values()) for b in masks.values())
+    assert main(["data", "export", "out", "--to", "cvat", "--image-folder", "in"]) == 0
+    assert (folder / "out_cvat/images/a.png").is_file()
     shape = json.loads((folder / "out/labelme/a.json").read_text())["shapes"][0]
     assert 0 < shape["score"] <= 1 and shape["description"].startswith("score 0.")
     assert main(command) == 2  # somebody may have corrected what is there
