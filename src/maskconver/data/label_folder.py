@@ -35,7 +35,7 @@ class LabelFolder(PanopticDataset):
         images: folder or .zip of the images.
         labels: folder or .zip of the label PNGs (8 or 16 bits, one channel or palette; value = class).
         classes: `classes.json` or `classes.txt`, see `read_classes`.
-        max_pixels, white_level, channels: as in `read_image`.
+        max_pixels, white_level, channels, bits: as in `read_image`.
 
     Raises:
         DataError: a file or folder is missing, the classes make no sense, no image has labels.
@@ -53,10 +53,12 @@ class LabelFolder(PanopticDataset):
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
         channels: int = 3,
+        bits: int = 8,
     ) -> None:
         self.path = Path(classes)
         self.images, self.labels = FileSource(images), FileSource(labels)
         self.max_pixels, self.white_level, self.channels = max_pixels, white_level, channels
+        self.bits = bits
         self.classes: LabelClasses = read_classes(classes)
         self.categories = self.classes.categories
         pairs, alone, extra = pair_files(self.images, self.labels)
