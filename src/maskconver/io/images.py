@@ -224,6 +224,39 @@ def image_size(
     return _beyond_pillow(source, name, kind, tiff_size)
 
 
+def image_form(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None
+) -> tuple[int, int]:
+    """Channels (alpha and palettes left out: 1, 3, or those of a TIFF) and bits of an image, from its header.
+
+    Raises:
+        ImageError: as `image_size`.
+    """
+    name = name or _name_of(source)
+    try:
+        with _opened(source, name) as image:
+            if image.format == "TIFF":
+                return _tiff_form(_tags(image))
+            deep = ";16" in _raw_mode(image) or image.mode.startswith(("I", "F"))
+            return (1 if image.mode[0] in "1LIF" else 3), 16 if deep else 8
+    except ImageError as error:
+        if error.kind != "tiff":
+            raise
+    file = _open_file(source, name)
+    file.seek(0)
+    try:
+        return _tiff_form(_first_tags(file))
+    finally:
+        if file is not source:
+            file.close()
+
+
+def _tiff_form(tags: Any) -> tuple[int, int]:
+    bands, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
+    alpha = sum(kind in (1, 2) for kind in tags.get(338, ()))
+    return (3 if tags.get(262) in (3, 5) else bands - alpha), 8 if bits <= 8 else 16
+
+
 def _name_of(source: Any) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
@@ -306,18 +339,24 @@ def _unidentified(file: BinaryIO, head: bytes, name: str) -> ImageError:
 
 def _tiff_kind(file: BinaryIO) -> str:
     """`3 × 32-bit float` of a TIFF whose header is sound, else ""."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
     try:
-        head = file.read(8)
-        tags = ImageFileDirectory_v2(head + (file.read(8) if 43 in head[2:4] else b""))
-        file.seek(tags.next)
-        tags.load(file)
+        tags = _first_tags(file)
         bits = tags[_BITS][0]
         numbers = {3: " float"}.get(tags.get(_NUMBERS, (1,))[0], "")
         return f"{tags.get(_SAMPLES, 1)} × {bits}-bit{numbers}" if tags[256] and tags[257] else ""
     except Exception:  # damaged in any way
         return ""
+
+
+def _first_tags(file: BinaryIO) -> Any:
+    """The tags of a TIFF's first page."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    head = file.read(8)
+    tags = ImageFileDirectory_v2(head + (file.read(8) if 43 in head[2:4] else b""))
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
 
 
 def _reason(error: Exception) -> str:
