@@ -104,11 +104,10 @@ def test_the_command_writes_a_recipe_and_does_not_replace_one(
     assert main(["data", "stats", str(tmp_path / "nothing")]) == 2
 
 
-@pytest.mark.parametrize("kind", ["scenes", "semantic", "six channels of 16 bits", "large"])
+@pytest.mark.parametrize("kind", ["scenes", "semantic", "six channels of 16 bits"])
 def test_train_takes_every_suggestion(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    size = (700, 800) if kind == "large" else (64, 80)
-    write_dataset(tmp_path, "scenes" if kind == "scenes" else "cells", 2, size)
+    write_dataset(tmp_path, "scenes" if kind == "scenes" else "cells", 2, (64, 80))
     if kind == "semantic":
         content = json.loads((tmp_path / "panoptic_train.json").read_text())
         for category in content["categories"]:
@@ -127,7 +126,6 @@ def test_train_takes_every_suggestion(kind: str, tmp_path: Path, capsys: pytest.
     if kind == "six channels of 16 bits":
         assert recipe["model"]["in_channels"] == 6 == len(recipe["model"]["input"]["mean"])
         assert recipe["model"]["input"]["bits"] == 16
-    assert (recipe["model"]["input"]["mode"] == "native") == (kind == "large")
 
 
 def test_auto_without_data_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
