@@ -66,6 +66,8 @@ def check_annotations(
             advance()
     for each in sums.values():
         each.finish()
+        own = {c.name for c in reader.classes}
+        each.report.classes = [row for row in each.report.classes if row["name"] in own]
         each.report.images = each.report.annotated = len(each.report.looks)
     reports = {split: each.report for split, each in sums.items()}
     if not reports:
