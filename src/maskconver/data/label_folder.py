@@ -19,6 +19,7 @@ from ..io.sources import FileSource
 from .dataset import DataWarning, PanopticDataset, Sample
 from .layout import DataPaths
 
+LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 # What Cityscapes appends to the name of an image and to those of its labels; the training ids, which are made
 # from the others, win where both are there.
 ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds")
@@ -33,7 +34,8 @@ class LabelFolder(PanopticDataset):
 
     Args:
         images: folder or .zip of the images.
-        labels: folder or .zip of the label PNGs (8 or 16 bits, one channel or palette; value = class).
+        labels: folder or .zip of the label PNGs or TIFFs (8 or 16 bits, one channel or palette; value =
+            class).
         classes: `classes.json` or `classes.txt`, see `read_classes`.
         max_pixels, white_level, channels, bits: as in `read_image`.
 
@@ -142,11 +144,11 @@ def pair_files(
     Raises:
         DataError: two files have one name.
     """
-    by_stem = _by_stem(images, SUFFIXES)
-    pngs = _by_stem(labels, frozenset({".png"}))
-    pairs = [(stem, by_stem[stem], pngs[stem]) for stem in sorted(by_stem.keys() & pngs.keys())]
-    alone = [by_stem[stem] for stem in sorted(by_stem.keys() - pngs.keys())]
-    return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - by_stem.keys())]
+    pictures = _by_stem(images, SUFFIXES)
+    pngs = _by_stem(labels, LABEL_SUFFIXES)
+    pairs = [(stem, pictures[stem], pngs[stem]) for stem in sorted(pictures.keys() & pngs.keys())]
+    alone = [pictures[stem] for stem in sorted(pictures.keys() - pngs.keys())]
+    return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - pictures.keys())]
 
 
 def _by_stem(source: FileSource, suffixes: frozenset[str]) -> dict[str, str]:
