@@ -151,7 +151,7 @@ def test_rounding_is_to_the_nearest_value_halves_up(white: int) -> None:
     values = np.arange(65536, dtype=np.int64)
     exact = np.minimum((2 * 255 * values + white) // (2 * white), 255)
     for dtype in (np.uint16, np.int32, np.float32, ">u2"):
-        assert (to_bits(values.astype(dtype), 8, float(white)) == exact).all(), dtype
+        assert (to_bits(values.astype(dtype), 8, white_level=float(white)) == exact).all(), dtype
 
 
 def test_a_large_image_is_converted_in_bands() -> None:
@@ -166,7 +166,7 @@ def test_colour_tiffs_of_16_bits_are_read_interleaved_and_planar(
     tmp_path: Path, order: str, planar: bool, white_level: float | None
 ) -> None:
     write_tiff16(tmp_path / "x.tif", COLOUR16, planar=planar, order=order)
-    expected = to_bits(COLOUR16, 8, white_level)
+    expected = to_bits(COLOUR16, 8, white_level=white_level)
     np.testing.assert_array_equal(read_image(tmp_path / "x.tif", white_level=white_level), expected)
     with Image.open(tmp_path / "x.tif") as image:
         np.testing.assert_array_equal(as_image(image, white_level=white_level)[0], expected)

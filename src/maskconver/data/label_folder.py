@@ -144,11 +144,11 @@ def pair_files(
     Raises:
         DataError: two files have one name.
     """
-    pictures = _by_stem(images, SUFFIXES)
+    by_stem = _by_stem(images, SUFFIXES)
     pngs = _by_stem(labels, LABEL_SUFFIXES)
-    pairs = [(stem, pictures[stem], pngs[stem]) for stem in sorted(pictures.keys() & pngs.keys())]
-    alone = [pictures[stem] for stem in sorted(pictures.keys() - pngs.keys())]
-    return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - pictures.keys())]
+    pairs = [(stem, by_stem[stem], pngs[stem]) for stem in sorted(by_stem.keys() & pngs.keys())]
+    alone = [by_stem[stem] for stem in sorted(by_stem.keys() - pngs.keys())]
+    return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - by_stem.keys())]
 
 
 def _by_stem(source: FileSource, suffixes: frozenset[str]) -> dict[str, str]:

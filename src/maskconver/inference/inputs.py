@@ -79,6 +79,6 @@ def _from_array(array: NDArray, white_level: float | None, channels: int, bits: 
                 f"an image of {array.shape[2]} channels, the model takes {channels}; give it all of them, "
                 "or take a model of RGB images"
             )
-        return np.ascontiguousarray(to_bits(array, bits, white_level))
+        return np.ascontiguousarray(to_bits(array, bits, white_level=white_level))
     colours = array[..., : 3 if array.shape[2] > 2 else 1]
-    return np.ascontiguousarray(with_channels(to_bits(colours, bits, white_level), channels))
+    return np.ascontiguousarray(with_channels(to_bits(colours, bits, white_level=white_level), channels))

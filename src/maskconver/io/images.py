@@ -84,7 +84,7 @@ def read_image(
     values, turn = _beyond_pillow(source, name, kind, partial(read_bands, channels, max_pixels))
     if values.shape[2] != channels and (channels > 3 or channels == 2 or values.shape[2] > 4):
         raise _other_channels(values.shape[2], channels, name)
-    pixels = with_channels(to_bits(values, bits, white_level, name), channels)
+    pixels = with_channels(to_bits(values, bits, white_level=white_level, name=name), channels)
     return np.require(_upright(pixels, turn), requirements=["C", "W", "O"])
 
 
@@ -388,9 +388,9 @@ def _decode(
         image.load()
     turn = _orientation(image)  # after load(): Pillow turns some TIFFs itself and then clears the entry
     if deep is not None:
-        pixels = with_channels(to_bits(deep, bits, white_level, name), channels)
+        pixels = with_channels(to_bits(deep, bits, white_level=white_level, name=name), channels)
     elif image.mode.startswith("I") or image.mode == "F":
-        pixels = to_bits(_numbers(image), bits, white_level, name)
+        pixels = to_bits(_numbers(image), bits, white_level=white_level, name=name)
     else:
         pixels = to_bits(_bands(image, channels), bits)
     if pixels.ndim == 2:

@@ -59,7 +59,7 @@ def check_white_level(white_level: float | None) -> None:
 
 
 def to_bits(
-    values: NDArray[Any], bits: int = 8, white_level: float | None = None, name: str = ""
+    values: NDArray[Any], bits: int = 8, *, white_level: float | None = None, name: str = ""
 ) -> NDArray[Any]:
     """Brightness of any numeric type to 0…255 (or 0…65535), rounded to the nearest value, halves up.
 

@@ -19,8 +19,7 @@ from ..conversion.files import Files
 from ..conversion.rasterize import rasterize
 from ..conversion.registry import reader_of, recognise
 from ..conversion.splits import split_name
-from .image import ImageFinding, Look, check_image
-from .notes import note, odd_segment
+from .image import ImageFinding, Look, check_image, note, odd_segment
 from .report import Place, SplitReport, Tally
 
 

@@ -1,4 +1,4 @@
-"""A sheet of defects: for each a small picture of the image with the segment marked, and what is wrong."""
+"""A sheet of defects: for each a thumbnail of the image with the segment marked, and what is wrong."""
 
 from __future__ import annotations
 
@@ -70,19 +70,17 @@ def _spread(found: list[Any], count: int) -> list[Any]:
 def _tile(split: SplitReport, defect: Defect) -> Image.Image:
     tile = Image.new("RGB", (TILE, TILE + LINES * TEXT), "white")
     draw = ImageDraw.Draw(tile)
-    pictures = [_picture(split, defect)]
+    thumbnails = [_thumbnail(split, defect)]
     if defect.kind == "near-duplicate" and defect.image_id in split.twins:
         other, image_id = split.twins[defect.image_id]
-        pictures.append(_picture(other, Defect("", "", "", image_id=image_id)))
-    side = TILE // len(pictures)
-    for k, picture in enumerate(pictures):
-        picture.thumbnail((side - 2 * (len(pictures) > 1), TILE))
-        if max(picture.size) < side:  # tiny images are enlarged so that single pixels are seen
-            scale = side // max(picture.size) or 1
-            picture = picture.resize(
-                (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
-            )
-        tile.paste(picture, (k * side + (side - picture.width) // 2, (TILE - picture.height) // 2))
+        thumbnails.append(_thumbnail(other, Defect("", "", "", image_id=image_id)))
+    side = TILE // len(thumbnails)
+    for k, image in enumerate(thumbnails):
+        image.thumbnail((side - 2 * (len(thumbnails) > 1), TILE))
+        if max(image.size) < side:  # tiny images are enlarged so that single pixels are seen
+            scale = side // max(image.size) or 1
+            image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        tile.paste(image, (k * side + (side - image.width) // 2, (TILE - image.height) // 2))
     font: Any = ImageFont.load_default(12)
     title = f"{defect.kind} · {split.split}" if split.split else defect.kind
     draw.text((0, TILE + 1), title, COLORS.get(defect.severity, MARK), font=font)
@@ -91,7 +89,7 @@ def _tile(split: SplitReport, defect: Defect) -> Image.Image:
     return tile
 
 
-def _picture(split: SplitReport, defect: Defect) -> Image.Image:
+def _thumbnail(split: SplitReport, defect: Defect) -> Image.Image:
     """The image with the segment marked; grey with words where it cannot be read."""
     place = split.locate(defect.image_id)
     if place is None:
@@ -105,32 +103,32 @@ def _picture(split: SplitReport, defect: Defect) -> Image.Image:
         return _words(error.what)
     pixels = pixels[..., :3]
     shown = (255 * stretch(pixels, (0.5, 99.8))).astype(np.uint8) if bits > 8 else pixels
-    picture = Image.fromarray(np.ascontiguousarray(shown))
-    scale = max(max(picture.size) / TILE, 1e-9)
+    image = Image.fromarray(np.ascontiguousarray(shown))
+    scale = max(max(image.size) / TILE, 1e-9)
     if defect.segment_id is not None and place.pngs is not None:
         try:
             ids = read_panoptic_png(place.pngs.read(place.png), place.png)
         except MaskconverError:
-            return picture
-        _mark(picture, ids == defect.segment_id, scale)
-    return picture
+            return image
+        _mark(image, ids == defect.segment_id, scale)
+    return image
 
 
-def _mark(picture: Image.Image, mask: NDArray[np.bool_], scale: float) -> None:
+def _mark(image: Image.Image, mask: NDArray[np.bool_], scale: float) -> None:
     """A yellow frame around a segment, wide enough to be seen in the tile."""
-    if not mask.any() or mask.shape != picture.size[::-1]:
+    if not mask.any() or mask.shape != image.size[::-1]:
         return
     y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     line = max(round(2 * scale), 1)
     gap = max(round(4 * scale), 2)
     box = x[0] - gap, y[0] - gap, x[-1] + gap, y[-1] + gap
-    inside = max(box[0], 0), max(box[1], 0), min(box[2], picture.width - 1), min(box[3], picture.height - 1)
-    ImageDraw.Draw(picture).rectangle([int(v) for v in inside], outline=MARK, width=line)
+    inside = max(box[0], 0), max(box[1], 0), min(box[2], image.width - 1), min(box[3], image.height - 1)
+    ImageDraw.Draw(image).rectangle([int(v) for v in inside], outline=MARK, width=line)
 
 
 def _words(text: str) -> Image.Image:
-    picture = Image.new("RGB", (TILE, TILE), (225, 225, 225))
+    image = Image.new("RGB", (TILE, TILE), (225, 225, 225))
     font: Any = ImageFont.load_default(14)
     lines = "\n".join(textwrap.wrap(text, 36, max_lines=6, placeholder=" …"))
-    ImageDraw.Draw(picture).multiline_text((14, TILE // 2 - 30), lines, (90, 90, 90), font=font)
-    return picture
+    ImageDraw.Draw(image).multiline_text((14, TILE // 2 - 30), lines, (90, 90, 90), font=font)
+    return image

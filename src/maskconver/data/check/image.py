@@ -17,7 +17,8 @@ from ...io.panoptic_rows import Defect, ImageRow
 from ...io.pixels import kept_warnings
 from ...io.sources import FileSource
 from .alike import fingerprint
-from .notes import note, odd_segment
+
+WHOLE = 0.98  # of a side
 
 
 @dataclass(slots=True)
@@ -216,6 +217,28 @@ def check_image(
         kind = "broken-image" if source.exists(name) else "missing-image"
         found.defects.append(Defect(kind, where, error.text, "error", image_id))
         return None
+
+
+def note(
+    kind: str, file: str, message: str, *, image_id: Any = None, segment_id: int | None = None
+) -> Defect:
+    """A defect that is none."""
+    return Defect(kind, file, message, "note", image_id, segment_id)
+
+
+def odd_segment(area: float, box: Any, size: tuple[int, ...]) -> tuple[str, str] | None:
+    """Kind and text of what is odd about a thing.
+
+    Args:
+        area: pixels.
+        box: x, y, width, height.
+        size: height and width of the image.
+    """
+    if area == 1:
+        return "one-pixel", "is a single pixel"
+    if box[2] >= WHOLE * size[1] and box[3] >= WHOLE * size[0]:
+        return "covers-image", "is a thing whose box covers the whole image"
+    return None
 
 
 def _stated_fault(area: float, box: list[float], image: ImageRow) -> tuple[str, str] | None:

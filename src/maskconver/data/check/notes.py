@@ -1,44 +1,19 @@
-"""What is worth a look without being a defect: odd annotations of an image, and splits beside one another."""
+"""What is worth a look without being a defect, and what only several splits together show."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...io.panoptic_rows import Defect
 from .alike import alike
-
-if TYPE_CHECKING:
-    from .report import SplitReport
+from .image import note
+from .report import SplitReport
 
 FEW = 10  # objects of a class
 SHOWN = 8  # names in one line
-WHOLE = 0.98  # of a side
-
-
-def note(
-    kind: str, file: str, message: str, *, image_id: Any = None, segment_id: int | None = None
-) -> Defect:
-    """A defect that is none."""
-    return Defect(kind, file, message, "note", image_id, segment_id)
-
-
-def odd_segment(area: float, box: Any, size: tuple[int, ...]) -> tuple[str, str] | None:
-    """Kind and text of what is odd about a thing.
-
-    Args:
-        area: pixels.
-        box: x, y, width, height.
-        size: height and width of the image.
-    """
-    if area == 1:
-        return "one-pixel", "is a single pixel"
-    if box[2] >= WHOLE * size[1] and box[3] >= WHOLE * size[0]:
-        return "covers-image", "is a thing whose box covers the whole image"
-    return None
 
 
 def about_split(report: SplitReport) -> None:

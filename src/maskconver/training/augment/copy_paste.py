@@ -86,7 +86,7 @@ def copy_paste(
     if config.stuff_drop:
         stuff = pasted.segments.ids[chosen & ~is_thing[pasted.segments.labels]]
         where &= ~np.isin(second.ids, stuff) | (rng.random(where.shape) > config.stuff_drop)
-    result = paste(first, second, where, base.image.dtype)
+    result = paste(first, second, where, dtype=base.image.dtype)
     if config.padding == "void":
         np.maximum(result.ids, 0, out=result.ids)
     return result
@@ -113,7 +113,7 @@ def _place(rng: np.random.Generator) -> tuple[float, float]:
     return float(rng.random()), float(rng.random())
 
 
-def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_], dtype: DTypeLike = np.uint8) -> Sample:
+def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_], *, dtype: DTypeLike = np.uint8) -> Sample:
     """The base with the pixels of `where` from the second sample, its ids raised by the base's largest + 1.
 
     Args:
