@@ -170,15 +170,6 @@ def test_python_examples_compile(page: Path) -> None:
         compile(code, page.name, "exec")
 
 
-def yolo(folder: Path) -> None:
-    """A YOLO segmentation data set of one image."""
-    for name in ("images", "labels"):
-        (folder / "yolo" / name / "train").mkdir(parents=True)
-    Image.new("RGB", (60, 40)).save(folder / "yolo/images/train/a.jpg")
-    rows = "0 0.1 0.1 0.5 0.1 0.5 0.9\n1 0.2 0.2 0.4 0.2 0.4 0.6\n"
-    (folder / "yolo/labels/train/a.txt").write_text(rows)
-
-
 def nuclei(folder: Path) -> None:
     """Data as the Data Science Bowl ships it: two images with one mask each."""
     for name in ("a", "b"):
@@ -201,14 +192,13 @@ def generated(folder: Path) -> None:
 RUN = {
     "docs/migrate/transformers.md": None,
     "docs/migrate/metrics.md": None,
-    "docs/migrate/yolo.md": yolo,
     "docs/datasets.md": nuclei,
     "docs/tasks/data.md": generated,
     "docs/tasks/evaluate.md": None,
     "docs/tasks/predict.md": None,
     "docs/tasks/programs.md": None,
 }
-MAKES = {"docs/migrate/yolo.md": "yolo", "docs/datasets.md": "my_data"}
+MAKES = {"docs/datasets.md": "my_data"}
 
 
 @pytest.mark.parametrize("name", RUN)

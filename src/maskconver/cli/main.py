@@ -27,8 +27,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pq": ("pq", "panoptic quality of one COCO panoptic file against another"),
     "import-weights": ("import_weights", "turn published weights into a model file"),
     "models": ("models", "list the models with size, cost and published figures"),
+    "data convert": ("data_convert", "convert annotations of other tools to a panoptic data set"),
     "data synth": ("data_synth", "write a generated panoptic data set"),
     "data check": ("data_check", "list every defect of a data set"),
+    "data export": ("data_export", "write a data set in the format of another tool"),
+    "data stats": ("data_stats", "show what a data set looks like, and suggest a recipe"),
 }
 
 

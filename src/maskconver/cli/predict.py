@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..core.files import atomic_path
+from ..data.export_to.write import FORMATS, writing_results
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
@@ -78,6 +79,11 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--no-masks", action="store_true", help="write no panoptic files, only the other results")
     add(
+        "--to",
+        choices=FORMATS,
+        help="also write the results in the format of a labelling tool, to correct them; see data export",
+    )
+    add(
         "--ids-from",
         type=str | None,
         default=None,
@@ -103,14 +109,16 @@ def configure(parser: ArgumentParser) -> None:
         "--white-level",
         type=float | None,
         default=None,
-        help="pixel value shown as white in 16-bit images, e.g. 4095 for 12-bit data",
+        help="pixel value shown as white in images of more than 8 bits, e.g. 4095; by default the model's",
     )
 
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
-    if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table):
+    if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table or args.to):
         raise ConfigError("--no-masks leaves nothing to write; add --overlay, --labels, --geojson or --table")
+    if args.to and args.output_side:
+        raise ConfigError("--to writes results of the size of the image; leave --output-side out")
     if args.draft_jpeg and (args.overlay or args.intensity):
         raise ConfigError(
             f"--{'overlay' if args.overlay else 'intensity'} needs the full-size image, which --draft-jpeg "
@@ -146,7 +154,7 @@ def run(args: Namespace) -> int:
                     raise MaskconverError(": ".join(failures[0])) from answer
             else:
                 with timed(done.seconds, "waiting"):
-                    write(replace(answer, file_name=names[path]), stem)
+                    write(replace(answer, file_name=names[path]), stem, path)
                 done.images += 1
                 done.segments.update(s.category for s in answer.segments)
             advance()
@@ -172,16 +180,20 @@ def _results(
     categories: Categories,
     image_ids: dict[str, int | str],
     seconds: dict[str, float],
-) -> Iterator[Callable[[Segmentation, str], None]]:
+) -> Iterator[Callable[[Segmentation, str, Path], None]]:
     """A function that has an image's files written in the background; all are written when the block ends."""
     with ExitStack() as stack:
+        others = writing_results(out / args.to, args.to, categories) if args.to else None
+        export = stack.enter_context(others) if others else None
         masks = None if args.no_masks else stack.enter_context(panoptic_writer(out, categories, image_ids))
         labels = label_writer(out, categories) if args.labels else None
         own = {"intensity": args.intensity, "pixel_size": args.pixel_size}
         table = stack.enter_context(table_writer(Path(args.table), **own)) if args.table else None
 
-        def write(result: Segmentation, stem: str) -> None:
+        def write(result: Segmentation, stem: str, path: Path) -> None:
             with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
+                if export:
+                    export(result, stem, path)
                 if masks:
                     masks(result, stem)
                 if labels:
@@ -331,6 +343,8 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             f"{done.images} images, {done.segments.total()} segments{f' ({common}{more})' if common else ''}"
         )
         print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
+        if args.to:
+            print(f"{args.to}: {out / args.to}")
         if not args.no_masks:
             print(f"panoptic: {out / 'panoptic.json'}")
         if args.labels:

@@ -10,6 +10,10 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "coco": ["CocoPanoptic"],
         "label_folder": ["LabelFolder"],
         "check.run": ["check_dataset"],
+        "conversion.run": ["convert"],
+        "export_to.write": ["export"],
+        "stats": ["dataset_stats"],
+        "suggest": ["suggest_recipe"],
         "synth.write": ["synthesize"],
     },
 )

@@ -46,8 +46,6 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
                 "the model takes images at their own size, this kind of file takes one size: give a `size`"
             )
     _check_limits(model, options, form)
-    if model.config.in_channels != 3:
-        raise ConfigError(f"export takes models of RGB images, not of {model.config.in_channels} channels")
     step = max(own.multiple, MULTIPLE) if dynamic else 1
     if dynamic and (step % MULTIPLE or (own.mode == "fit" and any(n % step for n in own.size))):
         raise ConfigError(
@@ -96,7 +94,7 @@ class Network(nn.Module):
     def __init__(self, model: SegmentationModel, description: Exported) -> None:
         super().__init__()
         self.model, self.proposals, self.uint8 = model, description.proposals, description.uint8
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (description.input.mean, description.input.std))
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (description.input.mean, description.input.std))
         self.register_buffer("factor", 1 / (255 * std))
         self.register_buffer("summand", -mean / std)
 
@@ -131,9 +129,10 @@ def build(model: SegmentationModel, description: Exported, *, topk: TopK = opera
 def example(description: Exported) -> Tensor:
     """An image as the file takes it, all zeros; of any size that a dynamic file takes."""
     height, width = description.size or (4 * description.multiple, 5 * description.multiple)
+    channels = description.input.channels
     if description.uint8:
-        return torch.zeros(1, height, width, 3, dtype=torch.uint8)
-    return torch.zeros(1, 3, height, width)
+        return torch.zeros(1, height, width, channels, dtype=torch.uint8)
+    return torch.zeros(1, channels, height, width)
 
 
 def any_size(description: Exported) -> dict[int, Any]:

@@ -176,7 +176,7 @@ def explain_other_kind(file: PanopticJson, data: bytes, name: str) -> None:
         raise DataError(
             "this is a COCO instances file (annotations with `segmentation`), not a panoptic one",
             where=name,
-            fix="panopticapi's converters/detection2panoptic_coco_format.py converts it",
+            fix="convert it first: maskconver data convert",
         )
 
 

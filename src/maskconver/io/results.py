@@ -80,7 +80,10 @@ def label_writer(folder: Path, categories: Categories) -> Callable[[Segmentation
     dtype: type[np.unsignedinteger] = np.uint8 if values.max(initial=0) < IGNORE else np.uint16
     ignore = int(np.iinfo(dtype).max)
     table = np.array([*values, ignore], dtype)  # -1, no label, is the last
-    rows = [{"label": int(v), "name": c.name, "color": list(c.color)} for v, c in zip(values, categories)]
+    rows = [
+        {"label": int(v), "name": c.name, "color": list(c.color), "thing": c.is_thing}
+        for v, c in zip(values, categories)
+    ]
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "classes.json") as temporary:
         text = json.dumps({"ignore": ignore, "classes": rows}, ensure_ascii=False, indent=1)

@@ -1,0 +1,1 @@
+"""Conversion of annotations of other tools to COCO panoptic data."""

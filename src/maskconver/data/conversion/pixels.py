@@ -1,0 +1,155 @@
+"""Masks as files: values of one channel of any depth, palettes and colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...core.files import LFS_FIX, LFS_POINTER, MAX_PIXELS
+from ...core.segments import run_starts
+from ...errors import DataError, one_line
+from .annotation import IdSegment
+
+_GREY = ("1", "L", "P", "I", "I;16", "I;16B", "F")
+
+
+def read_values(path: Path, where: str = "") -> NDArray[np.int32]:
+    """The values of a mask file: class or object numbers, H×W int32.
+
+    Palettes give their indices; colours whose channels are equal count as grey. 64-bit TIFFs need tifffile.
+
+    Args:
+        path: a PNG, TIFF, BMP or GIF.
+        where: what messages call it.
+
+    Raises:
+        DataError: unreadable, a JPEG (which blurs numbers), in colour, several pages, or values that are no
+            whole numbers of 0 or more; `kind` is `unreadable-mask`, `lossy-mask` or `colour-mask`.
+    """
+    where = where or str(path)
+    values = _open(path, where, colours=False)
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise DataError(
+                "is in colour, its pixels are no numbers",
+                where=where,
+                fix="say which colour is which class with `colors`",
+                kind="colour-mask",
+            )
+        values = values[..., 0]
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+        raise DataError("its values are no whole numbers", where=where, kind="unreadable-mask")
+    if values.size and (values.min() < 0 or values.max() > np.iinfo(np.int32).max):
+        what = f"has values {values.min():g}…{values.max():g}; 0 to {np.iinfo(np.int32).max} are possible"
+        raise DataError(what, where=where, kind="unreadable-mask")
+    return values.astype(np.int32)
+
+
+def read_colours(path: Path, where: str = "") -> NDArray[np.uint8]:
+    """The colours of a mask file, H×W×3 uint8: palettes resolved, grey repeated, alpha dropped.
+
+    Raises:
+        DataError: it cannot be read; `kind` is `unreadable-mask`.
+    """
+    return _open(path, where or str(path), colours=True)
+
+
+def numbered(keys: NDArray[np.integer]) -> tuple[NDArray[np.int32], list[int]]:
+    """An id map from any numbers, negative ones being void.
+
+    Returns:
+        H×W int32, 0 = void, and the number behind id 1, 2, …, ascending.
+    """
+    flat = keys.ravel()
+    starts = run_starts(flat)
+    values, inverse = np.unique(flat[starts], return_inverse=True)
+    void = int(np.searchsorted(values, 0))
+    ids = np.maximum(inverse - void + 1, 0).astype(np.int32)
+    return np.repeat(ids, np.diff(starts, append=flat.size)).reshape(keys.shape), values[void:].tolist()
+
+
+def class_segments(
+    values: NDArray[np.int32], names: Mapping[int, str], void: Collection[int] = ()
+) -> tuple[NDArray[np.int32], list[IdSegment], dict[int, int]]:
+    """A class map with one segment a class.
+
+    Args:
+        values: H×W numbers of classes.
+        names: of the classes by number.
+        void: numbers that mean no class.
+
+    Returns:
+        The id map; its segments; and how many pixels have numbers that are neither, which become void.
+    """
+    ids, found = numbered(values)
+    table, segments = np.zeros(len(found) + 1, np.int32), list[IdSegment]()
+    unknown: dict[int, int] = {}
+    for position, value in enumerate(found, 1):
+        if value in names:
+            table[position] = len(segments) + 1
+            segments.append(IdSegment(len(segments) + 1, names[value]))
+        elif value not in void:
+            unknown[value] = int((ids == position).sum())
+    return table[ids], segments, unknown
+
+
+def is_jpeg(path: Path) -> bool:
+    """Whether a file begins as a JPEG does, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\xff\xd8"
+
+
+def _open(path: Path, where: str, *, colours: bool) -> NDArray[Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({one_line(error)})", where=where, kind="unreadable-mask") from None
+    if data.startswith(LFS_POINTER):
+        raise DataError("not an image", where=where, fix=LFS_FIX, kind="unreadable-mask")
+    if data[:2] == b"\xff\xd8" and not colours:
+        fix = "export the masks as PNG"
+        raise DataError("is a JPEG, which blurs numbers", where=where, fix=fix, kind="lossy-mask")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                what = f"{image.width}×{image.height} pixels are more than {MAX_PIXELS}"
+                raise DataError(what, where=where, kind="unreadable-mask")
+            if (pages := getattr(image, "n_frames", 1)) > 1:
+                raise DataError(f"holds {pages} pages", where=where, fix="save one", kind="unreadable-mask")
+            if colours:
+                image.info.pop("transparency", None)
+                return np.asarray(image.convert("RGB"))
+            if image.mode in _GREY:
+                values = np.asarray(image)
+                if image.format == "PNG" and image.mode == "L" and data[24] < 8:
+                    values = values // (255 // (2 ** data[24] - 1))  # Pillow spreads 2 and 4 bits over 0…255
+                return values.astype(np.uint8) if values.dtype == bool else values
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return _tiff(data, where, error)
+        raise DataError(f"cannot be read ({one_line(error)})", where=where, kind="unreadable-mask") from None
+
+
+def _tiff(data: bytes, where: str, error: Exception) -> NDArray[Any]:
+    """A TIFF that Pillow cannot read."""
+    try:
+        import tifffile
+    except ImportError:
+        fix = "pip install tifffile reads more kinds of TIFF"
+        what = f"cannot be read ({one_line(error)})"
+        raise DataError(what, where=where, fix=fix, kind="unreadable-mask") from None
+    try:
+        values = np.squeeze(tifffile.imread(io.BytesIO(data)))
+    except Exception as again:  # its errors have no common class
+        raise DataError(f"cannot be read ({one_line(again)})", where=where, kind="unreadable-mask") from None
+    if values.ndim != 2:
+        what = f"holds an array of {' × '.join(map(str, values.shape))} values, not one plane"
+        raise DataError(what, where=where, fix="save one plane", kind="unreadable-mask")
+    return values

@@ -1,0 +1,1 @@
+"""One file a format, or a family of formats; see `Reader` for what each must offer."""

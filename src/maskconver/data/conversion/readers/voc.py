@@ -1,0 +1,160 @@
+"""Pascal VOC: SegmentationClass and SegmentationObject, also as CVAT exports them ("Segmentation mask")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....errors import DataError
+from ..annotation import AnnotatedImage, IdSegment, Options, Reader, SourceClass
+from ..colors import ColorTable, UnknownColors, read_color_file, to_numbers
+from ..files import Files
+from ..pairs import SPLITS
+from ..pixels import numbered, read_colours, read_values
+
+NAMES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"]
+NAMES += ["dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+BORDER = 255
+
+
+def palette_color(index: int) -> tuple[int, int, int]:
+    """VOC's colour of a value: its bits dealt out to red, green and blue, the highest first."""
+    parts = [sum((index >> (3 * k + channel) & 1) << (7 - k) for k in range(8)) for channel in range(3)]
+    return parts[0], parts[1], parts[2]
+
+
+class Voc(Reader):
+    """Things where there are object PNGs; class PNGs alone are read as stuff. The border (255) stays void."""
+
+    name, title = "voc", "Pascal VOC"
+
+    def __init__(self, files: Files, options: Options) -> None:
+        super().__init__(files, options)
+        self.masks = [n for n in files.matching(".png") if "/SegmentationClass/" in f"/{n}"]
+        if not self.masks:
+            raise DataError("no PNGs in a folder SegmentationClass", where=files.where(files.only))
+        self.count = len(self.masks)
+        labelmap = next((n for n in files.names if PurePosixPath(n).name == "labelmap.txt"), None)
+        self._own_colors = labelmap is not None
+        if labelmap:
+            self._colors = read_color_file(files.path(labelmap))
+        else:
+            self._colors = ColorTable(
+                ["background", *NAMES], [palette_color(k) for k in range(len(NAMES) + 1)], str(files.root)
+            )
+        self._by_object = any("/SegmentationObject/" in f"/{n}" for n in files.names)
+        rows = zip(self._colors.names, self._colors.colors)
+        self.classes = [
+            SourceClass(name, self._by_object, color)
+            for name, color in rows
+            if name.lower() not in ("background", "ignored")
+        ]
+        self._kept = {c.name for c in self.classes}
+        self._splits, self._unknown = self._listed(), UnknownColors()
+        if not self._by_object:
+            self.decisions.append("there is no folder SegmentationObject, so every class is stuff")
+
+    @classmethod
+    def detect(cls, files: Files) -> str | None:
+        """By the folder SegmentationClass."""
+        return next((n for n in files.matching(".png") if "/SegmentationClass/" in f"/{n}"), None)
+
+    def _listed(self) -> dict[str, str]:
+        """Splits by name, of `ImageSets/Segmentation`."""
+        found: dict[str, str] = {}
+        for name in self.files.names:
+            path = PurePosixPath(name)
+            if path.parts[-3:-1] == ("ImageSets", "Segmentation") and path.stem.lower() in SPLITS:
+                split = SPLITS[path.stem.lower()]
+                for line in self.files.text(name).splitlines():
+                    if line.strip():
+                        found.setdefault(line.split()[0], split)
+        return found
+
+    def images(self) -> Iterator[AnnotatedImage]:
+        """One image a class PNG; those that a list names without a PNG are counted."""
+        there = {PurePosixPath(n).stem for n in self.masks}
+        missing = [s for s, split in self._splits.items() if s not in there and split != "test"]
+        for stem in missing:
+            where = self.files.where("ImageSets/Segmentation")
+            self.faults.add("missing-mask", where, f"lists {stem}, of which there is no class PNG")
+        for name in self.masks:
+            try:
+                yield self._one(name)
+            except DataError as error:
+                self.faults.reject(error, self.files.where(name))
+        self._unknown.report(self.faults, self.files.where(""))
+
+    def _one(self, name: str) -> AnnotatedImage:
+        where, stem = self.files.where(name), PurePosixPath(name).stem
+        top = name[: name.index("SegmentationClass")]
+        image = self.image(f"{stem}.jpg", f"{top}JPEGImages", by_stem=True)
+        classes = self._numbers(name, where)
+        ids: NDArray[np.int32]
+        keys = classes.astype(np.int64)
+        objects = f"{top}SegmentationObject/{stem}.png"
+        if self._by_object:
+            if not self.files.has(objects):
+                what = f"there is no {objects} that tells the objects apart"
+                raise DataError(what, where=where, kind="missing-objects")
+            numbers = self._objects(objects)
+            if numbers.shape != classes.shape:
+                sizes = [f"{a.shape[1]}×{a.shape[0]}" for a in (numbers, classes)]
+                what = f"is {sizes[0]}, but {name} is {sizes[1]}"
+                raise DataError(what, where=self.files.where(objects), kind="size-mismatch")
+            border = (numbers == BORDER) | (classes < 0)
+            keys = np.where(border, -1, keys << 32 | numbers)
+        ids, found = numbered(keys)
+        table, segments = np.zeros(len(found) + 1, np.int32), list[IdSegment]()
+        for position, key in enumerate(found, 1):
+            number = key >> 32 if self._by_object else key
+            class_name = self._colors.names[number]
+            if class_name in self._kept:
+                table[position] = len(segments) + 1
+                segments.append(IdSegment(len(segments) + 1, class_name))
+        ids = table[ids]
+        ids[keys < 0] = -1
+        height, width = classes.shape
+        shown = f"{stem}{image.suffix if image else '.jpg'}"
+        split = self._splits.get(stem, "")
+        return AnnotatedImage(shown, image, where, split, width, height, ids=ids, segments=segments)
+
+    def _numbers(self, name: str, where: str) -> NDArray[np.int32]:
+        """Positions in the table of colours, -1 for the border."""
+        path = self.files.path(name)
+        if self._own_colors:  # palettes, too, mean their colours
+            unknown = UnknownColors()
+            values = to_numbers(
+                read_colours(path, where), self._colors, unknown, where, void=[palette_color(BORDER)]
+            )
+            if not unknown.found and not unknown.near:
+                return values
+        try:
+            values = read_values(path, where)
+        except DataError as error:
+            if error.kind != "colour-mask":
+                raise
+            colours = read_colours(path, where)
+            return to_numbers(colours, self._colors, self._unknown, where, void=[palette_color(BORDER)])
+        if (strange := values[(values >= len(self._colors.names)) & (values != BORDER)]).size:
+            text = f"the value {int(strange[0])} is no class; {strange.size} pixels are void"
+            self.faults.add("unknown-class", where, text)
+        return np.where(values < len(self._colors.names), values, -1)
+
+    def _objects(self, name: str) -> NDArray[np.int64]:
+        """A number for each object; `BORDER` for the border."""
+        path, where = self.files.path(name), self.files.where(name)
+        try:
+            return read_values(path, where).astype(np.int64)
+        except DataError as error:
+            if error.kind != "colour-mask":
+                raise
+        parts = read_colours(path, where).astype(np.int64)
+        packed = parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
+        red, green, blue = palette_color(BORDER)
+        return np.where(
+            packed == (red << 16 | green << 8 | blue), BORDER, np.where(packed == 255, 1 << 24, packed)
+        )

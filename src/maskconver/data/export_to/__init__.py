@@ -1,0 +1,1 @@
+"""Annotations and results written for other tools."""

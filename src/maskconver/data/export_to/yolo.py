@@ -1,0 +1,39 @@
+"""YOLO segmentation: `data.yaml`, `images/<split>`, and `labels/<split>` with a line a segment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .geometry import one_ring
+from .item import Item, Output, below
+
+
+@contextmanager
+def yolo_seg(out: Output) -> Iterator[Callable[[Item], None]]:
+    """One ring a segment: parts and holes are joined to it by lines of no width; crowds are left out."""
+    splits: dict[str, None] = {}
+
+    def write(item: Item) -> None:
+        splits[item.split] = None
+        out.place(item, below("images", item.split, item.name))
+        height, width = item.size
+        lines = []
+        for segment in item.result:
+            if segment.id in item.crowd:
+                continue
+            parts = item.polygons[segment.id]
+            ring = one_ring(parts) / (width, height)
+            lines.append(" ".join([str(segment.label), *(f"{v:.7g}" for v in ring.ravel().tolist())]) + "\n")
+            out.note("segments in several parts are one polygon, joined by lines of no width", len(parts) > 1)
+            holes = any(holes for _, holes in parts)
+            out.note("segments with holes are one polygon, cut open by lines of no width", holes)
+        out.note_crowd(item, "crowd regions are left out")
+        out.write(below("labels", item.split, f"{item.stem}.txt"), "".join(lines))
+
+    yield write
+    lines = [f"{split or 'train'}: {below('images', split)}" for split in splits]
+    # Text in JSON is text in YAML, too.
+    names = [f"  {k}: {json.dumps(c.name, ensure_ascii=False)}" for k, c in enumerate(out.categories)]
+    out.write("data.yaml", "\n".join([*lines, "names:", *names, ""]))

@@ -1,0 +1,109 @@
+"""YOLO segmentation: layouts, label files that are empty or missing, and lines that are left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import maskconver as mc
+from maskconver.data.conversion.run import convert
+from maskconver.errors import DataError
+
+from .coco_sets import HEIGHT, SMALL, SQUARE, WIDTH, photo, shown, yolo_line, yolo_set
+
+CAT, DOG = yolo_line(0, SQUARE), yolo_line(1, [float(v) for v in SMALL])
+
+
+def test_roboflows_layout_with_paths_that_lead_above_the_set(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": f"{CAT}\n{DOG}\n", "valid/b": f"{DOG}\n", "test/c": CAT})
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert result.splits == {"train": 1, "val": 1} and not result.errors
+    assert result.notes == {"label-files-outside-the-splits-of-data-yaml": 1}  # it names no test split
+    assert shown(tmp_path / "out") == {"cat": 68, "dog": 12, "background": WIDTH * HEIGHT - 80}
+    assert not mc.data.check_dataset(tmp_path / "out").defects
+
+
+@pytest.mark.parametrize("names", ["{0: cat, 1: dog}", "\n  0: cat\n  1: dog", "['cat', \"dog\"]"])
+def test_class_names_are_a_list_or_numbered(tmp_path: Path, names: str) -> None:
+    yolo_set(tmp_path / "source", {"train/a": DOG}, names=names)
+    convert(tmp_path / "source", tmp_path / "out")
+    assert shown(tmp_path / "out")["dog"] == 12
+
+
+def test_a_list_of_classes_and_folders_are_enough(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    photo(source / "images" / "a.PNG")
+    photo(source / "images" / "sub" / "b.png")
+    photo(source / "preview.png")
+    for name, text in (("a", CAT), ("sub/b", DOG)):
+        path = source / "labels" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (source / "classes.txt").write_text("cat\ndog\n")
+    result = convert(source, tmp_path / "out")
+    assert result.format == "yolo-seg" and result.splits == {"train": 2} and not result.errors
+
+
+def test_images_of_a_list_file_and_folders_in_a_list(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    yolo_set(source, {"train/a": CAT, "train/b": CAT, "more/c": CAT, "valid/d": CAT})
+    (source / "train.txt").write_text("./train/images/a.png\n")
+    splits = "train: [train.txt, more/images]\nval: /home/other/set/valid/images\n"
+    (source / "data.yaml").write_text(f"path: /home/other/set\n{splits}names: [cat]\n")
+    result = convert(source, tmp_path / "out")
+    assert result.splits == {"train": 2, "val": 1}
+
+
+def test_images_without_objects_are_background_and_counted(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": CAT, "train/b": "", "train/c": CAT})
+    (tmp_path / "source" / "train" / "labels" / "c.txt").unlink()
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert result.notes == {"empty-label-files": 1, "images-without-label-file": 1} and not result.errors
+    assert shown(tmp_path / "out", index=1) == {"background": WIDTH * HEIGHT}
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "text"),
+    [
+        ("0 0.5 0.5 0.2 0.2", "no-outline", "line 2: is a box without an outline"),
+        ("7 0.1 0.1 0.2 0.1 0.2 0.2", "unknown-class", "line 2: class 7 is not one of 2"),
+        ("cat 0.1 0.1 0.2 0.1 0.2 0.2", "bad-line", "not a row of numbers"),
+        ("0 0.1 0.1 nan 0.1 0.2 0.2", "bad-polygon", "NaN or infinite"),
+        ("0 10 10 50 10 50 50", "bad-polygon", "not between 0 and 1"),
+        ("0 0.1 0.1 0.2", "bad-polygon", "an odd number"),
+        ("0.5 0.1 0.1 0.2 0.1 0.2 0.2", "unknown-class", "class 0.5"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_rest_converted(tmp_path: Path, line: str, kind: str, text: str) -> None:
+    yolo_set(tmp_path / "source", {"train/a": f"{CAT}\n{line}\n"})
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert result.errors == {kind: 1} and text in str(result.faults[0]) and "a.txt" in str(result.faults[0])
+    assert shown(tmp_path / "out")["cat"] == 80
+
+
+def test_a_confidence_at_the_end_of_a_line_orders_overlaps(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": f"{CAT} 0.9\n{DOG} 0.3\n"})
+    convert(tmp_path / "source", tmp_path / "out", overlaps="score")
+    assert shown(tmp_path / "out") == {"cat": 80, "background": WIDTH * HEIGHT - 80}
+
+
+def test_labels_without_an_image_and_damaged_images_are_named(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": CAT, "train/b": CAT, "train/c": CAT})
+    (tmp_path / "source" / "train" / "images" / "b.png").unlink()
+    (tmp_path / "source" / "train" / "images" / "c.png").write_bytes(b"x")
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert result.errors == {"bad-image": 1, "missing-image": 1} and result.splits == {"train": 1}
+    assert any(f.where.endswith("b.txt") for f in result.faults)
+
+
+def test_sets_of_boxes_and_sets_without_labels_are_refused(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": "0 0.5 0.5 0.2 0.2"})
+    with pytest.raises(DataError, match=r"no image could be converted.*box without an outline"):
+        convert(tmp_path / "source", tmp_path / "out")
+    (tmp_path / "source" / "train" / "labels" / "a.txt").unlink()
+    with pytest.raises(DataError, match="no label files"):
+        convert(tmp_path / "source", tmp_path / "out")
+    (tmp_path / "source" / "data.yaml").write_text("names: [a\ntrain: b\n")
+    with pytest.raises(DataError, match=r"data.yaml: is not YAML"):
+        convert(tmp_path / "source", tmp_path / "out")
