@@ -270,8 +270,16 @@ class MaskConver(SegmentationModel):
             )
             basis = self.mask_basis(maps.mask_features.float())
             mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.unflatten(0, (b, k)), basis)
-        if self.multiple > 1:
-            height, width = (-(-n // self.stride) for n in images.shape[-2:])
-            mask_logits = mask_logits[..., :height, :width]
+        mask_logits = self.without_padding(mask_logits, images)
         things = Proposals(peaks.scores, peaks.labels, mask_logits)
-        return with_stuff(things, maps.semantic_logits, self.stuff_classes, topk=topk)
+        semantic = maps.semantic_logits
+        if semantic is not None:
+            semantic = self.without_padding(semantic, images)
+        return with_stuff(things, semantic, self.stuff_classes, topk=topk)
+
+    def without_padding(self, masks: Tensor, images: Tensor) -> Tensor:
+        """Maps at the masks' stride, B×…×⌈H/stride⌉×⌈W/stride⌉: cut where the network padded the images."""
+        if self.multiple == 1:
+            return masks
+        height, width = (-(-n // self.stride) for n in images.shape[-2:])
+        return masks[..., :height, :width]

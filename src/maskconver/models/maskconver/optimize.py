@@ -81,10 +81,11 @@ class LateHeads(Folded):
         with full_precision(images.device.type):
             embeddings = network.mask_embeddings_of(pooled.float(), cells, peaks.labels.flatten())
             mask_logits = self.masks(embeddings.unflatten(0, (b, k)), before.float())
+            mask_logits = network.without_padding(mask_logits, images)
             things = Proposals(peaks.scores, peaks.labels, mask_logits)
-            return with_stuff(
-                things, network.semantic_logits(features), network.stuff_classes, topk=self.topk
-            )
+            if (semantic := network.semantic_logits(features)) is not None:
+                semantic = network.without_padding(semantic, images)
+            return with_stuff(things, semantic, network.stuff_classes, topk=self.topk)
 
     def heads(self) -> tuple[Head, Head, Head]:
         """The class, embedding and mask head."""
