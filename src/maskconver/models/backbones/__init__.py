@@ -28,6 +28,7 @@ def create_backbone(
     output_stride: int = 16,
     activation: Activation = "relu",
     drop_rates: Sequence[float] = NO_DROP,
+    block13_dilation: int = 2,
 ) -> nn.Module:
     """A backbone by name.
 
@@ -40,6 +41,7 @@ def create_backbone(
         output_stride: 16, or 32 where there is a level 5; `mobilenet_mh` and the SpineNets have their own.
         activation: of `resnet50` and the SpineNets; the others have their own.
         drop_rates: stochastic depth of the four stages; timm's networks rise to the last of them.
+        block13_dilation: of `mobilenet_mh`.
 
     Returns:
         A module with `forward(images) -> dict[int, Tensor]` and `channels: dict[int, int]`.
@@ -52,7 +54,7 @@ def create_backbone(
             in_channels, padding, momentum=momentum, activation=activation, drop_rates=tuple(drop_rates)
         )
     if name == "mobilenet_mh" and output_stride == 16:
-        return MobileNetMH(in_channels, padding, momentum)
+        return MobileNetMH(in_channels, padding, momentum, block13_dilation=block13_dilation)
     if name in ("spinenet49", "spinenet49plus") and output_stride == 16:
         return SpineNet(
             in_channels, padding, momentum=momentum, activation=activation, plus=name.endswith("plus")

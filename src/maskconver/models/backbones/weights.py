@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, first_line
-from ..checkpoint import LoadReport, read_state, weights_of
+from ..checkpoint import LoadReport, other_channels, read_state, weights_of
 from .timm import PREFIX
 
 PRETRAINED = "pretrained"
@@ -49,8 +48,8 @@ def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]
         elif other.shape == value.shape:
             value.copy_(other)
             report.loaded.append(key)
-        elif value.dim() == 4 and other.shape[1] == 3 and _but(other.shape) == _but(value.shape):
-            value.copy_(_other_channels(other.float(), value.shape[1]))
+        elif (adapted := other_channels(other, value)) is not None:
+            value.copy_(adapted)
             report.adapted[key] = f"of {value.shape[1]} image channels"
         else:
             report.mismatched.append(key)
@@ -91,18 +90,6 @@ def _as_timm(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tenso
             key = f"bn{int(m[1]) + 1}.{m[2]}"
         found[key.removeprefix("_")] = value
     return found
-
-
-def _but(shape: torch.Size) -> tuple[int, ...]:
-    return (shape[0], *shape[2:])
-
-
-def _other_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution for so many image channels: summed for one, repeated and scaled for more."""
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    repeats = -(-channels // 3)
-    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (3 / channels)
 
 
 def _timm_state(name: str, tag: str) -> dict[str, Tensor]:

@@ -52,6 +52,8 @@ class MaskConverConfig:
         padding: `same` as the reference, `symmetric` as PyTorch networks do; weights are not interchangeable.
             Networks of timm other than MobileNetV3 pad as timm does.
         bn_momentum: of all batch norms, PyTorch's sense.
+        block13_dilation: of the depthwise convolution of block 13 of `mobilenet_mh`: 2 as in the published
+            files, 1 as in MOSAIC, whose weights fit both.
         decoder: `aspp` as published; `aspp_fpn` adds a top-down path to `level` (heads then fuse nothing).
         filters: channels of decoder and heads.
         aspp_rates: dilations of the ASPP.
@@ -82,6 +84,7 @@ class MaskConverConfig:
     in_channels: int = 3
     padding: Padding = "same"
     bn_momentum: float = 0.01
+    block13_dilation: int = 2
     decoder: Literal["aspp", "aspp_fpn"] = "aspp"
     filters: int = 256
     aspp_rates: tuple[int, ...] = (6, 12, 18)

@@ -69,6 +69,7 @@ class MaskConver(SegmentationModel):
     """
 
     config: MaskConverConfig | MultiScaleConfig
+    flips = True
 
     def __init__(
         self,
@@ -261,21 +262,32 @@ class MaskConver(SegmentationModel):
         """
         maps = self(images)
         peaks = self.peaks(maps.heatmap_logits, proposals, topk=topk)
-        b, k = peaks.labels.shape
-        image = torch.arange(b, device=images.device).repeat_interleave(k)
-        # As in training: half precision would lose the small difference of large terms of the quadratic form.
-        with full_precision(images.device.type):
-            embeddings = self.mask_embeddings(
-                maps.embedding_map, image, peaks.cells.flatten(0, 1), labels=peaks.labels.flatten()
-            )
-            basis = self.mask_basis(maps.mask_features.float())
-            mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.unflatten(0, (b, k)), basis)
+        mask_logits = self.masks_at(maps, peaks)
         mask_logits = self.without_padding(mask_logits, images)
         things = Proposals(peaks.scores, peaks.labels, mask_logits)
         semantic = maps.semantic_logits
         if semantic is not None:
             semantic = self.without_padding(semantic, images)
         return with_stuff(things, semantic, self.stuff_classes, topk=topk)
+
+    def masks_at(self, maps: Maps, peaks: Peaks) -> Tensor:
+        """The mask logits B×k×h×w of k peaks an image, with what covers the images' padding."""
+        b, k = peaks.labels.shape
+        device = peaks.labels.device
+        image = torch.arange(b, device=device).repeat_interleave(k)
+        # As in training: half precision would lose the small difference of large terms of the quadratic form.
+        with full_precision(device.type):
+            embeddings = self.mask_embeddings(
+                maps.embedding_map, image, peaks.cells.flatten(0, 1), labels=peaks.labels.flatten()
+            )
+            basis = self.mask_basis(maps.mask_features.float())
+            return torch.einsum("bkd,bdhw->bkhw", embeddings.unflatten(0, (b, k)), basis)
+
+    def predict_flipped(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """See `flip.predict_flipped`."""
+        from .flip import predict_flipped
+
+        return predict_flipped(self, images, proposals)
 
     def without_padding(self, masks: Tensor, images: Tensor) -> Tensor:
         """Maps at the masks' stride, B×…×⌈H/stride⌉×⌈W/stride⌉: cut where the network padded the images."""

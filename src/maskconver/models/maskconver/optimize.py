@@ -16,6 +16,7 @@ from ...core.proposals import Proposals
 from ..layers import full_precision
 from ..optimize import InferenceModel, folded
 from ..topk import TopK, stable_topk
+from .flip import predict_flipped
 from .heads import Head
 from .model import MaskConver
 from .peaks import at_cells
@@ -46,6 +47,8 @@ class Folded(InferenceModel):
         topk: how peaks are ranked.
     """
 
+    flips = True
+
     def __init__(self, model: MaskConver, network: MaskConver, topk: TopK = stable_topk) -> None:
         super().__init__(model, topk)
         self.network = network
@@ -54,6 +57,10 @@ class Folded(InferenceModel):
     def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
         """See `MaskConver.predict`."""
         return self.network.predict(images, proposals, topk=self.topk)
+
+    def predict_flipped(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """See `flip.predict_flipped`."""
+        return predict_flipped(self.network, images, proposals, topk=self.topk)
 
 
 class LateHeads(Folded):

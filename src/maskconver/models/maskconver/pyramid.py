@@ -77,6 +77,7 @@ def single_scale(config: MaskConverConfig) -> Parts:
         config.padding,
         momentum=momentum,
         activation=config.activation,
+        block13_dilation=config.block13_dilation,
     )
     channels: dict[int, int] = backbone.channels  # type: ignore[assignment]
     top = max(channels)
