@@ -108,7 +108,7 @@ def _features(name: str, output_stride: int, **options: Any) -> Any:
     """Timm's network of that name as a feature extractor."""
     import timm
 
-    kinds: list[dict[str, int]] = [{"output_stride": output_stride}] if output_stride < 32 else []
+    kinds: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride < 32 else []
     for dilated in (*kinds, {}):
         try:
             return timm.create_model(name, pretrained=False, features_only=True, **dilated, **options)

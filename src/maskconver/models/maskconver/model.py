@@ -21,6 +21,7 @@ from .pyramid import multi_scale, single_scale
 from .semantic import with_stuff
 
 SEMANTIC_DEPTH = 1  # convolutions of the semantic head
+LEAST = 1e-12  # of a probability whose logarithm is taken
 CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
 
 
@@ -283,11 +284,33 @@ class MaskConver(SegmentationModel):
             basis = self.mask_basis(maps.mask_features.float())
             return torch.einsum("bkd,bdhw->bkhw", embeddings.unflatten(0, (b, k)), basis)
 
-    def predict_flipped(self, images: Tensor, proposals: int | None = None) -> Proposals:
-        """See `flip.predict_flipped`."""
-        from .flip import predict_flipped
+    @torch.no_grad()
+    def predict_flipped(
+        self, images: Tensor, proposals: int | None = None, *, topk: TopK = stable_topk
+    ) -> Proposals:
+        """As `predict`, averaged over each image and its mirror image before anything is decided (ours).
 
-        return predict_flipped(self, images, proposals)
+        Class heatmaps are averaged as probabilities, before peaks are taken. The mask logits of a peak are
+        the mean of those that either image gives: from the embedding at the peak's cell, and at its mirror
+        cell. The classes of a semantic head are averaged as probabilities.
+        """
+        # Cells mirror onto cells where every level divides the sides.
+        padded = pad_to_multiple(images, max(1 << max(self.levels), self.stride, self.multiple))
+        plain, mirrored = self(padded), self(padded.flip(-1))
+        pairs = zip(plain.heatmap_logits, mirrored.heatmap_logits)
+        heatmaps = tuple(_flipped_mean(a.float().sigmoid(), b.float().sigmoid()).logit() for a, b in pairs)
+        peaks = self.peaks(heatmaps, proposals, topk=topk)
+        widths = torch.tensor([m.shape[-1] for m in heatmaps], device=images.device)
+        level, y, x = peaks.cells.unbind(-1)
+        across = peaks._replace(cells=torch.stack([level, y, widths[level] - 1 - x], -1))
+        masks = _flipped_mean(self.masks_at(plain, peaks), self.masks_at(mirrored, across))
+        height, width = (-(-n // self.stride) for n in images.shape[-2:])
+        things = Proposals(peaks.scores, peaks.labels, masks[..., :height, :width])
+        semantic, other = plain.semantic_logits, mirrored.semantic_logits
+        if semantic is not None and other is not None:
+            mean = _flipped_mean(semantic.float().softmax(1), other.float().softmax(1))
+            semantic = mean.clamp(min=LEAST).log()[..., :height, :width]
+        return with_stuff(things, semantic, self.stuff_classes, topk=topk)
 
     def without_padding(self, masks: Tensor, images: Tensor) -> Tensor:
         """Maps at the masks' stride, B×…×⌈H/stride⌉×⌈W/stride⌉: cut where the network padded the images."""
@@ -295,3 +318,8 @@ class MaskConver(SegmentationModel):
             return masks
         height, width = (-(-n // self.stride) for n in images.shape[-2:])
         return masks[..., :height, :width]
+
+
+def _flipped_mean(plain: Tensor, mirrored: Tensor) -> Tensor:
+    """The mean of a map of an image and of one of its mirror image."""
+    return (plain + mirrored.flip(-1)) / 2

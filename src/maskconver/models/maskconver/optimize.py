@@ -16,7 +16,6 @@ from ...core.proposals import Proposals
 from ..layers import full_precision
 from ..optimize import InferenceModel, folded
 from ..topk import TopK, stable_topk
-from .flip import predict_flipped
 from .heads import Head
 from .model import MaskConver
 from .peaks import at_cells
@@ -59,8 +58,8 @@ class Folded(InferenceModel):
         return self.network.predict(images, proposals, topk=self.topk)
 
     def predict_flipped(self, images: Tensor, proposals: int | None = None) -> Proposals:
-        """See `flip.predict_flipped`."""
-        return predict_flipped(self.network, images, proposals, topk=self.topk)
+        """See `MaskConver.predict_flipped`."""
+        return self.network.predict_flipped(images, proposals, topk=self.topk)
 
 
 class LateHeads(Folded):
