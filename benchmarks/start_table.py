@@ -83,7 +83,7 @@ def command(name: str, folder: Path, count: str, seed: int, run: Path, args: arg
     words += [
         f"--val_every={args.steps}",
         "--checkpoint_every=50",
-        "--pictures=0",
+        "--log_images=0",
         f"--threads={args.threads}",
     ]
     if args.val_images:

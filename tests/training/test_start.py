@@ -127,7 +127,7 @@ def test_start_begins_from_the_bundled_base(
     words = [
         "train", "--config=start", f"--data={cells}", f"--out={tmp_path}", "--steps=1", "--val_every=1",
         "--data.workers=0", "--model.input.size=[64,64]", "--data.augment.crop=[64,64]", "--device=cpu",
-        "--threads=1", "--pictures=0", "--data.val_images=1",
+        "--threads=1", "--log_images=0", "--data.val_images=1",
     ]  # fmt: skip
     assert main(words) == 0
     said = capsys.readouterr().out
