@@ -53,7 +53,7 @@ def test_a_log_file_gets_a_line_every_few_steps_and_no_advertisement(
         "--model.input.size=[64,64]", "--threads=1", "--device=cpu", "--log_images=0",
         f"--data={tmp_path / 'd'}", f"--out={tmp_path / 'run'}",
     ]  # fmt: skip
-    assert main(["train", "--config=start", *words]) == 0
+    assert main(["train", "--config=start", "--init-from=none", *words]) == 0
     said = capfd.readouterr()
     lines = said.out.splitlines()
     assert [line.split(":")[0] for line in lines if line.startswith("step ") and "/" in line] == [

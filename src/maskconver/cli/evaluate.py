@@ -16,6 +16,7 @@ from ..core.files import EXPORTED_SUFFIXES
 from .options import (
     add_data_paths,
     add_postprocess_options,
+    add_tta,
     data_paths,
     postprocess_settings,
     progress_bar,
@@ -69,6 +70,7 @@ def configure(parser: ArgumentParser) -> None:
         help="find the best thresholds on this data, and save the model with them to this file",
     )
     add_postprocess_options(parser)
+    add_tta(parser)
     add(
         "--proposals",
         type=int | None,
@@ -97,7 +99,7 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(args.data, args.split, data_paths(args))
     settings = postprocess_settings(args)
-    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **settings)
+    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, tta=args.tta, **settings)
     dataset.read_for(predictor.runtime.input, args.white_level)
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:

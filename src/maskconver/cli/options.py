@@ -71,6 +71,16 @@ def add_postprocess_options(parser: ArgumentParser) -> None:
     )
 
 
+def add_tta(parser: ArgumentParser) -> None:
+    """Adds the option of test-time flips."""
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time flips: average over each image and its mirror image; takes twice the time "
+        "(MaskConver models in PyTorch only)",
+    )
+
+
 def postprocess_settings(args: Namespace) -> dict[str, Any]:
     """The arguments of `Predictor` that were given; a score threshold is also that of stuff."""
     given = {name: getattr(args, name) for name in SETTINGS}

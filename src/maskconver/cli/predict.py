@@ -35,6 +35,7 @@ from ..io.results import label_writer, panoptic_writer, table_writer, write_geoj
 from ..io.sources import list_images
 from .options import (
     add_postprocess_options,
+    add_tta,
     postprocess_settings,
     progress_bar,
     refuse_old_options,
@@ -98,6 +99,7 @@ def configure(parser: ArgumentParser) -> None:
         help="number of masks the network proposes per image; the model's own number by default",
     )
     add_postprocess_options(parser)
+    add_tta(parser)
     add("--max-pixels", type=int, default=MAX_PIXELS, help="refuse images with more pixels than this")
     add(
         "--draft-jpeg",
@@ -220,6 +222,7 @@ def _predictor(args: Namespace) -> Predictor:
         max_pixels=args.max_pixels,
         white_level=args.white_level,
         draft_jpeg=args.draft_jpeg,
+        tta=args.tta,
         **postprocess_settings(args),
     )
 

@@ -75,6 +75,8 @@ class Predictor:
         non_finite: what NaN or infinite outputs of the network do: `error`, or `drop` those proposals.
         output_side: longer side of the result in pixels; the image's own size if left out. The side of the
             network's input is the fastest.
+        tta: test-time flips: the network also sees each image mirrored, and its outputs are averaged before
+            post-processing. Twice the time; for MaskConver models in PyTorch.
         settings: fields of `PostprocessConfig` to override, e.g. `score_threshold=0.3`.
 
     Raises:
@@ -95,11 +97,12 @@ class Predictor:
         algorithm: Algorithm = "fast",
         non_finite: NonFinite = "error",
         output_side: int | None = None,
+        tta: bool = False,
         **settings: Any,
     ) -> None:
         _require_settings(settings)  # before the model is loaded
         check_options(algorithm, non_finite, output_side)
-        self.runtime = open_runtime(model, device, proposals)
+        self.runtime = open_runtime(model, device, proposals, tta=tta)
         if self.runtime.categories is None:
             raise ConfigError(
                 "the model has no categories, so its answers have no names; make it with categories=…"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import InputConfig, PostprocessConfig
-from ..core.files import WEIGHTS, require_content
+from ..core.files import EXPORTED_SUFFIXES, WEIGHTS, require_content
 from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
@@ -45,7 +45,9 @@ def has_postprocessing(runtime: Runtime) -> bool:
     return getattr(getattr(runtime, "file", None), "output", "proposals") == "panoptic"
 
 
-def open_runtime(model: Any, device: str | None = None, proposals: int | None = None) -> Runtime:
+def open_runtime(
+    model: Any, device: str | None = None, proposals: int | None = None, *, tta: bool = False
+) -> Runtime:
     """The runtime for a model; the one place where it is chosen.
 
     Args:
@@ -54,13 +56,17 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
         device: for PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if left out. For files:
             `cpu`, for ONNX also `cuda`; the CPU if left out.
         proposals: masks an image to ask for; the model's own number if left out.
+        tta: average over each image and its mirror image, in PyTorch only.
 
     Raises:
         CheckpointError: no such model, or a file that cannot be loaded.
+        ConfigError: `tta` with an exported file, or a model that it is not made for.
         MissingExtraError: PyTorch, or what runs the file, is not installed.
     """
     if isinstance(model, str | os.PathLike):
         require_content(model)
+        if tta and os.fspath(model).lower().endswith(EXPORTED_SUFFIXES):
+            raise ConfigError(f"`tta` runs in PyTorch only; give the model that {model} was exported from")
         if os.fspath(model).lower().endswith(".onnx"):
             from .onnx import OnnxRuntime
 
@@ -76,18 +82,21 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
         try:
             from ..models import checkpoint
         except ModuleNotFoundError as error:
-            if (bundled := WEIGHTS / f"{os.fspath(model)}.onnx").is_file() and not Path(model).exists():
+            bundled = WEIGHTS / f"{os.fspath(model)}.onnx"
+            if bundled.is_file() and not Path(model).exists() and not tta:
                 from .onnx import OnnxRuntime
 
                 return OnnxRuntime(bundled, device, proposals)
             raise MissingExtraError(f'running "{os.fspath(model)}"', "train") from error
         from .torch import TorchRuntime, best_device
 
-        return TorchRuntime(checkpoint.load(model).optimized(), device or best_device(), proposals)
+        return TorchRuntime(checkpoint.load(model).optimized(), device or best_device(), proposals, tta=tta)
     if hasattr(model, "state_dict"):  # an nn.Module, without importing torch
         from .torch import TorchRuntime
 
-        return TorchRuntime(model, device, proposals)
+        return TorchRuntime(model, device, proposals, tta=tta)
     if callable(model) and hasattr(model, "categories"):
+        if tta:
+            raise ConfigError(f"`tta` runs in PyTorch only, not in a {type(model).__name__}")
         return model
     raise ConfigError(f"cannot run a {type(model).__name__}; give a model's name, file or module")

@@ -19,9 +19,21 @@ from .exported import KEY, Exported, FileRuntime, require_file
 
 
 class TorchRuntime:
-    """A PyTorch module with `.input`, `.merge`, `.categories` and `.predict(images) -> Proposals`."""
+    """A PyTorch module with `.input`, `.postprocess`, `.categories` and `.predict(images) -> Proposals`.
 
-    def __init__(self, model: Any, device: str | None = None, proposals: int | None = None) -> None:
+    Args:
+        model: with `tta` also with `.predict_flipped`, see `SegmentationModel`.
+        device: where it runs; it stays where it is if left out.
+        proposals: masks an image to ask for; the model's own number if left out.
+        tta: average over each image and its mirror image.
+
+    Raises:
+        ConfigError: a device that cannot be used, no proposals, or a model without flips.
+    """
+
+    def __init__(
+        self, model: Any, device: str | None = None, proposals: int | None = None, *, tta: bool = False
+    ) -> None:
         import torch
 
         if proposals is not None and proposals < 1:
@@ -32,7 +44,13 @@ class TorchRuntime:
             except (RuntimeError, AssertionError) as error:
                 reason = first_line(error)
                 raise ConfigError(f'device "{device}" cannot be used: {reason}') from error
-        self.model = model
+        if tta and not getattr(model, "flips", False):
+            name = getattr(model, "name", "") or type(model).__name__
+            raise ConfigError(
+                f"{name} proposes other masks for a mirror image, and they cannot be averaged one by one; "
+                "leave out `tta`"
+            )
+        self.model, self.answer = model, model.predict_flipped if tta else model.predict
         self.input: InputConfig = model.input
         self.postprocess: PostprocessConfig = model.postprocess
         self.categories: Categories = model.categories
@@ -52,9 +70,7 @@ class TorchRuntime:
         import torch
 
         with torch.inference_mode(), _evaluating(self.model):
-            proposals: Proposals = self.model.predict(
-                torch.from_numpy(images).to(self.device), **self.options
-            )
+            proposals: Proposals = self.answer(torch.from_numpy(images).to(self.device), **self.options)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the merge waits for it anyway; so each gets its own time
         return proposals

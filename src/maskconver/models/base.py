@@ -40,6 +40,8 @@ class SegmentationModel(nn.Module, ABC):
         family: what the model belongs to; set when its family is registered.
         backbone: gives features by level; may start from weights of others.
         training_only: names of modules that only training uses, and that are not counted as parameters.
+        flips: whether it also has `predict_flipped`, which takes what `predict` takes and averages over each
+            image and its mirror image.
 
     Raises:
         ConfigError: no classes, or another number of categories than of classes.
@@ -47,6 +49,7 @@ class SegmentationModel(nn.Module, ABC):
 
     family: ClassVar[Family]
     training_only: ClassVar[tuple[str, ...]] = ()
+    flips: ClassVar[bool] = False
     config: Any
     backbone: nn.Module
 

@@ -280,8 +280,37 @@ def init_from(
         elif value.shape == theirs.shape:
             value.copy_(theirs)
             report.loaded.append(key)
+        elif key.startswith("backbone.") and (adapted := other_channels(theirs, value)) is not None:
+            value.copy_(adapted)
+            report.adapted[key] = f"of {value.shape[1]} image channels"
         else:
             report.mismatched.append(key)
     if not report.loaded:
         raise CheckpointError(f"nothing in {path} fits this model; is it of the same family and size?")
+    for module in modules or ():
+        if not any(key.startswith(f"{module}.") for key in report.loaded):
+            raise CheckpointError(
+                f"nothing in {path} fits the module {module} of this model; leave it out of `init_modules`, "
+                "or start from random weights: `init_from=none`"
+            )
     return report
+
+
+def other_channels(theirs: Tensor, own: Tensor) -> Tensor | None:
+    """A first convolution of colour images for those of `own`: summed for one channel, repeated for more.
+
+    Args:
+        theirs: N×3×k×k.
+        own: N×C×k×k, for its shape.
+
+    Returns:
+        N×C×k×k, with the sum over the channels kept; None where `theirs` has another shape.
+    """
+    if own.dim() != 4 or theirs.dim() != 4 or theirs.shape[1] != 3:
+        return None
+    n, channels = own.shape[:2]
+    if (n, *own.shape[2:]) != (theirs.shape[0], *theirs.shape[2:]):
+        return None
+    if channels == 1:
+        return theirs.sum(1, keepdim=True)
+    return theirs.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)

@@ -224,12 +224,16 @@ def _nested(config: Any, name: str) -> type[Any] | None:
 def changed(config: T, values: dict[str, Any]) -> T:
     """`override`, with a look at whether every field can have its value.
 
+    A config with a method `following` gets what follows from the change: it is called with the old config.
+
     Raises:
         ConfigError: a field that does not exist, or a value that it cannot have.
     """
-    config = override(config, values)
+    new = override(config, values)
     try:
-        return msgspec.convert(msgspec.to_builtins(config), type(config))
+        new = msgspec.convert(msgspec.to_builtins(new), type(config))
+        follow: Callable[[T], T] | None = getattr(new, "following", None)
+        return follow(config) if follow else new
     except msgspec.ValidationError as error:
         raise ConfigError(f"{type(config).__name__}: {str(error).replace('$.', '')}") from error
 

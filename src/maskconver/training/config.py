@@ -65,6 +65,10 @@ class TrainConfig:
             `backbone,decoder.unet`.
         freeze: modules whose weights and batch-norm statistics stay as they are, names or shell patterns
             separated by commas: `backbone.block[0-6]`. The first layers then need no backward pass.
+        freeze_steps: they learn again after so many steps; 0 keeps them frozen for the whole run.
+        batch_norm: `train` updates all batch-norm statistics. `frozen` keeps those that came with
+            `init_from` or `backbone_weights`; their scales and offsets learn. `auto` is `frozen` for batches
+            of fewer than 4 images, whose statistics are too noisy, and `train` otherwise.
         resume: `auto` continues from the run's last checkpoint if there is one; or the path of a checkpoint.
         overwrite: begin anew in a folder that has a run, whose files are then replaced.
         overfit: train and evaluate on the first N training images, without augmentation.
@@ -93,6 +97,8 @@ class TrainConfig:
     init_from: str | None = None
     init_modules: str | None = None
     freeze: str | None = None
+    freeze_steps: int = 0
+    batch_norm: Literal["auto", "train", "frozen"] = "auto"
     resume: str | None = None
     overwrite: bool = False
     overfit: int | None = None

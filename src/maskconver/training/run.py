@@ -19,12 +19,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ..errors import CheckpointError, ConfigError, first_line
 from ..models.backbones.weights import load_backbone
+from ..models.base import SegmentationModel
 from ..models.checkpoint import init_from
 from ..models.registry import build_model
 from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Predictions, Throughput
 from .config import TrainConfig
 from .loader import SegmentationData
-from .optim import create_optimizer, scaled_lr
+from .optim import scaled_lr
 from .task import SegmentationTask
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -85,13 +86,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     checkpoint = _resume(config, out)
-    if (source := config.model.backbone_weights) and not checkpoint:
-        say(f"backbone from {source}: {load_backbone(model.backbone, network.backbone, source)}")
-    if config.init_from and config.init_from != "none" and not checkpoint:
-        report = init_from(
-            model, config.init_from, tuple(config.init_modules.split(",")) if config.init_modules else None
-        )
-        say(f"init from {config.init_from}: {report}")
+    began = set() if checkpoint else _start(model, config, say)
     say(
         f"learning rate {scaled_lr(config.optim, step_images):.3g} "
         f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {step_images}/{config.optim.base_batch} "
@@ -109,7 +104,13 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     terminal = sys.stdout.isatty()
     if not terminal:
         callbacks.append(LogLines(config.log_every, config.steps, step_images, say))
+    if config.freeze_steps and config.devices > 1:
+        raise ConfigError("`freeze_steps` works on one device; freeze for the whole run, or give `devices=1`")
     task = SegmentationTask(model, config)
+    if not checkpoint:
+        task.keep_still(_still(model, config, began))
+    if task.still:
+        say(f"{len(task.still)} batch norms keep the statistics they came with (`batch_norm`)")
     if checkpoint:
         step = _check_resumable(checkpoint, task, data.categories.to_json(), config)
         data.start = step * step_images
@@ -189,6 +190,32 @@ def _require_shared_memory(config: TrainConfig) -> None:
         )
 
 
+def _start(model: SegmentationModel, config: TrainConfig, say: Callable[[str], None]) -> set[str]:
+    """Gives a model its initial weights and tells which it took."""
+    began = set()
+    if source := config.model.backbone_weights:
+        report = load_backbone(model.backbone, config.model.config.backbone, source)
+        began |= {f"backbone.{name}" for name in report.loaded}
+        say(f"backbone from {source}: {report}")
+    if config.init_from and config.init_from != "none":
+        modules = tuple(config.init_modules.split(",")) if config.init_modules else None
+        report = init_from(model, config.init_from, modules)
+        began |= set(report.loaded)
+        say(f"init from {config.init_from}: {report}")
+    return began
+
+
+def _still(model: SegmentationModel, config: TrainConfig, began: set[str]) -> list[str]:
+    """The batch norms that keep their statistics: those that came with weights, see `batch_norm`."""
+    if config.batch_norm == "train" or (config.batch_norm == "auto" and config.data.batch_size >= 4):
+        return []
+    if config.batch_norm == "frozen" and not began:
+        raise ConfigError(
+            "`batch_norm=frozen` keeps the statistics of a start: give `init_from` or `backbone_weights`"
+        )
+    return [name for name, _ in model.named_modules() if f"{name}.running_mean" in began]
+
+
 def _silent(line: str) -> None:
     """Says nothing."""
 
@@ -226,12 +253,11 @@ def _check_resumable(
             f"one or of another shape ({', '.join(other[:3])}); resume with those in its recipe.yaml, or "
             "start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
-    fresh = create_optimizer(task, config.optim, 1.0).param_groups
     restored = state["optimizer_states"][0]["param_groups"]
-    if [_shape(group) for group in fresh] != [_shape(group) for group in restored]:
+    if [_shape(group) for group in task.optimizer(1.0).param_groups] != [_shape(group) for group in restored]:
         raise CheckpointError(
-            f"{checkpoint} was trained with another optimizer, other groups of parameters or other frozen "
-            "parts (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`); resume with those in its "
+            f"{checkpoint} was trained with another optimizer, other groups of parameters or other weights "
+            "frozen (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`); resume with those in its "
             "recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
     if step >= config.steps:

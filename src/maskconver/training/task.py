@@ -55,6 +55,9 @@ class SegmentationTask(pl.LightningModule):
     Args:
         model: with categories; changed by training.
         config: the run; its `loss` is of the model's family.
+
+    Attributes:
+        still: names of batch norms that keep their statistics; kept in checkpoints.
     """
 
     def __init__(self, model: SegmentationModel, config: TrainConfig) -> None:
@@ -64,24 +67,48 @@ class SegmentationTask(pl.LightningModule):
         self.criterion = model.family.criterion(
             model, config.loss, min_iou=targets.min_iou, gaussian=targets.gaussian
         )
+        self.still: list[str] = []
+        learning = [p for p in model.parameters() if p.requires_grad]
         self.frozen = freeze(model, config.freeze.split(",")) if config.freeze else []
+        self._later = [p for p in learning if not p.requires_grad] if config.freeze_steps else []
         assert model.categories is not None
         self.figures = Figures(model.categories)
         self.headline = "pq" if model.categories.is_thing.any() else "miou"
         self.last_checkpoint = "none yet"
 
     def train(self, mode: bool = True) -> SegmentationTask:
-        """As in `nn.Module`, but frozen modules stay in evaluation mode."""
+        """As in `nn.Module`, but what is frozen stays in evaluation mode."""
         super().train(mode)
-        for module in self.frozen:
+        for module in (*self.frozen, *map(self.model.get_submodule, self.still)):
             module.eval()
         return self
+
+    def keep_still(self, names: list[str]) -> None:
+        """Sets `still`: these batch norms use the statistics they have from now on."""
+        self.still = names
+        self.train()
+
+    def optimizer(self, peak: float) -> torch.optim.Optimizer:
+        """The run's optimiser, also of what learns later: without a gradient it is passed over."""
+        for parameter in self._later:
+            parameter.requires_grad_(True)
+        optimizer = create_optimizer(self, self.config.optim, peak)
+        for parameter in self._later if self.frozen else ():
+            parameter.requires_grad_(False)
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        if self.frozen and 0 < self.config.freeze_steps <= self.global_step:
+            self.frozen = []
+            for parameter in self._later:
+                parameter.requires_grad_(True)
+            self.train()
 
     def configure_optimizers(self) -> Any:
         config = self.config
         batch = config.data.batch_size * config.accumulate * self.trainer.world_size
         peak = scaled_lr(config.optim, batch)
-        optimizer = create_optimizer(self, config.optim, peak)
+        optimizer = self.optimizer(peak)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, config.steps, peak, config.schedule) / peak
         )
@@ -90,7 +117,7 @@ class SegmentationTask(pl.LightningModule):
     def on_train_start(self) -> None:
         """Options of the optimiser are this run's, also where a checkpoint of other ones was restored."""
         batch = self.config.data.batch_size * self.config.accumulate * self.trainer.world_size
-        fresh = create_optimizer(self, self.config.optim, scaled_lr(self.config.optim, batch))
+        fresh = self.optimizer(scaled_lr(self.config.optim, batch))
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
         groups = self.trainer.optimizers[0].param_groups
         for i, (group, new) in enumerate(zip(groups, fresh.param_groups, strict=True)):
@@ -130,6 +157,10 @@ class SegmentationTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.model.categories is not None
         checkpoint["categories"] = self.model.categories.to_json()
+        checkpoint["still"] = self.still
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.keep_still(checkpoint.get("still", []))
 
     def on_validation_epoch_start(self) -> None:
         assert self.model.categories is not None

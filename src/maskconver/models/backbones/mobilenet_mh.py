@@ -74,14 +74,25 @@ class MobileNetMH(nn.Module):
         in_channels: channels of the image.
         padding: see `layers.Conv2d`.
         momentum: of the batch norms, in PyTorch's sense.
+        block13_dilation: of the depthwise convolution of block 13, the first at stride 16 that is dilated; 2
+            as the published files, 1 as MOSAIC (MLPerf Mobile) runs it. Weights fit both.
     """
 
-    def __init__(self, in_channels: int = 3, padding: Padding = "same", momentum: float = 0.01) -> None:
+    def __init__(
+        self,
+        in_channels: int = 3,
+        padding: Padding = "same",
+        momentum: float = 0.01,
+        *,
+        block13_dilation: int = 2,
+    ) -> None:
         super().__init__()
         self.block0 = ConvNorm(in_channels, STEM_CHANNELS, 3, stride=2, padding=padding, momentum=momentum)
         self.channels: dict[int, int] = {}
         inp = STEM_CHANNELS
         for index, block in enumerate(BLOCKS, 1):
+            if index == 13:
+                block = block._replace(dilation=block13_dilation)
             self.add_module(
                 f"block{index}", InvertedBottleneck(inp, block, padding=padding, momentum=momentum)
             )

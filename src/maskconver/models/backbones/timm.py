@@ -4,22 +4,54 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import ConfigError, first_line
 from ..layers import BN_EPS, Padding
+
+PREFIX = "timm/"
+PADDED = ("mobilenetv3_small_100", "mobilenetv3_large_100")  # whose padding is ours to choose
+CEILS = ("EfficientNetFeatures", "MobileNetV3Features")  # of timm: `⌈n / stride⌉` positions, whatever n
+
+
+def mean_and_std(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """What timm's weights of that name were trained with, of RGB in 0…1; None where timm does not say.
+
+    Raises:
+        ConfigError: a tag that the network does not have.
+    """
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(name.removeprefix(PREFIX))
+    except RuntimeError as error:
+        raise ConfigError(f'no backbone "{name}": {first_line(error)}') from error
+    return (config.mean, config.std) if config is not None else None
 
 
 class TimmFeatures(nn.Module):
-    """A timm network, its features named by level (log2 of the stride).
+    """Any network of timm that gives features, by level (log2 of the stride).
+
+    Strides and channels are timm's `feature_info`.
 
     Args:
-        name: timm's model name, e.g. `mobilenetv3_large_100`.
+        name: timm's model name, e.g. `mobilenetv4_conv_small`, also with a tag, or after `timm/`.
         in_channels: channels of the image.
-        output_stride: 16 or 32; below 32 the last stages are dilated instead of strided.
-        padding: `same` pads as TensorFlow does, `symmetric` as timm's networks do by themselves.
+        output_stride: 16 or 32; below 32 the last stages are dilated instead of strided, where the network
+            can be; the others keep 32.
+        padding: `same` pads the two MobileNetV3 of `PADDED` as TensorFlow does; all others pad as timm does.
         momentum: of the batch norms, in PyTorch's sense.
         drop_path: stochastic depth of the last block.
+
+    Attributes:
+        levels: of the features, finest first; of several of one stride the deepest is the level's.
+        channels: by level.
+        multiple: images' sides must be multiples of this.
+
+    Raises:
+        ConfigError: no such network, or one without features of several sizes or for one size of image only.
     """
 
     def __init__(
@@ -33,31 +65,60 @@ class TimmFeatures(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        import timm
-
-        # A ConvNeXt has no batch norms, and its strides equal its kernels: nothing to pad.
-        own: dict[str, Any] = {}
-        if "convnext" not in name:
-            own = {"bn_momentum": momentum, "pad_type": "same" if padding == "same" else ""}
-        self.name = name
-        self.net = timm.create_model(
-            name,
-            pretrained=False,
-            features_only=True,
-            in_chans=in_channels,
-            output_stride=output_stride,
-            drop_path_rate=drop_path,
-            **own,
+        self.name = name = name.removeprefix(PREFIX)
+        own = {"pad_type": "same"} if name in PADDED and padding == "same" else {}
+        self.net = _features(
+            name, output_stride, in_chans=in_channels, drop_path_rate=drop_path or None, **own
         )
-        # With a dilated network several taps share a stride; the deepest is the level's feature.
+        for module in self.net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = momentum
         info: Any = self.net.feature_info
         self.levels = [int(stride).bit_length() - 1 for stride in info.reduction()]
         self.channels: dict[int, int] = dict(zip(self.levels, info.channels()))
+        self.last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        self.multiple = 1 if type(self.net).__name__ in CEILS else 32
+        if self.multiple > 1:
+            self._try(in_channels)
+
+    @torch.no_grad()
+    def _try(self, in_channels: int) -> None:
+        """Refuses transformers whose images must have one size."""
+        training = self.net.training
+        try:
+            self.net.eval()(torch.zeros(1, in_channels, 64, 96))
+        except Exception as error:  # whatever a network of others says
+            raise ConfigError(
+                f'the backbone "{self.name}" takes images of one size only ({first_line(error)}); {_OTHERS}'
+            ) from error
+        self.net.train(training)
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Images B×C×H×W float to {level: B×channels[level]×H/2^level×W/2^level}."""
         features: list[Tensor] = self.net(images)
+        if self.last:
+            features = [x.permute(0, 3, 1, 2) for x in features]
         return dict(zip(self.levels, features))
+
+
+_OTHERS = "take a convolutional one, such as mobilenetv4_conv_small or resnet18"
+
+
+def _features(name: str, output_stride: int, **options: Any) -> Any:
+    """Timm's network of that name as a feature extractor."""
+    import timm
+
+    kinds: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride < 32 else []
+    for dilated in (*kinds, {}):
+        try:
+            return timm.create_model(name, pretrained=False, features_only=True, **dilated, **options)
+        except Exception as error:  # also of a network that cannot be dilated
+            if dilated:
+                continue
+            raise ConfigError(
+                f'timm gives no features of "{name}" ({first_line(error)}); {_OTHERS}'
+            ) from error
+    raise AssertionError
 
 
 SIZES = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, first_line
-from ..checkpoint import LoadReport, read_state, weights_of
+from ..checkpoint import LoadReport, other_channels, read_state, weights_of
+from .timm import PREFIX
 
 PRETRAINED = "pretrained"
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
@@ -35,6 +35,8 @@ def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]
     state = _timm_state(name, tag) if kind == PRETRAINED else _file_state(Path(source))
     own = weights_of(backbone)
     theirs = {_plain(k): v for k, v in state.items()}
+    if "_conv_stem.weight" in theirs:
+        theirs = _as_timm(theirs, own)
     report = LoadReport()
     known = set()
     for key, value in own.items():
@@ -46,8 +48,8 @@ def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]
         elif other.shape == value.shape:
             value.copy_(other)
             report.loaded.append(key)
-        elif value.dim() == 4 and other.shape[1] == 3 and _but(other.shape) == _but(value.shape):
-            value.copy_(_other_channels(other.float(), value.shape[1]))
+        elif (adapted := other_channels(other, value)) is not None:
+            value.copy_(adapted)
             report.adapted[key] = f"of {value.shape[1]} image channels"
         else:
             report.mismatched.append(key)
@@ -63,25 +65,38 @@ def _plain(key: str) -> str:
     """A tensor's name without wrappers, and without the flattening of timm's feature extractors."""
     while prefix := next((p for p in _PREFIXES if key.startswith(p)), ""):
         key = key.removeprefix(prefix)
-    return re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", key)
+    return re.sub(r"^([a-z]\w*?)_(\d+)\.", r"\1.\2.", key)
 
 
-def _but(shape: torch.Size) -> tuple[int, ...]:
-    return (shape[0], *shape[2:])
+# Modules of a block of EfficientNet-PyTorch (github.com/lukemelas/EfficientNet-PyTorch) by timm's names.
+_EXPANDING = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand", "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}  # fmt: skip
+_FIRST = {**_EXPANDING, "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
-def _other_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution for so many image channels: summed for one, repeated and scaled for more."""
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    repeats = -(-channels // 3)
-    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (3 / channels)
+def _as_timm(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Weights of EfficientNet-PyTorch by timm's names; it numbers blocks through, timm in each stage."""
+    places = dict.fromkeys(m[1] for k in own if (m := re.search(r"(blocks\.\d+\.\d+)\.", k)))
+    found = {}
+    for key, value in state.items():
+        if m := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", key):
+            names = _EXPANDING if f"_blocks.{m[1]}._expand_conv.weight" in state else _FIRST
+            place = [*places][int(m[1])] if int(m[1]) < len(places) else f"block {m[1]}"
+            key = f"{place}.{names.get(m[2], m[2])}.{m[3]}"
+        elif m := re.fullmatch(r"_bn(\d)\.(.+)", key):
+            key = f"bn{int(m[1]) + 1}.{m[2]}"
+        found[key.removeprefix("_")] = value
+    return found
 
 
 def _timm_state(name: str, tag: str) -> dict[str, Tensor]:
     import timm
 
-    name = f"{name}.{tag}" if tag else name
+    name = name.removeprefix(PREFIX)
+    name = f"{name.partition('.')[0]}.{tag}" if tag else name
     try:
         return weights_of(timm.create_model(name, pretrained=True))
     except Exception as error:  # a hub, a cache and a network: many kinds

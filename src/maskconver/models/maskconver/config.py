@@ -6,17 +6,37 @@ There are two configs and one network: a third of the fields belongs to one leve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 from ...core.config import InputConfig, PostprocessConfig
+from ..backbones import OWN_BACKBONES
+from ..backbones.timm import mean_and_std
 from ..base import moved_to_training
 from ..layers import Activation, Padding
+
+C = TypeVar("C", "MaskConverConfig", "MultiScaleConfig")
 
 ClassEmbedding = Literal["none", "multiply", "add"]
 MASK_LEVEL, FINEST = 2, 3  # stride 4 of the masks, stride 8 of the finest feature the decoders take
 LEVEL_RANGES_640 = ((0.0, 64.0), (40.0, 128.0), (80.0, 256.0), (160.0, 512.0), (320.0, 1e7))
 LEVEL_RANGES_1280 = ((0.0, 100.0), (100.0, 200.0), (200.0, 400.0), (400.0, 800.0), (800.0, 1.25e7))
+
+
+def with_timms_input(config: C, before: C) -> C:
+    """A changed config with the mean and std of its new backbone, if it is timm's and no others were given.
+
+    Args:
+        config: after the change.
+        before: before it.
+    """
+    new, old = config.input, before.input.for_channels(config.in_channels)
+    if config.backbone in (before.backbone, *OWN_BACKBONES) or (new.mean, new.std) != (old.mean, old.std):
+        return config
+    if (theirs := mean_and_std(config.backbone)) is None:
+        return config
+    own = replace(new, mean=theirs[0], std=theirs[1]).for_channels(config.in_channels)
+    return replace(config, input=own)
 
 
 @dataclass
@@ -26,11 +46,14 @@ class MaskConverConfig:
     Of arXiv 2312.06052 and tensorflow/models, official/projects/maskconver.
 
     Attributes:
-        backbone: `mobilenet_mh`, `spinenet49`, `spinenet49plus` (reconstructions), or a timm name, see
-            `backbones.TIMM_BACKBONES`.
+        backbone: `mobilenet_mh`, `spinenet49`, `spinenet49plus` (reconstructions), or the name of any network
+            of timm that gives features. Mean and std of `input` follow timm's, unless you give others.
         in_channels: channels of the image; `input` follows.
         padding: `same` as the reference, `symmetric` as PyTorch networks do; weights are not interchangeable.
+            Networks of timm other than MobileNetV3 pad as timm does.
         bn_momentum: of all batch norms, PyTorch's sense.
+        block13_dilation: of the depthwise convolution of block 13 of `mobilenet_mh`: 2 as in the published
+            files, 1 as in MOSAIC, whose weights fit both.
         decoder: `aspp` as published; `aspp_fpn` adds a top-down path to `level` (heads then fuse nothing).
         filters: channels of decoder and heads.
         aspp_rates: dilations of the ASPP.
@@ -61,6 +84,7 @@ class MaskConverConfig:
     in_channels: int = 3
     padding: Padding = "same"
     bn_momentum: float = 0.01
+    block13_dilation: int = 2
     decoder: Literal["aspp", "aspp_fpn"] = "aspp"
     filters: int = 256
     aspp_rates: tuple[int, ...] = (6, 12, 18)
@@ -84,6 +108,7 @@ class MaskConverConfig:
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
 
+    following = with_timms_input
     # What a `MultiScaleConfig` has as fields, or the other way round:
     level_ranges = None  # the one level answers for every segment
     frozen_bn = False
@@ -121,7 +146,8 @@ class MultiScaleConfig:
     """Architecture of a multi-scale MaskConver (arXiv 2312.06052); defaults are R50-UNet's.
 
     Attributes:
-        backbone: `resnet50`, or a timm name, see `backbones.TIMM_BACKBONES`.
+        backbone: `resnet50`, or the name of any network of timm that gives features at strides 8, 16 and 32;
+            `timm/resnet50` is timm's. Mean and std of `input` follow timm's, unless you give others.
         in_channels: channels of the image; `input` follows.
         padding: `same` as the reference, `symmetric` for weights of torchvision and timm.
         bn_momentum: of all batch norms, PyTorch's sense.
@@ -192,6 +218,7 @@ class MultiScaleConfig:
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
 
+    following = with_timms_input
     position, stuff = False, "centers"  # see `MaskConverConfig`
 
     @property

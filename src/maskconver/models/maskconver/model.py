@@ -21,6 +21,7 @@ from .pyramid import multi_scale, single_scale
 from .semantic import with_stuff
 
 SEMANTIC_DEPTH = 1  # convolutions of the semantic head
+LEAST = 1e-12  # of a probability whose logarithm is taken
 CENTER_BIAS = -2.19  # sigmoid 0.1006: few centres at the start
 
 
@@ -69,6 +70,7 @@ class MaskConver(SegmentationModel):
     """
 
     config: MaskConverConfig | MultiScaleConfig
+    flips = True
 
     def __init__(
         self,
@@ -261,17 +263,63 @@ class MaskConver(SegmentationModel):
         """
         maps = self(images)
         peaks = self.peaks(maps.heatmap_logits, proposals, topk=topk)
+        mask_logits = self.masks_at(maps, peaks)
+        mask_logits = self.without_padding(mask_logits, images)
+        things = Proposals(peaks.scores, peaks.labels, mask_logits)
+        semantic = maps.semantic_logits
+        if semantic is not None:
+            semantic = self.without_padding(semantic, images)
+        return with_stuff(things, semantic, self.stuff_classes, topk=topk)
+
+    def masks_at(self, maps: Maps, peaks: Peaks) -> Tensor:
+        """The mask logits B×k×h×w of k peaks an image, with what covers the images' padding."""
         b, k = peaks.labels.shape
-        image = torch.arange(b, device=images.device).repeat_interleave(k)
+        device = peaks.labels.device
+        image = torch.arange(b, device=device).repeat_interleave(k)
         # As in training: half precision would lose the small difference of large terms of the quadratic form.
-        with full_precision(images.device.type):
+        with full_precision(device.type):
             embeddings = self.mask_embeddings(
                 maps.embedding_map, image, peaks.cells.flatten(0, 1), labels=peaks.labels.flatten()
             )
             basis = self.mask_basis(maps.mask_features.float())
-            mask_logits = torch.einsum("bkd,bdhw->bkhw", embeddings.unflatten(0, (b, k)), basis)
-        if self.multiple > 1:
-            height, width = (-(-n // self.stride) for n in images.shape[-2:])
-            mask_logits = mask_logits[..., :height, :width]
-        things = Proposals(peaks.scores, peaks.labels, mask_logits)
-        return with_stuff(things, maps.semantic_logits, self.stuff_classes, topk=topk)
+            return torch.einsum("bkd,bdhw->bkhw", embeddings.unflatten(0, (b, k)), basis)
+
+    @torch.no_grad()
+    def predict_flipped(
+        self, images: Tensor, proposals: int | None = None, *, topk: TopK = stable_topk
+    ) -> Proposals:
+        """As `predict`, averaged over each image and its mirror image before anything is decided (ours).
+
+        Class heatmaps are averaged as probabilities, before peaks are taken. The mask logits of a peak are
+        the mean of those that either image gives: from the embedding at the peak's cell, and at its mirror
+        cell. The classes of a semantic head are averaged as probabilities.
+        """
+        # Cells mirror onto cells where every level divides the sides.
+        padded = pad_to_multiple(images, max(1 << max(self.levels), self.stride, self.multiple))
+        plain, mirrored = self(padded), self(padded.flip(-1))
+        pairs = zip(plain.heatmap_logits, mirrored.heatmap_logits)
+        heatmaps = tuple(_flipped_mean(a.float().sigmoid(), b.float().sigmoid()).logit() for a, b in pairs)
+        peaks = self.peaks(heatmaps, proposals, topk=topk)
+        widths = torch.tensor([m.shape[-1] for m in heatmaps], device=images.device)
+        level, y, x = peaks.cells.unbind(-1)
+        across = peaks._replace(cells=torch.stack([level, y, widths[level] - 1 - x], -1))
+        masks = _flipped_mean(self.masks_at(plain, peaks), self.masks_at(mirrored, across))
+        height, width = (-(-n // self.stride) for n in images.shape[-2:])
+        things = Proposals(peaks.scores, peaks.labels, masks[..., :height, :width])
+        semantic, other = plain.semantic_logits, mirrored.semantic_logits
+        if semantic is not None and other is not None:
+            mean = _flipped_mean(semantic.float().softmax(1), other.float().softmax(1))
+            semantic = mean.clamp(min=LEAST).log()[..., :height, :width]
+        return with_stuff(things, semantic, self.stuff_classes, topk=topk)
+
+    def without_padding(self, masks: Tensor, images: Tensor) -> Tensor:
+        """Maps at the masks' stride, B×…×⌈H/stride⌉×⌈W/stride⌉: cut where the network padded the images."""
+        if self.multiple == 1:
+            return masks
+        height, width = (-(-n // self.stride) for n in images.shape[-2:])
+        return masks[..., :height, :width]
+
+
+def _flipped_mean(plain: Tensor, mirrored: Tensor) -> Tensor:
+    """The mean of a map of an image and of one of its mirror image."""
+    return (plain + mirrored.flip(-1)) / 2

@@ -46,6 +46,8 @@ class Folded(InferenceModel):
         topk: how peaks are ranked.
     """
 
+    flips = True
+
     def __init__(self, model: MaskConver, network: MaskConver, topk: TopK = stable_topk) -> None:
         super().__init__(model, topk)
         self.network = network
@@ -54,6 +56,10 @@ class Folded(InferenceModel):
     def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
         """See `MaskConver.predict`."""
         return self.network.predict(images, proposals, topk=self.topk)
+
+    def predict_flipped(self, images: Tensor, proposals: int | None = None) -> Proposals:
+        """See `MaskConver.predict_flipped`."""
+        return self.network.predict_flipped(images, proposals, topk=self.topk)
 
 
 class LateHeads(Folded):
@@ -81,10 +87,11 @@ class LateHeads(Folded):
         with full_precision(images.device.type):
             embeddings = network.mask_embeddings_of(pooled.float(), cells, peaks.labels.flatten())
             mask_logits = self.masks(embeddings.unflatten(0, (b, k)), before.float())
+            mask_logits = network.without_padding(mask_logits, images)
             things = Proposals(peaks.scores, peaks.labels, mask_logits)
-            return with_stuff(
-                things, network.semantic_logits(features), network.stuff_classes, topk=self.topk
-            )
+            if (semantic := network.semantic_logits(features)) is not None:
+                semantic = network.without_padding(semantic, images)
+            return with_stuff(things, semantic, network.stuff_classes, topk=self.topk)
 
     def heads(self) -> tuple[Head, Head, Head]:
         """The class, embedding and mask head."""

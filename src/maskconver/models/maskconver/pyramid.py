@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..backbones import create_backbone
+from ..backbones import create_backbone, require_levels
 from ..decoders.aspp import ASPP, ASPPFPN
 from ..decoders.convnext_unet import ConvNeXtUNet
 from ..decoders.fpn import FPN, BiFPN
@@ -77,12 +77,11 @@ def single_scale(config: MaskConverConfig) -> Parts:
         config.padding,
         momentum=momentum,
         activation=config.activation,
+        block13_dilation=config.block13_dilation,
     )
     channels: dict[int, int] = backbone.channels  # type: ignore[assignment]
     top = max(channels)
-    if config.level not in channels:
-        levels = ", ".join(map(str, sorted(channels)))
-        raise ConfigError(f"level {config.level} is none of the backbone {config.backbone}; it has {levels}")
+    require_levels(config.backbone, channels, [config.level])
     if config.decoder == "aspp" and config.fusion == "none" and config.level != top:
         raise ConfigError(
             f"with fusion=none the maps are those of the backbone's last level: give level={top}"
@@ -117,7 +116,8 @@ def single_scale(config: MaskConverConfig) -> Parts:
             bias=bias,
         )
 
-    return Parts(backbone, decoder, head, lambda: None, head, config.level if detail else None)
+    multiple: int = getattr(backbone, "multiple", 1)
+    return Parts(backbone, decoder, head, lambda: None, head, config.level if detail else None, multiple)
 
 
 def multi_scale(config: MultiScaleConfig, drop_path: float = 0.0) -> Parts:
@@ -150,6 +150,7 @@ def multi_scale(config: MultiScaleConfig, drop_path: float = 0.0) -> Parts:
         drop_rates=rates[:4],
     )
     channels: dict[int, int] = backbone.channels  # type: ignore[assignment]
+    require_levels(config.backbone, channels, (3, 4, 5))
     decoder = PixelDecoder(config, {n: channels[n] for n in (3, 4, 5)}, rates[4:])
 
     def head(out: int, depth: int, bias: float = 0.0, levels: tuple[int, ...] = ()) -> Head:

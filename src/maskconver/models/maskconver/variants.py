@@ -8,7 +8,7 @@ from .config import LEVEL_RANGES_1280, MaskConverConfig, MultiScaleConfig, Multi
 
 
 def _mobile(size: int, **changes: object) -> MaskConverConfig:
-    return MaskConverConfig(input=InputConfig(size=(size, size)), **changes)  # type: ignore[arg-type]
+    return MaskConverConfig(**{"input": InputConfig(size=(size, size)), **changes})  # type: ignore[arg-type]
 
 
 @register_model(published="COCO PQ 29.7")
@@ -41,21 +41,33 @@ def maskconver_mnv3s_640() -> MaskConverConfig:
     return _mobile(640, backbone="mobilenetv3_small_100")
 
 
+def _dense(**changes: object) -> MaskConverConfig:
+    """Heads at stride 4, masks that know their place, many proposals."""
+    merge = PostprocessConfig(
+        min_area=0.0, score_threshold=0.3, mask_threshold=0.5, nms_iou=0.5, reassign=True
+    )
+    own = {"decoder": "aspp_fpn", "filters": 96, "embedding_dim": 96, "level": 2, "head_kernel": 5}
+    return _mobile(512, **{**own, "position": True, "proposals": 400, "postprocess": merge, **changes})
+
+
 @register_model(ours="nuclei PQ 69.5 (things), camvid mIoU 45.2")
 def maskconver_mobile_dense_512() -> MaskConverConfig:
     """MobileNet-MH with stride-4 heads, position-aware masks and 400 proposals: many small objects (ours)."""
-    return MaskConverConfig(
-        decoder="aspp_fpn",
-        filters=96,
-        embedding_dim=96,
-        level=2,
-        head_kernel=5,
-        position=True,
-        proposals=400,
-        input=InputConfig(size=(512, 512)),
-        postprocess=PostprocessConfig(
-            min_area=0.0, score_threshold=0.3, mask_threshold=0.5, nms_iou=0.5, reassign=True
-        ),
+    return _dense()
+
+
+@register_model()
+def maskconver_mnv4s_dense_512() -> MaskConverConfig:
+    """MobileNetV4-Conv-Small (timm) under the decoder and heads of `maskconver_mobile_dense_512` (ours)."""
+    return _dense(backbone="mobilenetv4_conv_small")
+
+
+@register_model()
+def maskconver_lite0_dense_512() -> MaskConverConfig:
+    """EfficientNet-Lite0 (timm) under the decoder and heads of `maskconver_mobile_dense_512` (ours)."""
+    halves = (0.5, 0.5, 0.5)
+    return _dense(
+        backbone="tf_efficientnet_lite0", input=InputConfig(size=(512, 512), mean=halves, std=halves)
     )
 
 
