@@ -54,6 +54,17 @@ ARMS: dict[str, tuple[str, dict[str, Any], bool, float]] = {
     "maskconver_remask": ("maskconver_mobile_dense_512", {"bn_momentum": 0.1, "proposals": 50}, True, 1),
 }  # fmt: skip
 ARMS |= {f"{name}_lr10": (*ARMS[name][:3], 10) for name in ("kmax", "sigmoid", "remax")}
+# As published: 128 queries, masks that start at (0.1, 0), peak rate 0.006.
+PUBLISHED = {**KMAX, "proposals": 128}
+ARMS |= {
+    "sigmoid_published": (
+        "remax_t",
+        {**PUBLISHED, "remax": {**RELAXED, "remask_layers": 0, "eta": 0.0}},
+        False,
+        6,
+    ),
+    "remax_published": ("remax_t", {**PUBLISHED, "remax": RELAXED}, False, 6),
+}
 SEEDS = (0, 1)
 OBJECT, OVERLAP = (
     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
@@ -65,14 +76,16 @@ LOG_EVERY, SAVE_EVERY = 4, 20
 class Watched(KMaXCriterion):
     """Notes the false-positive/false-negative ratio of every output's masks, image by image."""
 
-    ratios: list[list[float]]
+    ratios: list[list[float]]  # of the masks that the loss sees: relaxed ones, where masks are relaxed
+    raw: list[list[float]]  # of the same masks as they are
 
     def terms(
         self, output: Output, assignment: Assignment, targets: MaskTargets, **given: Any
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            positives, negatives = false_losses(output.relaxed, assignment.owner)
-            self.ratios.append((positives / negatives.clamp(min=1e-6)).tolist())
+            for found, masks in ((self.ratios, output.relaxed), (self.raw, output.masks)):
+                positives, negatives = false_losses(masks, assignment.owner)
+                found.append((positives / negatives.clamp(min=1e-6)).tolist())
         return super().terms(output, assignment, targets, **given)
 
 
@@ -180,7 +193,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
                 group["lr"] = learning_rate(step, args.steps, peak, schedule)
             torch.manual_seed(hash((seed, step)))
             if kmax:
-                criterion.ratios = []
+                criterion.ratios, criterion.raw = [], []
             terms = criterion(model, model(batch.images), batch)
             total = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
@@ -197,7 +210,8 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
                 row = {"step": step, "total": round(total.item(), 4), "norm": round(norm, 4)}
                 row |= {"terms": {k: round(v.item(), 4) for k, v in terms.items()}}
                 if sigmoid:
-                    row["ratios"] = [[round(r, 3) for r in own] for own in criterion.ratios]
+                    for name in ("ratios", "raw"):
+                        row[name] = [[round(r, 3) for r in own] for own in getattr(criterion, name)]
                 note(row)
             out_of_time = time.perf_counter() - started > args.seconds
             if step % args.val_every == 0 or step == args.steps:

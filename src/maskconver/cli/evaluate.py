@@ -16,6 +16,7 @@ from ..core.files import EXPORTED_SUFFIXES
 from .options import (
     add_data_paths,
     add_postprocess_options,
+    add_semantic_from,
     data_paths,
     postprocess_settings,
     progress_bar,
@@ -51,11 +52,14 @@ def configure(parser: ArgumentParser) -> None:
     add("--per-class", action="store_true", help="also print figures for each class")
     add("--ap", action="store_true", help='also measure COCO mask AP of things (needs the extra "ap")')
     add(
-        "--semantic-from",
-        type=Literal["panoptic", "scores"],
-        default="panoptic",
-        help="compute mIoU from the panoptic result, or from the class and mask scores of all proposals",
+        "--instances-from",
+        type=Literal["panoptic", "scores"] | None,
+        default=None,
+        help="compute --ap from the thing segments of the panoptic result, or from the best 100 pairs of a "
+        "mask and a class, which may overlap; by default scores for kMaX-DeepLab and ReMaX, panoptic for "
+        "MaskConver",
     )
+    add_semantic_from(parser, "compute mIoU")
     add(
         "--gallery",
         type=str | None,
@@ -115,6 +119,7 @@ def run(args: Namespace) -> int:
             by=args.by,
             mask_ap=args.ap,
             semantic_from=args.semantic_from,
+            instances_from=args.instances_from,
             on_image=advance,
         )
     seconds = time.perf_counter() - start
@@ -141,6 +146,9 @@ def _save_tuned(model: str, path: str, postprocess: Any) -> None:
 def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
     answer = result.total.to_json()
     name, value = result.total.headline
+    answer["mIoU"]["from"] = result.semantic_from
+    if "AP" in answer:
+        answer["AP"]["from"] = result.instances_from
     answer["headline"] = {"name": name, "value": None if math.isnan(value) else value}
     if by:
         answer["groups"] = {name: figures.to_json() for name, figures in sorted(result.groups.items())}
@@ -159,7 +167,12 @@ def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
     if args.ap:
         assert result.total.mask_ap is not None
         values = result.total.mask_ap.compute().to_json()
-        console.print("mask AP of things: " + ", ".join(f"{k} {_percent(v)}" for k, v in values.items()))
+        how = "" if result.instances_from == "panoptic" else ", from the scores of all masks"
+        console.print(
+            f"mask AP of things{how}: " + ", ".join(f"{k} {_percent(v)}" for k, v in values.items())
+        )
+    if result.semantic_from == "scores":
+        console.print("mIoU is from the scores of all masks, see --semantic-from")
     if args.per_class:
         console.print(_classes(result.total))
     console.print(f"{result.total.images / seconds:.2f} images/s, with reading and metrics")

@@ -71,6 +71,17 @@ def add_postprocess_options(parser: ArgumentParser) -> None:
     )
 
 
+def add_semantic_from(parser: ArgumentParser, what: str) -> None:
+    """Adds --semantic-from, for what is made of it."""
+    parser.add_argument(
+        "--semantic-from",
+        type=Literal["panoptic", "scores"] | None,
+        default=None,
+        help=f"{what} from the panoptic result, or from the class and mask scores of all proposals, which "
+        "give every pixel a class; by default scores for kMaX-DeepLab and ReMaX, panoptic for MaskConver",
+    )
+
+
 def postprocess_settings(args: Namespace) -> dict[str, Any]:
     """The arguments of `Predictor` that were given; a score threshold is also that of stuff."""
     given = {name: getattr(args, name) for name in SETTINGS}

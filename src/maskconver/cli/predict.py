@@ -31,6 +31,7 @@ from ..io.results import label_writer, panoptic_writer
 from ..io.sources import list_images
 from .options import (
     add_postprocess_options,
+    add_semantic_from,
     postprocess_settings,
     progress_bar,
     refuse_old_options,
@@ -64,6 +65,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
     add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
+    add_semantic_from(parser, "make the PNGs of --labels")
     add("--no-masks", action="store_true", help="write no panoptic files, only overlays and labels")
     add(
         "--to",
@@ -110,6 +112,8 @@ def run(args: Namespace) -> int:
         raise ConfigError(
             "--overlay draws on the full-size image, which --draft-jpeg does not read; use one of the two"
         )
+    if args.semantic_from and not args.labels:
+        raise ConfigError("--semantic-from is about the PNGs of --labels; add --labels or leave it out")
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     out = Path(args.out)
@@ -117,6 +121,9 @@ def run(args: Namespace) -> int:
     image_ids = _image_ids(args.ids_from, paths)
     _require_writable(out)
     predictor = _predictor(args)
+    if args.labels:
+        source = args.semantic_from or predictor.dense_from
+        predictor = predictor.answering(semantic=source == "scores")
     done = Done()
     start = time.perf_counter()
     stream = predictor.stream(paths, keep_images=args.overlay, threads=args.threads, seconds=done.seconds)
