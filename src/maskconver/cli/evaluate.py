@@ -72,6 +72,12 @@ def configure(parser: ArgumentParser) -> None:
         default=None,
         help="find the best thresholds on this data, and save the model with them to this file",
     )
+    add(
+        "--remask",
+        action="store_true",
+        help="relax masks with the ReMask branches of the model file (ReMaX, Table 5), which a run keeps "
+        "there with --loss.remax.keep_branches true",
+    )
     add_postprocess_options(parser)
     add(
         "--proposals",
@@ -101,7 +107,8 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(args.data, args.split, data_paths(args))
     settings = postprocess_settings(args)
-    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **settings)
+    model: Any = _relaxing(args) if args.remask else args.model
+    predictor = Predictor(model, device=args.device, proposals=args.proposals, **settings)
     dataset.read_for(predictor.runtime.input, args.white_level)
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
@@ -133,6 +140,17 @@ def run(args: Namespace) -> int:
     for path, reason in result.failures:
         print(f"failed: {path}: {shown(reason)}", file=sys.stderr)
     return 1 if result.failures else 0
+
+
+def _relaxing(args: Namespace) -> Any:
+    """The model with its ReMask branches at work, where it will run."""
+    from ..errors import ConfigError
+    from ..inference.torch import best_device
+    from ..models.checkpoint import load
+
+    if args.model.endswith(EXPORTED_SUFFIXES):
+        raise ConfigError(f"{args.model} has no ReMask branches; give the model it was exported from")
+    return load(args.model).with_remask().optimized().to(args.device or best_device())
 
 
 def _save_tuned(model: str, path: str, postprocess: Any) -> None:

@@ -20,6 +20,7 @@ SETTINGS = (
     "overlap_threshold",
     "min_area",
     "hard_sigmoid",
+    "mask_activation",
     "algorithm",
     "non_finite",
     "output_side",
@@ -53,6 +54,13 @@ def add_postprocess_options(parser: ArgumentParser) -> None:
         "--hard-sigmoid",
         bool,
         "use the faster on-device form of the sigmoid for masks (MaskConver models only)",
+    )
+    add(
+        "--mask-activation",
+        type=Literal["softmax", "sigmoid"] | None,
+        default=None,
+        help="read masks as a softmax over all of them or as a sigmoid of each, whatever they were trained "
+        "as (kMaX-DeepLab and ReMaX only)",
     )
     add(
         "--algorithm",

@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ..batch import Batch, MaskTargets
 from ..layers import full_precision
 from ..remax import branch_loss, class_overlap, probability, soften
-from .config import ReMaXConfig
+from .config import KMaXConfig, ReMaXConfig
 from .gate import MaskGate, Prediction
 from .loss_terms import (
     Assignment,
@@ -79,6 +79,22 @@ class KMaXLossConfig:
             )
 
 
+def check(config: KMaXConfig, loss: KMaXLossConfig) -> None:
+    """Refuses a run whose masks would be trained as probabilities of another kind than they are read as.
+
+    Raises:
+        ConfigError: naming both fields.
+    """
+    trained = (config.remask_at_test or loss.remax).mask_id_loss
+    read = config.postprocess.mask_activation
+    if trained != read:
+        raise ConfigError(
+            f"masks would be trained as {trained} (loss.remax.mask_id_loss) and read as {read} "
+            f"(model.postprocess.mask_activation): set both to {trained} or both to {read}; a trained model "
+            "can be read the other way when it is evaluated"
+        )
+
+
 class Output(NamedTuple):
     """One of the outputs that are supervised, its masks at the final size.
 
@@ -118,9 +134,12 @@ class KMaXCriterion(nn.Module):
         self.num_classes = model.num_classes
         self.relaxed = min(self.remax.remask_layers, len(model.decoder.layers))
         own = 0 if at_test else self.relaxed  # otherwise the network has them
-        self.gates = nn.ModuleList(
+        gates = nn.ModuleList(
             MaskGate(self.remax, model.num_classes, model.config.bn_momentum) for _ in range(own)
         )
+        kept = gates if self.remax.keep_branches and own else nn.ModuleList()
+        model.keep(kept, self.remax)
+        self.gates = nn.ModuleList() if kept else gates  # of one owner: the model where it keeps them
         self.matching_seconds = 0.0
 
     def forward(
@@ -177,7 +196,7 @@ class KMaXCriterion(nn.Module):
         relaxed: list[Tensor | None] = [None] * len(layers)
         losses = []
         for i, prediction in enumerate(layers[: self.relaxed]):
-            gate = self.gates[i] if len(self.gates) else model.decoder.layers[i].gate
+            gate = (self.gates or model.kept_gates or [layer.gate for layer in model.decoder.layers])[i]
             assert isinstance(gate, MaskGate) and prediction.key is not None
             truth = targets.classes[_size(prediction.mask_logits)]
             if gate.branch is None:

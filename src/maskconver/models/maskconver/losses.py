@@ -47,9 +47,10 @@ class LossConfig:
             (multi-scale), or `none` (semantic recipes).
         mask_loss_stride: the mask losses are computed at this stride, in pixels of the network input; 1 in
             the published mobile recipes, 2 in the multi-scale ones.
-        centers: where the embedding of a mask is read in training. `truth`: at its centre. `predicted`: at
-            the cell of the mask with the highest score for its class. `random` (ours): at a random cell of
-            the mask in the middle half of its box, so that a peak beside the centre also gives a good mask.
+        embedding_at: where the embedding of a mask is read in training. `center`: at its true centre.
+            `surest`: at the cell of the mask with the highest score for its class. `random` (ours): at a
+            random cell of the mask in the middle half of its box, so that a peak beside the centre also gives
+            a good mask.
         center: the centre loss: `focal`, as published, or `quality` (ours), which learns the value of the
             target heatmap at every cell.
         semantic_weight: λ of the semantic head's loss, of models with `stuff: semantic`.
@@ -68,7 +69,7 @@ class LossConfig:
     bce: BCEName = "pixel"
     dice: DiceName = "per_mask"
     mask_loss_stride: int = 4
-    centers: Literal["truth", "predicted", "random"] = "truth"
+    embedding_at: Literal["center", "surest", "random"] = "center"
     center: CenterLoss = "focal"
     semantic_weight: float = 1.0
     positive: float = 1.0
@@ -179,9 +180,9 @@ def maskconver_losses(
         semantic, branch = relaxation(features, targets.masks.semantic)
     with full_precision(heatmaps[0].device.type):
         centers = targets.cells
-        if config.centers == "predicted":
+        if config.embedding_at == "surest":
             centers = surest_cells(heatmaps, targets)
-        elif config.centers == "random":
+        elif config.embedding_at == "random":
             centers = random_cells(targets, generator)
         keep = targets.masked
         masked, cells = keep.nonzero()[:, 0], centers[keep]
