@@ -155,6 +155,9 @@ class Criterion(Protocol):
     The generator lies on the batch's device; whatever the loss draws, it draws from it. The module gives the
     weighted terms as scalars by name; training minimises their sum. It may have weights of its own, which
     learn with the model's and are no part of it.
+
+    It may have scalars to log besides its terms: `measures`, by name, which a call fills while `watching` is
+    true; and `heatmaps(model, batch)`, the targets of centres, B×C×h×w of each level, to be drawn.
     """
 
     def __call__(self, model: Any, loss: Any, *, min_iou: float = 0.7, gaussian: Any = "iou") -> nn.Module:

@@ -23,6 +23,7 @@ from ..core.segmentation import Segmentation
 from ..models.checkpoint import save
 
 WINDOW = 5  # steps whose mean loss is compared
+NO_LOSSES = ("total", "dropped", "fp_fn", "fp_fn_unrelaxed")
 GROWTH = 1.5  # times the loss of the first steps
 
 
@@ -262,7 +263,7 @@ class LogLines(pl.Callback):
         now = time.perf_counter()
         rate = (step - before) / max(now - since, 1e-9)
         self._last = step, now
-        losses = _figures(trainer.callback_metrics, "train/", ("total", "dropped"))
+        losses = _figures(trainer.callback_metrics, "train/", NO_LOSSES)
         total = trainer.callback_metrics.get("train/total", torch.tensor(float("nan")))
         current = trainer.optimizers[0].param_groups[0]["lr"]
         self.say(

@@ -21,6 +21,7 @@ from .loss_terms import (
     assign,
     class_loss,
     dice_loss,
+    false_losses,
     instance_discrimination,
     mask_id_loss,
     one_hot_map,
@@ -121,6 +122,10 @@ class KMaXCriterion(nn.Module):
         min_iou, gaussian: of no use here: nothing is drawn around centres.
 
     Attributes:
+        watching: whether the next step fills `measures`.
+        measures: `fp_fn`, the loss of false positives over that of false negatives in the masks of the
+            k-means layers as the loss sees them (ReMaX, Figure 1), the geometric mean over layers and images;
+            where masks are relaxed also `fp_fn_unrelaxed`, of the same masks before. Scalars.
         matching_seconds: time spent assigning queries to masks so far. On a CPU all of it; elsewhere what
             the host does once it has the costs.
     """
@@ -141,6 +146,8 @@ class KMaXCriterion(nn.Module):
         model.keep(kept, self.remax)
         self.gates = nn.ModuleList() if kept else gates  # of one owner: the model where it keeps them
         self.matching_seconds = 0.0
+        self.watching = False
+        self.measures: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -172,6 +179,8 @@ class KMaXCriterion(nn.Module):
         with full_precision(output.final.mask_logits.device.type):
             outputs = [_at_size(p, r, size) for p, r in zip((output.final, *output.layers), (None, *relaxed))]
             assignments = self._assign(outputs, targets.masks)
+            if self.watching:
+                self._measure(outputs[1:], assignments[1:])
             terms: dict[str, Tensor] = {}
             for found, assignment in zip(outputs, assignments):
                 for name, value in self.terms(found, assignment, targets.masks, generator=generator).items():
@@ -188,6 +197,20 @@ class KMaXCriterion(nn.Module):
         if branch_terms:
             terms["remask"] = self.remax.semantic_weight * torch.stack(branch_terms).sum()
         return terms
+
+    @torch.no_grad()
+    def _measure(self, layers: list[Output], assignments: list[Assignment]) -> None:
+        """Fills `measures`; images without a labelled pixel do not count."""
+        kinds = {"fp_fn": [o.relaxed for o in layers]}
+        if self.relaxed:
+            kinds["fp_fn_unrelaxed"] = [o.masks for o in layers]
+        self.measures = {}
+        for name, masks in kinds.items():
+            pairs = [false_losses(m, a.owner, self.remax.mask_id_loss) for m, a in zip(masks, assignments)]
+            positives, negatives = (torch.cat(v) for v in zip(*pairs))
+            labelled = negatives > 0
+            if labelled.any():
+                self.measures[name] = (positives[labelled] / negatives[labelled]).log().mean().exp()
 
     def _relax(
         self, model: KMaXDeepLab, layers: tuple[Prediction, ...], targets: Targets

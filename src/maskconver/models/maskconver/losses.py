@@ -120,13 +120,39 @@ class MaskConverCriterion(nn.Module):
         Returns:
             See `maskconver_losses`.
         """
-        more, semantic = self.loss.samples > 1, output.semantic_logits is not None
+        shapes = [(m.shape[1], m.shape[2], m.shape[3]) for m in output.heatmap_logits]
+        return maskconver_losses(
+            model,
+            output,
+            self._targets(model, batch, shapes, semantic=output.semantic_logits is not None),
+            config=self.loss,
+            relaxation=self.relaxation,
+            generator=generator,
+        )
+
+    def heatmaps(self, model: MaskConver, batch: Batch) -> tuple[Tensor, ...]:
+        """The targets of the heatmaps of every level, B×C×h×w in 0…1, without a run of the network.
+
+        Args:
+            model: whose levels they are.
+            batch: as for a call.
+        """
+        height, width = batch.images.shape[-2:]
+        shapes = [(model.num_classes, -(-height // 2**n), -(-width // 2**n)) for n in model.levels]
+        semantic = model.config.stuff == "semantic"
+        targets = self._targets(model, batch, shapes, semantic=semantic)
+        return tuple(level.heatmap * level.counted for level in targets.levels)
+
+    def _targets(
+        self, model: MaskConver, batch: Batch, shapes: Sequence[tuple[int, int, int]], *, semantic: bool
+    ) -> Targets:
+        more = self.loss.samples > 1
         is_thing = None
         if (more or semantic or self.loss.positive < 1) and model.categories is not None:
             is_thing = torch.from_numpy(model.categories.is_thing).to(batch.images.device)
-        targets = center_targets(
+        return center_targets(
             batch,
-            [(m.shape[1], m.shape[2], m.shape[3]) for m in output.heatmap_logits],
+            shapes,
             model.levels,
             ranges=model.level_ranges,
             stride=model.stride,
@@ -138,14 +164,6 @@ class MaskConverCriterion(nn.Module):
             is_thing=is_thing,
             only_things=semantic,
             dense=semantic or self.relaxation is not None,
-        )
-        return maskconver_losses(
-            model,
-            output,
-            targets,
-            config=self.loss,
-            relaxation=self.relaxation,
-            generator=generator,
         )
 
 
