@@ -295,7 +295,7 @@ def test_a_run_leaves_what_a_maskconver_s_does(run: Path) -> None:
     row = json.loads((run / "curve.jsonl").read_text())
     assert row["step"] == 4 and 0 <= row["val/pq"] <= 1
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
-    terms = ("class", "dice", "mask_id", "instance", "semantic", "remask")
+    terms = ("class", "dice", "mask_id", "instance", "semantic", "remask", "fp_fn", "fp_fn_unrelaxed")
     assert {f"train/{t}" for t in terms} <= set(header)
     recipe = read_metadata(run / "best.safetensors")["extra"]["recipe"]
     assert "remask_layers: 4" in recipe and "\nloss:\n  class_weight:" in recipe
@@ -323,9 +323,13 @@ def test_a_trained_model_is_evaluated_predicts_and_is_fine_tuned(
     found = Predictor(model)(np.zeros((50, 70, 3), np.uint8))
     assert found.ids.shape == (50, 70)
     more = (f"--init-from={model}", "--steps=1", "--val_every=1", "--model.proposals=9")
-    assert main(words(scenes, tmp_path, *more)) == 0
+    assert main(words(scenes, tmp_path, *more, "--loss.remax.keep_branches=true")) == 0
     assert "tensors loaded" in capsys.readouterr().out
-    assert read_state(tmp_path / "last.safetensors")["decoder.centers"].shape == (256, 9)
+    kept = str(tmp_path / "last.safetensors")
+    assert read_state(kept)["decoder.centers"].shape == (256, 9)
+    assert [k for k in read_state(kept) if k.startswith("kept_gates.0.")]
+    assert main(["evaluate", kept, "--remask", "--data", str(scenes), "--split", "val", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mIoU"]["from"] == "scores"
 
 
 def test_matching_s_share_of_the_step_is_logged(scenes: Path, tmp_path: Path) -> None:
