@@ -62,7 +62,7 @@ def _row(
         panels.append(Image.fromarray(_heat([h[0].numpy() for h in heatmaps], image, categories)))
     things = int(categories.is_thing[batch.labels.numpy()].sum())
     text = (
-        f"{batch.image_ids[0]}: {things} centres of things, {len(batch.labels) - things} of stuff; "
+        f"image {batch.image_ids[0]}; centres: {things} of things, {len(batch.labels) - things} of stuff; "
         f"{1 - valid.mean():.0%} of the pixels do not count"
     )
     if dropped := int((~batch.keep).sum()):

@@ -57,6 +57,7 @@ def run(args: Namespace) -> int:
         size = 8 if len(places) <= 40 else 5
         for (x, y), name in zip(places, model.categories.names):
             axes.annotate(name, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=size)
+    axes.margins(0.12)  # room for the names
     axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"second ({shares[1]:.0%})")
     axes.legend()
