@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import csv
 import math
+import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
 from . import add_png, plot, require_png, write
@@ -44,19 +45,25 @@ def run(args: Namespace) -> int:
                 f"{name} has no values of {SEEN}; only runs of kMaX-DeepLab and ReMaX log them, "
                 "from their step log_every on"
             )
-    figure, axes = plot(7, 4)
-    for number, (name, columns) in enumerate(found.items()):
-        for values, style in zip(columns, ({"alpha": 0.5}, {"histtype": "step"})):
+    drawn: list[tuple[str, list[float], dict[str, Any]]] = []
+    for number, (name, (seen, before)) in enumerate(found.items()):
+        for what, values, style in (
+            ("", seen, {"alpha": 0.5}),
+            (", before relaxing", before, {"histtype": "step"}),
+        ):
             last = max((step for step, _ in values), default=0)
-            kept = [math.log10(max(v, 1e-9)) for step, v in values if step >= args.skip * last]
-            if kept:
-                middle = 10 ** sorted(kept)[len(kept) // 2]
-                what = name if "alpha" in style else f"{name}, before relaxing"
-                label = f"{what}: median {middle:.3g}"
-                axes.hist(kept, 30, color=f"C{number}", label=label, **style)
+            if kept := [math.log10(v) for step, v in values if step >= args.skip * last]:
+                label = f"{name}{what}: median {10 ** statistics.median(kept):.3g}"
+                drawn.append((label, kept, {"color": f"C{number}", **style}))
                 print(label)
+    figure, axes = plot(7, 4)
+    everything = [v for _, kept, _ in drawn for v in kept]
+    span = min(everything) - 0.05, max(everything) + 0.05
+    for label, kept, more in drawn:
+        shares = [1 / len(kept)] * len(kept)
+        axes.hist(kept, 40, range=span, weights=shares, label=label, **more)
     axes.set_xlabel("log10 (false-positive loss / false-negative loss)")
-    axes.set_ylabel("logged steps")
+    axes.set_ylabel("share of the logged steps")
     axes.legend(fontsize=8)
     write(figure, path)
     return 0
