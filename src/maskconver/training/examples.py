@@ -85,7 +85,7 @@ def _masks(batch: Batch, image: NDArray[np.uint8], categories: Categories) -> Im
     found = Segmentation.from_ids(ids, categories, labels=labels[first], segment_ids=numbers)
     found = replace(found, segments=[s for s in found.segments if s.area])
     drawn = np.asarray(found.draw(image)).copy()
-    y, x = np.indices(ids.shape, sparse=True)
+    y, x = np.arange(ids.shape[0])[:, None], np.arange(ids.shape[1])
     drawn[~batch.valid[0].numpy() & ((x + y) // max(max(ids.shape) // 100, 1) % 3 == 0)] = 0
     picture = Image.fromarray(drawn)
     pen, reach = ImageDraw.Draw(picture), max(max(ids.shape) // 70, 2)

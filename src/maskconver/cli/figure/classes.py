@@ -65,7 +65,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def project(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def project(rows: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """The first two principal components of C×D rows of length 1, C×2, and their shares of the variance."""
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     centred = unit - unit.mean(0)
