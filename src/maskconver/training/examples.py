@@ -36,7 +36,7 @@ def draw_examples(config: TrainConfig, count: int) -> Image.Image:
     given = config.data
     data_config = replace(given, workers=0, batch_size=1, val_split=given.train_split, val=given.train)
     network = config.model.config
-    data = SegmentationData(data_config, network.input, count, config.seed, config.overfit)
+    data = SegmentationData(data_config, network.input, count, seed=config.seed, overfit=config.overfit)
     with torch.device("meta"):  # only its levels are asked for
         model = build_model(network, len(data.categories), data.categories, name=config.model.name)
         targets = config.data.targets
