@@ -54,6 +54,17 @@ ARMS: dict[str, tuple[str, dict[str, Any], bool, float]] = {
     "maskconver_remask": ("maskconver_mobile_dense_512", {"bn_momentum": 0.1, "proposals": 50}, True, 1),
 }  # fmt: skip
 ARMS |= {f"{name}_lr10": (*ARMS[name][:3], 10) for name in ("kmax", "sigmoid", "remax")}
+# As published: 128 queries, masks that start at (0.1, 0), peak rate 0.006.
+PUBLISHED = {**KMAX, "proposals": 128}
+ARMS |= {
+    "sigmoid_published": (
+        "remax_t",
+        {**PUBLISHED, "remax": {**RELAXED, "remask_layers": 0, "eta": 0.0}},
+        False,
+        6,
+    ),
+    "remax_published": ("remax_t", {**PUBLISHED, "remax": RELAXED}, False, 6),
+}
 SEEDS = (0, 1)
 OBJECT, OVERLAP = (
     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
@@ -65,14 +76,16 @@ LOG_EVERY, SAVE_EVERY = 4, 20
 class Watched(KMaXCriterion):
     """Notes the false-positive/false-negative ratio of every output's masks, image by image."""
 
-    ratios: list[list[float]]
+    ratios: list[list[float]]  # of the masks that the loss sees: relaxed ones, where masks are relaxed
+    raw: list[list[float]]  # of the same masks as they are
 
     def terms(
         self, output: Output, assignment: Assignment, targets: MaskTargets, **given: Any
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            positives, negatives = false_losses(output.relaxed, assignment.owner)
-            self.ratios.append((positives / negatives.clamp(min=1e-6)).tolist())
+            for found, masks in ((self.ratios, output.relaxed), (self.raw, output.masks)):
+                positives, negatives = false_losses(masks, assignment.owner)
+                found.append((positives / negatives.clamp(min=1e-6)).tolist())
         return super().terms(output, assignment, targets, **given)
 
 
@@ -180,7 +193,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
                 group["lr"] = learning_rate(step, args.steps, peak, schedule)
             torch.manual_seed(hash((seed, step)))
             if kmax:
-                criterion.ratios = []
+                criterion.ratios, criterion.raw = [], []
             terms = criterion(model, model(batch.images), batch)
             total = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
@@ -197,7 +210,8 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
                 row = {"step": step, "total": round(total.item(), 4), "norm": round(norm, 4)}
                 row |= {"terms": {k: round(v.item(), 4) for k, v in terms.items()}}
                 if sigmoid:
-                    row["ratios"] = [[round(r, 3) for r in own] for own in criterion.ratios]
+                    for name in ("ratios", "raw"):
+                        row[name] = [[round(r, 3) for r in own] for own in getattr(criterion, name)]
                 note(row)
             out_of_time = time.perf_counter() - started > args.seconds
             if step % args.val_every == 0 or step == args.steps:
@@ -246,9 +260,9 @@ def print_table(runs: dict[str, list[list[dict[str, Any]]]]) -> None:
         row(arm, *(", ".join(cell) for cell in cells))
 
 
-def _ratios(rows: list[dict[str, Any]]) -> np.ndarray:
+def _ratios(rows: list[dict[str, Any]], kind: str = "ratios") -> np.ndarray:
     """FP/FN of the k-means layers in the second half of a run (the first entry is the final output)."""
-    with_ratios = [r["ratios"][1:] for r in rows if "ratios" in r]
+    with_ratios = [r[kind][1:] for r in rows if kind in r]
     return np.array([v for r in with_ratios[len(with_ratios) // 2 :] for own in r for v in own])
 
 
@@ -260,6 +274,7 @@ def plot(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 7))
+    runs = {arm: seeds for arm, seeds in runs.items() if not arm.endswith("_published")}
     colour = {arm: f"C{i}" for i, arm in enumerate(a for a in ARMS if "lr10" not in a)}
     for arm, seeds in runs.items():
         own = colour[arm.removesuffix("_lr10")]
@@ -301,6 +316,40 @@ def plot(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def plot_ratios(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
+    """FP/FN of the arms with the published start: their histogram, and how it moves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
+    arms = [arm for arm in runs if arm.endswith("_published")]
+    last = min(r[-1] for r in ([row["step"] for row in runs[arm][0] if "ratios" in row] for arm in arms))
+    for number, arm in enumerate(arms):
+        rows = [r for r in runs[arm][0] if r.get("step", 0) <= last]  # all arms as far as the shortest went
+        for kind, what, style in (("ratios", "", "-"), ("raw", ", before ReMask", "--")):
+            if kind == "raw" and arm.startswith("sigmoid"):
+                continue
+            values = np.log10(_ratios(rows, kind).clip(1e-3))
+            more = {"alpha": 0.5} if kind == "ratios" else {"histtype": "step"}
+            name = arm.removesuffix("_published") + what
+            left.hist(values, 30, color=f"C{number}", label=name, **more)
+            steps = [r for r in rows if kind in r]
+            middle = [np.median([v for own in r[kind][1:] for v in own]) for r in steps]
+            right.plot([r["step"] for r in steps], middle, style, color=f"C{number}", label=name)
+            first, at_end = middle[0], np.median(_ratios(rows, kind))
+            print(f"{name}: median FP/FN {first:.0f} in the first step, {at_end:.3g} in the second half")
+    left.set_title(f"log10 FP/FN of the layers, steps {last // 2} to {last}", fontsize=10)
+    right.set_title("median FP/FN of a step", fontsize=10)
+    right.set_yscale("log")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
 def _smooth(values: list[float], window: int = 9) -> np.ndarray:
     padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
     return np.convolve(padded, np.ones(window) / window, "valid")
@@ -324,6 +373,7 @@ def main() -> None:
         "--seconds", type=float, default=450, help="a run stops after so long, to go on later"
     )
     parser.add_argument("--plot", help="PNG to draw")
+    parser.add_argument("--plot-ratios", help="PNG to draw, of the arms with the published start")
     args = parser.parse_args()
     torch.set_num_threads(1)
     Path(args.out).mkdir(parents=True, exist_ok=True)
@@ -337,6 +387,8 @@ def main() -> None:
     print_table(runs)
     if args.plot:
         plot(runs, Path(args.plot))
+    if args.plot_ratios:
+        plot_ratios(runs, Path(args.plot_ratios))
     print(f"\n{machine('torch', 'numpy', where='one thread')}")
 
 

@@ -24,7 +24,7 @@ PAGES = [page for page in PAGES if page.relative_to(ROOT).as_posix().removeprefi
 RECIPES = sorted((ROOT / "src/maskconver/recipes").glob("*.yaml"))
 CARDS = sorted((ROOT / "src/maskconver/weights").glob("*.md"))
 READ_BY_USERS = [*PAGES, *RECIPES, *CARDS, ROOT / "CHANGELOG.md"]
-NEEDS_TORCH = ("train", "evaluate", "models")
+NEEDS_TORCH = ("train", "evaluate", "models", "figure targets")
 
 
 def name_of(page: Path) -> str:
@@ -57,7 +57,7 @@ def shown() -> list[str]:
     for recipe in RECIPES:
         lines += re.findall(r"^# (maskconver .*)$", text_of(recipe), re.M)
     for module, _ in COMMANDS.values():
-        text = text_of(ROOT / f"src/maskconver/cli/{module}.py")
+        text = text_of(ROOT / f"src/maskconver/cli/{module.replace('.', '/')}.py")
         lines += re.findall(r"^[Ee]xample: (maskconver .*)$", text, re.M)
     return list(dict.fromkeys(lines))
 

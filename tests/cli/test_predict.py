@@ -440,3 +440,24 @@ def test_images_that_cannot_be_told_apart_get_no_ids(folder, capsys):
     words = ["in/aachen", "in/bonn", "--out", "out", "--ids-from", "truth.json"]
     assert main(["predict", "fake", *words]) == 2
     assert "same id" in capsys.readouterr().err
+
+
+def test_labels_come_from_the_panoptic_result_or_from_the_scores_of_all_masks(folder, monkeypatch):
+    strict = FakeRuntime()
+    strict.postprocess = PostprocessConfig(score_threshold=0.95)  # nothing is claimed
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: strict)
+
+    def labels(*more: str) -> set[int]:
+        assert main(["predict", "fake", "in", "--out", "out", "--labels", *more]) == 0
+        return set(np.unique(np.asarray(Image.open(folder / "out" / "labels" / "a.png"))).tolist())
+
+    assert labels() == {255}
+    assert labels("--semantic-from", "scores") == {2, 7}  # category ids minus 1
+    strict.postprocess = PostprocessConfig(rule="kmax", score_threshold=0.95)
+    assert labels() == {2, 7}  # as this model's papers do
+    assert labels("--semantic-from", "panoptic") == {255}
+
+
+def test_a_choice_about_labels_without_labels_is_refused(folder, capsys):
+    assert main(["predict", "fake", "in", "--semantic-from", "scores"]) == 2
+    assert "add --labels" in capsys.readouterr().err

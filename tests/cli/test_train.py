@@ -96,3 +96,12 @@ def test_a_recipe_of_an_earlier_version_still_works(
     assert recipe["loss"]["instance_samples"] == 64 and recipe["loss"]["class_weight"] == 2
     remax = recipe["loss"]["remax"]
     assert (remax["eta"], remax["aspp"], remax["remask_layers"]) == (0.2, "separable", 4)
+
+
+def test_where_embeddings_are_read_has_a_new_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("loss: {centers: predicted}\nmodel: {name: maskconver_mobile_256}\n")
+    assert resolved(capsys, f"--config={path}")["loss"]["embedding_at"] == "surest"
+    assert main(["train", "--loss.centers", "random"]) == 2
+    error = capsys.readouterr().err
+    assert "--loss.embedding_at" in error and error.count("\n") == 1

@@ -303,6 +303,10 @@ def test_errors_of_the_layout_name_what_was_looked_for(spoiled: Spoil, tmp_path_
     root = _lay_out(spoiled(), empty, "panoptic_val.json", "images/val", "panoptic/val", False)
     with pytest.raises(DataError, match=r'no split "train".*there is val'):
         open_dataset(root, "train")
+    with pytest.raises(
+        DataError, match=r"panoptic_train2017\.json and annotations/panoptic_train2017\.json;"
+    ):
+        open_dataset(root, "train2017")
     shutil.copy(root / "panoptic_val.json", root / "panoptic_train.json")
     with pytest.raises(DataError, match="splits train, val"):
         open_dataset(root)

@@ -171,6 +171,25 @@ def test_miou_comes_from_the_scores_of_all_masks_where_asked_for(dataset) -> Non
     assert scores.pixel_accuracy == pytest.approx(background, abs=0.2) and scores.pixel_accuracy > 0.3
 
 
+def test_by_default_figures_come_from_what_the_models_papers_report(dataset) -> None:
+    model = _Constant(dataset.categories)
+    assert evaluate(Predictor(model), dataset).semantic_from == "panoptic"
+    model.postprocess = PostprocessConfig(rule="kmax", score_threshold=1.0)
+    result = evaluate(Predictor(model), dataset)
+    assert (result.semantic_from, result.instances_from) == ("scores", "scores")
+    assert result.total.miou.compute().pixel_accuracy > 0.3  # of the panoptic result, which is void, 0
+
+
+def test_mask_ap_comes_from_the_best_pairs_where_asked_for(dataset) -> None:
+    pytest.importorskip("hotcoco")
+    strict = Predictor(Oracle(dataset), score_threshold=0.95)  # no segment is left
+    panoptic, scores = (
+        evaluate(strict, dataset, mask_ap=True, instances_from=source).total.mask_ap.compute().ap50
+        for source in ("panoptic", "scores")
+    )
+    assert panoptic == 0 and scores == pytest.approx(1.0)
+
+
 def test_gallery_holds_the_best_and_the_worst(dataset, tmp_path: Path) -> None:
     predictor = Predictor(_Constant(synth_categories("cells")))
     paths = write_gallery(tmp_path / "g", predictor, dataset, quality=[(0, 0.9), (1, 0.1), (2, 0.5)], count=1)

@@ -10,6 +10,7 @@ import pytest
 
 from maskconver.core.categories import Categories, Category
 from maskconver.core.rle import encode_segments
+from maskconver.core.segmentation import Instances
 from maskconver.errors import DataError, MissingExtraError
 from maskconver.metrics.average_precision import PooledAPResult, pooled_average_precision
 from maskconver.metrics.mask_ap import MaskAveragePrecision
@@ -107,3 +108,14 @@ def test_mask_ap_without_the_extra_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     with pytest.raises(MissingExtraError, match=r"maskconver\[ap\]"):
         MaskAveragePrecision(CATEGORIES)
+
+
+def test_mask_ap_takes_instances_that_overlap() -> None:
+    pytest.importorskip("hotcoco")
+    metric = MaskAveragePrecision(CATEGORIES)
+    pred, gt = scene()
+    masks = np.stack([pred == 4, np.isin(pred, (4, 5)), pred == 9])
+    metric.update_instances(Instances(masks, np.array([0, 0, 1]), np.float32([0.9, 0.8, 1])), gt, GT)
+    assert metric.compute().ap50 == pytest.approx(34 / 101)  # the hit comes first, stuff counts nowhere
+    with pytest.raises(DataError, match="the masks have shape"):
+        metric.update_instances(Instances(masks, np.array([0, 0, 1]), np.ones(3)), gt[1:], GT)

@@ -155,3 +155,44 @@ class TestSwitches:
         name, value = choice.split("=")
         pairs = zip(examples(), examples(**{name: yaml.safe_load(value)}))
         assert any(a.shape != b.shape or (a != b).any() for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps", "decay"),
+    [
+        ("remax_coco", 50_000, 0.005),
+        ("remax_coco_100k", 100_000, 0.005),
+        ("remax_coco_150k", 150_000, 0.02),
+        ("remax_coco_200k", 200_000, 0.02),
+    ],
+)
+def test_longer_schedules_of_remax_decay_at_the_same_shares(
+    recipe: str, steps: int, decay: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = resolved(recipe, capsys)
+    assert content["steps"] == steps and content["schedule"]["milestones"] == [0.85, 0.95]
+    assert content["optim"]["weight_decay"] == decay
+
+
+def values_of(name: str, content: object) -> list[object]:
+    """Every value of a field, wherever in a recipe it stands."""
+    if not isinstance(content, dict):
+        return []
+    return [v for k, own in content.items() for v in ([own] if k == name else values_of(name, own))]
+
+
+def test_remax_on_ade20k_is_trained_as_on_coco(capsys: pytest.CaptureFixture[str]) -> None:
+    coco, ade, kmax = (resolved(name, capsys) for name in ("remax_coco", "remax_ade20k", "kmax_ade20k"))
+    assert values_of("drop_path", ade) == values_of("drop_path", coco) == [0.2]
+    assert values_of("drop_path", kmax) == [0.0]
+    assert ade["data"]["augment"]["copy_paste"]["scale"] == coco["data"]["augment"]["copy_paste"]["scale"]
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.endswith("_paper")])
+def test_recipes_of_the_paper_follow_its_text(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content = resolved(recipe, capsys)
+    loss, targets = content["loss"], content["data"]["targets"]
+    assert [loss[f"{name}_weight"] for name in ("center", "mask", "dice")] == [1, 5, 5]
+    assert content["data"]["augment"]["autoaugment"] == "panoptic"
+    if targets["stuff"] == "islands":
+        assert (targets["islands"], targets["islands_dilation"], targets["islands_min_area"]) == (3, "2d", 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from maskconver.data.synth.write import write_dataset
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.models.checkpoint import read_metadata, read_state, save
+from maskconver.models.inspect import count_parameters
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig
 from maskconver.models.kmax.variants import relaxed
@@ -25,6 +28,7 @@ from maskconver.models.maskconver.losses import LossConfig
 from maskconver.training.config import ModelChoice, TrainConfig
 from maskconver.training.optim import OptimConfig, create_optimizer
 from tests.batches import ANNOTATIONS, batch_of, squares
+from tests.networks import trained_looking
 
 
 def small(name: str = "remax_t", **changes: Any) -> KMaXDeepLab:
@@ -97,6 +101,78 @@ class TestNothingOfReMaskIsLeft:
         ours, theirs = model(images).final, plain.eval()(images).final
         assert torch.equal(ours.mask_logits, theirs.mask_logits)
         assert torch.equal(ours.class_logits, theirs.class_logits)
+
+
+class TestBranchesThatAreKept:
+    LOSS = replace(relaxed(), remax=replace(relaxed().remax, keep_branches=True))
+
+    @torch.no_grad()
+    def test_are_in_the_file_and_change_nothing_until_they_are_put_to_work(self, tmp_path: Path) -> None:
+        model = trained_looking("remax_t", num_classes=5, proposals=12)
+        for layer in model.decoder.layers:  # queries of one opinion would all be relaxed alike
+            layer.predictor.class_head.weight.normal_()
+        plain = copy.deepcopy(model)
+        criterion = KMaXCriterion(model, self.LOSS)
+        assert not list(criterion.parameters()) and len(model.kept_gates) == 3
+        for gate in model.kept_gates:
+            gate.branch.out.weight.normal_(0, 5)
+        save(model, tmp_path / "kept.safetensors")
+        loaded, images = load(tmp_path / "kept.safetensors"), torch.randn(1, 3, 64, 64)
+        own = loaded.predict(images).mask_logits
+        assert torch.equal(own, plain.eval().predict(images).mask_logits)
+        assert count_parameters(loaded) == count_parameters(plain)
+        relaxing = loaded.with_remask()
+        assert relaxing.kept_gates is None and loaded.kept_gates is not None
+        found = relaxing.predict(images).mask_logits
+        assert not torch.equal(found, own)
+        torch.testing.assert_close(relaxing.optimized().predict(images).mask_logits, found, rtol=0, atol=0.01)
+        fewer = loaded.optimized().predict(images).mask_logits
+        torch.testing.assert_close(fewer, own, rtol=0, atol=0.01)
+
+    def test_learn_as_those_of_the_criterion_do(self) -> None:
+        batch, found = batch_of([squares()]), []
+        for loss in (relaxed(), self.LOSS):
+            torch.manual_seed(4)
+            model = small().train()
+            criterion = KMaXCriterion(model, loss)
+            torch.manual_seed(5)
+            terms = criterion(model, model(batch.images), batch)
+            torch.stack(list(terms.values())).sum().backward()
+            found.append(terms)
+        assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+        assert all(p.grad is not None for p in model.kept_gates.parameters())
+
+    def test_of_another_run_are_dropped_where_this_one_keeps_none(self) -> None:
+        model = small()
+        KMaXCriterion(model, self.LOSS)
+        KMaXCriterion(model, relaxed())
+        assert model.kept_gates is None and model.config.remask_kept is None
+
+    def test_a_model_without_them_says_how_to_get_them(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_dataset(tmp_path / "d", style="scenes", count=1, size=(64, 64), seed=0, split="val")
+        save(small(), tmp_path / "m.safetensors")
+        words = ["evaluate", str(tmp_path / "m.safetensors"), "--remask", "--data", str(tmp_path / "d")]
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "--loss.remax.keep_branches true" in error or "loss.remax.keep_branches true" in error
+        assert error.count("\n") == 1
+
+    def test_where_there_are_none_to_keep_is_refused(self) -> None:
+        for more in ({"semantic_source": "ground_truth"}, {"remask_layers": 0}):
+            with pytest.raises(ConfigError, match="no branches to keep"):
+                replace(self.LOSS.remax, **more)
+
+
+def test_masks_cannot_be_trained_as_one_thing_and_read_as_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["train", "--config", "remax_coco", "--loss.remax.mask_id_loss", "softmax", "--print_config"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "set both to softmax or both to sigmoid" in error and error.count("\n") == 1
+    assert main([*words, "--model.postprocess.mask_activation", "softmax"]) == 0
 
 
 def test_switched_off_it_is_kmax(trained: tuple[KMaXDeepLab, list[float], nn.Module]) -> None:
@@ -219,7 +295,7 @@ def test_a_run_leaves_what_a_maskconver_s_does(run: Path) -> None:
     row = json.loads((run / "curve.jsonl").read_text())
     assert row["step"] == 4 and 0 <= row["val/pq"] <= 1
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
-    terms = ("class", "dice", "mask_id", "instance", "semantic", "remask")
+    terms = ("class", "dice", "mask_id", "instance", "semantic", "remask", "fp_fn", "fp_fn_unrelaxed")
     assert {f"train/{t}" for t in terms} <= set(header)
     recipe = read_metadata(run / "best.safetensors")["extra"]["recipe"]
     assert "remask_layers: 4" in recipe and "\nloss:\n  class_weight:" in recipe
@@ -247,9 +323,13 @@ def test_a_trained_model_is_evaluated_predicts_and_is_fine_tuned(
     found = Predictor(model)(np.zeros((50, 70, 3), np.uint8))
     assert found.ids.shape == (50, 70)
     more = (f"--init-from={model}", "--steps=1", "--val_every=1", "--model.proposals=9")
-    assert main(words(scenes, tmp_path, *more)) == 0
+    assert main(words(scenes, tmp_path, *more, "--loss.remax.keep_branches=true")) == 0
     assert "tensors loaded" in capsys.readouterr().out
-    assert read_state(tmp_path / "last.safetensors")["decoder.centers"].shape == (256, 9)
+    kept = str(tmp_path / "last.safetensors")
+    assert read_state(kept)["decoder.centers"].shape == (256, 9)
+    assert [k for k in read_state(kept) if k.startswith("kept_gates.0.")]
+    assert main(["evaluate", kept, "--remask", "--data", str(scenes), "--split", "val", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mIoU"]["from"] == "scores"
 
 
 def test_matching_s_share_of_the_step_is_logged(scenes: Path, tmp_path: Path) -> None:

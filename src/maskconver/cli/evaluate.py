@@ -16,6 +16,7 @@ from ..core.files import EXPORTED_SUFFIXES
 from .options import (
     add_data_paths,
     add_postprocess_options,
+    add_semantic_from,
     add_tta,
     data_paths,
     postprocess_settings,
@@ -52,11 +53,14 @@ def configure(parser: ArgumentParser) -> None:
     add("--per-class", action="store_true", help="also print figures for each class")
     add("--ap", action="store_true", help='also measure COCO mask AP of things (needs the extra "ap")')
     add(
-        "--semantic-from",
-        type=Literal["panoptic", "scores"],
-        default="panoptic",
-        help="compute mIoU from the panoptic result, or from the class and mask scores of all proposals",
+        "--instances-from",
+        type=Literal["panoptic", "scores"] | None,
+        default=None,
+        help="compute --ap from the thing segments of the panoptic result, or from the best 100 pairs of a "
+        "mask and a class, which may overlap; by default scores for kMaX-DeepLab and ReMaX, panoptic for "
+        "MaskConver",
     )
+    add_semantic_from(parser, "compute mIoU")
     add(
         "--gallery",
         type=str | None,
@@ -68,6 +72,12 @@ def configure(parser: ArgumentParser) -> None:
         type=str | None,
         default=None,
         help="find the best thresholds on this data, and save the model with them to this file",
+    )
+    add(
+        "--remask",
+        action="store_true",
+        help="relax masks with the ReMask branches of the model file (ReMaX, Table 5), which a run keeps "
+        "there with --loss.remax.keep_branches true",
     )
     add_postprocess_options(parser)
     add_tta(parser)
@@ -99,7 +109,8 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(args.data, args.split, data_paths(args))
     settings = postprocess_settings(args)
-    predictor = Predictor(args.model, device=args.device, proposals=args.proposals, tta=args.tta, **settings)
+    model: Any = _relaxing(args) if args.remask else args.model
+    predictor = Predictor(model, device=args.device, proposals=args.proposals, tta=args.tta, **settings)
     dataset.read_for(predictor.runtime.input, args.white_level)
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
@@ -117,6 +128,7 @@ def run(args: Namespace) -> int:
             by=args.by,
             mask_ap=args.ap,
             semantic_from=args.semantic_from,
+            instances_from=args.instances_from,
             on_image=advance,
         )
     seconds = time.perf_counter() - start
@@ -132,6 +144,17 @@ def run(args: Namespace) -> int:
     return 1 if result.failures else 0
 
 
+def _relaxing(args: Namespace) -> Any:
+    """The model with its ReMask branches at work, where it will run."""
+    from ..errors import ConfigError
+    from ..inference.torch import best_device
+    from ..models.checkpoint import load
+
+    if args.model.endswith(EXPORTED_SUFFIXES):
+        raise ConfigError(f"{args.model} has no ReMask branches; give the model it was exported from")
+    return load(args.model).with_remask().optimized().to(args.device or best_device())
+
+
 def _save_tuned(model: str, path: str, postprocess: Any) -> None:
     from ..models.checkpoint import find, load, read_metadata, save
 
@@ -143,6 +166,9 @@ def _save_tuned(model: str, path: str, postprocess: Any) -> None:
 def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
     answer = result.total.to_json()
     name, value = result.total.headline
+    answer["mIoU"]["from"] = result.semantic_from
+    if "AP" in answer:
+        answer["AP"]["from"] = result.instances_from
     answer["headline"] = {"name": name, "value": None if math.isnan(value) else value}
     if by:
         answer["groups"] = {name: figures.to_json() for name, figures in sorted(result.groups.items())}
@@ -161,7 +187,12 @@ def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
     if args.ap:
         assert result.total.mask_ap is not None
         values = result.total.mask_ap.compute().to_json()
-        console.print("mask AP of things: " + ", ".join(f"{k} {_percent(v)}" for k, v in values.items()))
+        how = "" if result.instances_from == "panoptic" else ", from the scores of all masks"
+        console.print(
+            f"mask AP of things{how}: " + ", ".join(f"{k} {_percent(v)}" for k, v in values.items())
+        )
+    if result.semantic_from == "scores":
+        console.print("mIoU is from the scores of all masks, see --semantic-from")
     if args.per_class:
         console.print(_classes(result.total))
     console.print(f"{result.total.images / seconds:.2f} images/s, with reading and metrics")

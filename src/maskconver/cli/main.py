@@ -32,6 +32,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data check": ("data_check", "list every defect of a data set"),
     "data export": ("data_export", "write a data set in the format of another tool"),
     "data stats": ("data_stats", "show what a data set looks like, and suggest a recipe"),
+    "figure targets": ("figure.targets", "draw what a recipe trains on: images, masks, heatmaps"),
+    "figure fpfn": ("figure.fpfn", "draw the mask losses of false positives and negatives of runs"),
+    "figure classes": ("figure.classes", "draw the class embeddings of a model as a map"),
 }
 
 

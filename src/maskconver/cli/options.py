@@ -20,6 +20,7 @@ SETTINGS = (
     "overlap_threshold",
     "min_area",
     "hard_sigmoid",
+    "mask_activation",
     "algorithm",
     "non_finite",
     "output_side",
@@ -55,6 +56,13 @@ def add_postprocess_options(parser: ArgumentParser) -> None:
         "use the faster on-device form of the sigmoid for masks (MaskConver models only)",
     )
     add(
+        "--mask-activation",
+        type=Literal["softmax", "sigmoid"] | None,
+        default=None,
+        help="read masks as a softmax over all of them or as a sigmoid of each, whatever they were trained "
+        "as (kMaX-DeepLab and ReMaX only)",
+    )
+    add(
         "--algorithm",
         type=Literal["fast", "reference"],
         default="fast",
@@ -78,6 +86,17 @@ def add_tta(parser: ArgumentParser) -> None:
         action="store_true",
         help="test-time flips: average over each image and its mirror image; takes twice the time "
         "(MaskConver models in PyTorch only)",
+    )
+
+
+def add_semantic_from(parser: ArgumentParser, what: str) -> None:
+    """Adds --semantic-from, for what is made of it."""
+    parser.add_argument(
+        "--semantic-from",
+        type=Literal["panoptic", "scores"] | None,
+        default=None,
+        help=f"{what} from the panoptic result, or from the class and mask scores of all proposals, which "
+        "give every pixel a class; by default scores for kMaX-DeepLab and ReMaX, panoptic for MaskConver",
     )
 
 

@@ -35,6 +35,7 @@ from ..io.results import label_writer, panoptic_writer, table_writer, write_geoj
 from ..io.sources import list_images
 from .options import (
     add_postprocess_options,
+    add_semantic_from,
     add_tta,
     postprocess_settings,
     progress_bar,
@@ -69,6 +70,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
     add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
+    add_semantic_from(parser, "make the PNGs of --labels")
     add("--geojson", action="store_true", help="also write the segments as polygons, as QuPath reads them")
     add("--table", type=str | None, default=None, help="also write a CSV file with a row for each segment")
     add("--intensity", action="store_true", help="add each segment's mean brightness (0 to 255) to the table")
@@ -130,6 +132,8 @@ def run(args: Namespace) -> int:
         raise ConfigError("--intensity is a column of the table; add --table FILE.csv")
     if args.pixel_size is not None and not (0 < args.pixel_size < math.inf and (args.table or args.geojson)):
         raise ConfigError("--pixel-size is a length above 0, for --table or --geojson")
+    if args.semantic_from and not args.labels:
+        raise ConfigError("--semantic-from is about the PNGs of --labels; add --labels or leave it out")
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     out = Path(args.out)
@@ -138,6 +142,9 @@ def run(args: Namespace) -> int:
     image_ids = _image_ids(args.ids_from, names)
     _require_writable(out)
     predictor = _predictor(args)
+    if args.labels:
+        source = args.semantic_from or predictor.dense_from
+        predictor = predictor.answering(semantic=source == "scores")
     done = Done()
     start = time.perf_counter()
     stream = predictor.stream(

@@ -16,6 +16,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
 
@@ -28,6 +30,7 @@ _RENAMED = {
     "--model.backbone_drop_path": "--training.backbone_drop_path",
     "--model.mask_start": "--training.mask_start",
 }
+_GONE = {"--loss.centers": "--loss.embedding_at: center (once truth), surest (once predicted) or random"}
 
 
 def configure(parser: Any) -> None:
@@ -148,6 +151,8 @@ def _option(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     name = "--" + name[2:].replace("-", "_")
+    if name in _GONE:
+        raise ConfigError(f"{name} is now called {_GONE[name]}")
     for old, today in _RENAMED.items():
         if name.startswith(old):
             name = today + name.removeprefix(old)

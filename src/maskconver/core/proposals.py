@@ -9,6 +9,8 @@ import numpy as np
 
 from ..errors import ConfigError, MaskconverError
 
+NOTHING = 80.0  # a logit that leaves nothing to others, in float32
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -97,3 +99,16 @@ def non_finite_error(what: str) -> MaskconverError:
         f"the network's {what} hold NaN or infinite values; run it in float32, use weights that did not "
         'diverge, or discard such proposals with non_finite="drop"'
     )
+
+
+def without_non_finite(proposals: Proposals) -> Proposals:
+    """The same number of proposals, as NumPy arrays; those with NaN or infinite values say nothing."""
+    own = proposals.numpy()
+    bad = ~(np.isfinite(own.scores) & np.isfinite(own.mask_logits).all((2, 3)))
+    classes = own.class_logits
+    if classes is not None:
+        bad |= ~np.isfinite(classes).all(-1)
+        nothing = np.append(np.zeros(classes.shape[-1] - 1, np.float32), np.float32(NOTHING))
+        classes = np.where(bad[..., None], nothing, classes)
+    masks = np.where(bad[..., None, None], np.float32(-NOTHING), own.mask_logits)
+    return replace(own, scores=np.where(bad, 0, own.scores), mask_logits=masks, class_logits=classes)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+class Instances(NamedTuple):
+    """Things of one image that may overlap, highest score first; see `merge.instances`.
+
+    Attributes:
+        masks: k×H×W bool.
+        labels: (k,) int64 in 0…C-1.
+        scores: (k,) float32 in 0…1.
+    """
+
+    masks: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def resized(self, size: tuple[int, int]) -> Instances:
+        """The same at another (height, width), every pixel that of the nearest one."""
+        if self.masks.shape[1:] == tuple(size):
+            return self
+        masks = resize_nearest(self.masks.transpose(1, 2, 0), size).transpose(2, 0, 1)
+        return self._replace(masks=masks)
+
+
 @dataclass(slots=True, repr=False)
 class Segmentation:
     """The panoptic segmentation of one image.
@@ -36,6 +57,9 @@ class Segmentation:
         categories: the label set.
         image: H×W×3 uint8 RGB (or of the model's channels and bits), the image itself, or None.
         file_name: where the image came from; "" if unknown.
+        semantic: H×W int32 labels from the scores of all masks, which need not agree with the segments; None
+            unless a `Predictor` was asked for them.
+        instances: the best (mask, class) pairs; None unless a `Predictor` was asked for them.
     """
 
     ids: NDArray[np.int32]
@@ -43,6 +67,8 @@ class Segmentation:
     categories: Categories
     image: NDArray[Any] | None = field(default=None, compare=False)
     file_name: str = ""
+    semantic: NDArray[np.int32] | None = field(default=None, compare=False)
+    instances: Instances | None = field(default=None, compare=False)
 
     @classmethod
     def from_ids(
@@ -109,7 +135,9 @@ class Segmentation:
         return buffer.getvalue()
 
     def category_map(self) -> NDArray[np.int32]:
-        """H×W int32 labels, -1 = void: the semantic segmentation."""
+        """H×W int32 labels, -1 = void: the semantic segmentation; `semantic` where there is one."""
+        if self.semantic is not None:
+            return self.semantic
         return lookup(self.ids, [s.id for s in self.segments], [s.label for s in self.segments], VOID_LABEL)
 
     def mask(self, segment_id: int) -> NDArray[np.bool_]:
@@ -129,7 +157,9 @@ class Segmentation:
         )
         rows = zip(self.segments, areas.tolist(), boxes.tolist())
         segments = [replace(s, area=area, bbox=tuple(box)) for s, area, box in rows if area]
-        return replace(self, ids=ids, segments=segments, image=image)
+        semantic = None if self.semantic is None else resize_nearest(self.semantic, size)
+        instances = None if self.instances is None else self.instances.resized(size)
+        return replace(self, ids=ids, segments=segments, image=image, semantic=semantic, instances=instances)
 
     def filter(
         self,
@@ -159,7 +189,8 @@ class Segmentation:
             and (predicate is None or predicate(s))
         ]
         numbers = [s.id for s in kept]
-        return replace(self, ids=lookup(self.ids, numbers, numbers, 0), segments=kept)
+        ids = lookup(self.ids, numbers, numbers, 0)
+        return replace(self, ids=ids, segments=kept, semantic=None, instances=None)
 
     def draw(
         self,

@@ -274,7 +274,7 @@ def _choose_json(folder: Path, split: str | None) -> tuple[str, Path]:
             return name, path
     raise DataError(
         f'no split "{split}": looked for panoptic_{split}.json and '
-        f"annotations/panoptic_{split}2017.json; "
+        f"annotations/panoptic_{_short(split)}2017.json; "
         f"there is {', '.join(s or 'panoptic.json (no split name)' for s in shorts)}",
         where=str(folder),
     )

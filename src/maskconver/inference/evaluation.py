@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from ..core.categories import VOID_LABEL, Categories, differences
 from ..core.config import PostprocessConfig
 from ..core.drawing import side_by_side
-from ..core.preprocess import resize_nearest
 from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
 from ..core.segments import SegmentTable, lookup
 from ..data.dataset import PanopticDataset
 from ..errors import ConfigError, DataError, MaskconverError, one_line
-from ..merge import RULES
-from ..merge.semantic import semantic_maps
+from ..merge import RULES, Source
+from ..merge.instances import TOP
 from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_average_precision
 from ..metrics.overlap import Overlap
 from ..metrics.panoptic_quality import match_segments
@@ -32,7 +31,6 @@ from .predictor import Predictor
 # What `tune` tries: scores, then shares of its own mask a proposal must win.
 TRIED_THINGS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), (0.3, 0.5, 0.6, 0.7, 0.8)
 TRIED_SEMANTIC = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0.0, 0.3, 0.5)
-SemanticFrom = Literal["panoptic", "scores"]
 
 
 @dataclass
@@ -119,8 +117,11 @@ class Evaluation:
         groups: by the value of the key asked for.
         quality: (index, share of right things in 0…1) of each image: TP / (TP + FP/2 + FN/2) times mean IoU.
         failures: (file, reason) of images that could not be read.
+        semantic_from, instances_from: what mIoU and mask AP were measured on, see `evaluate`.
     """
 
+    semantic_from: Source
+    instances_from: Source
     total: Figures
     groups: dict[str, Figures]
     quality: list[tuple[int, float]]
@@ -148,7 +149,8 @@ def evaluate(
     *,
     by: str | None = None,
     mask_ap: bool = False,
-    semantic_from: SemanticFrom = "panoptic",
+    semantic_from: Source | None = None,
+    instances_from: Source | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Segments every image and compares, streaming; nothing is kept per image but one number.
@@ -159,8 +161,10 @@ def evaluate(
         by: a key of `images[]` to group by, e.g. `image_type`.
         mask_ap: also COCO mask AP of the things (extra `ap`).
         semantic_from: where mIoU comes from: the `panoptic` result, in which void counts as wrong, or the
-            `scores` of all masks, in which every pixel has a class; see `merge.semantic`. kMaX-DeepLab and
-            ReMaX report the latter.
+            `scores` of all masks, in which every pixel has a class; see `merge.semantic`. None takes what
+            the model's papers report: `scores` of kMaX-DeepLab and ReMaX, `panoptic` of MaskConver.
+        instances_from: the same choice for mask AP: thing segments of the `panoptic` result, or the best 100
+            pairs of a mask and a class by their `scores`; see `merge.instances`.
         on_image: called after each image.
 
     Raises:
@@ -176,7 +180,12 @@ def evaluate(
         raise ConfigError(f'no image has the key "{by}"; images have {", ".join(sorted(dataset.info(0)))}')
     most = int(dataset.segment_counts.max())
     total = Figures(categories, mask_ap=MaskAveragePrecision(categories, max(100, most)) if mask_ap else None)
-    result = Evaluation(total, {}, [], [])
+    usual = predictor.dense_from
+    result = Evaluation(semantic_from or usual, instances_from or usual, total, {}, [], [])
+    scored = mask_ap and result.instances_from == "scores"
+    predictor = predictor.answering(
+        semantic=result.semantic_from == "scores", instances=max(TOP, most) if scored else 0
+    )
     sizes: dict[int, tuple[int, ...]] = {}
 
     def read(index: int) -> NDArray[np.uint8]:
@@ -184,36 +193,18 @@ def evaluate(
         sizes[index] = image.shape
         return image
 
-    if semantic_from == "scores":
-        stream = _with_semantic(predictor, dataset, read)
-    else:
-        plain = predictor.stream(range(len(dataset)), read=read, keep_images=False)
-        stream = ((index, answer, None) for index, answer in plain)
-    with closing(stream) as answers:
-        for index, answer, semantic in answers:
+    with closing(predictor.stream(range(len(dataset)), read=read, keep_images=False)) as answers:
+        for index, answer in answers:
             try:
                 if isinstance(answer, MaskconverError):
                     raise answer
                 ids = dataset.ids(index)
                 dataset.require_fit(index, sizes.pop(index), ids.shape)
-                _count(result, answer, ids, dataset, index, by=by, semantic=semantic)
+                _count(result, answer, ids, dataset, index, by=by)
             except (MaskconverError, OSError) as error:
                 result.failures.append(_failure(dataset.image_path(index), error))
             on_image()
     return result
-
-
-def _with_semantic(
-    predictor: Predictor, dataset: PanopticDataset, read: Callable[[int], NDArray[np.uint8]]
-) -> Generator[tuple[int, Segmentation | MaskconverError, NDArray[np.int32] | None], None, None]:
-    """Each image's panoptic result and semantic map, from one run of the network."""
-    for index in range(len(dataset)):
-        try:
-            proposals = predictor.proposals(read(index))
-            (semantic,) = semantic_maps(proposals, predictor.postprocess, len(dataset.categories))
-            yield index, predictor.segmentations(proposals, predictor.postprocess)[0], semantic
-        except MaskconverError as error:
-            yield index, error, None
 
 
 def _failure(path: str, error: Exception) -> tuple[str, str]:
@@ -229,7 +220,6 @@ def _count(
     index: int,
     *,
     by: str | None,
-    semantic: NDArray[np.int32] | None,
 ) -> None:
     segments = dataset.segments(index)
     answer = answer.resized((ids.shape[0], ids.shape[1]))
@@ -242,11 +232,12 @@ def _count(
         image=dataset.image_ids[index],
     )
     labels = None
-    if semantic is not None:
-        true = lookup(ids, segments.ids, segments.labels, VOID_LABEL)
-        labels = resize_nearest(semantic, (ids.shape[0], ids.shape[1])), true
+    if answer.semantic is not None:
+        labels = answer.semantic, lookup(ids, segments.ids, segments.labels, VOID_LABEL)
     result.total.add(overlap, labels)
-    if result.total.mask_ap is not None:
+    if result.total.mask_ap is not None and answer.instances is not None:
+        result.total.mask_ap.update_instances(answer.instances, ids, segments)
+    elif result.total.mask_ap is not None:
         scores = [s.score for s in answer]
         result.total.mask_ap.update(answer.ids, answer.segments, scores, ids, segments)
     if by:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 from ..core.categories import Categories
 from ..core.config import OLD_NAMES, PostprocessConfig
 from ..core.preprocess import prepare, resize_bilinear, scaled_size
-from ..core.proposals import Geometry, Proposals
+from ..core.proposals import Geometry, Proposals, without_non_finite
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
 from ..io.pixels import ImageWarning, kept_warnings
-from ..merge import RULES, Algorithm, NonFinite, check_options, postprocess
+from ..merge import RULES, Algorithm, NonFinite, Source, check_options, postprocess
+from ..merge.instances import instances
+from ..merge.semantic import semantic_maps
 from .inputs import as_image
 from .runtime import Runtime as Runtime
 from .runtime import has_postprocessing, open_runtime
@@ -77,6 +80,9 @@ class Predictor:
             network's input is the fastest.
         tta: test-time flips: the network also sees each image mirrored, and its outputs are averaged before
             post-processing. Twice the time; for MaskConver models in PyTorch.
+        semantic: answers also get `Segmentation.semantic`, the class of every pixel from the scores of all
+            masks; see `merge.semantic`.
+        instances: answers also get so many pairs as `Segmentation.instances`; see `merge.instances`.
         settings: fields of `PostprocessConfig` to override, e.g. `score_threshold=0.3`.
 
     Raises:
@@ -98,6 +104,8 @@ class Predictor:
         non_finite: NonFinite = "error",
         output_side: int | None = None,
         tta: bool = False,
+        semantic: bool = False,
+        instances: int = 0,
         **settings: Any,
     ) -> None:
         _require_settings(settings)  # before the model is loaded
@@ -117,6 +125,9 @@ class Predictor:
                 "export it again with `output=proposals`"
             )
         self.algorithm, self.non_finite, self.output_side = algorithm, non_finite, output_side
+        self.semantic, self.instances = semantic, instances
+        if semantic or instances:
+            self._require_proposals()
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
         self.white_level = white_level or self.runtime.input.white_level
@@ -127,8 +138,27 @@ class Predictor:
         """The model's label set."""
         return self.runtime.categories
 
+    @property
+    def dense_from(self) -> Source:
+        """What semantic maps and mask AP of this model are made from by default, see `merge.Rule`."""
+        if has_postprocessing(self.runtime):
+            return "panoptic"  # there is nothing else in such a file
+        return RULES[self.postprocess.rule].dense_from
+
     def __repr__(self) -> str:
         return f"Predictor({self.runtime!r})"
+
+    def answering(self, *, semantic: bool = False, instances: int = 0) -> Predictor:
+        """The same predictor, with the same network, with other parts in its answers.
+
+        Raises:
+            ConfigError: a file with its post-processing inside gives neither.
+        """
+        other = copy(self)
+        other.semantic, other.instances = semantic, instances
+        if semantic or instances:
+            self._require_proposals()
+        return other
 
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Segmentation]: ...
@@ -307,14 +337,17 @@ class Predictor:
             ImageError: an image that cannot be read.
             ConfigError: a file with its post-processing inside.
         """
-        if has_postprocessing(self.runtime):
-            raise ConfigError(
-                f"{self.runtime!r} gives panoptic maps, not proposals; export it with --output proposals"
-            )
+        self._require_proposals()
         ready = self._read(image)
         found = self.runtime(ready.canvas[None])
         assert isinstance(found, Proposals)
         return replace(found, geometry=(ready.geometry,))
+
+    def _require_proposals(self) -> None:
+        if has_postprocessing(self.runtime):
+            raise ConfigError(
+                f"{self.runtime!r} gives panoptic maps, not proposals; export it with `output=proposals`"
+            )
 
     def segmentations(
         self, proposals: Proposals, config: PostprocessConfig | None = None
@@ -328,14 +361,28 @@ class Predictor:
         Returns:
             A segmentation of each image.
         """
-        return postprocess(
+        config = config or self.postprocess
+        answers = postprocess(
             proposals,
-            config or self.postprocess,
+            config,
             self.categories,
             output_side=self.output_side,
             algorithm=self.algorithm,
             non_finite=self.non_finite,
         )
+        if not (self.semantic or self.instances):
+            return answers
+        sized = tuple(one.of_side(self.output_side) for one in proposals.geometry)
+        proposals = replace(proposals, geometry=sized)
+        if self.non_finite == "drop":
+            proposals = without_non_finite(proposals)
+        if self.semantic:
+            maps = semantic_maps(proposals, config, len(self.categories))
+            answers = [replace(answer, semantic=labels) for answer, labels in zip(answers, maps)]
+        if self.instances:
+            found = instances(proposals, config, self.categories.is_thing, top=self.instances)
+            answers = [replace(answer, instances=pairs) for answer, pairs in zip(answers, found)]
+        return answers
 
 
 def _require_settings(settings: dict[str, Any]) -> None:

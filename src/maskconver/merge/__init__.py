@@ -17,10 +17,11 @@ from ..errors import ConfigError
 from .kmax import merge_kmax
 from .maskconver import merge_maskconver, with_maskness
 
-__all__ = ["ALGORITHMS", "NON_FINITE", "RULES", "Rule", "check_options", "postprocess"]
+__all__ = ["ALGORITHMS", "NON_FINITE", "RULES", "Rule", "Source", "check_options", "postprocess"]
 
 Algorithm = Literal["fast", "reference"]
 NonFinite = Literal["error", "drop"]
+Source = Literal["panoptic", "scores"]  # of semantic maps and instances
 ALGORITHMS: tuple[Algorithm, ...] = ("fast", "reference")
 NON_FINITE: tuple[NonFinite, ...] = ("error", "drop")
 
@@ -39,6 +40,8 @@ class Rule:
         rescored: `(scores, mask_logits, config) -> scores`, with which the merge and the answer work; None
             for those of the proposals.
         unused: fields of `PostprocessConfig` that this rule does not read.
+        dense_from: what semantic maps and mask AP are made from unless something else is asked for: the
+            `panoptic` result, or the `scores` of all masks, as papers of this rule report them.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Rule:
     independent_masks: bool
     takes_tensors: bool
     unused: tuple[str, ...]
+    dense_from: Source = "panoptic"
     rescored: Callable[..., NDArray[np.float32]] | None = None
 
     def check(self, config: PostprocessConfig, given: Collection[str] = ()) -> None:
@@ -95,6 +99,7 @@ RULES = {
             independent_masks=False,  # a softmax over all of them
             takes_tensors=False,
             unused=("nms_iou", "reassign", "maskness", "hard_sigmoid"),
+            dense_from="scores",
         ),
     )
 }

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import PostprocessConfig
-from ..core.proposals import Geometry, Proposals
+from ..core.proposals import Geometry, Proposals, non_finite_error
 from ..core.resize import Taps, lerp
-from ..errors import MaskconverError
 from .kmax import mask_probabilities, resize_steps
 from .maskconver import output_taps
 
@@ -72,7 +71,14 @@ def semantic_scores(
 
 
 def class_probabilities(proposals: Proposals, index: int, num_classes: int) -> NDArray[np.float32]:
-    """(N, C) what each proposal of an image says about the classes."""
+    """(N, C) what each proposal of an image says about the classes.
+
+    Raises:
+        MaskconverError: NaN or infinite scores.
+    """
+    told = proposals.scores if proposals.class_logits is None else proposals.class_logits
+    if not np.isfinite(told[index]).all():
+        raise non_finite_error("scores")
     if proposals.class_logits is not None:
         logits = proposals.class_logits[index].astype(np.float32)
         values = np.exp(logits - logits.max(-1, keepdims=True))
@@ -90,9 +96,24 @@ def _bands(
 ) -> Iterator[NDArray[np.float32]]:
     """The class scores a band of rows at a time, C×rows×W."""
     classes = class_probabilities(proposals, index, num_classes)
+    for values in mask_bands(proposals, index, config, output_size):
+        yield np.tensordot(classes.T, values, 1)
+
+
+def mask_bands(
+    proposals: Proposals,
+    index: int,
+    config: PostprocessConfig,
+    output_size: tuple[int, int] | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """The mask probabilities of an image's proposals at the size of the answer, N×rows×W at a time.
+
+    Raises:
+        MaskconverError: NaN or infinite mask logits.
+    """
     logits = proposals.mask_logits[index]
-    if not (np.isfinite(classes).all() and np.isfinite(logits).all()):
-        raise MaskconverError("the network's scores or mask logits hold NaN or infinite values")
+    if not np.isfinite(logits).all():
+        raise non_finite_error("mask logits")
     geometry = proposals.geometry[index] if proposals.geometry else None
     rows, columns = _steps(logits, geometry, config, output_size)
     width = len(columns[-1])
@@ -103,8 +124,7 @@ def _bands(
     for step in first:
         logits = lerp(logits, step, 1)
     for top in range(0, len(last), band):
-        values = mask_probabilities(lerp(logits, last[top : top + band], 1), config)
-        yield np.tensordot(classes.T, values, 1)
+        yield mask_probabilities(lerp(logits, last[top : top + band], 1), config)
 
 
 def _steps(

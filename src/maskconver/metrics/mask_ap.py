@@ -1,4 +1,4 @@
-"""COCO mask AP of the things of panoptic segmentations, computed by hotcoco (the extra "ap")."""
+"""COCO mask AP of things, computed by hotcoco (the extra "ap")."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..core.categories import Categories
 from ..core.rle import encode_segments
+from ..core.segmentation import Instances
+from ..core.segments import SegmentTable
 from ..errors import DataError, MissingExtraError
 from .overlap import Segments, segment_table
 
@@ -42,7 +44,7 @@ class MaskAPResult:
 
 
 class MaskAveragePrecision:
-    """COCO mask AP, image by image; the detections are the thing segments with their scores.
+    """COCO mask AP, image by image; the detections are thing segments with their scores, or instances.
 
     Unlike the other metrics it keeps a run-length code of every object until `compute`. COCO AP knows no
     void: a detection there is a false positive.
@@ -96,9 +98,39 @@ class MaskAveragePrecision:
             raise DataError(f"the prediction has shape {pred_map.shape}, the ground truth {gt_map.shape}")
         if values.shape != (len(pred),):
             raise DataError(f"{len(pred)} segments need as many scores, not {values.shape}")
+        self._add_truth(gt_map, gt)
+        chosen = np.flatnonzero(self.categories.is_thing[pred.labels])
+        for row, (rle, _) in zip(chosen.tolist(), encode_segments(pred_map, pred.ids[chosen])):
+            self._detect(int(pred.labels[row]), rle, float(values[row]))
+
+    def update_instances(self, found: Instances, gt_ids: ArrayLike, gt_segments: Segments) -> None:
+        """Add an image whose detections may overlap.
+
+        Args:
+            found: of the size of the ground truth; stuff is left out.
+            gt_ids, gt_segments: as for `update`.
+
+        Raises:
+            DataError: sizes differ.
+        """
+        gt, gt_map = segment_table(gt_segments, self.categories), np.asarray(gt_ids)
+        if found.masks.shape[1:] != gt_map.shape:
+            raise DataError(f"the masks have shape {found.masks.shape[1:]}, the ground truth {gt_map.shape}")
+        self._add_truth(gt_map, gt)
+        for mask, label, score in zip(found.masks, found.labels.tolist(), found.scores.tolist()):
+            if self.categories.is_thing[label]:
+                ((rle, _),) = encode_segments(mask.view(np.uint8), np.array([1]))
+                self._detect(label, rle, score)
+
+    def _detect(self, label: int, rle: dict[str, Any], score: float) -> None:
+        category_id = int(self.categories.ids[label])
+        row = {"image_id": len(self._images), "category_id": category_id, "segmentation": rle, "score": score}
+        self._detections.append(row)
+
+    def _add_truth(self, gt_map: NDArray[np.integer], gt: SegmentTable) -> None:
         self._images.append((gt_map.shape[0], gt_map.shape[1]))
-        image, things, ids = len(self._images), self.categories.is_thing, self.categories.ids
-        chosen = np.flatnonzero(things[gt.labels])
+        image, ids = len(self._images), self.categories.ids
+        chosen = np.flatnonzero(self.categories.is_thing[gt.labels])
         for row, (rle, area) in zip(chosen.tolist(), encode_segments(gt_map, gt.ids[chosen])):
             self._objects.append(
                 {
@@ -108,12 +140,6 @@ class MaskAveragePrecision:
                     "area": int(gt.areas[row]) or area,
                     "iscrowd": int(gt.crowd[row]),
                 }
-            )
-        chosen = np.flatnonzero(things[pred.labels])
-        for row, (rle, _) in zip(chosen.tolist(), encode_segments(pred_map, pred.ids[chosen])):
-            category_id, score = int(ids[pred.labels[row]]), float(values[row])
-            self._detections.append(
-                {"image_id": image, "category_id": category_id, "segmentation": rle, "score": score}
             )
 
     @property

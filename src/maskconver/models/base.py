@@ -104,6 +104,17 @@ class SegmentationModel(nn.Module, ABC):
         """
         return self.family.optimize(self, topk=topk).eval()
 
+    def with_remask(self) -> SegmentationModel:
+        """A model that relaxes masks at inference too (ReMask, arXiv 2306.17319, Table 5); this one stays.
+
+        Raises:
+            ConfigError: the model has no branches to do it with.
+        """
+        raise ConfigError(
+            f"{self.name or 'the model'} has no ReMask branches; train a kMaX-DeepLab or ReMaX with "
+            "loss.remax.keep_branches true"
+        )
+
     push_to_hub = _function("push_to_hub")
     save_pretrained = _function("save_pretrained")
 
@@ -147,6 +158,9 @@ class Criterion(Protocol):
     The generator lies on the batch's device; whatever the loss draws, it draws from it. The module gives the
     weighted terms as scalars by name; training minimises their sum. It may have weights of its own, which
     learn with the model's and are no part of it.
+
+    It may have scalars to log besides its terms: `measures`, by name, which a call fills while `watching` is
+    true; and `heatmaps(model, batch)`, the targets of centres, B×C×h×w of each level, to be drawn.
     """
 
     def __call__(self, model: Any, loss: Any, *, min_iou: float = 0.7, gaussian: Any = "iou") -> nn.Module:
@@ -175,6 +189,7 @@ class Family:
             None where the family has no such files.
         upgrade: brings what earlier versions wrote to today's names: a dict with the `model` part of a recipe
             (in a model file the config) and maybe its `loss` and `training`, to a new one.
+        check: refuses, of a run, a model's config and its loss that do not go together.
         limits: of export.
     """
 
@@ -186,6 +201,7 @@ class Family:
     optimize: Callable[..., SegmentationModel]
     importer: Callable[[Any, Categories | None], tuple[SegmentationModel, Any]] | None = None
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    check: Callable[[Any, Any], None] = lambda config, loss: None
     limits: ExportLimits = field(default_factory=ExportLimits)
 
     def is_class_shaped(self, parameter: str) -> bool:

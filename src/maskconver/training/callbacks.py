@@ -26,6 +26,7 @@ from ..models.checkpoint import save
 
 PREVIEW_WIDTH = 1600  # pixels, of a drawn pair at most
 WINDOW = 5  # steps whose mean loss is compared
+NO_LOSSES = ("total", "dropped", "fp_fn", "fp_fn_unrelaxed")
 GROWTH = 1.5  # times the loss of the first steps
 
 
@@ -278,7 +279,7 @@ class LogLines(pl.Callback):
         now = time.perf_counter()
         rate = (step - before) / max(now - since, 1e-9)
         self._last = step, now
-        losses = _figures(trainer.callback_metrics, "train/", ("total", "dropped"))
+        losses = _figures(trainer.callback_metrics, "train/", NO_LOSSES)
         total = trainer.callback_metrics.get("train/total", torch.tensor(float("nan")))
         current = trainer.optimizers[0].param_groups[0]["lr"]
         self.say(

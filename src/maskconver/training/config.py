@@ -108,7 +108,8 @@ class TrainConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        expected = family_of(self.model.config).loss
+        family = family_of(self.model.config)
+        expected = family.loss
         if self.loss is None:
             self.loss = model_loss(self.model.name)
         elif type(self.loss) is not expected:
@@ -122,6 +123,7 @@ class TrainConfig:
             self.training = registered
         elif type(self.training) is not type(registered):
             raise ConfigError(f"{self.model.name} has no options of {type(self.training).__name__}")
+        family.check(self.model.config, self.loss)
 
     def _check(self) -> None:
         """Refuses numbers that mean nothing.

@@ -134,11 +134,18 @@ class SegmentationTask(pl.LightningModule):
         seed = hash((config.seed, position, self.global_rank))
         torch.manual_seed(seed)  # for the network: stochastic depth and dropout
         generator = torch.Generator(images.device).manual_seed(seed)  # for the losses
-        terms = self.criterion(self.model, self.model(images), batch, generator=generator)
+        criterion: Any = self.criterion
+        watching = hasattr(criterion, "measures") and (self.global_step + 1) % config.log_every == 0
+        if hasattr(criterion, "measures"):
+            criterion.watching = watching  # only in the steps that are logged: it takes time
+        terms = criterion(self.model, self.model(images), batch, generator=generator)
         total = torch.stack(list(terms.values())).sum()
         if not math.isfinite(total.item()):
             self._refuse(terms, batch)
         self.log_dict({f"train/{k}": v for k, v in terms.items()}, prog_bar=True, batch_size=len(batch))
+        if watching:
+            measures = {f"train/{k}": v for k, v in criterion.measures.items()}
+            self.log_dict(measures, batch_size=len(batch))
         self.log("train/total", total, batch_size=len(batch))
         self.log("train/dropped", batch.dropped.float(), batch_size=len(batch))
         return total

@@ -15,7 +15,12 @@ from maskconver.models.batch import Batch, MaskTargets, mask_targets, region_sum
 from maskconver.models.kmax import KMaXConfig, KMaXDeepLab, KMaXOutput, ReMaXConfig
 from maskconver.models.kmax import losses as module
 from maskconver.models.kmax.gate import Prediction
-from maskconver.models.kmax.loss_terms import sample_pixels, sampled_semantic_loss
+from maskconver.models.kmax.loss_terms import (
+    false_losses,
+    one_hot_map,
+    sample_pixels,
+    sampled_semantic_loss,
+)
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, features_at
 from maskconver.models.kmax.matching import match
 from maskconver.models.kmax.pixel_decoder import resize_aligned
@@ -355,3 +360,36 @@ def test_no_masks_at_all_is_a_batch_like_any_other() -> None:
     targets = mask_targets(batch_of([ANNOTATIONS["no segments"]]), (16, 16))
     assert targets.labels.shape == (1, 0) and (targets.owner == -1).all()
     assert isinstance(targets, MaskTargets)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_false_positives_and_negatives_are_told_apart(activation: Any) -> None:
+    torch.manual_seed(0)
+    logits, owner = torch.randn(2, QUERIES, 3, 4), torch.randint(0, QUERIES, (2, 3, 4))
+    owner[0, 0] = -1
+    probability = logits.softmax(1) if activation == "softmax" else logits.sigmoid()
+    truth = one_hot_map(owner, QUERIES)
+    counted = (owner >= 0)[:, None]
+    positives, negatives = false_losses(logits, owner, activation)
+    wanted = -((1 - truth) * (1 - probability).log() * counted).sum((1, 2, 3))
+    torch.testing.assert_close(positives, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        negatives, -(truth * probability.log() * counted).sum((1, 2, 3)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_ratio_of_false_positives_is_measured_where_it_is_asked_for() -> None:
+    batch, model = batch_of([squares(), ANNOTATIONS["no segments"]]), network()
+    output = some_output(batch)
+    with torch.no_grad():
+        for prediction in output.layers:
+            prediction.mask_logits.zero_()
+    criterion = KMaXCriterion(model, loss(PAPER))
+    criterion.gates.eval()
+    criterion(model, output, batch)
+    assert criterion.measures == {}
+    criterion.watching = True
+    criterion(model, output, batch)
+    # Masks that say nothing are wrong on all queries but one; relaxed they stay 0.
+    assert criterion.measures.keys() == {"fp_fn", "fp_fn_unrelaxed"}
+    assert all(v.item() == pytest.approx(QUERIES - 1, rel=1e-5) for v in criterion.measures.values())

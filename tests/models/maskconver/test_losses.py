@@ -27,8 +27,8 @@ EVERYTHING = [
     for bce, dice, stride in itertools.product(("pixel", "object"), ("per_mask", "joint", "none"), (1, 4))
 ] + [
     LossConfig(normalizer="batch", bce="entry", dice="image", mask_loss_stride=2),
-    LossConfig(centers="predicted"),
-    LossConfig(centers="random", center="quality"),
+    LossConfig(embedding_at="surest"),
+    LossConfig(embedding_at="random", center="quality"),
     LossConfig(positive=0.3, samples=3),
     LossConfig(positive=0.3, samples=3, normalizer="batch", bce="entry", dice="image", mask_loss_stride=2),
 ]

@@ -63,7 +63,7 @@ def one_thing(half_diagonal: int) -> Batch:
 def test_losses_and_gradients_are_finite(model: MaskConver, name: str, ignore_void: bool) -> None:
     targets = TargetConfig(ignore_void=ignore_void, center="mask", stuff="global")
     batch = batch_of([ANNOTATIONS[name]], targets)
-    for config in (LossConfig(), PUBLISHED, LossConfig(centers="predicted")):
+    for config in (LossConfig(), PUBLISHED, LossConfig(embedding_at="surest")):
         maps = some_maps(1)
         model.zero_grad()
         terms = judged(model, maps, batch, config)
@@ -160,7 +160,7 @@ class TestPredictedCentres:
             maps.heatmap_logits[1][0, 2] = 0
             maps.heatmap_logits[1][0, 2, 1, 0] = 4
             maps.heatmap_logits[1][0, 2, 3, 3] = 8
-        terms = judged(model, maps, batch, LossConfig(centers="predicted"))
+        terms = judged(model, maps, batch, LossConfig(embedding_at="surest"))
         (terms["mask"] + terms["dice"]).backward()
         grad = maps.embedding_map[1].grad
         assert grad is not None and grad.abs().sum(1)[0].nonzero().tolist() == [[1, 0]]

@@ -8,7 +8,7 @@ from ..base import ExportLimits, Family
 from ..registry import register_family
 from .config import KMaXConfig, ReMaXConfig, upgraded
 from .import_official import import_official
-from .losses import KMaXCriterion, KMaXLossConfig
+from .losses import KMaXCriterion, KMaXLossConfig, check
 from .model import KMaXDeepLab, KMaXOutput
 from .optimize import optimize
 
@@ -23,11 +23,13 @@ FAMILY = register_family(
         criterion=KMaXCriterion,
         class_shaped=re.compile(
             r"decoder\.(layers\.\d+\.)?(predictor\.class_head|gate\.branch\.out)\.(weight|bias)"
+            r"|kept_gates\.\d+\.branch\.out\.(weight|bias)"
             r"|semantic_head\.(out|2)\.(weight|bias)"
         ),
         optimize=optimize,
         importer=import_official,
         upgrade=upgraded,
+        check=check,
         limits=ExportLimits(
             formats=("onnx", "torch-export"),
             panoptic=False,

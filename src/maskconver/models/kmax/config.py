@@ -60,6 +60,8 @@ class ReMaXConfig:
         semantic_loss: loss of the branches: `bce` summed over the classes, `softmax_ce`, or `as_masks`, the
             one of these that corresponds to `mask_id_loss`.
         semantic_weight: weight of that loss, for each layer.
+        keep_branches: keep the branches in the model files of the run, for `evaluate --remask`; otherwise
+            only its checkpoints have them.
     """
 
     mask_id_loss: Literal["softmax", "sigmoid"] = "softmax"
@@ -73,8 +75,14 @@ class ReMaXConfig:
     detach_class: bool = False
     semantic_loss: Literal["as_masks", "bce", "softmax_ce"] = "as_masks"
     semantic_weight: float = SEMANTIC_WEIGHT
+    keep_branches: bool = False
 
     def __post_init__(self) -> None:
+        if self.keep_branches and (self.semantic_source == "ground_truth" or not self.remask_layers):
+            raise ConfigError(
+                "remax.keep_branches: there are no branches to keep without remax.remask_layers, or with "
+                "remax.semantic_source ground_truth"
+            )
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"remax.eta is {self.eta:g}; it can be 0 to 1 (the paper's is 0.1)")
         if self.remask_layers < 0:
@@ -123,6 +131,8 @@ class KMaXConfig:
         remask_at_test: assign pixels to queries by relaxed masks, also at inference. The branches are then
             part of the network, and training uses these options in place of `loss.remax`. None, as published:
             masks are relaxed in training only.
+        remask_kept: options of branches that the model file holds and inference does not use, except with
+            `evaluate --remask`. Training sets it, see `loss.remax.keep_branches`.
         proposals: number of queries; each gives one proposal.
         input: how an image becomes a network input.
         postprocess: how proposals become segments; by default with the thresholds of bytedance/kmax-deeplab
@@ -140,6 +150,7 @@ class KMaXConfig:
     fifth_stage: Literal["none", "tensorflow", "pytorch"] = "none"
     semantic: Literal["none", "aspp", "simple"] = "aspp"
     remask_at_test: ReMaXConfig | None = None
+    remask_kept: ReMaXConfig | None = None
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
     postprocess: PostprocessConfig = field(default_factory=_merge)

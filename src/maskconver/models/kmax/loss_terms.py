@@ -163,13 +163,19 @@ def mask_id_loss(logits: Tensor, owner: Tensor, activation: ProbabilityKind) -> 
     return (total / labelled.flatten(1).sum(1).clamp(min=1)).mean()
 
 
-def false_losses(logits: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) sums of the sigmoid form over the negatives and over the positives of an image (ReMaX, Figure 1).
+def false_losses(
+    logits: Tensor, owner: Tensor, activation: ProbabilityKind = "sigmoid"
+) -> tuple[Tensor, Tensor]:
+    """(B,) binary cross-entropies of the negatives and of the positives of an image (ReMaX, Figure 1).
 
     Args:
         logits: B×N×h×w.
         owner: B×h×w int64 query of the pixel, -1 on void.
+        activation: what the logits become probabilities by.
     """
+    if activation == "softmax":  # as the logits of which a sigmoid gives the same probabilities
+        shares = logits.log_softmax(1)
+        logits = shares - torch.log1p(-shares.exp().clamp(max=1 - MIN_WEIGHT))
     own, labelled = _own(logits, owner), owner >= 0
     positive = F.softplus(-own)
     negative = F.softplus(logits).sum(1) - F.softplus(own)

@@ -14,13 +14,14 @@ from ...errors import ConfigError
 from ..batch import Batch, MaskTargets
 from ..layers import full_precision
 from ..remax import branch_loss, class_overlap, probability, soften
-from .config import ReMaXConfig
+from .config import KMaXConfig, ReMaXConfig
 from .gate import MaskGate, Prediction
 from .loss_terms import (
     Assignment,
     assign,
     class_loss,
     dice_loss,
+    false_losses,
     instance_discrimination,
     mask_id_loss,
     one_hot_map,
@@ -79,6 +80,22 @@ class KMaXLossConfig:
             )
 
 
+def check(config: KMaXConfig, loss: KMaXLossConfig) -> None:
+    """Refuses a run whose masks would be trained as probabilities of another kind than they are read as.
+
+    Raises:
+        ConfigError: naming both fields.
+    """
+    trained = (config.remask_at_test or loss.remax).mask_id_loss
+    read = config.postprocess.mask_activation
+    if trained != read:
+        raise ConfigError(
+            f"masks would be trained as {trained} (loss.remax.mask_id_loss) and read as {read} "
+            f"(model.postprocess.mask_activation): set both to {trained} or both to {read}; a trained model "
+            "can be read the other way when it is evaluated"
+        )
+
+
 class Output(NamedTuple):
     """One of the outputs that are supervised, its masks at the final size.
 
@@ -105,6 +122,10 @@ class KMaXCriterion(nn.Module):
         min_iou, gaussian: of no use here: nothing is drawn around centres.
 
     Attributes:
+        watching: whether the next step fills `measures`.
+        measures: `fp_fn`, the loss of false positives over that of false negatives in the masks of the
+            k-means layers as the loss sees them (ReMaX, Figure 1), the geometric mean over layers and images;
+            where masks are relaxed also `fp_fn_unrelaxed`, of the same masks before. Scalars.
         matching_seconds: time spent assigning queries to masks so far. On a CPU all of it; elsewhere what
             the host does once it has the costs.
     """
@@ -118,10 +139,15 @@ class KMaXCriterion(nn.Module):
         self.num_classes = model.num_classes
         self.relaxed = min(self.remax.remask_layers, len(model.decoder.layers))
         own = 0 if at_test else self.relaxed  # otherwise the network has them
-        self.gates = nn.ModuleList(
+        gates = nn.ModuleList(
             MaskGate(self.remax, model.num_classes, model.config.bn_momentum) for _ in range(own)
         )
+        kept = gates if self.remax.keep_branches and own else nn.ModuleList()
+        model.keep(kept, self.remax)
+        self.gates = nn.ModuleList() if kept else gates  # of one owner: the model where it keeps them
         self.matching_seconds = 0.0
+        self.watching = False
+        self.measures: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -153,6 +179,8 @@ class KMaXCriterion(nn.Module):
         with full_precision(output.final.mask_logits.device.type):
             outputs = [_at_size(p, r, size) for p, r in zip((output.final, *output.layers), (None, *relaxed))]
             assignments = self._assign(outputs, targets.masks)
+            if self.watching:
+                self._measure(outputs[1:], assignments[1:])
             terms: dict[str, Tensor] = {}
             for found, assignment in zip(outputs, assignments):
                 for name, value in self.terms(found, assignment, targets.masks, generator=generator).items():
@@ -170,6 +198,20 @@ class KMaXCriterion(nn.Module):
             terms["remask"] = self.remax.semantic_weight * torch.stack(branch_terms).sum()
         return terms
 
+    @torch.no_grad()
+    def _measure(self, layers: list[Output], assignments: list[Assignment]) -> None:
+        """Fills `measures`; images without a labelled pixel do not count."""
+        kinds = {"fp_fn": [o.relaxed for o in layers]}
+        if self.relaxed:
+            kinds["fp_fn_unrelaxed"] = [o.masks for o in layers]
+        self.measures = {}
+        for name, masks in kinds.items():
+            pairs = [false_losses(m, a.owner, self.remax.mask_id_loss) for m, a in zip(masks, assignments)]
+            positives, negatives = (torch.cat(v) for v in zip(*pairs))
+            labelled = negatives > 0
+            if labelled.any():
+                self.measures[name] = (positives[labelled] / negatives[labelled]).log().mean().exp()
+
     def _relax(
         self, model: KMaXDeepLab, layers: tuple[Prediction, ...], targets: Targets
     ) -> tuple[list[Tensor | None], list[Tensor]]:
@@ -177,7 +219,7 @@ class KMaXCriterion(nn.Module):
         relaxed: list[Tensor | None] = [None] * len(layers)
         losses = []
         for i, prediction in enumerate(layers[: self.relaxed]):
-            gate = self.gates[i] if len(self.gates) else model.decoder.layers[i].gate
+            gate = (self.gates or model.kept_gates or [layer.gate for layer in model.decoder.layers])[i]
             assert isinstance(gate, MaskGate) and prediction.key is not None
             truth = targets.classes[_size(prediction.mask_logits)]
             if gate.branch is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from ..backbones.timm import SIZES, ExpandedMobileNetV3, PaddedConvNeXt
 from ..base import SegmentationModel
 from ..layers import BN_EPS
 from ..topk import TopK, stable_topk
-from .config import BACKBONES, KMaXConfig, KMaXTraining
+from .config import BACKBONES, KMaXConfig, KMaXTraining, ReMaXConfig
 from .decoder import KMeansDecoder
 from .gate import MaskGate, Prediction
 from .max_s import MaXS
@@ -79,7 +81,7 @@ class KMaXDeepLab(SegmentationModel):
         training: what only training knows; no stochastic depth where None.
     """
 
-    training_only = ("semantic_head",)  # not of the inference network, and not counted in its parameters
+    training_only = ("semantic_head", "kept_gates")  # not of the inference network, nor counted
 
     config: KMaXConfig
 
@@ -107,7 +109,7 @@ class KMaXDeepLab(SegmentationModel):
             [channels[level] for level in self.levels], blocks=blocks, momentum=momentum
         )
         remax = config.remask_at_test
-        relaxed = 0 if remax is None else min(remax.remask_layers, sum(config.decoder_layers))
+        self.kept_gates: nn.ModuleList | None = None
         self.decoder = KMeansDecoder(
             self.pixel_decoder.channels,
             config.decoder_layers,
@@ -115,8 +117,10 @@ class KMaXDeepLab(SegmentationModel):
             num_classes=num_classes,
             drop=training.drop_path,
             momentum=momentum,
-            gates=[MaskGate(remax, num_classes, momentum) for _ in range(relaxed)] if remax else (),
+            gates=self._gates(remax),
         )
+        if config.remask_kept is not None:
+            self.kept_gates = nn.ModuleList(self._gates(config.remask_kept))
         for predictor in (self.decoder.predictor, *(layer.predictor for layer in self.decoder.layers)):
             nn.init.constant_(predictor.mask_bn.weight, training.mask_start[0])  # type: ignore[union-attr, arg-type]
             nn.init.constant_(predictor.mask_bn.bias, training.mask_start[1])  # type: ignore[union-attr, arg-type]
@@ -125,6 +129,36 @@ class KMaXDeepLab(SegmentationModel):
             self.semantic_head = SemanticDecoder(channels, num_classes + 1, momentum)
         elif config.semantic == "simple":
             self.semantic_head = SemanticHead(channels, num_classes, momentum)
+
+    def _gates(self, remax: ReMaXConfig | None) -> list[MaskGate]:
+        """A gate for each layer whose masks are relaxed."""
+        config = self.config
+        count = 0 if remax is None else min(remax.remask_layers, sum(config.decoder_layers))
+        return [MaskGate(remax, self.num_classes, config.bn_momentum) for _ in range(count) if remax]
+
+    def keep(self, gates: nn.ModuleList, remax: ReMaXConfig) -> None:
+        """Makes the branches of a criterion a part of this model and its files, which inference leaves alone.
+
+        Args:
+            gates: one for each of the first layers; none to keep none.
+            remax: the choices they were made with.
+        """
+        self.kept_gates = gates if len(gates) else None
+        self.config = replace(self.config, remask_kept=remax if len(gates) else None)
+
+    def with_remask(self) -> KMaXDeepLab:
+        if self.config.remask_at_test is not None:
+            return self
+        if self.kept_gates is None:
+            return super().with_remask()  # type: ignore[return-value]
+        other = copy.deepcopy(self)
+        gates, remax = other.kept_gates, other.config.remask_kept
+        assert gates is not None
+        for layer, gate in zip(other.decoder.layers, gates):
+            layer.gate = gate
+        other.kept_gates = None
+        other.config = replace(other.config, remask_at_test=remax, remask_kept=None)
+        return other
 
     @property
     def stride(self) -> int:

@@ -136,8 +136,17 @@ class MultiScaleTraining:
     drop_path: float = 0.0
 
 
+# Values of `loss.embedding_at` by the names they had when it was called `loss.centers`.
+_OLD_PLACES = {"truth": "center", "predicted": "surest"}
+
+
 def upgraded(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe by today's names: stochastic depth was once a part of the model; `recipe` is left as it is."""
+    loss = recipe.get("loss")
+    if isinstance(loss, dict) and "centers" in loss:
+        kept = {name: value for name, value in loss.items() if name != "centers"}
+        place = _OLD_PLACES.get(loss["centers"], loss["centers"])
+        recipe = {**recipe, "loss": {"embedding_at": place, **kept}}
     return moved_to_training(recipe, MultiScaleTraining)
 
 

@@ -47,9 +47,10 @@ class LossConfig:
             (multi-scale), or `none` (semantic recipes).
         mask_loss_stride: the mask losses are computed at this stride, in pixels of the network input; 1 in
             the published mobile recipes, 2 in the multi-scale ones.
-        centers: where the embedding of a mask is read in training. `truth`: at its centre. `predicted`: at
-            the cell of the mask with the highest score for its class. `random` (ours): at a random cell of
-            the mask in the middle half of its box, so that a peak beside the centre also gives a good mask.
+        embedding_at: where the embedding of a mask is read in training. `center`: at its true centre.
+            `surest`: at the cell of the mask with the highest score for its class. `random` (ours): at a
+            random cell of the mask in the middle half of its box, so that a peak beside the centre also gives
+            a good mask.
         center: the centre loss: `focal`, as published, or `quality` (ours), which learns the value of the
             target heatmap at every cell.
         semantic_weight: λ of the semantic head's loss, of models with `stuff: semantic`.
@@ -68,7 +69,7 @@ class LossConfig:
     bce: BCEName = "pixel"
     dice: DiceName = "per_mask"
     mask_loss_stride: int = 4
-    centers: Literal["truth", "predicted", "random"] = "truth"
+    embedding_at: Literal["center", "surest", "random"] = "center"
     center: CenterLoss = "focal"
     semantic_weight: float = 1.0
     positive: float = 1.0
@@ -119,13 +120,39 @@ class MaskConverCriterion(nn.Module):
         Returns:
             See `maskconver_losses`.
         """
-        more, semantic = self.loss.samples > 1, output.semantic_logits is not None
+        shapes = [(m.shape[1], m.shape[2], m.shape[3]) for m in output.heatmap_logits]
+        return maskconver_losses(
+            model,
+            output,
+            self._targets(model, batch, shapes, semantic=output.semantic_logits is not None),
+            config=self.loss,
+            relaxation=self.relaxation,
+            generator=generator,
+        )
+
+    def heatmaps(self, model: MaskConver, batch: Batch) -> tuple[Tensor, ...]:
+        """The targets of the heatmaps of every level, B×C×h×w in 0…1, without a run of the network.
+
+        Args:
+            model: whose levels they are.
+            batch: as for a call.
+        """
+        height, width = batch.images.shape[-2:]
+        shapes = [(model.num_classes, -(-height // 2**n), -(-width // 2**n)) for n in model.levels]
+        semantic = model.config.stuff == "semantic"
+        targets = self._targets(model, batch, shapes, semantic=semantic)
+        return tuple(level.heatmap * level.counted for level in targets.levels)
+
+    def _targets(
+        self, model: MaskConver, batch: Batch, shapes: Sequence[tuple[int, int, int]], *, semantic: bool
+    ) -> Targets:
+        more = self.loss.samples > 1
         is_thing = None
         if (more or semantic or self.loss.positive < 1) and model.categories is not None:
             is_thing = torch.from_numpy(model.categories.is_thing).to(batch.images.device)
-        targets = center_targets(
+        return center_targets(
             batch,
-            [(m.shape[1], m.shape[2], m.shape[3]) for m in output.heatmap_logits],
+            shapes,
             model.levels,
             ranges=model.level_ranges,
             stride=model.stride,
@@ -137,14 +164,6 @@ class MaskConverCriterion(nn.Module):
             is_thing=is_thing,
             only_things=semantic,
             dense=semantic or self.relaxation is not None,
-        )
-        return maskconver_losses(
-            model,
-            output,
-            targets,
-            config=self.loss,
-            relaxation=self.relaxation,
-            generator=generator,
         )
 
 
@@ -179,9 +198,9 @@ def maskconver_losses(
         semantic, branch = relaxation(features, targets.masks.semantic)
     with full_precision(heatmaps[0].device.type):
         centers = targets.cells
-        if config.centers == "predicted":
+        if config.embedding_at == "surest":
             centers = surest_cells(heatmaps, targets)
-        elif config.centers == "random":
+        elif config.embedding_at == "random":
             centers = random_cells(targets, generator)
         keep = targets.masked
         masked, cells = keep.nonzero()[:, 0], centers[keep]
