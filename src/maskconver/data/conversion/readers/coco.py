@@ -422,7 +422,9 @@ def _image_row(row: Any) -> _Image | str:
 
 
 def _number(found: Any) -> float | None:
-    return float(found) if isinstance(found, int | float) and np.isfinite(found) else None
+    if not isinstance(found, int | float) or abs(found) > 1e18 or found != found:
+        return None
+    return float(found)
 
 
 def _entry(row: Any, number: int) -> str:
