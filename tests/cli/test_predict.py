@@ -75,6 +75,30 @@ def test_image_ids_are_taken_from_the_ground_truth_by_name(folder, capsys):
     assert "no image c.jpg" in capsys.readouterr().err
 
 
+def test_results_go_to_a_labelling_tool_and_come_back_the_same(folder, capsys):
+    import maskconver as mc
+
+    (folder / "in" / "c.png").write_bytes(b"no image")
+    command = ["predict", "fake", "in", "--out", "out", "--to", "labelme"]
+    assert main(command) == 1
+    assert f"labelme: {folder.joinpath('out', 'labelme').relative_to(folder)}" in capsys.readouterr().out
+    assert main(["data", "convert", "out/labelme", "back", "--stuff", "ground"]) == 0
+    first, again = mc.data.CocoPanoptic("in", "out/panoptic.json"), mc.data.open_dataset("back")
+    for k in range(2):
+        found = {number: again.ids(k) == number for number in again.segments(k).ids}
+        masks = {number: first.ids(k) == number for number in first.segments(k).ids}
+        assert len(found) == len(masks) == 2
+        assert all(any((a == b).all() for a in found.values()) for b in masks.values())
+    assert main(["data", "export", "out", "--to", "cvat", "--image-folder", "in"]) == 0
+    assert (folder / "out_cvat/images/a.png").is_file()
+    shape = json.loads((folder / "out/labelme/a.json").read_text())["shapes"][0]
+    assert 0 < shape["score"] <= 1 and shape["description"].startswith("score 0.")
+    assert main(command) == 2  # somebody may have corrected what is there
+    assert "out/labelme: is there already" in capsys.readouterr().err
+    assert main([*command, "--output-side", "20"]) == 2
+    assert "leave --output-side out" in capsys.readouterr().err
+
+
 def test_label_pngs_can_be_read_back_as_a_label_folder(folder):
     from maskconver.data.label_folder import LabelFolder
 

@@ -36,6 +36,7 @@ def configure(parser: ArgumentParser) -> None:
         default="copy",
         help="copy the image files, make symbolic links, or leave them where they are",
     )
+    add("--image-folder", type=str | None, default=None, help="folder or .zip of the images, if elsewhere")
     add("--things-only", action="store_true", help="leave stuff out")
     add(
         "--simplify",
@@ -61,6 +62,7 @@ def run(args: Namespace) -> int:
             args.to,
             split=args.split,
             images=args.images,
+            image_folder=args.image_folder,
             things_only=args.things_only,
             simplify=args.simplify,
             progress=progress,

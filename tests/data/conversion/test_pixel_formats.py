@@ -185,7 +185,17 @@ def test_cvat_segmentation_masks_have_colours_of_their_label_map(tmp_path: Path)
     )
     reader, (image,) = read(tmp_path, "voc")
     assert [s.name for s in image.segments] == ["cell", "cell"]
-    assert "the colour 9 200 9 is of no class; 2 pixels of 1 files are void" in faults(reader)[0]
+    assert "the colour 9 200 9 is of no class; 2 pixels of 1 masks are void" in faults(reader)[0]
+
+
+def test_cvat_segmentation_masks_saved_with_a_palette_mean_its_colours(tmp_path: Path) -> None:
+    voc(tmp_path, [[0, 1, 2, 2]] * 2, [[0, 1, 2, 3]] * 2)
+    image = Image.open(tmp_path / "SegmentationClass/a.png")
+    image.putpalette([0, 0, 0, 250, 50, 83, 9, 200, 9])
+    image.save(tmp_path / "SegmentationClass/a.png")
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ntree:9,200,9::\ncell:250,50,83::\n")
+    _, (found,) = read(tmp_path, "voc")
+    assert names(found)[0] == ["-", "cell3", "tree1", "tree2"]
 
 
 def test_a_mask_for_each_object(tmp_path: Path) -> None:
@@ -213,6 +223,8 @@ def test_a_mask_for_each_object(tmp_path: Path) -> None:
         ("a.png", "a_masks.tif"),
         ("a_img.png", "a_masks.png"),
         ("a.png", "a_cp_masks.png"),
+        ("images/label_1.png", "masks/label_1.tif"),
+        ("images/a_1.png", "labels/label_a_1.tif"),
     ],
 )
 def test_label_images_are_found_beside_their_images(tmp_path: Path, image: str, mask: str) -> None:
@@ -303,8 +315,19 @@ def test_unknown_colours_are_listed_with_counts_and_jpeg_blur_is_called_so(tmp_p
     reader, images = read(tmp_path, "color-masks")
     assert names(images[0])[0] == ["road1", "-", "-", "-"]
     near, unknown = faults(reader)
-    assert '4 pixels of 2 files have nearly the colour of "road"' in near and "saving as JPEG" in near
-    assert unknown.endswith("the colour 0 255 0 is of no class; 4 pixels of 2 files are void")
+    assert '4 pixels of 2 masks have nearly the colour of "road"' in near and "saving as JPEG" in near
+    assert unknown.endswith("the colour 0 255 0 is of no class; 4 pixels of 2 masks are void")
+
+
+def test_all_colours_that_a_jpeg_adds_are_one_line(tmp_path: Path) -> None:
+    photo(tmp_path / "images/a.png", (16, 16))
+    values = np.zeros((16, 16, 3), np.uint8)
+    values[5:, 5:] = (250, 50, 80)
+    save(tmp_path / "masks/a.jpg", values)
+    (tmp_path / "colors.txt").write_text("cell 250 50 80\nground 0 0 0\n")
+    reader, (image,) = read(tmp_path, "color-masks")
+    (only,) = faults(reader)
+    assert "of 1 masks that are JPEGs have colours of no class" in only and image.segments == []
 
 
 def test_colour_masks_without_colours_say_which_there_are(tmp_path: Path) -> None:

@@ -106,9 +106,18 @@ def _json_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
 def _color(value: Any, where: str) -> Color:
     if isinstance(value, str) and _HEX.fullmatch(value):
         return int(value[1:3], 16), int(value[3:5], 16), int(value[5:], 16)
-    if len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+    if not is_color(value):
         raise DataError(f"the colour {value} is not three numbers 0…255", where=where, fix=_FORM)
     return value[0], value[1], value[2]
+
+
+def is_color(value: Any) -> bool:
+    """Whether this is a list of three whole numbers 0…255."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(v, int) and 0 <= v <= 255 for v in value)
+    )
 
 
 @dataclass
@@ -118,34 +127,30 @@ class UnknownColors:
     Attributes:
         found: by colour: pixels, files, the first file.
         near: the same of all colours that are nearly a class's, by its name.
-        jpegs: how many of the files are JPEGs.
+        jpeg: the same of all colours of masks that are JPEGs.
     """
 
     found: dict[Color, list[Any]] = field(default_factory=dict)
     near: dict[str, list[Any]] = field(default_factory=dict)
-    jpegs: int = 0
+    jpeg: list[Any] = field(default_factory=lambda: [0, 0, ""])
 
     def report(self, faults: Faults, where: str) -> None:
         """Says what was found, the most frequent first."""
-        reason = "their masks are JPEGs" if self.jpegs else "as after smoothing, resizing or saving as JPEG"
+        for pixels, files, first in [self.jpeg] * bool(self.jpeg[0]):
+            text = f"{pixels} pixels of {files} masks that are JPEGs have colours of no class and are void"
+            faults.add("jpeg-colours", first, f"{text}, as JPEG changes colours; export the masks as PNG")
         for name, (pixels, files, first) in sorted(self.near.items(), key=lambda item: -item[1][0]):
-            text = (
-                f'{pixels} pixels of {files} files have nearly the colour of "{name}" ({reason}) and are void'
-            )
-            faults.add("near-colour", first, f"{text}; export the masks as PNG")
+            text = f'{pixels} pixels of {files} masks have nearly the colour of "{name}" and are void'
+            fix = "as after smoothing, or after saving as JPEG; export the masks as PNG"
+            faults.add("near-colours", first, f"{text}, {fix}")
         rows = sorted(self.found.items(), key=lambda item: -item[1][0])
         for color, (pixels, files, first) in rows[:LISTED]:
-            shown = " ".join(map(str, color))
-            faults.add(
-                "unknown-colour",
-                first,
-                f"the colour {shown} is of no class; {pixels} pixels of {files} files are void",
-            )
+            text = f"the colour {' '.join(map(str, color))} is of no class"
+            faults.add("unknown-colour", first, f"{text}; {pixels} pixels of {files} masks are void")
         if rest := rows[LISTED:]:
             pixels = sum(row[0] for _, row in rest)
-            faults.add(
-                "unknown-colour", where, f"{len(rest)} more colours of {pixels} pixels are of no class"
-            )
+            text = f"{len(rest)} more colours of {pixels} pixels are of no class"
+            faults.add("unknown-colour", where, text)
 
 
 def to_numbers(
@@ -155,6 +160,7 @@ def to_numbers(
     where: str,
     *,
     void: Iterable[Color] = (),
+    jpeg: bool = False,
 ) -> NDArray[np.int32]:
     """A mask in colour as positions in the table.
 
@@ -164,6 +170,7 @@ def to_numbers(
         unknown: takes colours that are not there.
         where: the mask, for messages.
         void: colours that mean no class.
+        jpeg: whether the mask is a JPEG, so that colours that are not there mean nothing.
 
     Returns:
         H×W int32, -1 for void and unknown colours.
@@ -173,11 +180,15 @@ def to_numbers(
     starts = run_starts(flat)
     lengths = np.diff(starts, append=flat.size)
     values, inverse = np.unique(flat[starts], return_inverse=True)
-    pixels = np.bincount(inverse, lengths, len(values)).astype(np.int64).tolist()
+    counts = np.bincount(inverse, lengths, len(values)).astype(np.int64).tolist()
     numbers = np.array([known.get(v, -2) for v in values.tolist()], np.int32)
     if (numbers == -2).any():
-        strange = [(v, n) for v, n, k in zip(values.tolist(), pixels, numbers.tolist()) if k == -2]
-        _count(strange, table, unknown, where)
+        strange = [(v, n) for v, n, k in zip(values.tolist(), counts, numbers.tolist()) if k == -2]
+        if jpeg:
+            pixels, files, first = unknown.jpeg
+            unknown.jpeg = [pixels + sum(n for _, n in strange), files + 1, first or where]
+        else:
+            _count(strange, table, unknown, where)
     return np.repeat(np.maximum(numbers, -1)[inverse], lengths).reshape(colours.shape[:2])
 
 

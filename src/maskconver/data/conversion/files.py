@@ -171,6 +171,10 @@ class Files:
         """Names of all images below `root`."""
         return [n for n in self.names if _is_image(n)]
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of exactly this name below `root`."""
+        return name in self._known(self.root)
+
     def _known(self, root: Path) -> frozenset[str]:
         """The names below the source or the folder of images, links that lead out left out."""
         if root not in self._sets:

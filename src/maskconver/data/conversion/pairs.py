@@ -62,36 +62,43 @@ def pair_masks(names: list[str], faults: Faults, where: str) -> list[Pair]:
         faults: takes masks without an image or with several, and counts images without a mask.
         where: the source, for messages.
     """
-    masks: dict[tuple[tuple[str, ...], str], list[str]] = defaultdict(list)
-    images: dict[tuple[tuple[str, ...], str], list[str]] = defaultdict(list)
+    masks: list[tuple[str, tuple[str, ...]]] = []
+    images: dict[tuple[tuple[str, ...], str], list[str]] = defaultdict(
+        list
+    )  # by their own name and the bare one
     paths = [path for n in names if (path := PurePosixPath(n)).suffix.lower() in IMAGE_SUFFIXES]
     folders = {p.lower() for path in paths for p in path.parts[:-1]}
     both = {"labels", "instances"} <= folders
     for path in paths:
         parts = [p.lower() for p in path.parts[:-1]]
-        mask = is_mask(str(path))
-        if (both and "instances" in parts) or (
-            not mask and folders & IMAGE_FOLDERS and not IMAGE_FOLDERS & {*parts}
-        ):
+        if both and "instances" in parts:
             continue
-        kept = tuple(p for p in parts if p not in (MASK_FOLDERS if mask else IMAGE_FOLDERS))
-        stem = _MASK_START.sub("", _MASK_ENDING.sub("", path.stem)) if mask else path.stem
-        (masks if mask else images)[kept, _IMAGE_NAME.sub("", stem)].append(str(path))
-    pairs = []
-    for key, found in masks.items():
-        fitting = images.get(key, [])
-        if len(fitting) == 1 and len(found) == 1:
-            pairs.append(Pair(found[0], fitting[0], split_of(fitting[0]) or split_of(found[0])))
-        elif len(fitting) == 1:
-            text = f"{len(found)} masks belong to this image: {', '.join(found[:3])}"
-            faults.add("ambiguous-mask", f"{where}/{fitting[0]}", text)
+        if is_mask(str(path)):
+            masks.append((str(path), tuple(p for p in parts if p not in MASK_FOLDERS)))
+        elif not folders & IMAGE_FOLDERS or IMAGE_FOLDERS & {*parts}:
+            kept = tuple(p for p in parts if p not in IMAGE_FOLDERS)
+            for stem in {path.stem, _IMAGE_NAME.sub("", path.stem)}:
+                images[kept, stem].append(str(path))
+    of_image: dict[str, list[str]] = defaultdict(list)
+    for mask, kept in masks:
+        stem = PurePosixPath(mask).stem
+        bare = _MASK_START.sub("", _MASK_ENDING.sub("", stem))
+        stems = (stem, bare, _IMAGE_NAME.sub("", bare))
+        fitting: list[str] = next((found for s in stems if (found := images.get((kept, s)))), [])
+        if len(fitting) == 1:
+            of_image[fitting[0]].append(mask)
+        elif fitting:
+            what = f"{len(fitting)} images fit: {', '.join(fitting[:3])}"
+            faults.add("ambiguous-image", f"{where}/{mask}", what)
         else:
-            what = (
-                f"{len(fitting)} images fit: {', '.join(fitting[:3])}"
-                if fitting
-                else "there is no image for it"
-            )
-            for name in found:
-                faults.add("ambiguous-image" if fitting else "missing-image", f"{where}/{name}", what)
-    faults.note("images-without-mask", sum(len(v) for k, v in images.items() if k not in masks))
-    return sorted(pairs, key=lambda p: p.image)
+            faults.add("missing-image", f"{where}/{mask}", "there is no image for it")
+    pairs = []
+    for image, found in sorted(of_image.items()):
+        if len(found) == 1:
+            pairs.append(Pair(found[0], image, split_of(image) or split_of(found[0])))
+        else:
+            text = f"{len(found)} masks belong to this image: {', '.join(found[:3])}"
+            faults.add("ambiguous-mask", f"{where}/{image}", text)
+    every = {image for found in images.values() for image in found}
+    faults.note("images-without-mask", len(every - of_image.keys()))
+    return pairs

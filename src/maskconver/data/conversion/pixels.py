@@ -57,7 +57,7 @@ def read_colours(path: Path, where: str = "") -> NDArray[np.uint8]:
     Raises:
         DataError: it cannot be read; `kind` is `unreadable-mask`.
     """
-    return _open(path, where or str(path), colours=True)  # type: ignore[return-value]
+    return _open(path, where or str(path), colours=True)
 
 
 def numbered(keys: NDArray[np.integer]) -> tuple[NDArray[np.int32], list[int]]:

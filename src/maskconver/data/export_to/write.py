@@ -67,6 +67,7 @@ def export(
     *,
     split: str | None = None,
     images: Images = "copy",
+    image_folder: str | os.PathLike[str] | None = None,
     things_only: bool = False,
     simplify: float = 0.0,
     progress: Callable[[int], Callable[[], Any]] | None = None,
@@ -82,6 +83,7 @@ def export(
         to: `coco-instances`, `yolo-seg`, `labelme`, `cvat`, `label-studio`, `cityscapes` or `masks`.
         split: only this one; all by default.
         images: `copy` the image files, `link` them (hard links, or symbolic ones to another disk), or `none`.
+        image_folder: folder or .zip of the images, if they are not in the data set.
         things_only: leave stuff out.
         simplify: leave out corners of polygons that are no further than this from what remains, in pixels;
             0 keeps every pixel.
@@ -97,7 +99,7 @@ def export(
         OSError: `out` cannot be written; nothing is left behind.
     """
     names: list[str | None] = [split] if split else [*find_splits(data)] or [None]
-    sets = [(name, open_dataset(data, name)) for name in names]
+    sets = [(name, open_dataset(data, name, images=image_folder)) for name in names]
     categories = sets[0][1].categories
     for name, dataset in sets[1:]:
         if found := differences(categories, dataset.categories, f"{names[0]}", f"{name}"):
@@ -134,6 +136,8 @@ def writing(
     keep_stopped: bool = False,
 ) -> Iterator[tuple[Exported, Callable[[Item], None]]]:
     """Writes a folder in a format, image after image; it takes its name when the block ends well.
+
+    Without any image there is no folder.
 
     Args:
         out, to, images, simplify: as for `export`.
@@ -176,6 +180,9 @@ def writing(
                 if not keep_stopped or not done.images:
                     raise
                 stopped = True
+        if not done.images:
+            shutil.rmtree(staging)
+            return
         umask = os.umask(0)
         os.umask(umask)
         staging.chmod(0o777 & ~umask)

@@ -56,10 +56,10 @@ class Ade20k(Reader):
         """Names by class number (2020) or by the object's rank in the image (2016), and which of them."""
         stem = mask.removesuffix("_seg.png")
         where = self.files.where(f"{stem}_atr.txt")
-        if self.files.path(f"{stem}_atr.txt").is_file():
+        if self.files.has(f"{stem}_atr.txt"):
             rows = [_ROW.match(line) for line in self.files.text(f"{stem}_atr.txt").splitlines()]
             return {int(m[1]): m[3] for m in rows if m and int(m[2]) == 0}, False
-        if not self.files.path(f"{stem}.json").is_file():
+        if not self.files.has(f"{stem}.json"):
             raise DataError("is missing, it names the objects", where=where, kind="missing-names")
         try:
             objects = self.files.json(f"{stem}.json")["annotation"]["object"]

@@ -160,6 +160,9 @@ class ClassMasks(Masks):
     ) -> tuple[NDArray[np.int32], list[IdSegment], dict[int, int]]:
         """Objects of the things by their numbers, one segment for each stuff class."""
         name = "/".join("instances" if p in MASK_FOLDERS else p for p in PurePosixPath(mask).parts)
+        if not self.files.has(name):
+            what = f"there is no {name} that tells the objects apart"
+            raise DataError(what, where=where, kind="missing-objects")
         objects = read_values(self.files.path(name), self.files.where(name))
         if objects.shape != values.shape:
             raise DataError(f"{name} is of another size", where=where, kind="size-mismatch")
@@ -218,8 +221,8 @@ class ColorMasks(Masks):
 
     def _read(self, pair: Pair, where: str) -> tuple[NDArray[np.int32], list[IdSegment]]:
         path = self.files.path(pair.mask)
-        self._unknown.jpegs += is_jpeg(path)
-        numbers = to_numbers(read_colours(path, where), self._table, self._unknown, where)
+        colours = read_colours(path, where)
+        numbers = to_numbers(colours, self._table, self._unknown, where, jpeg=is_jpeg(path))
         names = {k: name for k, name in enumerate(self._table.names) if name in self._kept}
         first = {name: k for k, name in reversed(names.items())}  # a class may have several colours
         numbers = np.array([*(first.get(n, -1) for n in self._table.names), -1], np.int32)[numbers]

@@ -38,6 +38,7 @@ class Voc(Reader):
             raise DataError("no PNGs in a folder SegmentationClass", where=files.where(files.only))
         self.count = len(self.masks)
         labelmap = next((n for n in files.names if PurePosixPath(n).name == "labelmap.txt"), None)
+        self._own_colors = labelmap is not None
         if labelmap:
             self._colors = read_color_file(files.path(labelmap))
         else:
@@ -96,7 +97,7 @@ class Voc(Reader):
         keys = classes.astype(np.int64)
         objects = f"{top}SegmentationObject/{stem}.png"
         if self._by_object:
-            if not self.files.path(objects).is_file():
+            if not self.files.has(objects):
                 what = f"there is no {objects} that tells the objects apart"
                 raise DataError(what, where=where, kind="missing-objects")
             numbers = self._objects(objects)
@@ -124,6 +125,13 @@ class Voc(Reader):
     def _numbers(self, name: str, where: str) -> NDArray[np.int32]:
         """Positions in the table of colours, -1 for the border."""
         path = self.files.path(name)
+        if self._own_colors:  # palettes, too, mean their colours
+            unknown = UnknownColors()
+            values = to_numbers(
+                read_colours(path, where), self._colors, unknown, where, void=[palette_color(BORDER)]
+            )
+            if not unknown.found and not unknown.near:
+                return values
         try:
             values = read_values(path, where)
         except DataError as error:
