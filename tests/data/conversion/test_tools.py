@@ -146,6 +146,7 @@ SPOILED: dict[str, dict[str, tuple[Change, str, int]]] = {
         "empty file": (cut_off(ME, 0), "unreadable", 1),
         "a list": (in_json(ME, lambda c: [c]), "other-json", 1),
         "no shapes": (drop(ME, "shapes"), "other-json", 1),
+        "another size": (put(ME, 99, "imageWidth"), "size-mismatch", 1),
         "no image": (deleted("one.jpg"), "missing-image", 1),
         "out of the set": (put(ME, "../../../../../etc/passwd", "imagePath"), "missing-image", 1),
         "two images": (twice("one.jpg", "a/one.jpg", "b/one.jpg"), "ambiguous-image", 1),
@@ -178,6 +179,7 @@ SPOILED: dict[str, dict[str, tuple[Change, str, int]]] = {
         "cut off": (cut_off(XML), "unreadable", 1),
         "empty file": (cut_off(XML, 0), "unreadable", 1),
         "document type": (in_text(XML, "<annotation>", f"{DOCTYPE}<annotation>"), "document-type", 1),
+        "another size": (in_text(XML, "<ncols>64</ncols>", "<ncols>46</ncols>"), "size-mismatch", 1),
         "no image": (deleted("Images/scenes/one.jpg"), "missing-image", 1),
         "out of the set": (in_text(XML, "one.jpg", "../../../../etc/one.jpg"), "", 2),
         "another root": (lambda folder: (folder / XML).write_text("<a><pt>1</pt></a>"), "other-xml", 1),
@@ -209,6 +211,7 @@ SPOILED: dict[str, dict[str, tuple[Change, str, int]]] = {
         "cut off": (cut_off(CV, 0.95), "unreadable", 1),
         "empty file": (cut_off(CV, 0), "unreadable", 0),
         "document type": (in_text(CV, "<annotations>", f"{DOCTYPE}<annotations>"), "document-type", 0),
+        "another size": (in_text(CV, 'width="64"', 'width="46"'), "size-mismatch", 1),
         "no image": (deleted("images/one.jpg"), "missing-image", 1),
         "no name": (in_text(CV, 'name="one.jpg" ', ""), "missing-image", 1),
         "out of the set": (in_text(CV, "one.jpg", "../../../../etc/passwd"), "missing-image", 1),
@@ -272,6 +275,7 @@ SPOILED: dict[str, dict[str, tuple[Change, str, int]]] = {
         "id is a list": (put(LS, [1], *RESULT, 0, "id"), "", 2),
         "result is text": (put(LS, "cat", *RESULT, 0), "bad-entry", 2),
         "a task is text": (in_json(LS, lambda c: [*c, "task"]), "bad-entry", 2),
+        "another size": (put(LS, 99, *RESULT, 0, "original_width"), "size-mismatch", 1),
         "no address": (put(LS, {"text": "hello"}, 0, "data"), "missing-image", 1),
         "several images": (put(LS, {"image": ["a.jpg", "b.jpg"]}, 0, "data"), "missing-image", 1),
         "no image": (deleted("images/1a2b3c4d-one.jpg"), "missing-image", 1),
@@ -319,6 +323,7 @@ SPOILED: dict[str, dict[str, tuple[Change, str, int]]] = {
         "no objects": (drop(SLY, "objects"), "other-json", 1),
         "cut off": (cut_off(SLY), "unreadable", 1),
         "empty file": (cut_off(SLY, 0), "unreadable", 1),
+        "another size": (put(SLY, 99, "size", "width"), "size-mismatch", 1),
         "no image": (deleted("pets/img/one.jpg"), "missing-image", 1),
         "two images": (twice("pets/img/one.jpg", "a/one.jpg", "b/one.jpg"), "ambiguous-image", 1),
         "byte order mark": (encoded(SLY, "utf-8-sig"), "", 2),
@@ -519,6 +524,40 @@ def test_label_studio_joins_a_shape_with_a_label_of_the_same_region(tmp_path: Pa
     result = convert(folder, tmp_path / "out")
     assert not result.errors
     assert [c["segments"] for c in result.classes if c["isthing"]] == [4, 1]
+
+
+def test_label_studio_turns_around_the_corner_and_reads_bitmasks(tmp_path: Path) -> None:
+    folder = exports.label_studio(tmp_path / "set")
+    width, height = 100 / exports.WIDTH, 100 / exports.HEIGHT
+    turned = {"x": 20 * width, "y": 10 * height, "width": 8 * width, "height": 4 * height, "rotation": 90}
+    url = "data:image/png;base64," + base64.b64encode(exports.png(exports.filled((40, 2, 44, 9)))).decode()
+
+    def change(tasks: list[Any]) -> Any:
+        result = tasks[0]["annotations"][0]["result"]
+        size = {k: result[0][k] for k in ("original_width", "original_height")}
+        result[:] = [
+            size | {"id": "a", "type": "rectanglelabels", "value": turned | {"rectanglelabels": ["cat"]}},
+            size
+            | {"id": "b", "type": "bitmasklabels", "value": {"imageDataURL": url, "bitmasklabels": ["dog"]}},
+        ]
+        # A file of one annotation, as Label Studio stores it in a bucket.
+        return tasks[0]["annotations"][0] | {"task": {"id": 1, "data": tasks[0]["data"]}}
+
+    in_json(LS, change)(folder)
+    result = convert(folder, tmp_path / "out")
+    assert not result.errors
+    found = dict(pixels(tmp_path / "out", "1a2b3c4d-one"))
+    assert (found["cat"] == exports.filled((16, 10, 20, 18))).all()
+    assert (found["dog"] == exports.filled((40, 2, 44, 9))).all()
+
+
+def test_via_ellipses_are_turned_clockwise_by_radians(tmp_path: Path) -> None:
+    folder = exports.via(tmp_path / "set")
+    region(lambda r: r["shape_attributes"].update(theta=math.pi / 2, cx=30, cy=24), 3)(folder)
+    convert(folder, tmp_path / "out")
+    expected = exports.round_mask(30, 24, 5, 10)
+    wrong = min(int((mask ^ expected).sum()) for _, mask in pixels(tmp_path / "out", "one"))
+    assert wrong <= 4
 
 
 @pytest.mark.parametrize("seed", range(4))

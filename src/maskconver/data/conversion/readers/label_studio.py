@@ -94,7 +94,10 @@ class LabelStudio(ToolReader):
                 raise
             path = self.image(own, same_folder(name, "images"), same_folder(name))
         said = {(size(r.get("original_width")), size(r.get("original_height"))) for r in regions}
-        width, height = next((s for s in said if all(s)), (None, None))
+        sizes = [s for s in said if all(s)]
+        if len(sizes) > 1:
+            raise DataError("its regions were drawn on images of several sizes", kind="size-mismatch")
+        width, height = sizes[0] if sizes else (None, None)
         if regions and width is None and path:
             try:
                 height, width = image_size(path)
