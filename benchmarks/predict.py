@@ -56,7 +56,7 @@ class Elsewhere:
         return replace(self.answer)
 
 
-def make_pictures(folder: Path, size: tuple[int, int], count: int, source: str | None) -> list[Path]:
+def make_images(folder: Path, size: tuple[int, int], count: int, source: str | None) -> list[Path]:
     """JPEGs of (height, width), enlarged from generated cells or from the images of a folder."""
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -194,7 +194,7 @@ def main() -> None:
     sizes = ((480, 640), (3000, 4000))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = {s: make_pictures(folder / str(s[0]), s, n, args.data) for s, n in zip(sizes, args.images)}
+        made = {s: make_images(folder / str(s[0]), s, n, args.data) for s, n in zip(sizes, args.images)}
         row = table("images", "way", "images/s", "ratio", "processor s per image", *STAGES)
         notes = [print_folder(row, args, folder / str(size[0]), paths, size) for size, paths in made.items()]
         print("\nPixels whose category differs where JPEGs are read reduced:", "; ".join(notes))

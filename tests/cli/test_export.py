@@ -15,7 +15,6 @@ from maskconver.cli.main import main
 from maskconver.errors import CheckpointError
 from maskconver.export.compare import Comparison
 from maskconver.export.driver import read_images
-from maskconver.export.options import ExportOptions
 
 
 @pytest.fixture
@@ -23,8 +22,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What the command asks `export_model` for; the working directory is an empty one."""
     options: dict[str, Any] = {}
 
-    def export(model: object, path: Path, to: str, given: ExportOptions, **_: Any) -> Comparison:
-        options.update(vars(given), path=path, to=to)
+    def export(model: object, path: Path, to: str, **given: Any) -> Comparison:
+        options.update(vars(given["options"]), path=path, to=to)
         path.write_bytes(b"a model")
         return Comparison()
 

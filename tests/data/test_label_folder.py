@@ -231,6 +231,25 @@ class TestDefects:
             open_dataset(tmp_path, "train")
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_labels_may_be_tiff_files(tmp_path: Path, kind: type) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    values = np.array([[0, 1, 1], [0, 0, 255]], kind)
+    Image.fromarray(values).save(tmp_path / "labels" / "a.tif")
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    assert LabelFolder(tmp_path / "images", tmp_path / "labels", tmp_path / "classes.txt").ids(
+        0
+    ).tolist() == [
+        [1, 2, 2],
+        [1, 1, 0],
+    ]
+    assert not check_dataset(tmp_path).defects
+    Image.fromarray(np.full((2, 3), 1 << 17, np.int32)).save(tmp_path / "labels" / "a.tif")
+    assert [d.kind for d in check_dataset(tmp_path).defects] == ["broken-png"]
+
+
 def test_data_check_prints_classes_and_finds_nothing_wrong_with_sound_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,13 +21,13 @@ from maskconver.export.compare import Comparison
 from maskconver.export.options import Format
 from maskconver.inference.exported import Exported
 from maskconver.io.images import read_image
-from maskconver.models.registry import Model
+from maskconver.models.base import SegmentationModel
 from tests.conftest import SHARED
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "device.py"
 
 
-def lively(name: str, **changes: Any) -> Model:
+def lively(name: str, **changes: Any) -> SegmentationModel:
     """A model with random weights whose heads say something: their norms fit generated images."""
     torch.manual_seed(0)
     model = mc.create_model(name, **changes).eval()
@@ -43,10 +43,10 @@ def lively(name: str, **changes: Any) -> Model:
     return model.eval()
 
 
-class Models(dict[str, Model]):
+class Models(dict[str, SegmentationModel]):
     """The models that are exported, by name; made when first asked for."""
 
-    def __missing__(self, name: str) -> Model:
+    def __missing__(self, name: str) -> SegmentationModel:
         small: dict[str, Any] = {"input": {"size": (96, 128)}}
         self[name] = {
             "nuclei": lambda: mc.load("nuclei"),
@@ -91,11 +91,13 @@ def same_graph_in_all_precisions() -> Iterator[None]:
         yield
 
 
-def remembering(trace: Callable[[Format, Model, Exported], Any]) -> Callable[[Format, Model, Exported], Any]:
+def remembering(
+    trace: Callable[[Format, SegmentationModel, Exported], Any],
+) -> Callable[[Format, SegmentationModel, Exported], Any]:
     """Copies of what was traced for the same model and file."""
     traced: dict[Any, Any] = {}
 
-    def remembered(form: Format, model: Model, description: Exported) -> Any:
+    def remembered(form: Format, model: SegmentationModel, description: Exported) -> Any:
         key = form.name, model, str(replace(description, quantize="none"))
         if key not in traced:
             traced[key] = trace(form, model, description)
@@ -106,7 +108,7 @@ def remembering(trace: Callable[[Format, Model, Exported], Any]) -> Callable[[Fo
 
 @pytest.fixture(scope="session")
 def exported(
-    models: dict[str, Model],
+    models: dict[str, SegmentationModel],
     pictures: dict[str, list[NDArray[np.uint8]]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., tuple[Path, Comparison]]:

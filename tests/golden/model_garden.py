@@ -14,8 +14,8 @@ from torch import Tensor
 
 from maskconver.errors import CheckpointError
 from maskconver.models.backbones.resnet import DEPTHS
+from maskconver.models.base import SegmentationModel
 from maskconver.models.maskconver import MultiScaleConfig
-from maskconver.models.registry import Model
 
 _LEAVES = {
     "kernel": "weight",
@@ -163,7 +163,7 @@ def _own_layout(canonical: str, value: NDArray[Any]) -> NDArray[Any]:
     return value
 
 
-def import_model_garden(model: Model, variables: Mapping[str, NDArray[Any]]) -> None:
+def import_model_garden(model: SegmentationModel, variables: Mapping[str, NDArray[Any]]) -> None:
     """Loads variables of the TensorFlow reference: the mobile models, or the multi-scale R50-UNet.
 
     The reference's channels are raw category ids with 0 for void. A model with categories takes the rows of

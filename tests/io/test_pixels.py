@@ -15,7 +15,7 @@ from PIL import Image
 from maskconver.errors import ImageError
 from maskconver.inference.inputs import as_image
 from maskconver.io.images import ImageWarning, read_image
-from maskconver.io.pixels import to_8_bit
+from maskconver.io.pixels import to_bits
 
 RNG = np.random.default_rng(0)
 GREY16 = RNG.integers(0, 65536, (5, 7), np.uint16)
@@ -151,12 +151,12 @@ def test_rounding_is_to_the_nearest_value_halves_up(white: int) -> None:
     values = np.arange(65536, dtype=np.int64)
     exact = np.minimum((2 * 255 * values + white) // (2 * white), 255)
     for dtype in (np.uint16, np.int32, np.float32, ">u2"):
-        assert (to_8_bit(values.astype(dtype), float(white)) == exact).all(), dtype
+        assert (to_bits(values.astype(dtype), 8, white_level=float(white)) == exact).all(), dtype
 
 
 def test_a_large_image_is_converted_in_bands() -> None:
     values = RNG.random((600, 900), np.float32)
-    assert (to_8_bit(values) == np.floor(values.astype(float) * 255 + 0.5)).all()
+    assert (to_bits(values) == np.floor(values.astype(float) * 255 + 0.5)).all()
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -166,7 +166,7 @@ def test_colour_tiffs_of_16_bits_are_read_interleaved_and_planar(
     tmp_path: Path, order: str, planar: bool, white_level: float | None
 ) -> None:
     write_tiff16(tmp_path / "x.tif", COLOUR16, planar=planar, order=order)
-    expected = to_8_bit(COLOUR16, white_level)
+    expected = to_bits(COLOUR16, 8, white_level=white_level)
     np.testing.assert_array_equal(read_image(tmp_path / "x.tif", white_level=white_level), expected)
     with Image.open(tmp_path / "x.tif") as image:
         np.testing.assert_array_equal(as_image(image, white_level=white_level)[0], expected)
@@ -212,7 +212,7 @@ def test_a_sound_tiff_of_a_kind_that_is_not_read_is_not_called_damaged(tmp_path:
         .replace(struct.pack("<3H", 16, 16, 16), struct.pack("<3H", 64, 64, 64))
     )
     (tmp_path / "x.tif").write_bytes(data)
-    with pytest.raises(ImageError, match=r"3 × 64-bit cannot be read; save it as"):
+    with pytest.raises(ImageError, match=r"3 × 64-bit cannot be read|needs the package tifffile"):
         read_image(tmp_path / "x.tif")
 
 

@@ -95,7 +95,9 @@ def test_reassigning_the_pixels_of_rejected_proposals_alone_is_competing_again(m
     looked = []
     original = maskconver.winners_at
     monkeypatch.setattr(
-        maskconver, "winners_at", lambda *given: looked.append(len(given[0])) or original(*given)
+        maskconver,
+        "winners_at",
+        lambda *given, **more: looked.append(len(given[0])) or original(*given, **more),
     )
     for seed in range(200):
         *given, config = random_case(np.random.default_rng(seed))

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..data.check.gallery import write_gallery
 from ..data.check.run import Report, SplitReport, check_dataset, proposals_for
 from ..io.images import MAX_PIXELS
 from ..io.panoptic_rows import Defect
@@ -23,7 +24,10 @@ from .options import add_data_paths, data_paths, progress_bar
 
 def configure(parser: ArgumentParser) -> None:
     """Arguments of `maskconver data check`."""
-    parser.add_argument("data", type=str, nargs="?", help="folder of the data set")
+    parser.add_argument(
+        "data", type=str, nargs="?", help="folder of the data set, or annotations of any format to convert"
+    )
+    parser.add_argument("--from", type=str, dest="from_format", help="format of the annotations to convert")
     parser.add_argument("--split", type=str, help="check only this split; all by default")
     add_data_paths(parser)
     parser.add_argument("--max-segments", type=int, help="also report images with more segments than this")
@@ -31,6 +35,15 @@ def configure(parser: ArgumentParser) -> None:
         "--max-pixels", type=int, default=MAX_PIXELS, help="refuse images with more pixels than this"
     )
     parser.add_argument("--headers-only", action="store_true", help="do not decode the images; much faster")
+    parser.add_argument(
+        "--annotations-only", action="store_true", help="check only the JSON; open neither images nor PNGs"
+    )
+    parser.add_argument(
+        "--group",
+        type=str,
+        help="regular expression for image names: those with the same text in ( ) must be in one split",
+    )
+    parser.add_argument("--gallery", type=str, help="draw examples of the defects into this PNG or JPEG file")
     parser.add_argument(
         "--show", type=int, default=0, help="print at most this many defects of each kind; 0 prints all"
     )
@@ -51,11 +64,16 @@ def run(args: Namespace) -> int:
             args.split,
             data_paths(args),
             max_segments=args.max_segments,
+            from_format=args.from_format,
+            open_files=not args.annotations_only,
             decode=not args.headers_only,
+            group=args.group,
             max_pixels=args.max_pixels,
             workers=args.workers,
             progress=progress,
         )
+    if args.gallery:
+        write_gallery(args.gallery, report)
     if args.json:
         json.dump(report.to_json(), sys.stdout, ensure_ascii=False, indent=1)
         print()
@@ -72,12 +90,17 @@ def _print(report: Report, show: int) -> None:
         _print_figures(split, console)
     for split in report.splits:
         _print_defects(split.defects, show, console)
+    for split in report.splits:
+        _print_defects(split.notes, show, console)
     kinds = Counter(d.kind for d in report.defects)
     if kinds:
         text = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
         console.print(f"{kinds.total()} defects: {text}", style="bold red")
     else:
         console.print("no defects", style="bold green")
+    if notes := Counter(d.kind for d in report.notes):
+        text = ", ".join(f"{n} {kind}" for kind, n in notes.most_common())
+        console.print(f"{notes.total()} notes, worth a look: {text}")
 
 
 def _print_figures(split: SplitReport, console) -> None:  # type: ignore[no-untyped-def]
@@ -120,7 +143,7 @@ def _print_defects(defects: list[Defect], show: int, console) -> None:  # type: 
         by_kind[defect.kind].append(defect)
     for kind, rows in by_kind.items():
         for defect in rows[: show or None]:
-            color = "red" if defect.severity == "error" else "yellow"
+            color = {"error": "red", "warning": "yellow"}.get(defect.severity, "cyan")
             console.print(f"{defect.severity} {kind}: {defect.file}: {defect.message}", style=color)
         if show and len(rows) > show:
             console.print(f"… and {len(rows) - show} more {kind}; --show 0 lists them all")

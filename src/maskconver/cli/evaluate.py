@@ -75,6 +75,12 @@ def configure(parser: ArgumentParser) -> None:
         default=None,
         help="number of masks the network proposes per image; the model's own number by default",
     )
+    add(
+        "--white-level",
+        type=float | None,
+        default=None,
+        help="pixel value shown as white in images of more than 8 bits, e.g. 4095; by default the model's",
+    )
     add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
     add("--json", action="store_true", help="print the figures as JSON, as fractions from 0 to 1")
 
@@ -92,7 +98,7 @@ def run(args: Namespace) -> int:
     dataset = open_dataset(args.data, args.split, data_paths(args))
     settings = postprocess_settings(args)
     predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **settings)
-    dataset.channels = predictor.runtime.input.channels
+    dataset.read_for(predictor.runtime.input, args.white_level)
     dataset = as_model_sees(dataset, predictor.categories)
     if args.tune:
         with progress_bar("thresholds", len(dataset)) as advance:

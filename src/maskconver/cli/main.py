@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data synth": ("data_synth", "write a generated panoptic data set"),
     "data check": ("data_check", "list every defect of a data set"),
     "data export": ("data_export", "write a data set in the format of another tool"),
+    "data stats": ("data_stats", "show what a data set looks like, and suggest a recipe"),
 }
 
 

@@ -96,7 +96,7 @@ def configure(parser: ArgumentParser) -> None:
         "--white-level",
         type=float | None,
         default=None,
-        help="pixel value shown as white in 16-bit images, e.g. 4095 for 12-bit data",
+        help="pixel value shown as white in images of more than 8 bits, e.g. 4095; by default the model's",
     )
 
 

@@ -2,8 +2,9 @@
 
 Example: maskconver train --config start --data my_data --out runs/mine --resume auto
 
---config takes a YAML recipe, or the name of one that comes with the package. You can override every field on
-the command line; --print_config shows the result. The options --model, --loss and --training are those of the
+--config takes a YAML recipe, the name of one that comes with the package, or `auto`: then the recipe is made
+from the figures of your data, as `maskconver data stats` shows them. You can override every field on the
+command line; --print_config shows the result. The options --model, --loss and --training are those of the
 model that the recipe or --model.name names. `--data DIR` is short for `--data.data DIR`. Ctrl-C stops a run
 cleanly; --resume auto continues it.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ def configure(parser: Any) -> None:
         "maskconver train --config RECIPE --data DIR [--out DIR] [--resume auto] [any field of the recipe]"
     )
     parser.add_argument(
-        "--config", action="config", help="YAML recipe, or the name of one that comes with the package"
+        "--config",
+        action="config",
+        help="YAML recipe, the name of one that comes with the package, or auto: made from your data",
     )
     parser.add_argument(
         "--resolve", action="store_true", help="same as --print_config: print the resolved recipe and stop"
@@ -61,7 +65,7 @@ def prepare(parser: Any, argv: list[str]) -> list[str]:
             continue
         place, value, before = (i, value, f"{option}=") if equals else (i + 1, argv[i + 1], "")
         if option == "--config":
-            value, named = _recipe(value)
+            value, named = _auto(argv) if value == "auto" else _recipe(value)
             argv[place] = before + value
             name = named or name
         else:
@@ -98,6 +102,28 @@ def _recipe(name: str) -> tuple[str, str]:
     model = today.get("model")
     named = str(model.get("name") or "") if isinstance(model, dict) else ""
     return str(path) if today == recipe else json.dumps(today), named
+
+
+def _auto(argv: list[str]) -> tuple[str, str]:
+    """The recipe that `data stats` suggests for the training data of a command line, and its model."""
+    from ..data.layout import DataPaths
+    from ..data.stats import dataset_stats
+    from ..data.suggest import suggest_recipe
+    from ..errors import ConfigError
+
+    given: dict[str, str] = {}
+    for word, following in zip(argv, [*argv[1:], ""]):
+        option, equals, value = word.partition("=")
+        given[option] = value if equals else following
+    files = {f.name: given.get(f"--data.train.{f.name}") for f in dataclasses.fields(DataPaths)}
+    paths = DataPaths(**files)
+    data = given.get("--data.data")
+    if data is None and paths == DataPaths():
+        raise ConfigError("the recipe auto is made from your data: name its folder with --data DIR")
+    stats = dataset_stats(data, given.get("--data.train_split"), paths)
+    recipe, reasons = suggest_recipe(stats)
+    print("\n".join(f"auto: {reason}" for reason in reasons), file=sys.stderr)
+    return json.dumps(recipe), recipe["model"]["name"]
 
 
 def _help(config: Any, name: str) -> str:

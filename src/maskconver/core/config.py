@@ -22,11 +22,14 @@ class InputConfig:
         scale: factor applied to the image in `native` mode.
         multiple: sides of the network input are multiples of this many pixels in `native` mode.
         mean: subtracted from values scaled to 0…1, one number per channel: 3 are RGB, 1 is grey, 4 are the
-            bands of RGBA and other images of 4 channels.
+            bands of RGBA and other images of 4 channels, any other number those of a TIFF.
         std: the values are then divided by it, one number per channel.
         stretch: `percentile` first maps each image's `percentiles` to 0…1 (one range over all channels),
             for images that use a small part of their range (fluorescence microscopy).
         percentiles: low and high percentile of the stretch, in percent.
+        bits: 16 keeps what images of more than 8 bits hold; 8 rounds them.
+        white_level: the value that becomes 1 in images of more than 8 bits, e.g. 4095 for 12 bits stored in
+            16; the largest value that 16 bits can hold if None.
     """
 
     mode: Literal["fit", "native"] = "fit"
@@ -37,6 +40,8 @@ class InputConfig:
     std: tuple[float, ...] = RGB_STD
     stretch: Literal["none", "percentile"] = "none"
     percentiles: tuple[float, float] = (0.5, 99.8)
+    bits: Literal[8, 16] = 8
+    white_level: float | None = None
 
     @property
     def channels(self) -> int:

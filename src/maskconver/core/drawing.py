@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import ConfigError
 from .categories import Categories
+from .config import InputConfig
+from .preprocess import stretch
 from .segments import Runs, Segment, lookup
 
 GOLDEN = 0.618033988749895
@@ -23,7 +26,7 @@ def draw(
     segments: list[Segment],
     categories: Categories,
     *,
-    image: NDArray[np.uint8] | None = None,
+    image: NDArray[Any] | None = None,
     alpha: float = 0.45,
     borders: bool = True,
     labels: bool | None = None,
@@ -35,7 +38,8 @@ def draw(
         ids: H×W segment ids, 0 = void.
         segments: a row for every id.
         categories: the label set.
-        image: H×W×C uint8 to draw on, its first three channels or grey; black if there is none.
+        image: H×W×C to draw on, its first three channels or grey; black if there is none. uint8, or uint16,
+            which is stretched over its values.
         alpha: strength of the fill, 0…1.
         borders: draw a line around every segment.
         labels: write the category where there is room; None: if there are more than two categories.
@@ -48,6 +52,8 @@ def draw(
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
     if image.ndim == 3 and image.shape[2] != 3:
         image = image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, 2)
+    if image.dtype == np.uint16:
+        image = (stretch(image, InputConfig().percentiles) * 255 + 0.5).astype(np.uint8)
     if image.shape != (*ids.shape, 3):
         raise ConfigError(f"an image of shape {image.shape} does not lie under an id map of {ids.shape}")
     if not 0 <= alpha <= 1:

@@ -28,7 +28,7 @@ BAND_VALUES = 1 << 16
 
 
 def prepare(
-    image: NDArray[np.uint8],
+    image: NDArray[Any],
     config: InputConfig,
     *,
     whole: tuple[int, int] | None = None,
@@ -40,7 +40,7 @@ def prepare(
     normalised, and padded right and below with the mean colour, which is 0 after normalisation.
 
     Args:
-        image: H×W×C uint8, as many channels as the config has.
+        image: H×W×C uint8 or uint16, as many channels as the config has.
         config: the model's input; see `InputConfig` for the two modes.
         whole: (height, width) of the image of which `image` is a half, a quarter or an eighth (as
             `read_reduced` gives it); the geometry is then the whole image's.
@@ -84,9 +84,7 @@ def scaled_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
     return max(round(size[0] * config.scale), 1), max(round(size[1] * config.scale), 1)
 
 
-def _fill(
-    out: NDArray[Any], image: NDArray[np.uint8], rows: Taps, columns: Taps, config: InputConfig
-) -> None:
+def _fill(out: NDArray[Any], image: NDArray[Any], rows: Taps, columns: Taps, config: InputConfig) -> None:
     """Stretch, resize and normalise (or round) an image H×W×C into C×h×w, a band of rows at a time.
 
     Resizing and normalising are both linear, with weights that sum to one, so their order does not matter:
@@ -95,7 +93,8 @@ def _fill(
     """
     height, width, c = image.shape
     _, h, w = out.shape
-    low, high = _stretch_range(image, config.percentiles) if config.stretch == "percentile" else (0.0, 255.0)
+    white = white_of(image)
+    low, high = (0.0, white) if config.stretch == "none" else _stretch_range(image, config.percentiles)
     rounds = out.dtype == np.uint8
     if rounds:
         factor, summand = np.array(255 / (high - low), np.float32), np.array(0.5, np.float32)
@@ -108,9 +107,9 @@ def _fill(
     same_rows = h == height and not rows.weight.any()
     same_columns = w == width and not columns.weight.any()
 
-    def values(part: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def values(part: NDArray[Any]) -> NDArray[np.float32]:
         result = part.astype(np.float32)
-        if (low, high) != (0.0, 255.0):
+        if (low, high) != (0.0, white):
             result -= np.float32(low)
             np.clip(result, 0, np.float32(high - low), out=result)
         return result
@@ -175,38 +174,47 @@ def _multiply_add(config: InputConfig, white: float) -> tuple[NDArray[np.float32
     return (1 / (white * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
-def stretch(image: NDArray[np.uint8], percentiles: tuple[float, float]) -> NDArray[np.float32]:
+def stretch(image: NDArray[Any], percentiles: tuple[float, float]) -> NDArray[np.float32]:
     """Map an image's low and high percentile to 0 and 1 and clip: one range over all channels.
 
     An image whose percentiles coincide (a few bright spots on black) is stretched over all the values it
-    has; one of a single value is only divided by 255.
+    has; one of a single value is only divided by the largest there can be.
 
     Args:
-        image: H×W[×C] uint8.
+        image: H×W[×C] uint8 or uint16.
         percentiles: low and high, in percent.
 
     Returns:
         Same shape, float32 in 0…1.
     """
     low, high = _stretch_range(image, percentiles)
-    table = np.clip((np.arange(256) - low) / (high - low), 0, 1).astype(np.float32)
+    values = np.arange(int(white_of(image)) + 1)
+    table = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
     return table[image]
 
 
-def _stretch_range(image: NDArray[np.uint8], percentiles: tuple[float, float]) -> tuple[float, float]:
+def white_of(image: NDArray[Any]) -> float:
+    """The largest value of an image's type: 255 of bytes, 65535 of uint16."""
+    return 65535.0 if image.dtype == np.uint16 else 255.0
+
+
+def _stretch_range(image: NDArray[Any], percentiles: tuple[float, float]) -> tuple[float, float]:
     """The values that `stretch` maps to 0 and 1."""
     # Pillow counts bytes three times as fast as np.bincount, which makes 64-bit numbers of them first.
     lines = np.ascontiguousarray(image).reshape(len(image), -1)
-    counts = np.array(Image.frombuffer("L", lines.shape[::-1], lines, "raw", "L", 0, 1).histogram())
+    if image.dtype == np.uint16:
+        counts = np.bincount(lines.ravel(), minlength=65536)
+    else:
+        counts = np.array(Image.frombuffer("L", lines.shape[::-1], lines, "raw", "L", 0, 1).histogram())
     low, high = _percentiles(counts, percentiles)
     if high <= low:
         used = np.flatnonzero(counts)
         low, high = float(used[0]), float(used[-1])
-    return (low, high) if high > low else (0.0, 255.0)
+    return (low, high) if high > low else (0.0, white_of(image))
 
 
 def _percentiles(counts: NDArray[np.integer], percentiles: tuple[float, float]) -> tuple[float, float]:
-    """`np.percentile` (linear) of the values 0…255 that occur `counts` times, without sorting the pixels."""
+    """`np.percentile` (linear) of the values 0, 1, … that occur `counts` times, without sorting them."""
     cumulative = np.cumsum(counts)
     positions = np.array(percentiles) / 100 * (cumulative[-1] - 1)
     below = np.floor(positions)

@@ -32,14 +32,14 @@ class Segmentation:
         ids: H×W int32 segment ids, 0 = void.
         segments: a row for every id, highest score first where a model made them.
         categories: the label set.
-        image: H×W×3 uint8 RGB (or of the model's channels), the image itself, or None.
+        image: H×W×3 uint8 RGB (or of the model's channels and bits), the image itself, or None.
         file_name: where the image came from; "" if unknown.
     """
 
     ids: NDArray[np.int32]
     segments: list[Segment]
     categories: Categories
-    image: NDArray[np.uint8] | None = field(default=None, compare=False)
+    image: NDArray[Any] | None = field(default=None, compare=False)
     file_name: str = ""
 
     @classmethod
@@ -51,7 +51,7 @@ class Segmentation:
         labels: ArrayLike,
         segment_ids: ArrayLike | None = None,
         scores: ArrayLike | None = None,
-        image: NDArray[np.uint8] | None = None,
+        image: NDArray[Any] | None = None,
         file_name: str = "",
     ) -> Segmentation:
         """Build the rows from an id map: areas and boxes of all segments in one pass.
@@ -161,7 +161,7 @@ class Segmentation:
 
     def draw(
         self,
-        image: NDArray[np.uint8] | None = None,
+        image: NDArray[Any] | None = None,
         *,
         alpha: float = 0.45,
         borders: bool = True,

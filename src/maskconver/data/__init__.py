@@ -12,6 +12,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "check.run": ["check_dataset"],
         "conversion.run": ["convert"],
         "export_to.write": ["export"],
+        "stats": ["dataset_stats"],
+        "suggest": ["suggest_recipe"],
         "synth.write": ["synthesize"],
     },
 )

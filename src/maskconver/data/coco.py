@@ -33,7 +33,7 @@ class CocoPanoptic(PanopticDataset):
         images: folder or .zip of the images.
         panoptic_json: the COCO panoptic file.
         panoptic_pngs: folder or .zip of the PNGs; by default the one beside the JSON that has its name.
-        max_pixels, white_level, channels: as in `read_image`.
+        max_pixels, white_level, channels, bits: as in `read_image`.
 
     Attributes:
         categories: the label set of the file.
@@ -57,6 +57,7 @@ class CocoPanoptic(PanopticDataset):
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
         channels: int = 3,
+        bits: int = 8,
     ) -> None:
         self.path = Path(panoptic_json)
         if panoptic_pngs is None:
@@ -67,6 +68,7 @@ class CocoPanoptic(PanopticDataset):
         self.images = FileSource(images)
         self.pngs = FileSource(panoptic_pngs)
         self.max_pixels, self.white_level, self.channels = max_pixels, white_level, channels
+        self.bits = bits
         file = read_panoptic_json(self.path)
         self.categories = file.categories
         self.image_ids = file.image_ids

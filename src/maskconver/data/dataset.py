@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories, differences
+from ..core.config import InputConfig
 from ..core.segmentation import Segmentation
 from ..core.segments import SegmentTable
 from ..errors import DataError
@@ -25,7 +26,7 @@ class Sample:
     """One image and its annotation.
 
     Attributes:
-        image: H×W×C uint8, RGB where the model says nothing else.
+        image: H×W×C uint8 (uint16 for 16 bits), RGB where the model says nothing else.
         ids: H×W int32 segment ids, 0 = void; not necessarily contiguous.
         segments: the table behind `ids`.
         image_id: the id in the data set.
@@ -33,7 +34,7 @@ class Sample:
         info: all further keys of the image's row (`image_type`, …).
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     ids: NDArray[np.int32]
     segments: SegmentTable
     image_id: int | str = 0
@@ -70,7 +71,7 @@ class PanopticDataset(Sequence[Sample]):
         file_names: the images' names in order.
         segment_counts: (N,) int64, segments an image has at most, as far as is known without opening it.
         unannotated: how many images have no annotation and are left out.
-        max_pixels, white_level, channels: as in `read_image`.
+        max_pixels, white_level, channels, bits: as in `read_image`.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class PanopticDataset(Sequence[Sample]):
     max_pixels: int = MAX_PIXELS
     white_level: float | None = None
     channels: int = 3
+    bits: int = 8
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -127,8 +129,13 @@ class PanopticDataset(Sequence[Sample]):
     def png_path(self, index: int) -> str:
         """What messages call the annotation's PNG."""
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """The image, H×W×`channels` uint8, upright."""
+    def read_for(self, config: InputConfig, white_level: float | None = None) -> None:
+        """Reads images as a model takes them: its channels, bits and white level (or the one given)."""
+        self.channels, self.bits = config.channels, config.bits
+        self.white_level = white_level or self.white_level or config.white_level
+
+    def image(self, index: int) -> NDArray[Any]:
+        """The image, H×W×`channels` uint8 (uint16 for 16 bits), upright."""
         name = self.file_names[index]
         where = self.images.where(name)
         data = self.images.read(name)
@@ -138,6 +145,7 @@ class PanopticDataset(Sequence[Sample]):
             white_level=self.white_level,
             name=where,
             channels=self.channels,
+            bits=self.bits,
         )
 
     def image_path(self, index: int) -> str:

@@ -19,6 +19,7 @@ from ..io.sources import FileSource
 from .dataset import DataWarning, PanopticDataset, Sample
 from .layout import DataPaths
 
+LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 # What Cityscapes appends to the name of an image and to those of its labels; the training ids, which are made
 # from the others, win where both are there.
 ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds")
@@ -33,9 +34,10 @@ class LabelFolder(PanopticDataset):
 
     Args:
         images: folder or .zip of the images.
-        labels: folder or .zip of the label PNGs (8 or 16 bits, one channel or palette; value = class).
+        labels: folder or .zip of the label PNGs or TIFFs (8 or 16 bits, one channel or palette; value =
+            class).
         classes: `classes.json` or `classes.txt`, see `read_classes`.
-        max_pixels, white_level, channels: as in `read_image`.
+        max_pixels, white_level, channels, bits: as in `read_image`.
 
     Raises:
         DataError: a file or folder is missing, the classes make no sense, no image has labels.
@@ -53,10 +55,12 @@ class LabelFolder(PanopticDataset):
         max_pixels: int = MAX_PIXELS,
         white_level: float | None = None,
         channels: int = 3,
+        bits: int = 8,
     ) -> None:
         self.path = Path(classes)
         self.images, self.labels = FileSource(images), FileSource(labels)
         self.max_pixels, self.white_level, self.channels = max_pixels, white_level, channels
+        self.bits = bits
         self.classes: LabelClasses = read_classes(classes)
         self.categories = self.classes.categories
         pairs, alone, extra = pair_files(self.images, self.labels)
@@ -141,7 +145,7 @@ def pair_files(
         DataError: two files have one name.
     """
     by_stem = _by_stem(images, SUFFIXES)
-    pngs = _by_stem(labels, frozenset({".png"}))
+    pngs = _by_stem(labels, LABEL_SUFFIXES)
     pairs = [(stem, by_stem[stem], pngs[stem]) for stem in sorted(by_stem.keys() & pngs.keys())]
     alone = [by_stem[stem] for stem in sorted(by_stem.keys() - pngs.keys())]
     return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - by_stem.keys())]

@@ -18,6 +18,7 @@ def open_dataset(
     max_pixels: int = MAX_PIXELS,
     white_level: float | None = None,
     channels: int = 3,
+    bits: int = 8,
     **files: str | os.PathLike[str] | None,
 ) -> PanopticDataset:
     """Open a split of a data set by its folder; see `find_layout` for the layouts that are recognised.
@@ -26,7 +27,7 @@ def open_dataset(
         data: the folder of the data set; None when all files are given.
         split: `train`, `val`, …; may be left out where there is only one.
         paths: files that lie elsewhere.
-        max_pixels, white_level, channels: as in `read_image`.
+        max_pixels, white_level, channels, bits: as in `read_image`.
         files: fields of `DataPaths` by name: `images`, `panoptic_json`, `panoptic_pngs`, `labels`, `classes`.
 
     Returns:
@@ -40,6 +41,7 @@ def open_dataset(
 
     layout = find_layout(data, split, DataPaths.of(paths, **files))
     limits: dict[str, Any] = {"max_pixels": max_pixels, "white_level": white_level, "channels": channels}
+    limits["bits"] = bits
     if isinstance(layout, LabelLayout):
         return LabelFolder(layout.images, layout.labels, layout.classes, **limits)
     return CocoPanoptic(layout.images, layout.panoptic_json, layout.panoptic_pngs, **limits)

@@ -94,7 +94,7 @@ def compare(
     Args:
         model: the model the file was made from, on any device.
         file: the opened file.
-        images: H×W×3 uint8; generated ones if left out.
+        images: H×W×C uint8, as the model takes them; generated ones if left out.
 
     Raises:
         ExportError: the file gives NaN or infinite values, or a map and a table that do not agree.
@@ -143,10 +143,11 @@ def generated(file: Exported) -> list[NDArray[np.uint8]]:
     images, random = [], np.random.default_rng(0)
     for height, width in [file.size] * 2 if file.size else [(96, 160), (96, 160), (20, 30)]:
         y, x = np.mgrid[:height, :width] / max(height, width)
-        image = random.uniform(20, 120, 3) + random.uniform(-60, 60, 3) * (x + y)[..., None]
+        c = file.input.channels
+        image = random.uniform(20, 120, c) + random.uniform(-60, 60, c) * (x + y)[..., None]
         for _ in range(12):
             (cy, cx), (ry, rx) = random.random((2, 2)) * [[y.max(), x.max()], [0.15, 0.15]] + 0.02
-            image[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] = random.uniform(0, 255, 3)
+            image[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] = random.uniform(0, 255, c)
         noise = random.normal(0, 4, image.shape)
         images.append(np.clip(image + noise, 0, 255).astype(np.uint8))
     return images

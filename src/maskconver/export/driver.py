@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..core.config import InputConfig
 from ..core.files import atomic_path
 from ..errors import ConfigError, ExportError, first_line
 from ..inference.exported import Exported
@@ -84,7 +84,8 @@ def export_model(
     description = describe(model, options, form)
     form.require_packages(options.quantize)
     say = report or (lambda text: None)
-    calibration, images = read_images(options.calibrate), read_images(options.images)
+    calibration = read_images(options.calibrate, description.input)
+    images = read_images(options.images, description.input)
     images = images or spread(calibration, 8)
     _warn_if_slow(description)
     # Quantised maps may differ in many pixels, so those of full precision are compared first.
@@ -156,10 +157,14 @@ def spread(items: Sequence[Any], limit: int = LIMIT) -> list[Any]:
     return [items[i * len(items) // limit] for i in range(limit)] if len(items) > limit else [*items]
 
 
-def read_images(given: str | os.PathLike[str] | Sequence[Any] | None) -> list[NDArray[np.uint8]]:
-    """What an option names, as H×W×3 uint8; at most `LIMIT`."""
+def read_images(
+    given: str | os.PathLike[str] | Sequence[Any] | None, config: InputConfig
+) -> list[NDArray[Any]]:
+    """What an option names, as a model takes it; at most `LIMIT`."""
+    form: dict[str, Any] = {"channels": config.channels, "bits": config.bits}
+    form["white_level"] = config.white_level
     paths = list_images(os.fspath(given)) if isinstance(given, str | os.PathLike) else given or ()
-    return [as_image(one)[0] for one in spread(paths)]
+    return [as_image(one, **form)[0] for one in spread(paths)]
 
 
 def _replaced(options: ExportOptions, changes: dict[str, Any]) -> ExportOptions:

@@ -39,8 +39,6 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
     )
     options = replace(options, hard_sigmoid=postprocess.hard_sigmoid)
     _check_limits(model, options, form)
-    if model.config.in_channels != 3:
-        raise ConfigError(f"export takes models of RGB images, not of {model.config.in_channels} channels")
     if own.mode == "native" and size is None and not dynamic:
         raise ConfigError("the model takes images at their own size: give `dynamic` or a `size`")
     step = max(own.multiple, MULTIPLE) if dynamic else 1
@@ -91,7 +89,7 @@ class Network(nn.Module):
     def __init__(self, model: SegmentationModel, description: Exported) -> None:
         super().__init__()
         self.model, self.proposals, self.uint8 = model, description.proposals, description.uint8
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (description.input.mean, description.input.std))
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (description.input.mean, description.input.std))
         self.register_buffer("factor", 1 / (255 * std))
         self.register_buffer("summand", -mean / std)
 
@@ -126,9 +124,10 @@ def build(model: SegmentationModel, description: Exported, *, topk: TopK = opera
 def example(description: Exported) -> Tensor:
     """An image as the file takes it, all zeros; of any size that a dynamic file takes."""
     height, width = description.size or (4 * description.multiple, 5 * description.multiple)
+    channels = description.input.channels
     if description.uint8:
-        return torch.zeros(1, height, width, 3, dtype=torch.uint8)
-    return torch.zeros(1, 3, height, width)
+        return torch.zeros(1, height, width, channels, dtype=torch.uint8)
+    return torch.zeros(1, channels, height, width)
 
 
 def any_size(description: Exported) -> dict[int, Any]:

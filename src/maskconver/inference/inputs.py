@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..io.images import MAX_PIXELS, from_pillow, read_image
-from ..io.pixels import to_8_bit, with_channels
+from ..io.pixels import to_bits, with_channels
 
 
 def as_image(
-    value: Any, *, max_pixels: int = MAX_PIXELS, white_level: float | None = None, channels: int = 3
-) -> tuple[NDArray[np.uint8], str]:
-    """One image as H×W×C uint8, and its file name ("" where it has none).
+    value: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    white_level: float | None = None,
+    channels: int = 3,
+    bits: int = 8,
+) -> tuple[NDArray[Any], str]:
+    """One image as H×W×C uint8 (uint16 for 16 bits), and its file name ("" where it has none).
 
     Args:
         value: a path; a Pillow image; an array H×W, H×W×1, ×2 (grey, alpha), ×3 or ×4 (alpha dropped); a
@@ -27,12 +32,15 @@ def as_image(
         white_level: the value shown as white, for anything but uint8.
         channels: what the model takes: 3, RGB; 1, grey (colours become their luma); or another number, which
             the image then must have.
+        bits: 8, or 16 where the model keeps what deeper images hold.
 
     Raises:
         ImageError: not an image, or its values or shape are none of the above.
     """
     if isinstance(value, str | os.PathLike):
-        pixels = read_image(value, max_pixels=max_pixels, white_level=white_level, channels=channels)
+        pixels = read_image(
+            value, max_pixels=max_pixels, white_level=white_level, channels=channels, bits=bits
+        )
         return pixels, Path(value).name
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, without importing torch
         array = value.detach().cpu()
@@ -43,18 +51,20 @@ def as_image(
                     f"a tensor of shape {tuple(array.shape)}: give C×H×W with 1, 3 or 4 channels, or H×W"
                 )
             array = array.transpose(1, 2, 0)
-        return _from_array(array, white_level, channels), ""
+        return _from_array(array, white_level, channels, bits), ""
     if hasattr(value, "getbands"):  # a Pillow image
-        pixels = from_pillow(value, max_pixels=max_pixels, white_level=white_level, channels=channels)
+        pixels = from_pillow(
+            value, max_pixels=max_pixels, white_level=white_level, channels=channels, bits=bits
+        )
         return pixels, Path(getattr(value, "filename", "") or "").name
     if not isinstance(value, np.ndarray):
         raise ImageError(
             f"a {type(value).__name__} is not an image; give a path, Pillow image, array or tensor"
         )
-    return _from_array(value, white_level, channels), ""
+    return _from_array(value, white_level, channels, bits), ""
 
 
-def _from_array(array: NDArray, white_level: float | None, channels: int) -> NDArray[np.uint8]:
+def _from_array(array: NDArray, white_level: float | None, channels: int, bits: int) -> NDArray[Any]:
     shape = array.shape
     if array.ndim == 2:
         array = array[..., None]
@@ -69,6 +79,6 @@ def _from_array(array: NDArray, white_level: float | None, channels: int) -> NDA
                 f"an image of {array.shape[2]} channels, the model takes {channels}; give it all of them, "
                 "or take a model of RGB images"
             )
-        return np.ascontiguousarray(to_8_bit(array, white_level))
+        return np.ascontiguousarray(to_bits(array, bits, white_level=white_level))
     colours = array[..., : 3 if array.shape[2] > 2 else 1]
-    return np.ascontiguousarray(with_channels(to_8_bit(colours, white_level), channels))
+    return np.ascontiguousarray(with_channels(to_bits(colours, bits, white_level=white_level), channels))

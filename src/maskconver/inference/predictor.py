@@ -66,7 +66,8 @@ class Predictor:
         proposals: masks an image to ask for; the model's own number if left out.
         batch_size: how many images of a list run together, where their canvases have one size.
         max_pixels: larger files are refused.
-        white_level: the value shown as white in images of more than 8 bits, e.g. 4095.
+        white_level: the value shown as white in images of more than 8 bits, e.g. 4095; the model's own if
+            left out.
         draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the canvas needs no
             more. The answer has the size of the file all the same, but differs a little, and its `image` is
             None for such files. See docs/decisions/draft-jpeg.md.
@@ -115,7 +116,7 @@ class Predictor:
         self.algorithm, self.non_finite, self.output_side = algorithm, non_finite, output_side
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
-        self.white_level = white_level
+        self.white_level = white_level or self.runtime.input.white_level
         self.draft_jpeg = draft_jpeg
 
     @property
@@ -235,6 +236,7 @@ class Predictor:
                     max_pixels=self.max_pixels,
                     white_level=self.white_level,
                     channels=self.runtime.input.channels,
+                    bits=self.runtime.input.bits,
                 )
                 name = Path(image).name
             else:
@@ -243,6 +245,7 @@ class Predictor:
                     max_pixels=self.max_pixels,
                     white_level=self.white_level,
                     channels=self.runtime.input.channels,
+                    bits=self.runtime.input.bits,
                 )
         with timed(times, "prepare"):
             dtype = getattr(self.runtime, "dtype", np.float32)

@@ -1,4 +1,4 @@
-"""Reading images of any usual kind as H×W×3 uint8, or with the channels that are asked for."""
+"""Reading images of any usual kind as H×W×3 uint8, or with the channels and bits that are asked for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,16 @@ from ..core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER
 from ..core.files import MAX_PIXELS as MAX_PIXELS
 from ..errors import ImageError, one_line
 from .pixels import ImageWarning as ImageWarning
-from .pixels import check_white_level, to_8_bit, warn_about, with_channels
+from .pixels import check_white_level, to_bits, warn_about, with_channels
+from .tiff import MAGIC as TIFF
+from .tiff import read_bands, tiff_size
 
+Result = TypeVar("Result")
 BAND_PIXELS = 1 << 16
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SUFFIXES = IMAGE_SUFFIXES
 
-_MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"GIF8")
+_MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", *TIFF, b"BM", b"GIF8")
 _EXIF_ORIENTATION = 0x0112
 _BITS, _STRIPS, _SAMPLES, _PLANAR, _NUMBERS = 258, 273, 277, 284, 339  # tags of TIFF
 _pillow_limit = threading.Lock()
@@ -38,8 +42,9 @@ def read_image(
     white_level: float | None = None,
     name: str | None = None,
     channels: int = 3,
-) -> NDArray[np.uint8]:
-    """Read an image upright, in RGB, 8 bits a channel.
+    bits: int = 8,
+) -> NDArray[Any]:
+    """Read an image upright, in RGB, 8 bits a channel, or as the model wants it.
 
     The content decides about the format, not the name. Grey is repeated to three channels, alpha is dropped
     (not composited), CMYK and palettes become RGB, EXIF rotation is applied, the first of several frames is
@@ -51,23 +56,62 @@ def read_image(
         white_level: the value shown as white in images of more than 8 bits, e.g. 4095 for 12 bits.
         name: what messages call the image; by default its path.
         channels: 3; or 1, grey (colours become their luma); or 4, the bands of an image that has four, as
-            they are (RGBA, CMYK).
+            they are (RGBA, CMYK); or any other number, the channels of a TIFF that has as many.
+        bits: 8; or 16, which keeps what deeper files hold. Files of 8 bits are then scaled to 0…65535.
 
     Returns:
-        H×W×`channels` uint8, contiguous and writable.
+        H×W×`channels` uint8, or uint16 for 16 bits, contiguous and writable.
 
     Raises:
-        ImageError: no such file, not an image, damaged, cut off, more pixels than `max_pixels`, or no four
-            bands where they are asked for.
+        ImageError: no such file, not an image, damaged, cut off, more pixels than `max_pixels`, or another
+            number of channels than is asked for.
 
     Warns:
         ImageWarning: several frames; a 16-bit image that looks black.
     """
     name = name or _name_of(source)
     check_white_level(white_level)
-    with _opened(source, name) as image:
-        _check_size(image.size, max_pixels, name)
-        return _decode(image, white_level, name, channels)
+    kind = "this TIFF"
+    try:
+        with _opened(source, name) as image:
+            _check_size(image.size, max_pixels, name)
+            if _by_pillow(image, channels):
+                return _decode(image, white_level, name, channels, bits)
+    except ImageError as error:
+        if error.kind != "tiff":
+            raise
+        kind = error.what
+    values, turn = _beyond_pillow(source, name, kind, partial(read_bands, channels, max_pixels))
+    if values.shape[2] != channels and (channels > 3 or channels == 2 or values.shape[2] > 4):
+        raise _other_channels(values.shape[2], channels, name)
+    pixels = with_channels(to_bits(values, bits, white_level=white_level, name=name), channels)
+    return np.require(_upright(pixels, turn), requirements=["C", "W", "O"])
+
+
+def _by_pillow(image: Image.Image, channels: int) -> bool:
+    return channels in (1, 3, 4) or image.format != "TIFF"
+
+
+def _beyond_pillow(source: Any, name: str, kind: str, read: Callable[[BinaryIO, str], Result]) -> Result:
+    """What a function of `tiff` gives of a file; its own errors, and those of tifffile in one line."""
+    file = _open_file(source, name)
+    file.seek(0)
+    try:
+        return read(file, name)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # tifffile and its decoders raise almost anything
+        what = f"{kind} cannot be read ({_reason(error)})"
+        raise ImageError(what, where=name, fix="save it as grey or RGB of 8 or 16 bits") from None
+    finally:
+        if file is not source:
+            file.close()
+
+
+def _other_channels(bands: int, channels: int, name: str, mode: str = "") -> ImageError:
+    has = f"has {bands} channel{'s' * (bands > 1)}{f' ({mode})' if mode else ''}"
+    fix = f"give images of {channels} channels, or make the model with `in_channels={bands}`"
+    return ImageError(f"{has}, the model takes {channels}", where=name, fix=fix)
 
 
 def from_pillow(
@@ -76,7 +120,8 @@ def from_pillow(
     max_pixels: int = MAX_PIXELS,
     white_level: float | None = None,
     channels: int = 3,
-) -> NDArray[np.uint8]:
+    bits: int = 8,
+) -> NDArray[Any]:
     """A Pillow image as `read_image` reads its file: the same pixels, the same errors and warnings.
 
     Pillow gives colours of 16 bits as 8. An image of such a file is therefore decoded here as long as nobody
@@ -85,7 +130,7 @@ def from_pillow(
 
     Args:
         image: of any mode; it is loaded, but not changed.
-        max_pixels, white_level, channels: as in `read_image`.
+        max_pixels, white_level, channels, bits: as in `read_image`.
 
     Raises, warns:
         As `read_image`.
@@ -99,9 +144,11 @@ def from_pillow(
         file.seek(0)
         data = file.read()
         file.seek(at)
-        return read_image(data, max_pixels=max_pixels, white_level=white_level, name=name, channels=channels)
+        return read_image(
+            data, max_pixels=max_pixels, white_level=white_level, name=name, channels=channels, bits=bits
+        )
     with _reported(name):
-        return _decode(image, white_level, name, channels)
+        return _decode(image, white_level, name, channels, bits)
 
 
 def read_reduced(
@@ -112,38 +159,47 @@ def read_reduced(
     white_level: float | None = None,
     name: str | None = None,
     channels: int = 3,
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    bits: int = 8,
+) -> tuple[NDArray[Any], tuple[int, int]]:
     """Read an image; a JPEG at a half, a quarter or an eighth of its size where that is large enough.
 
     The JPEG decoder then calculates only that many pixels, each the mean of those it stands for (the last row
     and column of fewer). All other files are read as `read_image` reads them.
 
     Args:
-        source, max_pixels, white_level, name, channels: as for `read_image`.
+        source, max_pixels, white_level, name, channels, bits: as for `read_image`.
         least: from the image's (height, width) to the (height, width) it must keep.
 
     Returns:
-        h×w×`channels` uint8, and the image's own (height, width).
+        h×w×`channels` uint8 (uint16 for 16 bits), and the image's own (height, width).
 
     Raises, warns:
         As `read_image`.
     """
     name = name or _name_of(source)
     check_white_level(white_level)
-    with _opened(source, name) as image:
-        _check_size(image.size, max_pixels, name)
-        if image.format not in ("JPEG", "MPO"):
-            pixels = _decode(image, white_level, name, channels)
-            return pixels, (pixels.shape[0], pixels.shape[1])
-        width, height = image.size  # before it is turned upright
-        if _orientation(image) >= 5:
-            own = width, height
-            image.draft(None, least(own))
-        else:
-            own = height, width
-            kept_height, kept_width = least(own)
-            image.draft(None, (kept_width, kept_height))
-        return _decode(image, white_level, name, channels), own
+    try:
+        with _opened(source, name) as image:
+            _check_size(image.size, max_pixels, name)
+            if image.format in ("JPEG", "MPO"):
+                width, height = image.size  # before it is turned upright
+                turned = _orientation(image) >= 5
+                own = (width, height) if turned else (height, width)
+                kept = least(own)
+                image.draft(None, kept if turned else kept[::-1])
+                return _decode(image, white_level, name, channels, bits), own
+            if _by_pillow(image, channels):
+                pixels = _decode(image, white_level, name, channels, bits)
+                return pixels, (pixels.shape[0], pixels.shape[1])
+    except ImageError as error:
+        if error.kind != "tiff":
+            raise
+    if not isinstance(source, str | os.PathLike | bytes):
+        source.seek(0)
+    pixels = read_image(
+        source, max_pixels=max_pixels, white_level=white_level, name=name, channels=channels, bits=bits
+    )
+    return pixels, (pixels.shape[0], pixels.shape[1])
 
 
 def image_size(
@@ -154,11 +210,51 @@ def image_size(
     Raises:
         ImageError: no such file or not an image. Damage behind the header is not seen.
     """
-    with _opened(source, name or _name_of(source)) as image:
-        width, height = image.size
-        if image.format == "TIFF":  # some versions of Pillow have turned this size already
-            width, height = _tags(image)[256], _tags(image)[257]
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+    name = name or _name_of(source)
+    try:
+        with _opened(source, name) as image:
+            width, height = image.size
+            if image.format == "TIFF":  # some versions of Pillow have turned this size already
+                width, height = _tags(image)[256], _tags(image)[257]
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except ImageError as error:
+        if error.kind != "tiff":
+            raise
+        kind = error.what
+    return _beyond_pillow(source, name, kind, tiff_size)
+
+
+def image_form(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None
+) -> tuple[int, int]:
+    """Channels (alpha and palettes left out: 1, 3, or those of a TIFF) and bits of an image, from its header.
+
+    Raises:
+        ImageError: as `image_size`.
+    """
+    name = name or _name_of(source)
+    try:
+        with _opened(source, name) as image:
+            if image.format == "TIFF":
+                return _tiff_form(_tags(image))
+            deep = ";16" in _raw_mode(image) or image.mode.startswith(("I", "F"))
+            return (1 if image.mode[0] in "1LIF" else 3), 16 if deep else 8
+    except ImageError as error:
+        if error.kind != "tiff":
+            raise
+    file = _open_file(source, name)
+    file.seek(0)
+    try:
+        return _tiff_form(_first_tags(file))
+    finally:
+        if file is not source:
+            file.close()
+
+
+def _tiff_form(tags: Any) -> tuple[int, int]:
+    bands, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
+    alpha = sum(kind in (1, 2) for kind in tags.get(338, ()))
+    return (3 if tags.get(262) in (3, 5) else bands - alpha), 8 if bits <= 8 else 16
 
 
 def _name_of(source: Any) -> str:
@@ -230,9 +326,8 @@ def _identify(file: BinaryIO, name: str) -> ImageFile.ImageFile:
 
 def _unidentified(file: BinaryIO, head: bytes, name: str) -> ImageError:
     """Why a file is none that Pillow opens."""
-    if head.startswith((b"II*\x00", b"MM\x00*")) and (kind := _tiff_kind(file)):
-        what = f"a TIFF of {kind} cannot be read"
-        return ImageError(what, where=name, fix="save it as grey or RGB of 8 or 16 bits")
+    if head.startswith(TIFF) and (kind := _tiff_kind(file)):
+        return ImageError(f"a TIFF of {kind}", where=name, kind="tiff")
     if head.startswith(_MAGIC):
         return ImageError("its header is damaged or cut off", where=name, fix="copy or export it again")
     if head.startswith(LFS_POINTER):
@@ -244,17 +339,24 @@ def _unidentified(file: BinaryIO, head: bytes, name: str) -> ImageError:
 
 def _tiff_kind(file: BinaryIO) -> str:
     """`3 × 32-bit float` of a TIFF whose header is sound, else ""."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
     try:
-        tags = ImageFileDirectory_v2(file.read(8))
-        file.seek(tags.next)
-        tags.load(file)
+        tags = _first_tags(file)
         bits = tags[_BITS][0]
         numbers = {3: " float"}.get(tags.get(_NUMBERS, (1,))[0], "")
         return f"{tags.get(_SAMPLES, 1)} × {bits}-bit{numbers}" if tags[256] and tags[257] else ""
     except Exception:  # damaged in any way
         return ""
+
+
+def _first_tags(file: BinaryIO) -> Any:
+    """The tags of a TIFF's first page."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    head = file.read(8)
+    tags = ImageFileDirectory_v2(head + (file.read(8) if 43 in head[2:4] else b""))
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
 
 
 def _reason(error: Exception) -> str:
@@ -272,16 +374,12 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
         )
 
 
-def _decode(image: Image.Image, white_level: float | None, name: str, channels: int) -> NDArray[np.uint8]:
-    if channels not in (1, 3, 4):
-        raise ImageError(f"files are read with 1, 3 or 4 channels, the model takes {channels}", where=name)
+def _decode(
+    image: Image.Image, white_level: float | None, name: str, channels: int, bits: int
+) -> NDArray[Any]:
     bands = 4 if image.mode == "P" and "transparency" in image.info else len(image.getbands())
-    if channels == 4 != bands:
-        raise ImageError(
-            f"has {bands} channel{'s' * (bands > 1)} ({image.mode}), the model takes 4",
-            where=name,
-            fix="give images of 4 channels, or make the model with `in_channels=3`",
-        )
+    if channels not in (1, 3) and channels != bands:
+        raise _other_channels(bands, channels, name, image.mode)
     animated = image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False)
     if animated and not _frame(image):
         warn_about(ImageWarning("has several frames; only the first is read", where=name), 3)
@@ -290,15 +388,15 @@ def _decode(image: Image.Image, white_level: float | None, name: str, channels: 
         image.load()
     turn = _orientation(image)  # after load(): Pillow turns some TIFFs itself and then clears the entry
     if deep is not None:
-        pixels = with_channels(to_8_bit(deep, white_level, name), channels)
+        pixels = with_channels(to_bits(deep, bits, white_level=white_level, name=name), channels)
     elif image.mode.startswith("I") or image.mode == "F":
-        pixels = to_8_bit(_numbers(image), white_level, name)
+        pixels = to_bits(_numbers(image), bits, white_level=white_level, name=name)
     else:
-        pixels = _bands(image, channels)
+        pixels = to_bits(_bands(image, channels), bits)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], channels, axis=2)
     pixels = _upright(pixels, turn)
-    return np.require(pixels, np.uint8, ["C", "W", "O"])
+    return np.require(pixels, requirements=["C", "W", "O"])
 
 
 def _frame(image: Image.Image) -> int:
@@ -351,7 +449,7 @@ def _deep_colour(image: Image.Image, white_level: float | None, name: str) -> ND
         _set_raw_mode(image, "RGBA")
         image._mode = "RGBA"
         parts = np.asarray(image).astype(np.uint16)
-        return parts[..., :1] << np.uint16(8) | parts[..., 1:2]
+        return parts[..., ::2] << np.uint16(8) | parts[..., 1::2]
     if raw.partition(";")[0] not in ("RGB", "RGBA", "RGBX") or raw[-1] not in _SWAPPED:
         if white_level is not None:
             raise ImageError(
@@ -383,10 +481,8 @@ def _planes(image: ImageFile.ImageFile, name: str) -> NDArray[np.uint16]:
     """The values of a planar TIFF, H×W×C: the strips of all channels follow one another."""
     tags = _tags(image)
     if tags.get(259, 1) != 1 or _STRIPS not in tags or tags.get(262) != 2:
-        what = (
-            "16-bit colour with each channel by itself cannot be read if it is compressed, tiled or not RGB"
-        )
-        raise ImageError(what, where=name, fix="save it interleaved or uncompressed")
+        what = "16-bit colour with each channel by itself, and compressed, tiled or not RGB"
+        raise ImageError(what, where=name, kind="tiff")
     width, height, channels = tags[256], tags[257], tags[_SAMPLES]
     data = bytearray()
     assert image.fp is not None
@@ -408,9 +504,9 @@ def _bands(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     rows = max(BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
         stripe = image.crop((0, top, width, min(top + rows, height)))
-        if channels < 4:
+        if channels in (1, 3):
             stripe.info.pop("transparency", None)  # Pillow would warn that the alpha of a palette gets lost
-        if channels == 4:
+        if channels not in (1, 3):
             values = np.asarray(stripe.convert("RGBA") if stripe.mode == "P" else stripe)
         elif channels == 1 or stripe.mode in ("1", "L", "LA", "La"):
             values = np.asarray(_opaque(stripe).convert("L"))[..., None]
@@ -434,7 +530,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

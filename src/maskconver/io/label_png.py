@@ -1,4 +1,4 @@
-"""Label PNGs (value = class) and the file that names the classes."""
+"""Label PNGs and TIFFs (value = class) and the file that names the classes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _is_value(value: Any) -> bool:
 
 
 def read_label_png(data: bytes, classes: LabelClasses, name: str) -> NDArray[np.int32]:
-    """A label PNG as id map.
+    """A label PNG or TIFF as id map.
 
     Args:
         data: the file's bytes.
@@ -132,23 +132,25 @@ def read_label_png(data: bytes, classes: LabelClasses, name: str) -> NDArray[np.
 
 
 def _values(data: bytes, name: str) -> NDArray[np.integer]:
-    """The values of a grey or palette PNG, H×W."""
+    """The values of a grey or palette PNG, or of a TIFF of one channel, H×W."""
     try:
         height, width = image_size(data, name=name)
         if height * width > MAX_PIXELS:
             raise DataError(f"{width}×{height} pixels are more than {MAX_PIXELS} and are refused", where=name)
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if image.mode not in ("1", "L", "P", "I", "I;16"):
+        with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
+            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
                 raise DataError(
                     f"has {len(image.getbands())} channels ({image.mode})",
                     where=name,
                     fix="a label PNG has one, its value is the class (panoptic PNGs go with a panoptic JSON)",
                 )
-            mode, values = image.mode, np.asarray(image)
+            mode, values = image.mode if image.format == "PNG" else "", np.asarray(image)
+            if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+                raise DataError("holds values beyond 0…65535", where=name, fix="write the classes as 16 bits")
     except ImageError as error:
         raise DataError(error.what, where=name, fix=error.fix) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = f"not a sound PNG ({one_line(error)})"
+        what = f"not a sound PNG or TIFF ({one_line(error)})"
         raise DataError(what, where=name, fix="copy or write it again") from None
     depth = data[24]  # of the header: bits a value
     if mode == "L" and depth < 8:  # Pillow spreads grey of 2 and 4 bits over 0…255

@@ -1,4 +1,4 @@
-"""Numbers of any kind to 8 bits, one way for files, Pillow images, arrays and tensors; and image warnings."""
+"""Numbers of any kind to 8 or 16 bits, one way for files, arrays and tensors; and image warnings."""
 
 from __future__ import annotations
 
@@ -58,19 +58,23 @@ def check_white_level(white_level: float | None) -> None:
         raise ImageError(f"`white_level={white_level:g}` must be a number above 0")
 
 
-def to_8_bit(values: NDArray[Any], white_level: float | None = None, name: str = "") -> NDArray[np.uint8]:
-    """Brightness of any numeric type to 0…255, rounded to the nearest value, halves up.
+def to_bits(
+    values: NDArray[Any], bits: int = 8, *, white_level: float | None = None, name: str = ""
+) -> NDArray[Any]:
+    """Brightness of any numeric type to 0…255 (or 0…65535), rounded to the nearest value, halves up.
 
     What counts as white: the white level where it is given; else 1 for floats, 65535 for uint16, 255 for all
     other whole numbers. uint8 stays as it is, true becomes 255.
 
     Args:
         values: of any shape, e.g. H×W or H×W×C; bool, whole numbers or floats.
-        white_level: the value that becomes 255, above 0. Values beyond it become 255, values below 0 zero.
+        bits: of the result, 8 or 16.
+        white_level: the value that becomes white, above 0. Values beyond it become white, values below 0
+            zero. It does not apply to uint8.
         name: what messages call the image.
 
     Returns:
-        The same shape, uint8.
+        The same shape, uint8, or uint16 for 16 bits.
 
     Raises:
         ImageError: not numbers; NaN or infinite values; without `white_level` also values below 0 or above
@@ -80,37 +84,37 @@ def to_8_bit(values: NDArray[Any], white_level: float | None = None, name: str =
         ImageWarning: uint16 without `white_level` whose values fill 12 bits at most, so that it looks black.
     """
     check_white_level(white_level)
-    name = name or "the image"
+    name, top = name or "the image", np.uint16(65535) if bits == 16 else np.uint8(255)
     if values.dtype == np.uint8:
-        return values
+        return values if bits == 8 else values * np.uint16(257)
     if values.dtype == bool:
-        return values * np.uint8(255)
+        return values * top
     if values.dtype.kind not in "iuf":
         what = f"values of type {values.dtype} are no brightness"
         raise ImageError(what, where=name, fix="give uint8, uint16 or floats in 0…1")
     if not values.size:
-        return values.astype(np.uint8)
+        return values.astype(top.dtype)
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError("holds NaN or infinite values", where=name, fix="replace them first")
     white = white_level or _white(values.dtype)
     if white_level is None:
         _require_in_range(values.dtype, low, high, white, name)
-        if values.dtype.kind == "u" and values.dtype.itemsize == 2 and 0 < high <= 4095:
-            bits, level = (8, 255) if high <= 255 else (12, 4095)
+        if bits == 8 and values.dtype == np.uint16 and 0 < high <= 4095:
+            depth, level = (8, 255) if high <= 255 else (12, 4095)
             text = f"16-bit image with no value above {high:.0f}, so it looks black"
-            fix = f"if it holds {bits} bits, say `white_level={level}`"
+            fix = f"if it holds {depth} bits, say `white_level={level}`"
             warn_about(ImageWarning(text, where=name, fix=fix), 3)
     if values.dtype == np.uint16:  # a table is much faster than arithmetic on every pixel
-        return _scaled(np.arange(65536), white)[values]
+        return values if bits == 16 and white == 65535 else _scaled(np.arange(65536), white, top)[values]
     flat = values.reshape(-1)
-    out = np.empty(flat.shape, np.uint8)
+    out = np.empty(flat.shape, top.dtype)
     for start in range(0, flat.size, BAND):
-        out[start : start + BAND] = _scaled(flat[start : start + BAND], white)
+        out[start : start + BAND] = _scaled(flat[start : start + BAND], white, top)
     return out.reshape(values.shape)
 
 
-def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+def with_channels(pixels: NDArray[Any], channels: int) -> NDArray[Any]:
     """H×W×C, with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), as H×W×`channels`.
 
     To 1 and 3 channels alpha is dropped, grey repeated, colours become their luma; 4 stay as they are.
@@ -120,11 +124,12 @@ def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
     if pixels.shape[2] < 3:
         return np.broadcast_to(pixels[..., :1], (*pixels.shape[:2], channels))
     pixels = pixels[..., :3]
-    return (
-        pixels
-        if channels == 3
-        else np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
-    )
+    if channels == 3:
+        return pixels
+    if pixels.dtype == np.uint16:  # the same luma as Pillow's of 8 bits
+        luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + np.uint32(1 << 15)
+        return (luma >> 16).astype(np.uint16)[..., None]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
 
 
 def _white(dtype: np.dtype[Any]) -> float:
@@ -143,5 +148,6 @@ def _require_in_range(dtype: np.dtype[Any], low: float, high: float, white: floa
     raise ImageError(what, where=name, fix=f"say which value is white, e.g. `white_level={high:g}`{below}")
 
 
-def _scaled(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
-    return np.clip(np.floor(values.astype(np.float64) * 255.0 / white + 0.5), 0, 255).astype(np.uint8)
+def _scaled(values: NDArray[Any], white: float, top: np.unsignedinteger[Any]) -> NDArray[Any]:
+    share = values.astype(np.float64) * float(top) / white
+    return np.clip(np.floor(share + 0.5), 0, top).astype(top.dtype)

@@ -21,7 +21,7 @@ from ..data.dataset import PanopticDataset, Sample
 from ..data.layout import DataPaths
 from ..data.open import open_dataset
 from ..data.semantic import SemanticView
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..models.batch import Batch
 from .augment.example import AugmentConfig, Example, train_example
 from .targets import TargetConfig
@@ -248,15 +248,17 @@ class SegmentationData(pl.LightningDataModule):
                 "no data set given: `data.data=DIR`, or `data.train.images`, `data.train.panoptic_json`, "
                 "`data.train.panoptic_pngs` (or .labels, .classes) and the same of data.val"
             )
+        if input_config.bits == 16 and config.augment.policy:
+            raise ConfigError("autoaugment works on images of 8 bits: leave it out, or set `input.bits=8`")
         self.config, self.input, self.samples, self.seed = config, input_config, samples, seed
-        own, train = _open(config, config.train_split, config.train, input_config.channels)
+        own, train = _open(config, config.train_split, config.train, input_config)
         self.categories = train.categories
         if overfit:
             self.train: PanopticDataset | First = First(train, overfit)
             self.val: PanopticDataset | First = First(train, overfit)
             config.augment = AugmentConfig.none()
         else:
-            _, val = _open(config, config.val_split, config.val, input_config.channels, own)
+            _, val = _open(config, config.val_split, config.val, input_config, own)
             self.train = train
             self.val = First(val, config.val_images) if config.val_images else val
         if not len(self.train):
@@ -310,10 +312,15 @@ class SegmentationData(pl.LightningDataModule):
 
 
 def _open(
-    config: DataConfig, split: str, paths: DataPaths, channels: int, like: PanopticDataset | None = None
+    config: DataConfig,
+    split: str,
+    paths: DataPaths,
+    input_config: InputConfig,
+    like: PanopticDataset | None = None,
 ) -> tuple[PanopticDataset, PanopticDataset]:
     """A split, with the labels of another one, and how the model sees it."""
-    dataset = open_dataset(config.data or None, split, paths, channels=channels)
+    dataset = open_dataset(config.data or None, split, paths)
+    dataset.read_for(input_config)
     if like is not None:
         found = differences(like.categories, dataset.categories, config.train_split, split)
         if found:

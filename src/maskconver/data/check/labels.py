@@ -14,8 +14,8 @@ from ...io.panoptic_rows import Defect
 from ...io.sources import FileSource
 from ..label_folder import pair_files, segment_table
 from ..layout import LabelLayout
-from .image import ImageFinding, check_image
-from .report import SplitReport, mapped, tally
+from .image import ImageFinding, Look, check_image
+from .report import Place, SplitReport, mapped, tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +25,21 @@ class LabelChecker:
     Attributes:
         images, labels: where the files are.
         classes: what the values mean.
-        decode, max_pixels: as in `ImageChecker`.
+        look: as in `ImageChecker`.
     """
 
     images: FileSource
     labels: FileSource
     classes: LabelClasses
-    decode: bool
-    max_pixels: int
+    look: Look
 
     def __call__(self, names: tuple[str, str, str]) -> ImageFinding:
         """Check the files of one image."""
         image_id, image, png = names
-        found = ImageFinding()
-        size = check_image(
-            self.images, image, image_id, found=found, decode=self.decode, max_pixels=self.max_pixels
-        )
+        found = ImageFinding(name=image)
+        if not self.look.open_files:
+            return found
+        size = check_image(self.images, image, image_id, found=found, look=self.look)
         where = self.labels.where(png)
         try:
             ids = read_label_png(self.labels.read(png), self.classes, where)
@@ -62,8 +61,7 @@ class LabelChecker:
 
 def check_labels(
     layout: LabelLayout,
-    decode: bool,
-    max_pixels: int,
+    look: Look,
     *,
     workers: int,
     progress: Callable[[str, int], Callable[[], Any]] | None,
@@ -84,8 +82,9 @@ def check_labels(
         text = "has no image of its name; it is not used"
         report.defects.append(Defect("extra-png", labels.where(name), text, "warning"))
     advance = progress(layout.split, len(pairs)) if progress else None
-    checker = LabelChecker(images, labels, classes, decode, max_pixels)
-    with mapped(checker, pairs, workers) as findings:
+    report.images_path = str(images.path)
+    checker = LabelChecker(images, labels, classes, look)
+    with mapped(checker, pairs, workers, len(pairs)) as findings:
         tally(
             report,
             classes.categories,
@@ -93,10 +92,13 @@ def check_labels(
             max_segments=None,
             advance=advance,
         )
+    files = {pair[0]: Place(images, pair[1], labels, pair[2]) for pair in pairs}
+    report.locate = files.get
     if not pairs:
         text = f"no label PNG in {labels.path} has the name of an image in {images.path}"
         report.defects.append(Defect("no-annotation", str(layout.classes), text))
-    _check_binary(report, classes)
+    if look.open_files:
+        _check_binary(report, classes)
     return report
 
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ...core.categories import Categories
 from ...io.panoptic_rows import Defect
+from ...io.sources import FileSource
 from .image import ImageFinding
 
 Row = dict[str, Any]
@@ -22,6 +23,15 @@ Item = TypeVar("Item")
 SIZE_BINS = (1, 16, 64, 256, 1024, 4096, 16384, 65536)
 """Lower limits of the size bins, pixels."""
 PROPOSALS = (10, 20, 50, 100, 150, 200, 256, 400, 600, 800, 1000)
+
+
+class Place(NamedTuple):
+    """The files of an image; no PNG of ids where the annotation is another file."""
+
+    images: FileSource
+    image: str
+    pngs: FileSource | None = None
+    png: str = ""
 
 
 @dataclass(slots=True)
@@ -40,6 +50,12 @@ class SplitReport:
         segments_per_image: count of proposals that each annotated image asks for, by image id.
         pixels, void: pixels of all annotations, and how many of them have no class.
         defects: all of them.
+        notes: what is worth a look without being a defect.
+        images_path: where the images are.
+        forms: how many images of each kind there are.
+        looks: (image id, file, fingerprint) of each image.
+        twins: of near-duplicates the split and image id of the other one.
+        locate: from an image id to its files; None where there are none.
     """
 
     split: str
@@ -54,6 +70,12 @@ class SplitReport:
     pixels: int = 0
     void: int = 0
     defects: list[Defect] = field(default_factory=list)
+    notes: list[Defect] = field(default_factory=list)
+    images_path: str = ""
+    forms: Counter[str] = field(default_factory=Counter)
+    looks: list[tuple[int | str, str, bytes]] = field(default_factory=list)
+    twins: dict[int | str, tuple[SplitReport, int | str]] = field(default_factory=dict)
+    locate: Callable[[Any], Place | None] = field(default=lambda image_id: None, repr=False)
 
     @property
     def largest(self) -> tuple[int | str | None, int]:
@@ -79,6 +101,7 @@ class SplitReport:
             "segments_p99": float(np.percentile(counts, 99)),
             "proposals": proposals_for(most),
             "defects": [d.to_json() for d in self.defects],
+            "notes": [d.to_json() for d in self.notes],
         }
 
 
@@ -93,6 +116,11 @@ class Report:
         """Those of all splits, in order."""
         return [d for s in self.splits for d in s.defects]
 
+    @property
+    def notes(self) -> list[Defect]:
+        """Those of all splits, in order."""
+        return [d for s in self.splits for d in s.notes]
+
     def to_json(self) -> Row:
         """The whole report as plain JSON values."""
         kinds = Counter(d.kind for d in self.defects)
@@ -100,6 +128,7 @@ class Report:
             "ok": not self.defects,
             "defects": kinds.total(),
             "defects_by_kind": dict(kinds.most_common()),
+            "notes_by_kind": dict(Counter(d.kind for d in self.notes).most_common()),
             "splits": [s.to_json() for s in self.splits],
         }
 
@@ -107,6 +136,65 @@ class Report:
 def proposals_for(segments: int) -> int:
     """The usual number of proposals that is enough for an image with so many segments (at most 1000)."""
     return next((n for n in PROPOSALS if n >= segments), PROPOSALS[-1])
+
+
+class Tally:
+    """Adds what was found about each image to a report: defects, class counts, sizes, segments an image.
+
+    Args:
+        report: is filled, its figures by `finish`.
+        categories: the label set; segments of other categories are not counted by class.
+        max_segments: images with more segments are reported.
+    """
+
+    def __init__(self, report: SplitReport, categories: Categories, max_segments: int | None) -> None:
+        self.report, self.categories, self.max_segments = report, categories, max_segments
+        self.segments, self.images, self.pixels = Counter[int](), Counter[int](), Counter[int]()
+        self.bins = np.zeros((2, len(SIZE_BINS)), np.int64)
+        self.thing_ids = {c.id for c in categories if c.is_thing}
+
+    def add(self, image_id: int | str, found: ImageFinding) -> None:
+        """One image."""
+        report = self.report
+        report.defects += found.defects
+        report.notes += found.notes
+        report.looks.append((image_id, found.name, found.fingerprint))
+        if found.form:
+            report.forms[found.form] += 1
+        report.pixels += found.pixels
+        report.void += found.void
+        things = {s[0] for s in found.segments} & self.thing_ids
+        for category, area, crowd in found.segments:
+            self.segments[category] += 1
+            self.pixels[category] += area
+            report.crowds += crowd
+            if area:
+                self.bins[0 if category in things else 1, bisect_right(SIZE_BINS, area) - 1] += 1
+        self.images.update({s[0] for s in found.segments})
+        stuff = {s[0] for s in found.segments} - things
+        asked = sum(s[0] in things and not s[2] for s in found.segments) + len(stuff)
+        report.segments_per_image[image_id] = asked
+        if self.max_segments is not None and asked > self.max_segments:
+            text = f"image {image_id} has {asked} segments, more than {self.max_segments}"
+            report.defects.append(
+                Defect("too-many-segments", report.panoptic_json, text, "warning", image_id)
+            )
+
+    def finish(self) -> None:
+        """Puts the figures into the report."""
+        self.report.segments = self.segments.total()
+        self.report.size_bins = [(low, int(t), int(s)) for low, t, s in zip(SIZE_BINS, *self.bins)]
+        self.report.classes = [
+            {
+                "id": c.id,
+                "name": c.name,
+                "isthing": int(c.is_thing),
+                "segments": self.segments[c.id],
+                "images": self.images[c.id],
+                "pixels": self.pixels[c.id],
+            }
+            for c in self.categories
+        ]
 
 
 def tally(
@@ -117,62 +205,22 @@ def tally(
     max_segments: int | None,
     advance: Callable[[], Any] | None,
 ) -> None:
-    """Adds what was found about each image to a report: defects, class counts, sizes, segments an image.
-
-    Args:
-        report: is filled.
-        categories: the label set; segments of other categories are not counted by class.
-        findings: (image id, finding) of every image.
-        max_segments: images with more segments are reported.
-        advance: called after each image.
-    """
-    segments, in_images, pixels = Counter[int](), Counter[int](), Counter[int]()
-    bins = np.zeros((2, len(SIZE_BINS)), np.int64)
-    thing_ids = {c.id for c in categories if c.is_thing}
+    """What was found about all images of a split, as `Tally` adds it; `advance` is called after each."""
+    sums = Tally(report, categories, max_segments)
     for image_id, found in findings:
-        report.defects += found.defects
-        report.pixels += found.pixels
-        report.void += found.void
-        things = {s[0] for s in found.segments} & thing_ids
-        for category, area, crowd in found.segments:
-            segments[category] += 1
-            pixels[category] += area
-            report.crowds += crowd
-            if area:
-                bins[0 if category in things else 1, bisect_right(SIZE_BINS, area) - 1] += 1
-        in_images.update({s[0] for s in found.segments})
-        stuff = {s[0] for s in found.segments} - things
-        asked = sum(s[0] in things and not s[2] for s in found.segments) + len(stuff)
-        report.segments_per_image[image_id] = asked
-        if max_segments is not None and asked > max_segments:
-            text = f"image {image_id} has {asked} segments, more than {max_segments}"
-            report.defects.append(
-                Defect("too-many-segments", report.panoptic_json, text, "warning", image_id)
-            )
+        sums.add(image_id, found)
         if advance:
             advance()
-    report.segments = segments.total()
-    report.size_bins = [(low, int(t), int(s)) for low, t, s in zip(SIZE_BINS, *bins)]
-    report.classes = [
-        {
-            "id": c.id,
-            "name": c.name,
-            "isthing": int(c.is_thing),
-            "segments": segments[c.id],
-            "images": in_images[c.id],
-            "pixels": pixels[c.id],
-        }
-        for c in categories
-    ]
+    sums.finish()
 
 
 @contextmanager
 def mapped(
-    checker: Callable[[Item], ImageFinding], items: list[Item], workers: int
+    checker: Callable[[Item], ImageFinding], items: Iterable[Item], workers: int, count: int
 ) -> Iterator[Iterator[ImageFinding]]:
     """The findings in order, from this process or from several."""
-    if workers <= 1 or len(items) < 2:
+    if workers <= 1 or count < 2:
         yield map(checker, items)
     else:
         with get_context("spawn").Pool(workers) as pool:
-            yield pool.imap(checker, items, chunksize=max(1, min(32, len(items) // (4 * workers))))
+            yield pool.imap(checker, items, chunksize=max(1, min(32, count // (4 * workers))))

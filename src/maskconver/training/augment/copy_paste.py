@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ...core.segments import SegmentTable
 from ...data.dataset import Sample
@@ -71,11 +71,11 @@ def copy_paste(
         config: the choices.
         flip: probability of each image's own horizontal flip.
         rng: where all draws come from.
-        fill: (C,) values 0…255 of what no image covers.
+        fill: (C,) values, as the image has them, of what no image covers.
 
     Returns:
-        The sample at the canvas's size: the image uint8, the areas 0 for "not stated"; ids are 0 on void
-        and -1 on what counts as padding.
+        The sample at the canvas's size: the image of the type of `base`, the areas 0 for "not stated"; ids
+        are 0 on void and -1 on what counts as padding.
     """
     place = _place(rng) if config.place == "both_random" else (0.0, 0.0)
     first = _on_canvas(base, canvas, config.scale, flip, place, rng, fill)
@@ -86,7 +86,7 @@ def copy_paste(
     if config.stuff_drop:
         stuff = pasted.segments.ids[chosen & ~is_thing[pasted.segments.labels]]
         where &= ~np.isin(second.ids, stuff) | (rng.random(where.shape) > config.stuff_drop)
-    result = paste(first, second, where)
+    result = paste(first, second, where, dtype=base.image.dtype)
     if config.padding == "void":
         np.maximum(result.ids, 0, out=result.ids)
     return result
@@ -113,16 +113,17 @@ def _place(rng: np.random.Generator) -> tuple[float, float]:
     return float(rng.random()), float(rng.random())
 
 
-def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_]) -> Sample:
+def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_], *, dtype: DTypeLike = np.uint8) -> Sample:
     """The base with the pixels of `where` from the second sample, its ids raised by the base's largest + 1.
 
     Args:
         base, pasted: images H×W×C of any real type, of one size.
         where: H×W bool; true on pixels of segments to be pasted.
+        dtype: of the result's image.
     """
     shift = int(base.ids.max(initial=0)) + 1
     ids = np.where(where, pasted.ids + np.int32(shift), base.ids)
-    image = base.image.astype(np.uint8)
+    image = base.image.astype(dtype)
     np.copyto(image, pasted.image, where=where[..., None], casting="unsafe")
     a, b = base.segments, pasted.segments
     table = SegmentTable(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.config import InputConfig
-from ...core.preprocess import normalize, stretch
+from ...core.preprocess import normalize, stretch, white_of
 from ...data.dataset import Sample
 from ...errors import ConfigError
 from ..targets import ImageTargets, TargetConfig, assign_targets
@@ -85,7 +85,7 @@ def train_example(
     """Varies a sample and computes its targets on the training canvas.
 
     The order is the reference's: copy-paste, flips, AutoAugment on the whole uint8 image, resize and crop,
-    then what the reference does not have (colour jitter), normalisation.
+    then what the reference does not have (colour jitter), normalisation. AutoAugment takes 8 bits alone.
 
     Args:
         sample: from a reader.
@@ -102,7 +102,7 @@ def train_example(
             canvas_size = augment.crop
         paste, fill = augment.copy_paste, 0.0
         if paste.padding == "ignore":
-            fill = np.array(input_config.mean, np.float32) * 255  # type: ignore[assignment]
+            fill = np.array(input_config.mean, np.float32) * white_of(sample.image)  # type: ignore[assignment]
         if paste.autoaugment_each:
             sample, partner = (
                 replace(one, image=auto_augment(one.image, augment.policy, rng)) for one in (sample, partner)
@@ -132,7 +132,7 @@ def train_example(
     geometry = _draw_geometry(ids.shape, input_config, augment, rng)
     crop = crop_image(values, geometry)
     if input_config.stretch == "none":
-        crop /= 255
+        crop /= white_of(sample.image)
     if augment.color != ColorConfig():
         crop = jitter_color(crop, augment.color, rng)
     (height, width), (h, w) = geometry.crop, geometry.covered
