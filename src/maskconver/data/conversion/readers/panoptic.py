@@ -178,7 +178,6 @@ def _has_two_channels(files: Files, name: str) -> bool:
         with Image.open(files.path(name)) as image:
             if image.mode not in ("RGB", "RGBA"):
                 return False
-            low, high = image.getextrema()[2]
-            return low == high == 0
+            return not np.asarray(image)[..., 2].any()
     except (OSError, SyntaxError, ValueError):
         return False
