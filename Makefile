@@ -23,7 +23,7 @@ CORE_ROOMS := $(addprefix tests/,core io data merge metrics inference cli)
 CORE_TESTS := tests/test_core_without_torch.py tests/test_layout.py tests/test_docs.py $(CORE_ROOMS) \
 	$(addprefix tests/golden/,test_merge.py test_preprocess.py test_pq.py)
 
-.PHONY: help setup demo test test-slow test-core test-lowest test-newer wheel golden lint format bench docs clean
+.PHONY: help setup demo test test-slow test-core test-lowest test-newer test-web wheel golden lint format bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "installing torch, then maskconver with its extras (a few minutes the first time)"
 	@$(BIN)/python $(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,export,dev]'
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,export,serve,dev]'
 	@touch $@
 
 demo: $(READY)  ## segment generated cells with the shipped model; prints where the images are
@@ -45,10 +45,13 @@ demo: $(READY)  ## segment generated cells with the shipped model; prints where 
 	@echo "look at: $(CURDIR)/demo_out/overlays/cells_00001.png"
 
 test: $(READY)  ## the tests, without the long ones (at most 12 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow and not web"
 
 test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+test-web: $(READY)  ## the pages in a real browser (needs Chromium; skipped where there is none)
+	@$(BIN)/python -m pytest -m web -rs
 
 golden: $(READY)  ## the numbers of the reference implementations
 	@$(BIN)/python -m pytest tests/golden
@@ -59,7 +62,7 @@ test-core: $(CORE_READY)  ## the core's tests, in an environment without PyTorch
 	@rm -f $(CORE_VENV)/nuclei.tflite
 	@[ ! -x $(BIN)/maskconver ] || $(BIN)/maskconver export nuclei --to litert --size 128 160 --out $(CORE_VENV)/nuclei.tflite
 	@MASKCONVER_TFLITE=$$(ls $(CORE_VENV)/nuclei.tflite 2>/dev/null) \
-		$(CORE_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(CORE_TESTS)
+		$(CORE_VENV)/bin/python -m pytest -m "not slow and not web" -p no:cacheprovider $(CORE_TESTS)
 
 # Only what the lowest versions may break: no files of other runtimes, no documentation.
 test-lowest:  ## the core's tests with the lowest versions that are allowed
@@ -67,7 +70,7 @@ test-lowest:  ## the core's tests with the lowest versions that are allowed
 	@rm -rf build
 	@$(LOWEST_VENV)/bin/python $(PIP) -c constraints-lowest.txt pytest hypothesis '.[onnx]'
 	@$(LOWEST_VENV)/bin/python $(PIP) --force-reinstall --no-deps .
-	@$(LOWEST_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
+	@$(LOWEST_VENV)/bin/python -m pytest -m "not slow and not web" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
 
 test-newer:  ## the core's tests with Python 3.13 or 3.12, where there is one
 	@if [ -z "$(NEWER)" ]; then echo "no Python 3.12 or 3.13 found: left out"; exit 0; fi; \

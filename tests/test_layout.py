@@ -26,6 +26,8 @@ ORDER = (
     "metrics",
     "models",
     "inference",
+    "analysis",
+    "serve",
     "training",
 )
 ORDER += ("export", "cli")

@@ -1,5 +1,6 @@
 """`maskconver predict`: files in, panoptic files and overlays out, one bad image never stops the others."""
 
+import csv
 import json
 import threading
 
@@ -385,3 +386,57 @@ def test_a_disk_that_fills_up_later_ends_the_run_in_one_line_without_a_json(fold
     err = capsys.readouterr().err
     assert "No space left on device" in err and err.count("\n") == 1
     assert [p.name for p in (folder / "out").iterdir()] == ["panoptic"]
+
+
+def test_tables_and_polygons_are_written_beside_the_masks(folder, capsys):
+    options = ["--table", "out/cells.csv", "--geojson", "--intensity", "--pixel-size", "0.5"]
+    assert main(["predict", "fake", "in", "--out", "out", *options]) == 0
+    with (folder / "out" / "cells.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    written = [s for row in read(folder / "out")["annotations"] for s in row["segments_info"]]
+    assert [(int(r["id"]), int(r["area"])) for r in rows] == [(s["id"], s["area"]) for s in written]
+    assert [r["image"] for r in rows] == ["a.png", "a.png", "b.jpg", "b.jpg"]
+    assert float(rows[0]["area_physical"]) == int(rows[0]["area"]) / 4
+    assert float(rows[0]["mean_intensity"]) > 200 > 50 > float(rows[1]["mean_intensity"])
+    features = json.loads((folder / "out" / "geojson" / "a.geojson").read_text(encoding="utf-8"))["features"]
+    assert [f["properties"]["classification"]["name"] for f in features] == ["cell", "ground"]
+    assert "polygons: out/geojson" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options", [["--intensity"], ["--pixel-size", "2"], ["--table", "t.csv", "--pixel-size", "-1"]]
+)
+def test_options_of_a_table_that_mean_nothing_are_refused(folder, options, capsys):
+    assert main(["predict", "fake", "in", *options]) == 2
+    assert options[-2 if len(options) > 1 else 0] in capsys.readouterr().err
+
+
+def test_images_of_one_name_keep_their_folders_and_get_the_ids_of_their_own(folder):
+    rows = []
+    for number, town in enumerate(("aachen", "bonn"), 5):
+        (folder / "in" / town).mkdir()
+        Image.fromarray(picture(40, 30)).save(folder / "in" / town / "0.png")
+        rows.append({"id": number, "file_name": f"{town}/0.png", "height": 40, "width": 30})
+    truth = {"images": rows, "annotations": [], "categories": CATEGORIES.to_json()}
+    (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    paths = ["in/aachen", "in/bonn"]
+    assert main(["predict", "fake", *paths, "--out", "out", "--ids-from", "truth.json"]) == 0
+    assert [i["id"] for i in read(folder / "out")["images"]] == [5, 6]
+    (folder / "in" / "a.png").unlink()
+    (folder / "in" / "b.jpg").unlink()
+    assert main(["predict", "fake", "in", "--out", "all", "--ids-from", "truth.json"]) == 0
+    content = read(folder / "all")
+    assert {i["id"]: i["file_name"] for i in content["images"]} == {5: "aachen/0.png", 6: "bonn/0.png"}
+    assert len({a["file_name"] for a in content["annotations"]}) == 2
+
+
+def test_images_that_cannot_be_told_apart_get_no_ids(folder, capsys):
+    for town in ("aachen", "bonn"):
+        (folder / "in" / town).mkdir()
+        Image.fromarray(picture(40, 30)).save(folder / "in" / town / "0.png")
+    rows = [{"id": 1, "file_name": "0.png", "height": 40, "width": 30}]
+    truth = {"images": rows, "annotations": [], "categories": CATEGORIES.to_json()}
+    (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    words = ["in/aachen", "in/bonn", "--out", "out", "--ids-from", "truth.json"]
+    assert main(["predict", "fake", *words]) == 2
+    assert "same id" in capsys.readouterr().err

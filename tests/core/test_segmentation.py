@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +237,13 @@ def test_stuff_leaves_the_line_to_a_thing_on_either_side():
     plain, lined = (np.asarray(seg.draw(borders=b, labels=False)) for b in (False, True))
     changed = (plain != lined).any(-1)
     assert changed[:, [10, 19]].all() and changed.sum() == 40
+
+
+def test_saving_never_writes_over_another_result_unless_its_name_is_given(tmp_path: Path) -> None:
+    one = Segmentation.from_ids(np.ones((2, 3), np.int32), CATEGORIES, labels=[0])
+    paths = [one.save(tmp_path) for _ in range(3)]
+    assert [p.stem for p in paths] == ["segmentation", "segmentation_2", "segmentation_3"]
+    for path in paths:
+        row = json.loads(path.read_text(encoding="utf-8"))["annotations"][0]
+        assert (tmp_path / row["file_name"]).is_file()
+    assert one.save(tmp_path, "mine") == one.save(tmp_path, "mine") == tmp_path / "mine.json"

@@ -43,13 +43,20 @@ def lively(name: str, **changes: Any) -> SegmentationModel:
     return model.eval()
 
 
+def nuclei() -> SegmentationModel:
+    """The bundled model with a network input of one size."""
+    model = mc.load("nuclei")
+    model.config.input = replace(model.input, mode="fit", size=(512, 512))
+    return model
+
+
 class Models(dict[str, SegmentationModel]):
     """The models that are exported, by name; made when first asked for."""
 
     def __missing__(self, name: str) -> SegmentationModel:
         small: dict[str, Any] = {"input": {"size": (96, 128)}}
         self[name] = {
-            "nuclei": lambda: mc.load("nuclei"),
+            "nuclei": nuclei,
             "mobile": lambda: lively("maskconver_mobile_256", **small),
             "mobile 256": lambda: lively("maskconver_mobile_256"),
             "mobile semantic": lambda: lively(

@@ -54,12 +54,14 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
         reassign=bool(random.integers(2)),
         hard_sigmoid=bool(random.integers(2)),
         maskness=float(random.choice([0, 1, 2])),
+        fill_label=[None, 1, 3][seed % 3],
     )
     expected = postprocess(
         Proposals(scores, labels, masks), config, FIVE, output_size=size, algorithm="reference"
     )[0]
     ids, segments, of_segments = PanopticMerge(config, FIVE, (h, w), size)(scores, labels, masks)
     np.testing.assert_array_equal(ids[0], expected.ids)
+    n += config.fill_label is not None
     rows = [(s.id, s.label, s.area) for s in expected] + [(0, -1, 0)] * (n - len(expected))
     assert [tuple(row) for row in segments[0].tolist()] == rows
     assert of_segments[0].tolist() == pytest.approx([s.score for s in expected] + [0] * (n - len(expected)))

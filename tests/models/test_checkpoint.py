@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from maskconver import Categories, Category, load, save
+from maskconver import Categories, Category, Predictor, load, save
 from maskconver.errors import CheckpointError
 from maskconver.models import create_model
-from maskconver.models.checkpoint import init_from, read_metadata, read_state
+from maskconver.models.checkpoint import find, init_from, read_metadata, read_state
 from maskconver.models.maskconver import MaskConver
 
 
@@ -193,3 +193,21 @@ def test_a_loaded_model_outlives_its_file(tmp_path: Path) -> None:
     loaded = load(path)
     path.write_bytes(b"x")
     assert torch.equal(loaded.mlp.fc1.weight, model.mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "model.tflite", "model.pt2"])
+def test_a_pointer_of_git_lfs_is_told_as_such(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        Predictor(path)
+
+
+def test_a_run_without_a_best_model_is_used_by_its_last_one(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"before its first validation.*--resume auto"):
+        load(tmp_path)
+    save(small("a"), tmp_path / "last.safetensors")
+    assert find(tmp_path).name == "last.safetensors"
+    save(small("a"), tmp_path / "best.safetensors")
+    assert find(tmp_path).name == "best.safetensors"

@@ -298,3 +298,59 @@ def test_the_files_of_a_split_may_lie_anywhere(cells: Path, tmp_path: Path) -> N
 def test_without_data_the_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([w for w in tiny(tmp_path, tmp_path / "out") if "--data=" not in w]) == 2
     assert "no data set given: --data DIR, or --data.train.images" in capsys.readouterr().err
+
+
+def test_a_run_is_not_written_over(unbroken: Path, cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (unbroken / "last.ckpt").read_bytes()
+    assert main(tiny(cells, unbroken)) == 2
+    said = capsys.readouterr().err
+    assert "has a run already" in said and "--overwrite true" in said and said.count("\n") == 1
+    assert (unbroken / "last.ckpt").read_bytes() == before
+
+
+def test_a_resumed_run_takes_the_rate_and_decay_it_is_given(cells: Path, tmp_path: Path) -> None:
+    flat = ("--schedule.kind=constant", "--schedule.warmup=0", "--optim.lr_scaling=none")
+    assert main(tiny(cells, tmp_path, *flat, "--steps=1")) == 0
+    new = ("--optim.lr=1e-5", "--optim.weight_decay=0.5")
+    assert main(tiny(cells, tmp_path, *flat, "--steps=2", *new, "--resume=auto")) == 0
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    groups = state["optimizer_states"][0]["param_groups"]
+    assert [g["lr"] for g in groups] == pytest.approx([1e-5] * len(groups))
+    assert max(g["weight_decay"] for g in groups) == 0.5
+
+
+def test_resuming_with_another_optimizer_is_refused_in_one_line(
+    unbroken: Path, cells: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tiny(cells, unbroken, "--optim.name=sgd", "--steps=9", "--resume=auto")) == 2
+    said = capsys.readouterr().err
+    assert "another optimizer" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--seed=-1",
+        "--data.batch_size=0",
+        "--data.workers=-1",
+        "--val-every=0",
+        "--checkpoint-every=0",
+        "--accumulate=0",
+        "--model.proposals=0",
+        "--devices=0",
+        "--steps=0",
+        "--ema=1.5",
+        "--overfit=0",
+        "--data.val_images=0",
+        "--log-images=-1",
+        "--optim.lr=nan",
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_before_the_data_are_read(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run"), option]) == 2
+    said = capsys.readouterr().err
+    name = option.partition("=")[0].strip("-").replace("-", "_").rpartition(".")[2]
+    assert name in said.replace("-", "_") and said.count("\n") == 1 and "Traceback" not in said
+    assert not (tmp_path / "run").exists()

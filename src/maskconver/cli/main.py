@@ -20,7 +20,9 @@ from .options import shown, use_options
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train or fine-tune a model on your own images"),
     "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
+    "analyze": ("analyze", "where a model loses panoptic quality, as a page to look at"),
     "predict": ("predict", "segment images, folders or globs"),
+    "serve": ("serve", "a page and an HTTP interface for a model"),
     "export": ("export", "write a model as a file for another runtime"),
     "pq": ("pq", "panoptic quality of one COCO panoptic file against another"),
     "import-weights": ("import_weights", "turn published weights into a model file"),
@@ -127,6 +129,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 _EXTRA_OF = dict.fromkeys(("torch", "torchvision", "timm", "lightning", "scipy", "tensorboard"), "train") | {
+    "uvicorn": "serve",
+    "starlette": "serve",
     "hotcoco": "ap",
     "onnx": "export",
     "onnxscript": "export",

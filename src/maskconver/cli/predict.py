@@ -1,8 +1,9 @@
 """Segment images, folders or glob patterns.
 
 Writes COCO panoptic files: `panoptic.json`, and one PNG per image in `panoptic/`. With --overlay it also
-draws the segments over each image (`overlays/`); with --labels it also writes PNGs of classes (`labels/`). If
-an image cannot be read, the others are still processed.
+draws the segments over each image (`overlays/`), with --labels it writes PNGs of classes (`labels/`), with
+--geojson polygons for QuPath (`geojson/`), and with --table a CSV file of measurements. If an image cannot be
+read, the others are still processed.
 
 Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 """
@@ -10,6 +11,8 @@ Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import tempfile
 import time
@@ -17,8 +20,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..core.files import atomic_path
@@ -27,7 +31,7 @@ from ..errors import ConfigError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.panoptic_json import read_panoptic_json
-from ..io.results import label_writer, panoptic_writer
+from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson
 from ..io.sources import list_images
 from .options import (
     add_postprocess_options,
@@ -64,7 +68,16 @@ def configure(parser: ArgumentParser) -> None:
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
     add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
-    add("--no-masks", action="store_true", help="write no panoptic files, only overlays and labels")
+    add("--geojson", action="store_true", help="also write the segments as polygons, as QuPath reads them")
+    add("--table", type=str | None, default=None, help="also write a CSV file with a row for each segment")
+    add("--intensity", action="store_true", help="add each segment's mean brightness (0 to 255) to the table")
+    add(
+        "--pixel-size",
+        type=float | None,
+        default=None,
+        help="side of a pixel, e.g. in micrometres; adds areas and positions in that unit",
+    )
+    add("--no-masks", action="store_true", help="write no panoptic files, only the other results")
     add(
         "--to",
         choices=FORMATS,
@@ -102,24 +115,32 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
-    if args.no_masks and not (args.overlay or args.labels or args.to):
-        raise ConfigError("--no-masks leaves nothing to write; add --overlay or --labels")
+    if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table or args.to):
+        raise ConfigError("--no-masks leaves nothing to write; add --overlay, --labels, --geojson or --table")
     if args.to and args.output_side:
         raise ConfigError("--to writes results of the size of the image; leave --output-side out")
-    if args.draft_jpeg and args.overlay:
+    if args.draft_jpeg and (args.overlay or args.intensity):
         raise ConfigError(
-            "--overlay draws on the full-size image, which --draft-jpeg does not read; use one of the two"
+            f"--{'overlay' if args.overlay else 'intensity'} needs the full-size image, which --draft-jpeg "
+            "does not read; use one of the two"
         )
+    if args.intensity and not args.table:
+        raise ConfigError("--intensity is a column of the table; add --table FILE.csv")
+    if args.pixel_size is not None and not (0 < args.pixel_size < math.inf and (args.table or args.geojson)):
+        raise ConfigError("--pixel-size is a length above 0, for --table or --geojson")
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     out = Path(args.out)
     paths, failures = _inputs(args.paths, out)
-    image_ids = _image_ids(args.ids_from, paths)
+    names = _names(paths, args.paths)
+    image_ids = _image_ids(args.ids_from, names)
     _require_writable(out)
     predictor = _predictor(args)
     done = Done()
     start = time.perf_counter()
-    stream = predictor.stream(paths, keep_images=args.overlay, threads=args.threads, seconds=done.seconds)
+    stream = predictor.stream(
+        paths, keep_images=args.overlay or args.intensity, threads=args.threads, seconds=done.seconds
+    )
     with (
         _warnings_in(done.warned),
         progress_bar("", len(paths)) as advance,
@@ -133,7 +154,7 @@ def run(args: Namespace) -> int:
                     raise MaskconverError(": ".join(failures[0])) from answer
             else:
                 with timed(done.seconds, "waiting"):
-                    write(answer, stem, path)
+                    write(replace(answer, file_name=names[path]), stem, path)
                 done.images += 1
                 done.segments.update(s.category for s in answer.segments)
             advance()
@@ -166,6 +187,8 @@ def _results(
         export = stack.enter_context(others) if others else None
         masks = None if args.no_masks else stack.enter_context(panoptic_writer(out, categories, image_ids))
         labels = label_writer(out, categories) if args.labels else None
+        own = {"intensity": args.intensity, "pixel_size": args.pixel_size}
+        table = stack.enter_context(table_writer(Path(args.table), **own)) if args.table else None
 
         def write(result: Segmentation, stem: str, path: Path) -> None:
             with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
@@ -175,6 +198,11 @@ def _results(
                     masks(result, stem)
                 if labels:
                     labels(result, stem)
+                if table:
+                    table(result)
+                if args.geojson:
+                    path = out / "geojson" / f"{stem}.geojson"
+                    write_geojson(path, result, pixel_size=args.pixel_size)
                 if args.overlay:
                     with atomic_path(out / "overlays" / f"{stem}.png") as temporary:
                         result.draw().save(temporary, "PNG", compress_level=3)
@@ -217,20 +245,49 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
     return sorted(found), missing
 
 
-def _image_ids(source: str | None, paths: list[Path]) -> dict[str, int | str]:
-    """Image ids by file name, so that `maskconver pq` pairs the results with that file's ground truth.
+def _names(paths: list[Path], named: list[str]) -> dict[Path, str]:
+    """What results call each image: its path below the folder that was named, otherwise its name."""
+    folders = sorted((Path(name) for name in named if Path(name).is_dir()), key=lambda f: -len(f.parts))
+    names = {}
+    for path in paths:
+        folder = next((f for f in folders if path.is_relative_to(f)), path.parent)
+        names[path] = path.relative_to(folder).as_posix()
+    if len(set(names.values())) < len(names):  # the same names in several folders: named from what they share
+        shared = os.path.commonpath([path.absolute().parent for path in paths])
+        names = {path: path.absolute().relative_to(shared).as_posix() for path in paths}
+    return names
+
+
+def _image_ids(source: str | None, names: dict[Path, str]) -> dict[str, int | str]:
+    """Image ids by name in the results, so that `maskconver pq` pairs them with that file's ground truth.
+
+    An image is the one of the file whose path has the most parts in common, counted from the end.
 
     Raises:
-        ConfigError: an image is not in the file, or two of its images share a name.
+        ConfigError: an image is not in the file, or fits several of its images equally well.
     """
     if source is None:
         return {}
-    rows = read_panoptic_json(source).images
-    ids = {Path(row.file_name).name: row.id for row in rows}
-    if len(ids) < len(rows):
-        raise ConfigError(f"{source}: several images have the same file name, ids cannot be taken from it")
-    if unknown := [path.name for path in paths if path.name not in ids]:
+    rows: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
+    for row in read_panoptic_json(source).images:
+        parts = tuple(reversed(PurePosixPath(row.file_name.replace("\\", "/")).parts))
+        rows.setdefault(parts[0], []).append((parts, row.id))
+    if unknown := [path.name for path in names if path.name not in rows]:
         raise ConfigError(f"{source} has no image {unknown[0]} ({len(unknown)} are missing in all)")
+    ids = {}
+    for path, name in names.items():
+        own = path.absolute().parts[::-1]
+        common = [
+            (sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, parts))), number)
+            for parts, number in rows[path.name]
+        ]
+        best = max(length for length, _ in common)
+        fitting = [number for length, number in common if length == best]
+        if len(fitting) > 1:
+            raise ConfigError(f"{source}: several of its images are called {name}; name their folder as well")
+        ids[name] = fitting[0]
+    if len(set(ids.values())) < len(ids):
+        raise ConfigError(f"{source}: several of the images would get the same id; predict them one by one")
     return ids
 
 
@@ -294,6 +351,10 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"labels: {out / 'labels'}")
         if args.overlay:
             print(f"overlays: {out / 'overlays'}")
+        if args.geojson:
+            print(f"polygons: {out / 'geojson'}")
+        if args.table:
+            print(f"table: {args.table}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(
         f"{len(failures)} of {done.images + len(failures)} images failed:",

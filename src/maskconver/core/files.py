@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..errors import CheckpointError
+
 MAX_PIXELS = 179_000_000
 """Images and PNGs with more are refused: twice the size at which Pillow warns, where it refuses."""
 IMAGE_SUFFIXES = frozenset(
@@ -20,6 +22,17 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that was cloned without Git LFS: three lines of text in place of the content."""
 LFS_FIX = "it is a Git LFS pointer, not the file itself; run: git lfs pull"
+
+
+def require_content(path: str | os.PathLike[str]) -> None:
+    """Refuses a model file that is a pointer of Git LFS.
+
+    Raises:
+        CheckpointError: it is one; files that cannot be read pass, whoever opens them says why.
+    """
+    with suppress(OSError), Path(path).open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CheckpointError("not a model", where=os.fspath(path), fix=LFS_FIX)
 
 
 @contextmanager

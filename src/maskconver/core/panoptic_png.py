@@ -78,19 +78,32 @@ def write_panoptic_png(path: str | os.PathLike[str], ids: NDArray[Any]) -> None:
         DataError: the array is not a map of such ids.
         OSError: the file cannot be written; nothing is left behind.
     """
+    data = encode_panoptic_png(ids, name=os.fspath(path))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def encode_panoptic_png(ids: NDArray[Any], *, name: str = "the id map") -> bytes:
+    """The bytes of a panoptic PNG.
+
+    Args:
+        ids: (H, W) of any integer type, values 0…2²⁴−1.
+        name: what messages call the map.
+
+    Raises:
+        DataError: the array is not a map of such ids.
+    """
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
-        raise DataError(f"{path}: an id map is H×W integers, not {ids.dtype} of shape {ids.shape}")
+        raise DataError(f"{name}: an id map is H×W integers, not {ids.dtype} of shape {ids.shape}")
     if int(ids.min()) < 0 or int(ids.max()) >= 1 << 24:
-        raise DataError(f"{path}: ids {ids.min()}…{ids.max()} do not fit a panoptic PNG (0…{(1 << 24) - 1})")
+        raise DataError(f"{name}: ids {ids.min()}…{ids.max()} do not fit a panoptic PNG (0…{(1 << 24) - 1})")
     height, width = ids.shape
     header = struct.pack(">IIBBBBB", width, height, 8, _RGB, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", _compressed(ids)), (b"IEND", b""))
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(_SIGNATURE)
-        for kind, body in chunks:
-            file.write(
-                struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-            )
+    parts = [_SIGNATURE]
+    for kind, body in chunks:
+        parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
+    return b"".join(parts)
 
 
 def _compressed(ids: NDArray[Any]) -> bytes:

@@ -84,9 +84,8 @@ def export_model(
     description = describe(model, options, form)
     form.require_packages(options.quantize)
     say = report or (lambda text: None)
-    calibration = read_images(options.calibrate, description.input)
-    images = read_images(options.images, description.input)
-    images = images or spread(calibration, 8)
+    calibration = _with_content(read_images(options.calibrate, description.input), "calibrate")
+    images = read_images(options.images, description.input) or spread(calibration, 8)
     _warn_if_slow(description)
     # Quantised maps may differ in many pixels, so those of full precision are compared first.
     both = description.output == "panoptic" and options.quantize != "none"
@@ -165,6 +164,24 @@ def read_images(
     form["white_level"] = config.white_level
     paths = list_images(os.fspath(given)) if isinstance(given, str | os.PathLike) else given or ()
     return [as_image(one, **form)[0] for one in spread(paths)]
+
+
+def _with_content(images: list[NDArray[Any]], setting: str) -> list[NDArray[Any]]:
+    """Without images of one value, of which no range of values can be learnt."""
+    kept = [image for image in images if (image != image[:1, :1]).any()]
+    if images and not kept:
+        raise ConfigError(
+            f"every image of `{setting}` has one value in all its pixels",
+            fix="give images such as the file will see",
+        )
+    if len(kept) < len(images):
+        warnings.warn(
+            f"`{setting}`: {len(images) - len(kept)} of {len(images)} images have one value in all pixels; "
+            "they are left out",
+            ExportWarning,
+            stacklevel=4,
+        )
+    return kept
 
 
 def _replaced(options: ExportOptions, changes: dict[str, Any]) -> ExportOptions:

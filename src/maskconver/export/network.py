@@ -38,9 +38,14 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
         model.postprocess, hard_sigmoid=model.postprocess.hard_sigmoid or options.hard_sigmoid
     )
     options = replace(options, hard_sigmoid=postprocess.hard_sigmoid)
-    _check_limits(model, options, form)
     if own.mode == "native" and size is None and not dynamic:
-        raise ConfigError("the model takes images at their own size: give `dynamic` or a `size`")
+        # The natural file of such a model takes any size; where there is none, the size is the user's choice.
+        dynamic = form.dynamic and model.family.limits.dynamic and options.output != "panoptic"
+        if not dynamic:
+            raise ConfigError(
+                "the model takes images at their own size, this kind of file takes one size: give a `size`"
+            )
+    _check_limits(model, options, form)
     step = max(own.multiple, MULTIPLE) if dynamic else 1
     if dynamic and (step % MULTIPLE or (own.mode == "fit" and any(n % step for n in own.size))):
         raise ConfigError(

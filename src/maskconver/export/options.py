@@ -29,7 +29,7 @@ class ExportOptions:
         size: (height, width) of the network input in pixels, to which images are then scaled; the model's own
             if None.
         dynamic: the file takes inputs of any size that is a multiple of 32. Models that keep images at their
-            own size need this or a `size`.
+            own size are exported so unless they get a `size`; kinds of files that have one size need it.
         proposals: masks per image; the model's number if None.
         quantize: `none` is float32; `fp16` and `int8-weights` store the weights in 16 or 8 bits and calculate
             in float32; `int8` calculates in 8 bits, with the ranges of values seen on `calibrate`.

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ..core.categories import Categories
 from ..core.config import PostprocessConfig
 from ..core.resize import Taps
-from ..errors import ExportError
 from ..merge.reference import SIXTH
 
 BAND_VALUES = 1 << 20  # interpolated values held at a time, 4 MB
@@ -46,11 +45,6 @@ class PanopticMerge(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.size = config, size
-        if config.fill_label is not None:
-            raise ExportError(
-                "fill_label cannot be part of a file with its post-processing inside; export it with "
-                "`output=proposals`"
-            )
         self.smallest = config.smallest_area(*size)
         self.register_buffer("is_thing", torch.from_numpy(categories.is_thing))
         for axis, length, target in zip("yx", mask_size, size):
@@ -69,6 +63,7 @@ class PanopticMerge(nn.Module):
         Returns:
             `ids` 1×H×W int32, 0 = void; `segments` 1×N×3 int32, in each row the id, label and area in pixels
             of a segment, best first, then rows (0, -1, 0); `scores` 1×N float32 of the segments, then 0.
+            With `fill_label` there is a row more.
         """
         score, label, logits = scores[0], labels[0], mask_logits[0]
         if self.config.maskness:  # see `merge.maskconver.with_maskness`
@@ -95,7 +90,28 @@ class PanopticMerge(nn.Module):
         areas = ((rows == number) * visible).sum(1)
         names = (best * label).sum(1) + exists - 1
         table = torch.stack([rows[:, 0] * exists, names, areas], 1).to(torch.int32)
-        return ids[None], table[None], (best * score).sum(1)[None]
+        sure = (best * score).sum(1)
+        if self.config.fill_label is not None:
+            ids, table, sure = self._filled(ids, table, sure, self.config.fill_label)
+        return ids[None], table[None], sure[None]
+
+    def _filled(
+        self, ids: Tensor, table: Tensor, scores: Tensor, label: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `merge._filled`: void goes to the segment of a stuff label, a new one where there is none."""
+        void = ids == 0
+        area = void.float().sum().to(torch.int32)
+        own = (table[:, 1] == label).to(torch.int32)  # a row at most, as all stuff of a class is one segment
+        there = (own * table[:, 0]).sum()
+        count = (table[:, 0] > 0).to(torch.int32).sum().to(torch.int32)
+        new = ((there == 0) & (area > 0)).to(torch.int32)
+        ids = torch.where(void, torch.where(there > 0, there.to(torch.int32), count + 1), ids)
+        table = table + torch.stack([own * 0, own * 0, own * area], 1)
+        last = table.new_tensor([[0, -1, 0]])
+        table = torch.cat([table, last])
+        at = (torch.arange(len(table)) == count).to(torch.int32)[:, None] * new
+        row = torch.stack([count + 1, torch.full_like(count, label + 1), area])[None]
+        return ids, table + at * row, torch.cat([scores, scores.new_zeros(1)])
 
     def _columns(self, logits: Tensor) -> Tensor:
         """h×w×N to h×W×N."""

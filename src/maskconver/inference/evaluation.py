@@ -340,6 +340,10 @@ def tune(
             metric.add_image(answer, *truth, image_id=dataset.image_ids[index])
         on_image()
     values = [m.headline[1] for m in metrics]
+    if all(math.isnan(value) for value in values):
+        raise DataError(
+            f"{dataset.path}: nothing is annotated, so there is no figure to choose thresholds by"
+        )
     return configs[int(np.nanargmax(values))], [(*g, v) for g, v in zip(grid, values)]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import InputConfig, PostprocessConfig
-from ..core.files import WEIGHTS
+from ..core.files import WEIGHTS, require_content
 from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
@@ -60,6 +60,7 @@ def open_runtime(model: Any, device: str | None = None, proposals: int | None = 
         MissingExtraError: PyTorch, or what runs the file, is not installed.
     """
     if isinstance(model, str | os.PathLike):
+        require_content(model)
         if os.fspath(model).lower().endswith(".onnx"):
             from .onnx import OnnxRuntime
 

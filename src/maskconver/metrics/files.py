@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
+from ..core.processes import process_pool
 from ..data.layout import require_pngs
-from ..errors import DataError, MaskconverError
+from ..errors import DataError
 from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource
 from .overlap import Overlap
@@ -225,20 +222,9 @@ def _parts(job: _Job, processes: int) -> Iterator[Iterator[_Part]]:
     if processes <= 1:
         yield (job.evaluate(chunk) for chunk in chunks)
         return
-    # Forking costs least, but is safe only where nothing else runs in this process.
-    alone = threading.active_count() == 1 and "torch" not in sys.modules and sys.platform == "linux"
-    context = multiprocessing.get_context("fork" if alone else "spawn")
-    with ProcessPoolExecutor(processes, context, _start, (job,)) as pool:
+    with process_pool(processes, _start, (job,)) as pool:
         futures = [pool.submit(_evaluate, chunk) for chunk in chunks]
-        try:
-            yield (future.result() for future in as_completed(futures))
-        except BrokenProcessPool:
-            raise MaskconverError(
-                f"one of {processes} processes was killed, perhaps for lack of memory; use fewer"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        yield (future.result() for future in as_completed(futures))
 
 
 _job: _Job | None = None  # of this worker process; set once, so that it does not travel with every chunk

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..core.categories import Categories
 from ..core.config import renamed
-from ..core.files import WEIGHTS, atomic_path
+from ..core.files import WEIGHTS, atomic_path, require_content
 from ..errors import CheckpointError, ConfigError, MaskconverError, first_line
 from . import hub
 from .base import SegmentationModel
@@ -80,10 +80,16 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     """
     path = Path(name_or_path)
     if path.is_file():
+        require_content(path)
         return path
-    for name in ("best.safetensors", hub.FILE):
+    for name in ("best.safetensors", hub.FILE, "last.safetensors"):
         if (path / name).is_file():
             return path / name
+    if (path / "last.ckpt").is_file():
+        raise CheckpointError(
+            f"{path} is a run that was stopped before its first validation, so it has no model yet; "
+            "go on with `maskconver train … --resume auto`"
+        )
     bundled = WEIGHTS / f"{name_or_path}.safetensors"
     if bundled.is_file():
         return bundled

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from ..core.drawing import side_by_side
 from ..core.segmentation import Segmentation
+from ..errors import one_line
 from ..models.checkpoint import save
 
+PREVIEW_WIDTH = 1600  # pixels, of a drawn pair at most
 WINDOW = 5  # steps whose mean loss is compared
 GROWTH = 1.5  # times the loss of the first steps
 
@@ -96,8 +99,9 @@ class ModelFiles(pl.Callback):
         extra = {"recipe": self.recipe, "step": trainer.global_step, "metrics": _json_safe(metrics)}
         save(pl_module.model, self.folder / "last.safetensors", extra=extra)  # type: ignore[arg-type]
         value = metrics.get(f"val/{getattr(pl_module, 'headline', 'pq')}", math.nan)
-        if value > self.best:
-            self.best = value
+        first = self.best == -math.inf and not (self.folder / "best.safetensors").exists()
+        if value > self.best or first:  # without anything to score, the first is the best there is
+            self.best = self.best if math.isnan(value) else value
             save(pl_module.model, self.folder / "best.safetensors", extra=extra)  # type: ignore[arg-type]
         with (self.folder / "curve.jsonl").open("a") as file:
             file.write(json.dumps({"step": trainer.global_step, **_json_safe(metrics)}) + "\n")
@@ -198,6 +202,10 @@ class Throughput(pl.Callback):
         self._end = 0.0
 
 
+class DrawingWarning(UserWarning):
+    """Predictions could not be drawn; the training goes on."""
+
+
 class Predictions(pl.Callback):
     """Draws the first predictions of each validation beside their ground truth.
 
@@ -220,14 +228,22 @@ class Predictions(pl.Callback):
         if batch_idx >= self.count or trainer.sanity_checking or not isinstance(outputs, Segmentation):
             return
         truth = batch.sample.segmentation(outputs.categories)
-        self._rows.append(np.asarray(side_by_side(outputs.draw(truth.image), truth.draw(), height=320)))
+        height = min(320, max(1, PREVIEW_WIDTH * truth.ids.shape[0] // (2 * truth.ids.shape[1])))
+        self._rows.append(np.asarray(side_by_side(outputs.draw(truth.image), truth.draw(), height=height)))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._rows or not trainer.is_global_zero:
             return
+        try:
+            self._write(trainer)
+        except (OSError, ValueError, MemoryError) as error:  # a drawing never ends a training
+            warnings.warn(f"predictions were not drawn: {one_line(error)}", DrawingWarning, stacklevel=2)
+        finally:
+            self._rows = []
+
+    def _write(self, trainer: pl.Trainer) -> None:
         width = max(r.shape[1] for r in self._rows)
         sheet = np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in self._rows])
-        self._rows = []
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(self.folder / f"step_{trainer.global_step:07d}.jpg", quality=88)
         loggers: list[Any] = trainer.loggers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ class TrainConfig:
         freeze: modules whose weights and batch-norm statistics stay as they are, names or shell patterns
             separated by commas: `backbone.block[0-6]`. The first layers then need no backward pass.
         resume: `auto` continues from the run's last checkpoint if there is one; or the path of a checkpoint.
+        overwrite: begin anew in a folder that has a run, whose files are then replaced.
         overfit: train and evaluate on the first N training images, without augmentation.
         channels_last: memory layout of images and weights; faster on CPUs and tensor cores.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -92,6 +94,7 @@ class TrainConfig:
     init_modules: str | None = None
     freeze: str | None = None
     resume: str | None = None
+    overwrite: bool = False
     overfit: int | None = None
     channels_last: bool = True
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -107,11 +110,46 @@ class TrainConfig:
                 f"{self.model.name} is trained with a loss of {expected.__name__}, "
                 f"not of {type(self.loss).__name__}"
             )
+        self._check()
         registered = model_training(self.model.name)
         if self.training is None:
             self.training = registered
         elif type(self.training) is not type(registered):
             raise ConfigError(f"{self.model.name} has no options of {type(self.training).__name__}")
+
+    def _check(self) -> None:
+        """Refuses numbers that mean nothing.
+
+        Raises:
+            ConfigError: names the field and what it can be.
+        """
+        least: dict[str, tuple[Any, int]] = {
+            "steps": (self.steps, 1),
+            "accumulate": (self.accumulate, 1),
+            "val_every": (self.val_every, 1),
+            "checkpoint_every": (self.checkpoint_every, 1),
+            "log_every": (self.log_every, 1),
+            "log_images": (self.log_images, 0),
+            "overfit": (self.overfit, 1),
+            "devices": (self.devices, 1),
+            "threads": (self.threads, 1),
+            "data.batch_size": (self.data.batch_size, 1),
+            "data.workers": (self.data.workers, 0),
+            "data.val_images": (self.data.val_images, 1),
+            "data.targets.max_segments": (self.data.targets.max_segments, 1),
+            "model.proposals": (getattr(self.model.config, "proposals", None), 1),
+            "schedule.warmup": (self.schedule.warmup, 0),
+        }
+        for name, (value, low) in least.items():
+            if value is not None and value < low:
+                raise ConfigError(f"`{name}` must be at least {low}, got {value}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"`seed` must be from 0 to {2**32 - 1}, got {self.seed}")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"`ema` must be 0 (off) or below 1, got {self.ema:g}")
+        for name, rate in (("lr", self.optim.lr), ("weight_decay", self.optim.weight_decay)):
+            if not 0 <= rate < math.inf:
+                raise ConfigError(f"`optim.{name}` must be a number from 0, got {rate:g}")
 
 
 def recipe_yaml(config: TrainConfig) -> str:

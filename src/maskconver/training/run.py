@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from ..models.registry import build_model
 from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Predictions, Throughput
 from .config import TrainConfig
 from .loader import SegmentationData
-from .optim import scaled_lr
+from .optim import create_optimizer, scaled_lr
 from .task import SegmentationTask
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -45,6 +46,9 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the same run
         say = _silent
     out = Path(config.out)
+    _require_device(config)
+    if not int(os.environ.get("LOCAL_RANK", 0)):
+        _require_no_run(config, out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -68,6 +72,16 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
             f"note: an image has {most} segments, but the model makes {model.config.proposals} proposals "
             "(`model.proposals`)"
         )
+    if most > (learned := config.data.targets.max_segments):
+        say(
+            f"note: an image has {most} segments, but masks are learned of {learned} at most "
+            "(`data.targets.max_segments`)"
+        )
+    if len(data.val) < config.devices:
+        raise ConfigError(
+            f"{len(data.val)} validation images for {config.devices} devices; give each at least one"
+        )
+    _require_shared_memory(config)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     checkpoint = _resume(config, out)
@@ -141,6 +155,40 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
 
 
+def _require_device(config: TrainConfig) -> None:
+    there = {"auto": True, "cpu": True}
+    there |= {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[config.device]:
+        names = ", ".join(name for name, found in there.items() if found and name != "auto")
+        raise ConfigError(f'`device`: "{config.device}" cannot be used here; there is {names}')
+
+
+def _require_no_run(config: TrainConfig, out: Path) -> None:
+    """Refuses to write over another run."""
+    if config.resume or config.overwrite:
+        return
+    if any((out / name).exists() for name in ("last.ckpt", "best.safetensors", "last.safetensors")):
+        raise ConfigError(
+            f"{out} has a run already; go on with `resume=auto`, choose another `out`, "
+            "or replace it with `overwrite=true`"
+        )
+
+
+def _require_shared_memory(config: TrainConfig) -> None:
+    """Refuses worker processes where their batches do not fit in /dev/shm: they would hang without a word."""
+    shared = Path("/dev/shm")
+    if not config.data.workers or not shared.is_dir():
+        return
+    height, width = config.data.augment.crop or config.model.config.input.size
+    batch = config.data.batch_size * height * width * 3 * 4  # float32, the largest part of a batch
+    need, free = 2 * config.data.workers * batch, shutil.disk_usage(shared).free
+    if free < need:
+        raise ConfigError(
+            f"/dev/shm has {free >> 20} MB left, {config.data.workers} workers need about {need >> 20} MB: "
+            "set `data.workers=0`, or give a container more (docker run --shm-size 2g)"
+        )
+
+
 def _silent(line: str) -> None:
     """Says nothing."""
 
@@ -178,9 +226,22 @@ def _check_resumable(
             f"one or of another shape ({', '.join(other[:3])}); resume with those in its recipe.yaml, or "
             "start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
+    fresh = create_optimizer(task, config.optim, 1.0).param_groups
+    restored = state["optimizer_states"][0]["param_groups"]
+    if [_shape(group) for group in fresh] != [_shape(group) for group in restored]:
+        raise CheckpointError(
+            f"{checkpoint} was trained with another optimizer, other groups of parameters or other frozen "
+            "parts (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`); resume with those in its "
+            "recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
+        )
     if step >= config.steps:
         raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise `steps` to go on")
     return step
+
+
+def _shape(group: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """Of a group of parameters how many it has, and the names of its options."""
+    return len(group["params"]), tuple(sorted(group.keys() - {"params", "initial_lr"}))
 
 
 def _meaning(categories: Any) -> list[tuple[Any, ...]]:

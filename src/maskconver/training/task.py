@@ -87,6 +87,17 @@ class SegmentationTask(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Options of the optimiser are this run's, also where a checkpoint of other ones was restored."""
+        batch = self.config.data.batch_size * self.config.accumulate * self.trainer.world_size
+        fresh = create_optimizer(self, self.config.optim, scaled_lr(self.config.optim, batch))
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        groups = self.trainer.optimizers[0].param_groups
+        for i, (group, new) in enumerate(zip(groups, fresh.param_groups, strict=True)):
+            scheduler.base_lrs[i] = new["lr"]
+            group |= {k: v for k, v in new.items() if k != "params"} | {"initial_lr": new["lr"]}
+            group["lr"] = new["lr"] * scheduler.lr_lambdas[i](scheduler.last_epoch)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         config, images = self.config, batch.images
         if config.channels_last:

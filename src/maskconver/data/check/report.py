@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ...core.categories import Categories
+from ...core.processes import process_pool
 from ...io.panoptic_rows import Defect
 from ...io.sources import FileSource
 from .image import ImageFinding
@@ -222,5 +222,5 @@ def mapped(
     if workers <= 1 or count < 2:
         yield map(checker, items)
     else:
-        with get_context("spawn").Pool(workers) as pool:
-            yield pool.imap(checker, items, chunksize=max(1, min(32, count // (4 * workers))))
+        with process_pool(workers) as pool:
+            yield pool.map(checker, items, chunksize=max(1, min(32, count // (4 * workers))))

@@ -7,7 +7,6 @@ import os
 import zlib
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from ...core.categories import Categories
 from ...core.files import atomic_path
+from ...core.processes import process_pool
 from ...core.segments import measure
 from ...errors import ConfigError, DataError
 from ...io.panoptic_json import write_panoptic_png
@@ -118,8 +118,8 @@ def write_dataset(
     )
     rows = []
     if workers > 1:
-        with get_context("spawn").Pool(workers) as pool:
-            for row in pool.imap(write, enumerate(names, 1)):
+        with process_pool(workers) as pool:
+            for row in pool.map(write, enumerate(names, 1)):
                 rows.append(row)
                 if progress:
                     progress()

@@ -1,0 +1,185 @@
+"""`analyze`: a model, or files of predictions, against a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.segmentation import Segmentation
+from ..data.dataset import PanopticDataset
+from ..data.layout import require_pngs
+from ..errors import ConfigError, DataError, MaskconverError, one_line
+from ..inference.evaluation import Figures, require_same_categories
+from ..inference.predictor import Predictor
+from ..inference.runtime import has_postprocessing
+from ..io.panoptic_json import read_panoptic_json, read_panoptic_png
+from ..io.sources import FileSource
+from ..metrics.overlap import Overlap
+from .mistakes import Mistakes, find_mistakes
+from .summary import Analysis, image_quality
+
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "score_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "overlap_threshold": (0.3, 0.5, 0.7, 0.8),
+    "min_area": (0.0, 0.0001, 0.0005, 0.002),
+}
+"""What is varied, one setting at a time, and the values that are tried."""
+
+
+def analyze(
+    model: Predictor | str | os.PathLike[str],
+    dataset: PanopticDataset,
+    *,
+    by: str | None = None,
+    sweeps: tuple[str, ...] = ("score_threshold", "overlap_threshold"),
+    on_image: Callable[[], None] = lambda: None,
+) -> Analysis:
+    """Find every mistake on a data set, and why it counts.
+
+    Args:
+        model: a predictor, or the COCO panoptic JSON of predictions with its folder of PNGs beside it.
+        dataset: with ground truth, of the model's categories.
+        by: a key of `images[]` to group by.
+        sweeps: which thresholds are varied, of `SWEEPS`; the network runs once an image.
+        on_image: called after each image.
+
+    Raises:
+        ConfigError: categories differ, no image has the key `by`, or there is no such setting to vary.
+        DataError: the data set is empty, or the predictions do not belong to it.
+    """
+    if not len(dataset):
+        raise DataError(f"{dataset.path}: no annotated image, nothing to analyze")
+    if by and not any(by in dataset.info(i) for i in range(len(dataset))):
+        raise ConfigError(f'no image has the key "{by}"; images have {", ".join(sorted(dataset.info(0)))}')
+    for name in sweeps:
+        if name not in SWEEPS:
+            raise ConfigError(f"cannot vary {name}; there are {', '.join(SWEEPS)}")
+    source = _source(model, dataset, sweeps)
+    categories = dataset.categories
+    parts: list[Mistakes] = []
+    answer = Analysis(categories, Mistakes.concatenate([]), [])
+    for index in range(len(dataset)):
+        path = dataset.image_path(index)
+        try:
+            ids, segments = dataset.ids(index), dataset.segments(index)
+            result = source.result(index, ids, segments)
+            overlap = Overlap.of(
+                result.ids,
+                result.segments,
+                ids,
+                segments,
+                categories=categories,
+                image=dataset.image_ids[index],
+            )
+            scores = np.array([s.score for s in result])
+            number = len(answer.images)
+            parts.append(
+                find_mistakes(overlap, result.ids, ids, categories.is_thing, scores=scores, image=number)
+            )
+            answer.images.append(dataset.file_names[index])
+            answer.indices.append(index)
+            if by:
+                answer.groups.append(str(dataset.info(index).get(by)))
+        except (MaskconverError, OSError) as error:
+            told = isinstance(error, MaskconverError) and error.where == path
+            answer.failures.append((path, error.text if told else one_line(error)))  # type: ignore[union-attr]
+        on_image()
+    answer.mistakes = Mistakes.concatenate(parts)
+    answer.quality = image_quality(answer.mistakes, len(answer.images), categories.is_thing)
+    answer.sweeps, answer.settings = source.sweeps()
+    return answer
+
+
+def results(
+    model: Predictor | str | os.PathLike[str], dataset: PanopticDataset, indices: Iterable[int]
+) -> Iterator[tuple[int, Segmentation]]:
+    """(index, result at the size of its ground truth) of some images of a data set that was analyzed."""
+    source = _source(model, dataset, ())
+    for index in indices:
+        yield index, source.result(index, dataset.ids(index), dataset.segments(index))
+
+
+def _source(
+    model: Predictor | str | os.PathLike[str], dataset: PanopticDataset, sweeps: tuple[str, ...]
+) -> _Model | _Files:
+    if not isinstance(model, Predictor):
+        return _Files(Path(model), dataset)
+    require_same_categories(model.categories, dataset.categories)
+    dataset.use_categories(model.categories)
+    return _Model(model, dataset, sweeps)
+
+
+class _Model:
+    """Runs the network once an image; the thresholds that are varied are counted along."""
+
+    def __init__(self, predictor: Predictor, dataset: PanopticDataset, names: tuple[str, ...]) -> None:
+        self.predictor, self.dataset = predictor, dataset
+        if has_postprocessing(predictor.runtime):
+            names = ()
+        now = predictor.postprocess
+        self.settings = {name: float(getattr(now, name)) for name in names}
+        self.figures: dict[str, dict[float, Figures]] = {
+            name: {value: Figures(dataset.categories) for value in sorted({*SWEEPS[name], used})}
+            for name, used in self.settings.items()
+        }
+
+    def result(self, index: int, ids: Any, segments: Any) -> Segmentation:
+        image = self.dataset.image(index)
+        self.dataset.require_fit(index, image.shape, ids.shape)
+        if not self.figures:
+            return self.predictor(image).resized(ids.shape)
+        proposals = self.predictor.proposals(image)
+        now = self.predictor.postprocess
+        answer = self.predictor.segmentations(proposals, now)[0].resized(ids.shape)
+        for name, tried in self.figures.items():
+            for value, figures in tried.items():
+                config = replace(now, **{name: value})  # type: ignore[arg-type]
+                if name == "score_threshold":
+                    config = replace(config, stuff_threshold=None)
+                one = answer
+                if value != self.settings[name]:
+                    one = self.predictor.segmentations(proposals, config)[0]
+                figures.add_image(one, ids, segments, image_id=index)
+        return answer
+
+    def sweeps(self) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
+        curves = {
+            name: [(value, f.headline[1]) for value, f in tried.items()]
+            for name, tried in self.figures.items()
+        }
+        return curves, self.settings
+
+
+class _Files:
+    """Predictions that were written before."""
+
+    def __init__(self, path: Path, dataset: PanopticDataset) -> None:
+        self.file = read_panoptic_json(path, categories=dataset.categories)
+        self.pngs = FileSource(require_pngs(path, "the PNGs of the predictions"))
+        self.dataset = dataset
+        if not any(number in self.file.index_of for number in dataset.image_ids):
+            raise DataError(f"{path}: none of its images is one of {dataset.path}")
+
+    def result(self, index: int, ids: Any, segments: Any) -> Segmentation:
+        number = self.dataset.image_ids[index]
+        if number not in self.file.index_of:
+            raise DataError(f"{self.file.path}: no prediction for image {number}")
+        row = self.file.index_of[number]
+        name = self.file.png_names[row]
+        found = read_panoptic_png(self.pngs.read(name), self.pngs.where(name))
+        table = self.file.table(row)
+        return Segmentation.from_ids(
+            found,
+            self.dataset.categories,
+            labels=table.labels,
+            segment_ids=table.ids,
+            scores=np.full(len(table), np.nan),
+        )
+
+    def sweeps(self) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
+        return {}, {}

@@ -1,0 +1,117 @@
+"""Find out where a model loses panoptic quality: which mistakes, on what objects, in which images.
+
+Writes one HTML page that opens in any browser, also without a network. PQ and the losses in it add up to 100.
+
+Example: maskconver analyze runs/cells --data my_data --split val --out report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import (
+    add_data_paths,
+    add_postprocess_options,
+    data_paths,
+    postprocess_settings,
+    progress_bar,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Adds the arguments of `maskconver analyze`."""
+    add = parser.add_argument
+    add(
+        "model",
+        type=str,
+        help="bundled model name, folder of a training run, model file or exported file; or the COCO "
+        "panoptic JSON of predictions, with its folder of PNGs beside it",
+    )
+    add("--data", type=str | None, default=None, help="folder of the data set")
+    add("--split", type=str | None, default=None, help="train, val, …; required if the data set has several")
+    add_data_paths(parser)
+    add("--out", type=str, default="analysis.html", help="the page that is written")
+    add("--by", type=str | None, default=None, help="also group by this key of images[] in the JSON file")
+    add(
+        "--versus",
+        type=str | None,
+        default=None,
+        help="another model, or file of predictions, to compare with",
+    )
+    add(
+        "--sweep",
+        type=list[str],
+        default=["score_threshold", "overlap_threshold"],
+        help="thresholds to vary: score_threshold, overlap_threshold, min_area; [] for none",
+    )
+    add("--worst", type=int, default=24, help="how many of the worst images the page shows")
+    add_postprocess_options(parser)
+    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
+    add("--json", action="store_true", help="print all figures as JSON, as fractions from 0 to 1")
+
+
+def run(args: Namespace) -> int:
+    """Runs `maskconver analyze`; 0 when every image was analyzed, 1 when some failed."""
+    from ..analysis.report import write_report
+    from ..analysis.run import analyze, results
+    from ..analysis.summary import compare
+    from ..data.open import open_dataset
+    from ..data.semantic import as_model_sees
+    from ..errors import ConfigError
+    from ..inference.predictor import Predictor
+
+    if args.worst < 0:
+        raise ConfigError(f"`worst` must be 0 or more, got {args.worst}")
+    dataset = open_dataset(args.data, args.split, data_paths(args))
+
+    def source(name: str) -> Any:
+        if name.endswith(".json"):
+            return name
+        predictor = Predictor(name, device=args.device, **postprocess_settings(args))
+        dataset.channels = predictor.runtime.input.channels
+        return predictor
+
+    model = source(args.model)
+    if isinstance(model, Predictor):
+        dataset = as_model_sees(dataset, model.categories)
+    with progress_bar("", len(dataset)) as advance:
+        found = analyze(model, dataset, by=args.by, sweeps=tuple(args.sweep), on_image=advance)
+    comparison = None
+    if args.versus:
+        with progress_bar("the other model", len(dataset)) as advance:
+            comparison = compare(found, analyze(source(args.versus), dataset, sweeps=(), on_image=advance))
+    ranked = sorted((q, i) for q, i in zip(found.quality, found.indices) if not math.isnan(q))
+    worst = [index for _, index in ranked[: args.worst]]
+    write_report(
+        Path(args.out),
+        found,
+        dataset,
+        results(model, dataset, worst),
+        title=f"{args.model} on {dataset.path}",
+        comparison=comparison,
+    )
+    answer = found.to_json()
+    if args.json:
+        more = {} if comparison is None else {"versus": comparison.to_json()}
+        print(json.dumps(answer | more, ensure_ascii=False))
+    else:
+        print(found.advice())
+        for cause, loss in sorted(answer["losses"].items(), key=lambda item: -item[1]):
+            print(f"  {cause:<12} {100 * loss:5.1f}")
+        if comparison is not None:
+            gain, low, high = (
+                100 * v for v in (comparison.second - comparison.first, comparison.low, comparison.high)
+            )
+            print(f"{args.versus}: PQ {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
+        print(f"saved {args.out}")
+    for path, reason in found.failures:
+        print(f"failed: {path}: {shown(reason)}", file=sys.stderr)
+    return 1 if found.failures else 0

@@ -1,0 +1,116 @@
+"""Open a page on which images can be dropped to see their segments, and an HTTP interface to the same model.
+
+Everything runs on this machine; nothing is written to disk, and only this machine can reach it unless --host
+says otherwise.
+
+Example: maskconver serve nuclei
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .options import add_postprocess_options, postprocess_settings
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Adds the arguments of `maskconver serve`."""
+    add = parser.add_argument
+    add(
+        "model",
+        type=str,
+        help="bundled model name, folder of a training run, or .safetensors, .onnx, .tflite or .pt2 file",
+    )
+    add("--host", type=str, default="127.0.0.1", help="address to listen at; 0.0.0.0 for all of this machine")
+    add("--port", type=int, default=8000, help="port to listen at; 0 chooses a free one")
+    add_postprocess_options(parser)
+    add("--proposals", type=int | None, default=None, help="number of masks the network proposes per image")
+    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
+    add("--batch-size", type=int, default=1, help="images of one size that run together when several wait")
+    add("--queue", type=int, default=32, help="requests that may wait; more get the status 503")
+    add("--timeout", type=float, default=60.0, help="seconds until a request is given up")
+    add("--max-mb", type=int, default=64, help="megabytes of the largest request")
+    add("--max-pixels", type=int | None, default=None, help="images with more pixels are refused")
+    add(
+        "--allow-origin",
+        type=list[str],
+        default=[],
+        help="web sites whose pages may use the interface, such as [https://example.org]",
+    )
+
+
+def run(args: Namespace) -> int:
+    """Runs `maskconver serve` until it is stopped."""
+    from ..errors import ConfigError, MissingExtraError
+
+    for name, low in (("queue", 1), ("max_mb", 1), ("batch_size", 1), ("port", 0), ("timeout", 0.001)):
+        if getattr(args, name) < low:
+            raise ConfigError(f"`{name}` must be at least {low}, got {getattr(args, name)}")
+    if args.port > 65535:
+        raise ConfigError(f"`port` must be at most 65535, got {args.port}")
+    try:
+        import uvicorn
+
+        from ..serve.app import create_app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("uvicorn", "starlette", "multipart", "python_multipart"):
+            raise MissingExtraError("serving", "serve") from None
+        raise
+    import logging
+    import socket
+
+    from ..inference.predictor import Predictor
+
+    limits = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
+    predictor = Predictor(
+        args.model,
+        device=args.device,
+        proposals=args.proposals,
+        batch_size=args.batch_size,
+        **limits,
+        **postprocess_settings(args),
+    )
+    local = args.host in LOOPBACK
+    app = create_app(
+        predictor,
+        name=args.model,
+        hosts=[*LOOPBACK, "[::1]"] if local else None,
+        max_bytes=args.max_mb << 20,
+        queue=args.queue,
+        seconds=args.timeout,
+        allow_origins=args.allow_origin,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((args.host, args.port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {args.host}:{args.port} ({error.strerror or error})",
+            fix="choose another `port` or `host`",
+        ) from None
+    port = listening.getsockname()[1]
+    shown_host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"open http://{shown_host}:{port} in a browser; Ctrl+C stops", flush=True)
+    if not local:
+        print("maskconver: warning: other machines can reach this server", file=sys.stderr)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=256,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=10,
+        h11_max_incomplete_event_size=16 << 10,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+    return 0

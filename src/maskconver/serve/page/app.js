@@ -1,0 +1,387 @@
+// The page of `maskconver serve`: images in, coloured masks out. No library, nothing from elsewhere.
+const $ = (id) => document.getElementById(id);
+const stage = $("stage"), photo = $("photo"), masks = $("masks"), tip = $("tip");
+const MAX_SIDE = 2048; // of what is drawn; results keep the image's own size
+let model = { categories: [], thresholds: {} };
+const images = []; // { blob, name, bitmap, answer, ids, width, height }
+let current = null, picked = 0, hidden = new Set(), stream = null;
+
+function say(text, isError = false) {
+  $("status").textContent = text;
+  $("status").className = isError ? "error" : "";
+}
+
+async function fetchChecked(url, options) {
+  let answer;
+  try {
+    answer = await fetch(url, options);
+  } catch {
+    throw new Error("the server does not answer; is it still running?");
+  }
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({ error: answer.statusText }));
+    const error = new Error(told.error || `error ${answer.status}`);
+    error.status = answer.status;
+    throw error;
+  }
+  return answer;
+}
+
+const thresholds = () => {
+  const query = new URLSearchParams();
+  for (const name of Object.keys(model.thresholds)) {
+    const input = $(name);
+    if (input && input.dataset.changed) query.set(name, input.value);
+  }
+  return query;
+};
+
+// Segments of one image, by its file or, where the server still has it, by its token.
+async function request(image, format, signal) {
+  const query = thresholds();
+  query.set("format", format);
+  if (image.token) {
+    query.set("token", image.token);
+    try {
+      return await fetchChecked(`v1/segment?${query}`, { method: "POST", signal });
+    } catch (error) {
+      if (error.status !== 410) throw error;
+      query.delete("token");
+    }
+  }
+  return fetchChecked(`v1/segment?${query}`, { method: "POST", body: image.blob, signal });
+}
+
+async function idsOf(answer) {
+  const bytes = Uint8Array.from(atob(answer.ids), (c) => c.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }),
+    { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
+  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingEnabled = false;
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const { data, width, height } = context.getImageData(0, 0, canvas.width, canvas.height);
+  const ids = new Int32Array(width * height);
+  for (let i = 0, j = 0; i < ids.length; i++, j += 4) ids[i] = data[j] | (data[j + 1] << 8) | (data[j + 2] << 16);
+  return { ids, width, height };
+}
+
+// Things get colours near their class's, stuff gets the colour itself, as in Python's overlays.
+function colourOf(segment, step) {
+  const category = model.categories.find((c) => c.id === segment.category_id);
+  const [r, g, b] = category ? category.color : [128, 128, 128];
+  if (!segment.thing || step === 0) return [r, g, b];
+  const turn = 0.6180339887 * step, light = 0.75 + 0.5 * ((turn * 0.618) % 1);
+  const spread = model.categories.filter((c) => c.isthing).length < 3 ? 1 : 0.25;
+  return hueTurned([r, g, b], spread * ((turn + 0.5) % 1 - 0.5)).map((v) => Math.min(255, Math.round(v * light)));
+}
+
+function hueTurned([r, g, b], turn) {
+  const high = Math.max(r, g, b), low = Math.max(Math.min(r, g, b), 0), range = Math.max(high - low, 110);
+  const d = high - low || 1;
+  let hue = high === r ? ((g - b) / d + 6) % 6 : high === g ? (b - r) / d + 2 : (r - g) / d + 4;
+  hue = (hue + 6 * turn + 12) % 6;
+  const x = range * (1 - Math.abs((hue % 2) - 1)), base = Math.max(high - range, 0);
+  return [[range, x, 0], [x, range, 0], [0, range, x], [0, x, range], [x, 0, range], [range, 0, x]][Math.floor(hue)].map((v) => v + base);
+}
+
+function drawPhoto(image) {
+  photo.width = image.width;
+  photo.height = image.height;
+  // Small images are enlarged up to four times, large ones fit the window.
+  $("frame").style.width = `min(100%, ${4 * image.width}px, calc((100vh - 200px) * ${image.width / image.height}))`;
+  const context = photo.getContext("2d");
+  if (image.bitmap) context.drawImage(image.bitmap, 0, 0, image.width, image.height);
+  else { context.fillStyle = "#222"; context.fillRect(0, 0, image.width, image.height); }
+}
+
+function drawMasks() {
+  const image = current;
+  if (!image || !image.ids) return;
+  const { ids, width, height } = image;
+  masks.width = width;
+  masks.height = height;
+  const alpha = Math.round(255 * $("opacity").value), steps = new Map(), table = new Map();
+  for (const segment of image.answer.segments) {
+    const step = steps.get(segment.category_id) || 0;
+    steps.set(segment.category_id, step + 1);
+    if (!hidden.has(segment.category_id)) table.set(segment.id, colourOf(segment, step));
+  }
+  const context = masks.getContext("2d"), pixels = context.createImageData(width, height), out = pixels.data;
+  const from = Math.round(width * $("compare").value / 100);
+  let last = -1, colour = null;
+  for (let y = 0, i = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, i++) {
+      const id = ids[i];
+      if (id !== last) { last = id; colour = table.get(id); }
+      if (!colour || x < from) continue;
+      const edge = (x + 1 < width && ids[i + 1] !== id) || (x > 0 && ids[i - 1] !== id) ||
+        (y + 1 < height && ids[i + width] !== id) || (y > 0 && ids[i - width] !== id);
+      const j = 4 * i, light = edge || id === picked ? 60 : 0;
+      out[j] = Math.min(255, colour[0] + light);
+      out[j + 1] = Math.min(255, colour[1] + light);
+      out[j + 2] = Math.min(255, colour[2] + light);
+      out[j + 3] = edge ? 255 : id === picked ? Math.min(255, alpha + 80) : alpha;
+    }
+  }
+  context.putImageData(pixels, 0, 0);
+}
+
+function list() {
+  const box = $("classes");
+  box.replaceChildren();
+  if (!current || !current.answer) return;
+  const groups = new Map();
+  for (const segment of current.answer.segments) {
+    if (!groups.has(segment.category_id)) groups.set(segment.category_id, []);
+    groups.get(segment.category_id).push(segment);
+  }
+  $("count").textContent = `${current.answer.segments.length} segments`;
+  const named = [...groups].sort((a, b) => a[1][0].category.localeCompare(b[1][0].category));
+  for (const [number, segments] of named) {
+    const row = document.createElement("label"), tick = document.createElement("input");
+    row.className = "class";
+    tick.type = "checkbox";
+    tick.checked = !hidden.has(number);
+    tick.addEventListener("change", () => { tick.checked ? hidden.delete(number) : hidden.add(number); drawMasks(); });
+    const swatch = document.createElement("i"), name = document.createElement("span"), count = document.createElement("small");
+    swatch.style.background = `rgb(${colourOf(segments[0], 0).join(",")})`;
+    name.textContent = segments[0].category;
+    count.textContent = segments.length;
+    row.append(tick, swatch, name, count);
+    box.append(row);
+    if (!segments[0].thing) continue;
+    for (const segment of segments.slice(0, 200)) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "segment";
+      button.dataset.id = segment.id;
+      const left = document.createElement("span"), right = document.createElement("span");
+      left.textContent = `${Math.round(100 * segment.score)} %`;
+      right.textContent = `${segment.area.toLocaleString()} px`;
+      button.append(left, right);
+      button.setAttribute("aria-label", `${segment.category}, score ${segment.score.toFixed(2)}, ${segment.area} pixels`);
+      for (const kind of ["pointerenter", "focus"]) button.addEventListener(kind, () => pick(segment.id));
+      button.addEventListener("pointerleave", () => pick(0));
+      box.append(button);
+    }
+  }
+}
+
+function pick(id) {
+  if (id === picked) return;
+  picked = id;
+  for (const button of document.querySelectorAll(".segment")) button.classList.toggle("on", Number(button.dataset.id) === id);
+  drawMasks();
+}
+
+stage.addEventListener("pointermove", (event) => {
+  if (!current || !current.ids) return;
+  const box = photo.getBoundingClientRect();
+  const x = Math.floor((event.clientX - box.left) / box.width * current.width);
+  const y = Math.floor((event.clientY - box.top) / box.height * current.height);
+  const inside = x >= 0 && y >= 0 && x < current.width && y < current.height;
+  const id = inside ? current.ids[y * current.width + x] : 0;
+  const segment = id && current.answer.segments.find((s) => s.id === id);
+  tip.hidden = !segment || hidden.has(segment.category_id);
+  if (segment) {
+    tip.textContent = `${segment.category} · ${Math.round(100 * segment.score)} % · ${segment.area.toLocaleString()} px`;
+    tip.style.left = `${Math.min(event.clientX - box.left + 12, Math.max(box.width - tip.offsetWidth, 0))}px`;
+    tip.style.top = `${Math.max(event.clientY - box.top - 34, 0)}px`;
+  }
+  pick(tip.hidden ? 0 : id);
+});
+stage.addEventListener("pointerleave", () => { tip.hidden = true; pick(0); });
+
+let running = null; // the request whose answer will be shown
+async function update(image, { quiet = false } = {}) {
+  if (running) running.abort();
+  const control = running = new AbortController();
+  stage.setAttribute("aria-busy", "true");
+  if (!quiet) say(`Segmenting ${image.name}…`);
+  const start = performance.now();
+  try {
+    const answer = await (await request(image, "json", control.signal)).json();
+    const found = await idsOf(answer);
+    if (control.signal.aborted) return;
+    Object.assign(image, { answer, token: answer.token, ...found });
+    if (image === current) show(image);
+    say(`${image.name}: ${answer.width} × ${answer.height} pixels, ${answer.segments.length} segments, ${Math.round(performance.now() - start)} ms`);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    say(`${image.name}: ${error.message}`, true);
+    if (!image.answer && !image.bitmap) forget(image); // nothing to show of it
+  } finally {
+    if (running === control) { running = null; stage.removeAttribute("aria-busy"); }
+  }
+}
+
+function show(image) {
+  current = image;
+  picked = 0;
+  $("frame").hidden = !image.width;
+  $("hint").hidden = true;
+  stage.classList.add("full");
+  if (image.width) drawPhoto(image);
+  if (image.ids) drawMasks(); else masks.width = masks.height = 0;
+  $("downloads").hidden = !image.answer;
+  list();
+  strip();
+}
+
+function strip() {
+  const bar = $("strip");
+  bar.replaceChildren();
+  if (images.length < 2) return;
+  images.forEach((image, index) => {
+    const button = document.createElement("button"), small = document.createElement("canvas");
+    button.type = "button";
+    button.setAttribute("aria-label", image.name);
+    button.setAttribute("aria-current", String(image === current));
+    const scale = 64 / (image.height || 64);
+    small.height = 64;
+    small.width = Math.max(8, Math.min(200, Math.round((image.width || 64) * scale)));
+    if (image.bitmap) small.getContext("2d").drawImage(image.bitmap, 0, 0, small.width, small.height);
+    button.append(small);
+    button.addEventListener("click", () => choose(index));
+    bar.append(button);
+  });
+}
+
+function forget(image) {
+  images.splice(images.indexOf(image), 1);
+  if (current !== image) return strip();
+  current = null;
+  if (images.length) return show(images[0]);
+  $("frame").hidden = true;
+  $("hint").hidden = false;
+  $("downloads").hidden = true;
+  stage.classList.remove("full");
+  list();
+  strip();
+}
+
+async function choose(index) {
+  const image = images[index];
+  show(image);
+  if (!image.answer) await update(image);
+}
+
+async function add(files) {
+  stopCamera();
+  const first = images.length;
+  for (const blob of files) {
+    const image = { blob, name: blob.name || "pasted image", token: null };
+    try {
+      image.bitmap = await createImageBitmap(blob); // upright, as the browser shows it
+      const scale = Math.min(1, MAX_SIDE / Math.max(image.bitmap.width, image.bitmap.height));
+      image.width = Math.round(image.bitmap.width * scale);
+      image.height = Math.round(image.bitmap.height * scale);
+    } catch {
+      image.bitmap = null; // a format that only the server reads, such as TIFF
+    }
+    images.push(image);
+  }
+  if (images.length > first) await choose(first);
+}
+
+let waiting = 0;
+for (const name of ["score_threshold", "overlap_threshold"]) {
+  $(name).addEventListener("input", () => {
+    $(name).dataset.changed = "1";
+    label($(name));
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      for (const image of images) if (image !== current) image.answer = null;
+      if (current) update(current, { quiet: true });
+    }, 40);
+  });
+}
+function label(input) {
+  const value = Number(input.value);
+  input.parentElement.querySelector("output").textContent =
+    input.id === "compare" ? `${value} %` : value.toFixed(2);
+}
+for (const name of ["opacity", "compare"]) {
+  label($(name));
+  $(name).addEventListener("input", () => { label($(name)); drawMasks(); });
+}
+
+$("open").addEventListener("click", () => $("files").click());
+$("files").addEventListener("change", () => { add([...$("files").files]); $("files").value = ""; });
+for (const kind of ["dragenter", "dragover"])
+  document.addEventListener(kind, (event) => { event.preventDefault(); stage.classList.add("over"); });
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) stage.classList.remove("over"); });
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  stage.classList.remove("over");
+  const files = [...event.dataTransfer.files];
+  if (files.length) add(files); else say("Drop image files, not links or text.", true);
+});
+document.addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files || [])];
+  if (files.length) add(files);
+});
+stage.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], at = images.indexOf(current);
+  if (step && images[at + step]) choose(at + step);
+  else if (event.key === "Enter" && !current) $("files").click();
+});
+
+$("downloads").addEventListener("click", async (event) => {
+  const { format, name } = event.target.dataset;
+  if (!format || !current) return;
+  try {
+    const blob = await (await request(current, format)).blob();
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = `${current.name.replace(/\.[^.]*$/, "")}_${name}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  } catch (error) {
+    say(`${current.name}: ${error.message}`, true);
+  }
+});
+
+// The camera: a button takes a photograph.
+function stopCamera() {
+  if (!stream) return;
+  for (const track of stream.getTracks()) track.stop();
+  stream = null;
+  $("video").hidden = true;
+  $("camera").textContent = "Camera";
+}
+$("camera").addEventListener("click", async () => {
+  const video = $("video");
+  if (!stream) {
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    } catch {
+      say("The camera cannot be used: there is none, or the browser does not allow it.", true);
+      return;
+    }
+    video.srcObject = stream;
+    await video.play();
+    video.hidden = false;
+    $("frame").hidden = $("hint").hidden = true;
+    $("camera").textContent = "Take photograph";
+    return;
+  }
+  const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  const blob = await canvas.convertToBlob({ type: "image/png" });
+  blob.name = "photograph.png";
+  await add([blob]);
+});
+
+try {
+  model = await (await fetchChecked("v1/model")).json();
+  $("model").textContent = model.name;
+  $("thresholds").hidden = !Object.keys(model.thresholds).length;
+  for (const [name, value] of Object.entries(model.thresholds)) {
+    if ($(name)) { $(name).value = value; label($(name)); }
+  }
+} catch (error) {
+  say(error.message, true);
+}

@@ -1,0 +1,249 @@
+"""One network for many requests: a bounded queue, small batches, and proposals kept for new thresholds."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.preprocess import prepare
+from ..core.proposals import Geometry, Proposals
+from ..core.segmentation import Segmentation
+from ..errors import MaskconverError
+from ..inference.predictor import Predictor
+from ..inference.runtime import has_postprocessing
+from ..io.images import read_image
+from ..merge import RULES
+
+LEAST_SCORE = 0.05  # proposals below are not kept: no threshold of the page goes there
+
+
+class Busy(MaskconverError):
+    """Too many requests wait already."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept of an image: enough to post-process it again.
+
+    Attributes:
+        image: H×W×C uint8.
+        proposals: of the image, or None for files with their post-processing inside.
+        result: the segmentation with the model's own thresholds.
+    """
+
+    image: NDArray[np.uint8]
+    proposals: Proposals | None
+    result: Segmentation
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        logits = 0 if self.proposals is None else self.proposals.mask_logits.nbytes
+        return int(self.image.nbytes + self.result.ids.nbytes + logits)
+
+
+@dataclass(eq=False)
+class _Job:
+    canvas: NDArray[Any]
+    geometry: Geometry
+    done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Session:
+    """Runs a predictor for requests that come at the same time; all methods are called in one event loop.
+
+    Args:
+        predictor: the model.
+        queue: how many requests may wait for the network; more are refused.
+        memory: bytes of images and proposals that are kept; the longest unused go first.
+    """
+
+    def __init__(self, predictor: Predictor, *, queue: int = 32, memory: int = 256 << 20) -> None:
+        self.predictor, self.queue, self.memory = predictor, queue, memory
+        self.seconds: Counter[str] = Counter()  # of each stage, all requests together
+        self.images = 0
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._jobs: list[_Job] = []
+        self._waiting = 0
+        self._wake: asyncio.Event | None = None
+        self._network = ThreadPoolExecutor(1, "network")  # one run at a time
+        self._workers = ThreadPoolExecutor(2, "images")
+        self._lock = threading.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait or run now."""
+        return self._waiting
+
+    async def segment(self, data: bytes, settings: dict[str, float]) -> tuple[str, Kept, Segmentation]:
+        """Segment an image file.
+
+        Args:
+            data: the bytes of the file.
+            settings: thresholds that replace the model's own.
+
+        Returns:
+            The name under which it is kept, what is kept, and the result.
+
+        Raises:
+            Busy: the queue is full.
+            MaskconverError: the image cannot be read, or a threshold is out of range.
+        """
+        if self._waiting >= self.queue:
+            raise Busy(f"{self._waiting} requests wait already; try again in a second")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            image, canvas, geometry = await loop.run_in_executor(self._workers, self._read, data)
+            job = _Job(canvas, geometry)
+            self._jobs.append(job)
+            self._start()
+            found = await job.done
+            kept = await loop.run_in_executor(self._workers, self._finish, image, found, geometry)
+            token = hashlib.sha256(data).hexdigest()[:24]
+            self._keep(token, kept)
+            self.images += 1
+            return token, kept, await self._again(kept, settings)
+        finally:
+            self._waiting -= 1
+
+    async def again(self, token: str, settings: dict[str, float]) -> tuple[Kept, Segmentation] | None:
+        """The result of a kept image with other thresholds, without the network; None if it is gone."""
+        kept = self._kept.get(token)
+        if kept is None:
+            return None
+        self._kept.move_to_end(token)
+        return kept, await self._again(kept, settings)
+
+    def close(self) -> None:
+        """Stop the threads; what runs is finished."""
+        if self._task is not None:
+            self._task.cancel()
+        self._network.shutdown(wait=False, cancel_futures=True)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, data: bytes) -> tuple[NDArray[np.uint8], NDArray[Any], Geometry]:
+        with self._timed("decode"):
+            own = self.predictor.runtime.input
+            image = read_image(
+                data,
+                max_pixels=self.predictor.max_pixels,
+                white_level=self.predictor.white_level,
+                name="the image",
+                channels=own.channels,
+            )
+        with self._timed("prepare"):
+            dtype = getattr(self.predictor.runtime, "dtype", np.float32)
+            canvas, geometry = prepare(image, own, dtype=dtype)
+        return image, canvas, geometry
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._wake = asyncio.Event()
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        assert self._wake is not None
+        self._wake.set()
+
+    async def _run(self) -> None:
+        """Take what waits, as many as the predictor's batch size of one canvas size, and run the network."""
+        assert self._wake is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._jobs:
+                first = self._jobs[0].canvas.shape
+                batch = [job for job in self._jobs if job.canvas.shape == first][: self.predictor.batch_size]
+                self._jobs = [job for job in self._jobs if job not in batch]
+                batch = [job for job in batch if not job.done.cancelled()]  # whoever asked has gone
+                if not batch:
+                    continue
+                try:
+                    answers = await loop.run_in_executor(self._network, self._infer, batch)
+                    for job, answer in zip(batch, answers):
+                        if not job.done.done():
+                            job.done.set_result(answer)
+                except Exception as error:
+                    for job in batch:
+                        if not job.done.done():
+                            job.done.set_exception(error)
+
+    def _infer(self, batch: list[_Job]) -> list[Any]:
+        with self._timed("network"):
+            found = self.predictor.runtime(np.stack([job.canvas for job in batch]))
+        if not isinstance(found, Proposals):
+            return list(found)
+        found = replace(found, class_logits=None).numpy()
+        return [
+            Proposals(
+                found.scores[i : i + 1],
+                found.labels[i : i + 1],
+                found.mask_logits[i : i + 1],
+                geometry=(job.geometry,),
+            )
+            for i, job in enumerate(batch)
+        ]
+
+    def _finish(self, image: NDArray[np.uint8], found: Any, geometry: Geometry) -> Kept:
+        with self._timed("postprocess"):
+            if not isinstance(found, Proposals):
+                own = self.predictor.runtime.input, self.predictor.categories
+                return Kept(image, None, found.segmentation(geometry, *own))
+            if RULES[self.predictor.postprocess.rule].independent_masks:
+                alive = ~(found.scores[0] <= LEAST_SCORE)
+                found = Proposals(
+                    found.scores[:, alive],
+                    found.labels[:, alive],
+                    found.mask_logits[:, alive],
+                    geometry=found.geometry,
+                )
+            return Kept(image, found, self.predictor.segmentations(found)[0])
+
+    async def _again(self, kept: Kept, settings: dict[str, float]) -> Segmentation:
+        if not settings or kept.proposals is None:
+            return kept.result
+        config = replace(self.predictor.postprocess, **settings)  # type: ignore[arg-type]
+        if "score_threshold" in settings:
+            config = replace(config, stuff_threshold=None)
+        config.check()
+        loop = asyncio.get_running_loop()
+        with self._timed("postprocess"):
+            run = self.predictor.segmentations
+            return (await loop.run_in_executor(self._workers, run, kept.proposals, config))[0]
+
+    def _keep(self, token: str, kept: Kept) -> None:
+        self._kept.pop(token, None)
+        self._kept[token] = kept
+        total = sum(one.size for one in self._kept.values())
+        while total > self.memory and len(self._kept) > 1:
+            total -= self._kept.popitem(last=False)[1].size
+
+    def _timed(self, stage: str) -> _Timer:
+        return _Timer(self, stage)
+
+
+class _Timer:
+    def __init__(self, session: Session, stage: str) -> None:
+        self.session, self.stage = session, stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        with self.session._lock:
+            self.session.seconds[self.stage] += time.perf_counter() - self.start
+
+
+def adjustable(predictor: Predictor) -> bool:
+    """Whether thresholds can be changed after the network has run."""
+    return not has_postprocessing(predictor.runtime)

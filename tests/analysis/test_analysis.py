@@ -1,0 +1,171 @@
+"""Mistakes get the right cause, and their losses add up to 1 - PQ."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskconver.analysis.mistakes import CAUSES, Mistakes, find_mistakes
+from maskconver.analysis.run import analyze
+from maskconver.analysis.summary import Analysis, compare, image_quality
+from maskconver.cli.main import main
+from maskconver.core.categories import Categories, Category
+from maskconver.core.panoptic_png import write_panoptic_png
+from maskconver.data.open import open_dataset
+from maskconver.metrics import PanopticQuality
+from maskconver.metrics.overlap import Overlap
+
+CATEGORIES = Categories(
+    [
+        Category(1, "cell", True, (200, 0, 0)),
+        Category(2, "egg", True, (0, 200, 0)),
+        Category(3, "ground", False, (9, 9, 99)),
+    ]
+)
+
+
+def causes_of(pred: np.ndarray, pred_labels: list[int], gt: np.ndarray, gt_labels: list[int]) -> Mistakes:
+    gt = np.where(gt == 0, 99, gt)  # an id that no row lists: neither void nor a segment
+    segments = (range(1, len(pred_labels) + 1), pred_labels), (range(1, len(gt_labels) + 1), gt_labels)
+    overlap = Overlap.of(
+        pred,
+        tuple(map(np.array, segments[0])),
+        gt,
+        tuple(map(np.array, segments[1])),
+        categories=CATEGORIES,
+    )
+    return find_mistakes(overlap, pred, gt, CATEGORIES.is_thing, scores=np.full(len(pred_labels), 0.5))
+
+
+def boxes(*at: tuple[int, int, int, int]) -> np.ndarray:
+    ids = np.zeros((40, 40), np.int32)
+    for number, (y, x, height, width) in enumerate(at, 1):
+        ids[y : y + height, x : x + width] = number
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("pred", "pred_labels", "gt", "gt_labels", "missed", "spurious"),
+    [
+        ([], [], [(0, 0, 8, 8)], [0], ["missed"], []),
+        ([(0, 0, 8, 8)], [0], [], [], [], ["spurious"]),
+        ([(0, 0, 8, 8)], [1], [(0, 0, 8, 8)], [0], ["wrong class"], ["wrong class"]),
+        ([(0, 0, 8, 20)], [0], [(0, 0, 8, 10), (0, 10, 8, 10)], [0, 0], ["merged"] * 2, ["merged"]),
+        ([(0, 0, 8, 8), (0, 8, 8, 8)], [0, 0], [(0, 0, 8, 16)], [0], ["split"], ["split"] * 2),
+        ([(0, 4, 8, 8)], [0], [(0, 0, 8, 8)], [0], ["inaccurate"], ["inaccurate"]),
+        ([(0, 0, 8, 12), (0, 12, 8, 4)], [0, 0], [(0, 0, 8, 16)], [0], [], ["split"]),
+        ([(20, 20, 8, 8)], [1], [(0, 0, 8, 8)], [0], ["missed"], ["spurious"]),
+    ],
+)
+def test_every_kind_of_mistake_has_its_cause(pred, pred_labels, gt, gt_labels, missed, spurious) -> None:  # type: ignore[no-untyped-def]
+    found = causes_of(boxes(*pred), pred_labels, boxes(*gt), gt_labels)
+    names = np.array(list(CAUSES))
+    assert names[found.cause[~found.matched & ~found.predicted]].tolist() == missed
+    assert names[found.cause[found.predicted]].tolist() == spurious
+
+
+def test_pixels_near_the_true_edge_are_boundary_and_others_coverage() -> None:
+    shifted = causes_of(boxes((5, 6, 20, 20)), [0], boxes((5, 5, 20, 20)), [0])
+    assert shifted.edge.tolist() == [1.0]
+    holed = boxes((5, 5, 20, 20))
+    holed[12:18, 12:18] = 0
+    assert causes_of(holed, [0], boxes((5, 5, 20, 20)), [0]).edge.tolist() == [0.0]
+
+
+def test_border_and_neighbours() -> None:
+    gt = boxes((0, 5, 8, 8), (20, 20, 5, 5), (20, 25, 5, 5))
+    found = causes_of(gt, [0, 0, 0], gt, [0, 0, 0])
+    assert found.border.tolist() == [True, False, False]
+    assert found.crowded.tolist() == [False, True, True]
+
+
+def random_image(random: np.random.Generator) -> tuple[np.ndarray, list[int]]:
+    number = int(random.integers(1, 7))
+    at = [(*random.integers(0, 30, 2), *random.integers(3, 15, 2)) for _ in range(number)]
+    ids = boxes(*at)
+    kept, ids = np.unique(ids, return_inverse=True)
+    ids = ids.reshape(40, 40) + (0 if kept[0] == 0 else 1)
+    return ids.astype(np.int32), random.integers(0, 3, int(ids.max())).tolist()
+
+
+def test_losses_add_up_to_what_panoptic_quality_lacks() -> None:
+    random = np.random.default_rng(3)
+    metric, parts = PanopticQuality(CATEGORIES), []
+    for image in range(40):
+        (gt, gt_labels), (pred, pred_labels) = random_image(random), random_image(random)
+        if image % 2:
+            pred, pred_labels = np.roll(gt, 1, 1), gt_labels
+        segments = [(np.arange(1, len(x) + 1), np.array(x, int)) for x in (pred_labels, gt_labels)]
+        overlap = Overlap.of(pred, segments[0], gt, segments[1], categories=CATEGORIES)
+        metric.add(overlap)
+        parts.append(find_mistakes(overlap, pred, gt, CATEGORIES.is_thing, image=image))
+    mistakes = Mistakes.concatenate(parts)
+    found = Analysis(CATEGORIES, mistakes, [str(i) for i in range(40)], list(range(40)))
+    found.quality = image_quality(mistakes, 40, CATEGORIES.is_thing)
+    assert np.allclose(found.counts, metric.state)
+    result = metric.compute()
+    assert math.isclose(sum(found.losses().values()), 1 - result.all.pq)
+    assert math.isclose(sum(found.losses(things=True).values()), 1 - result.things.pq)
+    assert sum(g["segments"] for g in found.by("class")) == metric.state[:, [0, 2]].sum()
+    for group in found.by("size") + found.by("position"):
+        assert math.isclose(group["pq"] + sum(group["losses"].values()), 1)
+    oracles = found.oracles()
+    assert math.isclose(oracles["as it is"], result.all.pq)
+    assert min(oracles.values()) == oracles["as it is"]
+
+    same = compare(found, found, draws=20)
+    assert (same.low, same.high, same.better, same.worse) == (0, 0, [], [])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    assert main(["data", "synth", str(tmp_path / "data"), "--count", "3", "--size", "64", "64"]) == 0
+    return tmp_path
+
+
+def test_predictions_from_files_and_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = open_dataset(folder / "data")
+    content = json.loads((folder / "data" / "panoptic_train.json").read_text())
+    (folder / "found").mkdir()
+    dropped = 0
+    for row, annotation in enumerate(content["annotations"]):
+        ids = data.ids(row).copy()
+        gone = annotation["segments_info"].pop()["id"]
+        dropped += 1
+        ids[ids == gone] = 0
+        write_panoptic_png(folder / "found" / annotation["file_name"], ids)
+        for segment in annotation["segments_info"]:
+            segment.pop("area", None)
+    (folder / "found.json").write_text(json.dumps(content))
+    found = analyze(folder / "found.json", data)
+    single = ~found.mistakes.matched
+    assert single.sum() <= dropped and not found.failures and not found.sweeps
+
+    page = folder / "page.html"
+    capsys.readouterr()
+    words = [
+        "analyze",
+        str(folder / "found.json"),
+        "--data",
+        str(folder / "data"),
+        "--out",
+        str(page),
+        "--json",
+    ]
+    assert main(words) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert math.isclose(answer["All"]["pq"] + sum(answer["losses"].values()), 1)
+    text = page.read_text(encoding="utf-8")
+    assert "http" not in text and text.count('class="image"') == 3
+
+
+def test_bad_input_is_told_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", str(folder / "data"), "--out", str(folder / "page.html")]
+    own = str(folder / "data" / "panoptic_train.json")
+    for words in ([own, "--by", "weather"], [own, "--worst", "-1"], [str(folder / "no.json")]):
+        assert main(["analyze", *words, *data]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "Traceback" not in told
+    assert not (folder / "page.html").exists()

@@ -1,0 +1,189 @@
+"""The HTTP interface: right answers, and one line with a fitting status for everything else."""
+
+import asyncio
+import base64
+import io
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+
+from starlette.testclient import TestClient
+from tests.fakes import FakeRuntime
+
+import maskconver as mc
+from maskconver.core.panoptic_png import read_panoptic_png
+from maskconver.serve.app import create_app
+from maskconver.serve.session import Session
+
+
+def png(size: tuple[int, int] = (48, 64), seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def predictor() -> mc.Predictor:
+    return mc.Predictor(FakeRuntime(), max_pixels=100_000, score_threshold=0.0)
+
+
+@pytest.fixture
+def client(predictor: mc.Predictor) -> Iterator[TestClient]:
+    with TestClient(create_app(predictor, max_bytes=1 << 20), base_url="http://localhost") as client:
+        yield client
+
+
+def test_segments_are_those_of_the_predictor(client: TestClient, predictor: mc.Predictor) -> None:
+    data = png()
+    answer = client.post("/v1/segment", content=data).json()
+    own = predictor(Image.open(io.BytesIO(data)))
+    assert (answer["height"], answer["width"]) == own.ids.shape
+    assert np.array_equal(read_panoptic_png(base64.b64decode(answer["ids"])), own.ids)
+    assert [s["id"] for s in answer["segments"]] == [s.id for s in own]
+
+    form = client.post("/v1/segment?format=png", files={"file": ("a.png", data)})
+    assert form.headers["content-type"] == "image/png"
+    assert np.array_equal(read_panoptic_png(form.content), own.ids)
+    coco = client.post("/v1/segment?format=coco", content=data).json()
+    assert coco["annotations"][0]["segments_info"] == own.to_coco(0, "image.png")["segments_info"]
+    overlay = client.post("/v1/segment?format=overlay", content=data)
+    assert Image.open(io.BytesIO(overlay.content)).size == (64, 48)
+    assert client.post("/v1/segment?format=csv", content=data).text.count("\n") == len(own) + 1
+    assert len(client.post("/v1/segment?format=geojson", content=data).json()["features"]) == len(own)
+
+
+def test_new_thresholds_need_no_image_and_no_network(client: TestClient) -> None:
+    token = client.post("/v1/segment", content=png()).json()["token"]
+    before = client.get("/metrics").text
+    answer = client.post(f"/v1/segment?token={token}&score_threshold=1")
+    assert answer.status_code == 200 and answer.json()["segments"] == []
+    images = [line for line in before.splitlines() if line.startswith("maskconver_images_total")]
+    assert images[0] in client.get("/metrics").text
+    assert client.post("/v1/segment?token=gone").status_code == 410
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status"),
+    [
+        ("", b"", 400),
+        ("", b"no image", 422),
+        ("", png()[:200], 422),
+        ("", png((400, 400))[:100] + b"\0" * 50, 413),
+        ("", b"x" * (1 << 20) + b"x", 413),
+        ("?format=exe", png(), 400),
+        ("?score_threshold=nan", png(), 400),
+        ("?score_threshold=-1", png(), 400),
+        ("?overlap_threshold=" + "9" * 400, png(), 400),
+        ("?token=../../etc/passwd", b"", 410),
+    ],
+)
+def test_bad_requests_get_one_line(client: TestClient, query: str, body: bytes, status: int) -> None:
+    answer = client.post("/v1/segment" + query, content=body)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"] and "\n" not in answer.json()["error"]
+    assert client.get("/healthz").json()["status"] == "ok"
+
+
+def test_forms_without_a_file_and_broken_forms(client: TestClient) -> None:
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    for content, headers in ((b"--x\r\nbroken", kind), (b"", {"content-type": "multipart/form-data"})):
+        assert client.post("/v1/segment", content=content, headers=headers).status_code == 400
+    assert client.post("/v1/segment", data={"a": "b"}, files={}).status_code in (400, 422)
+
+
+def test_every_answer_forbids_other_sites(client: TestClient) -> None:
+    for path in ("/", "/app.js", "/app.css", "/v1/model", "/nothing"):
+        answer = client.get(path)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in answer.headers
+    page = client.get("/").text
+    assert "http" not in page.replace("http-equiv", "") and "<style" not in page and "onclick" not in page
+    assert client.get("/../app.py").status_code == 404 and client.get("/%2e%2e/app.py").status_code == 404
+
+
+def test_only_named_hosts_are_served(predictor: mc.Predictor) -> None:
+    with TestClient(create_app(predictor, hosts=["localhost"]), base_url="http://evil.example") as client:
+        assert client.get("/v1/model").status_code == 400
+
+
+def test_a_full_queue_and_a_slow_network_are_told() -> None:
+    predictor = mc.Predictor(FakeRuntime())
+    run = predictor.runtime
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(run, name)
+
+        def __call__(self, images: Any) -> Any:
+            time.sleep(0.3)
+            return run(images)
+
+    predictor.runtime = Slow()  # type: ignore[assignment]
+    with TestClient(create_app(predictor, seconds=0.05)) as client:
+        late = client.post("/v1/segment", content=png())
+        assert late.status_code == 504
+
+    async def crowd() -> list[str]:
+        session = Session(predictor, queue=2)
+        asked = [session.segment(png(seed=i), {}) for i in range(4)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        session.close()
+        return [type(a).__name__ for a in answers]
+
+    assert sorted(asyncio.run(crowd())) == ["Busy", "Busy", "tuple", "tuple"]
+
+
+def test_waiting_images_of_one_size_run_together() -> None:
+    predictor = mc.Predictor(FakeRuntime(), batch_size=4)
+    run, sizes = predictor.runtime, []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(run, name)
+
+        def __call__(self, images: Any) -> Any:
+            sizes.append(len(images))
+            time.sleep(0.1)
+            return run(images)
+
+    alone = [predictor(Image.open(io.BytesIO(png(seed=i)))) for i in range(6)]
+    predictor.runtime = Counting()  # type: ignore[assignment]
+
+    async def crowd() -> list[Any]:
+        session = Session(predictor)
+        answers = await asyncio.gather(*(session.segment(png(seed=i), {}) for i in range(6)))
+        session.close()
+        return [result for _, _, result in answers]
+
+    for one, other in zip(asyncio.run(crowd()), alone):
+        assert np.array_equal(one.ids, other.ids)
+    assert sum(sizes) == 6 and max(sizes) > 1
+
+
+def test_memory_for_kept_images_is_bounded(predictor: mc.Predictor) -> None:
+    async def many() -> tuple[int, int]:
+        session = Session(predictor, memory=200_000)
+        for i in range(12):
+            await session.segment(png(seed=i), {})
+        kept = sum(one.size for one in session._kept.values())
+        session.close()
+        return kept, len(session._kept)
+
+    size, number = asyncio.run(many())
+    assert size <= 200_000 and 1 <= number < 12
+
+
+def test_openapi_names_every_path(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        for method in methods:
+            answer = client.request(method, path)
+            assert answer.status_code in (200, 400), path
