@@ -286,7 +286,7 @@ def test_cityscapes_limits_are_said(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-HOLD_STUFF = ("coco-instances", "cityscapes", "masks")
+HOLD_STUFF = ("coco-instances", "cityscapes", "masks", "panoptic-2ch")
 
 
 @pytest.mark.parametrize("to", FORMATS)

@@ -73,8 +73,8 @@ def run(args: Namespace) -> int:
         def progress(total: int) -> Callable[[], None]:
             return bars.enter_context(progress_bar("images", total))
 
-        names = ("overlaps", "edges", "background", "merge_stuff", "split", "group", "seed", "images")
-        names += ("image_folder", "max_side", "colors", "class_attribute", "overwrite")
+        names = ["overlaps", "edges", "background", "merge_stuff", "split", "group", "seed", "images"]
+        names += ["image_folder", "max_side", "colors", "class_attribute", "overwrite"]
         result = convert(
             args.source,
             args.out,

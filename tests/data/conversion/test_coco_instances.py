@@ -175,6 +175,22 @@ def test_stuff_annotations_lie_below_the_objects_of_the_same_image(tmp_path: Pat
     assert any('"other"' in text for text in result.decisions)
 
 
+def test_pngs_of_classes_lie_below_the_objects(tmp_path: Path) -> None:
+    coco_set(tmp_path / "source", ["a.png", "b.png", "c.png"])
+    values = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    values[:6], values[6:12] = 1, 0
+    (tmp_path / "source" / "semantic").mkdir()
+    Image.fromarray(values).save(tmp_path / "source" / "semantic" / "a.png")
+    Image.fromarray(values[:5]).save(tmp_path / "source" / "semantic" / "b.png")
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert any("not used" in text for text in result.decisions) and len(result.classes) == 3
+    (tmp_path / "source" / "classes.txt").write_text("cat\nsky\n")
+    result = convert(tmp_path / "source", tmp_path / "two")
+    assert [(c["name"], c["isthing"]) for c in result.classes] == [("cat", 1), ("dog", 1), ("sky", 0)]
+    assert shown(tmp_path / "two") == {"cat": 68, "dog": 12, "sky": 6 * WIDTH - 40}
+    assert result.errors == {"size-mismatch": 1} and result.splits == {"train": 2}
+
+
 def spoiled(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["annotations"][1].update(changes)
 

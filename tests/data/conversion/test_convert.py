@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import maskconver as mc
 from maskconver.cli.main import main
@@ -173,6 +174,15 @@ def test_large_images_are_reduced_with_their_annotation(source: Path, tmp_path: 
     sample = mc.data.open_dataset(tmp_path / "out", "train")[0]
     assert sample.image.shape == (8, 12, 3) and sample.ids.shape == (8, 12)
     assert shown(tmp_path / "out")["dog"] in (2, 3, 4)
+
+
+def test_a_cut_off_image_that_is_to_be_reduced_is_named(source: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(noise).save(source / "a.png")
+    (source / "a.png").write_bytes((source / "a.png").read_bytes()[:300])
+    result = convert(source, tmp_path / "out", max_side=12)
+    assert result.errors == {"bad-image": 1} and result.splits == {"train": 1}
+    assert not mc.data.check_dataset(tmp_path / "out").defects
 
 
 def test_images_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:

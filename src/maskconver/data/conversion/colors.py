@@ -106,9 +106,18 @@ def _json_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
 def _color(value: Any, where: str) -> Color:
     if isinstance(value, str) and _HEX.fullmatch(value):
         return int(value[1:3], 16), int(value[3:5], 16), int(value[5:], 16)
-    if len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+    if not is_color(value):
         raise DataError(f"the colour {value} is not three numbers 0…255", where=where, fix=_FORM)
     return value[0], value[1], value[2]
+
+
+def is_color(value: Any) -> bool:
+    """Whether this is a list of three whole numbers 0…255."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(v, int) and 0 <= v <= 255 for v in value)
+    )
 
 
 @dataclass

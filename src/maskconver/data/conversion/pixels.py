@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import posixpath
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from PIL import Image
 from ...core.files import LFS_FIX, LFS_POINTER, MAX_PIXELS
 from ...core.segments import run_starts
 from ...errors import DataError, one_line
-from .annotation import IdSegment
+from ...io.label_png import read_classes
+from ..layout import CLASSES_FILES
+from .annotation import AnnotatedImage, IdSegment, Shape, SourceClass
+from .files import Files
 
 _GREY = ("1", "L", "P", "I", "I;16", "I;16B", "F")
 
@@ -153,3 +157,63 @@ def _tiff(data: bytes, where: str, error: Exception) -> NDArray[Any]:
         what = f"holds an array of {' × '.join(map(str, values.shape))} values, not one plane"
         raise DataError(what, where=where, fix="save one plane", kind="unreadable-mask")
     return values
+
+
+class SemanticPngs:
+    """PNGs of class numbers beside annotations of objects, to be drawn below them.
+
+    They lie in a folder `semantic`, `stuffthingmaps` or `stuff_pixelmaps`, with the names of the images; a
+    `classes.json` or `classes.txt` there or in the source names their classes.
+
+    Args:
+        files: the source.
+        things: classes that the annotations of objects have; they are not taken from the PNGs.
+
+    Attributes:
+        classes: the others.
+        named: the file that names them; "" where there is none, and then there are no classes.
+        masks: names of the PNGs, by the image's name without folder and ending.
+
+    Raises:
+        DataError: the file of classes is none.
+    """
+
+    FOLDERS = frozenset(("semantic", "stuffthingmaps", "stuff_pixelmaps"))
+
+    def __init__(self, files: Files, things: Collection[str]) -> None:
+        self._files = files
+        self.masks: dict[str, list[str]] = {}
+        for name in files.names:
+            path = PurePosixPath(name)
+            if path.suffix.lower() == ".png" and self.FOLDERS & {p.lower() for p in path.parts[:-1]}:
+                self.masks.setdefault(path.stem, []).append(name)
+        lists = [n for n in files.names if posixpath.basename(n) in CLASSES_FILES] if self.masks else []
+        self.named = min(lists, key=lambda n: (n.count("/"), n), default="")
+        self.classes: list[SourceClass] = []
+        self._names: dict[int, str] = {}
+        if self.named:
+            labels = read_classes(files.path(self.named))
+            kept = [c for c in labels.categories if c.name not in things]
+            self.classes = [SourceClass(c.name, False, c.color) for c in kept]
+            self._names = {c.id - 1: c.name for c in kept if c.id - 1 != labels.ignore}
+
+    def shapes(self, image: AnnotatedImage) -> list[Shape]:
+        """What the PNG of an image adds to it.
+
+        Raises:
+            DataError: it cannot be read, or has another size than the image is said to have.
+        """
+        path = PurePosixPath(image.name)
+        found = self.masks.get(path.stem, []) if self._names else []
+        if not found:
+            return []
+        name = next((n for n in found if image.split and image.split in n.split("/")), found[0])
+        values = read_values(self._files.path(name), self._files.where(name))
+        stated = image.height, image.width
+        if None not in stated and stated != values.shape:
+            what = f"{values.shape[1]}×{values.shape[0]}, but the image is {stated[1]}×{stated[0]}"
+            raise DataError(what, where=self._files.where(name), kind="size-mismatch")
+        there = (v for v in np.unique(values).tolist() if v in self._names)
+        return [
+            Shape(self._names[v], mask=values == v, layer=-1, entry=f"value {v} of {name}") for v in there
+        ]

@@ -157,10 +157,10 @@ def _segment_key(shape: Shape, index: int, stuff: frozenset[str]) -> Hashable:
 def _order(regions: list[Region], numbers: list[int], overlaps: Overlaps) -> list[int]:
     """Positions of the regions, the lowest first. Parts of a group lie at one height; crowds lie below."""
     stated = all(r.shape.area is not None for r in regions)
-    whole: Counter[int] = Counter()
-    for region, number in zip(regions, numbers):
-        area = region.shape.area if stated else region.area
-        whole[number] += area  # type: ignore[assignment]
+    areas = [float((r.shape.area if stated else r.area) or 0) for r in regions]
+    whole: dict[int, float] = {}
+    for number, area in zip(numbers, areas):
+        whole[number] = whole.get(number, 0) + area
 
     def height(i: int) -> tuple[float, ...]:
         region = regions[i]
@@ -169,9 +169,7 @@ def _order(regions: list[Region], numbers: list[int], overlaps: Overlaps) -> lis
             return (*low, region.shape.score or 0.0)
         if overlaps == "order":
             return low
-        grouped = region.shape.group is not None
-        area = whole[numbers[i]] if grouped else region.shape.area if stated else region.area
-        return (*low, -float(area or 0))
+        return (*low, -(areas[i] if region.shape.group is None else whole[numbers[i]]))
 
     return sorted(range(len(regions)), key=height)
 

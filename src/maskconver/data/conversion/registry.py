@@ -42,7 +42,8 @@ def reader_of(name: str) -> type[Reader]:
     if name not in FORMATS:
         raise ConfigError(f'no format "{name}"; there are {", ".join(FORMATS)}')
     module, cls = FORMATS[name]
-    return getattr(import_module(f".readers.{module}", __package__), cls)  # type: ignore[no-any-return]
+    found: type[Reader] = getattr(import_module(f".readers.{module}", __package__), cls)
+    return found
 
 
 def recognise(files: Files) -> tuple[type[Reader], str]:

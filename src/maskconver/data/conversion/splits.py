@@ -83,7 +83,8 @@ def deal(groups: list[Any], shares: dict[str, float], seed: int) -> list[str]:
     members: dict[Any, int] = {}
     for group in groups:
         members[group] = members.get(group, 0) + 1
-    order = [list(members)[i] for i in np.random.default_rng(seed).permutation(len(members))]
+    names = list(members)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     order.sort(key=lambda group: -members[group])
     lack = {name: share * len(groups) for name, share in shares.items()}
     empty, where = set(shares), {}

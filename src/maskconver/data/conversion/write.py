@@ -19,6 +19,7 @@ from ...core.categories import Categories
 from ...core.files import atomic_path
 from ...core.panoptic_png import write_panoptic_png
 from ...core.segments import measure
+from ...errors import ImageError, one_line
 from .annotation import Images
 from .files import plain_name
 
@@ -196,13 +197,19 @@ class SetWriter:
         suffix = path.suffix or suffix if isinstance(path, Path) else suffix
         if small:
             name = stem + (suffix if suffix.lower() in _JPEG else ".png")
-            with Image.open(path if isinstance(path, Path) else io.BytesIO(path)) as image:
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode in ("P", "PA", "1", "CMYK", "LA", "RGBA"):
-                    upright = upright.convert("RGB")
-                resized = upright.resize(small, Image.Resampling.LANCZOS, reducing_gap=3)
-                with atomic_path(folder / name) as temporary:
-                    resized.save(temporary, **({"quality": 95} if name.endswith(suffix) else {}))
+            try:
+                with Image.open(path if isinstance(path, Path) else io.BytesIO(path)) as image:
+                    upright = ImageOps.exif_transpose(image)
+                    if upright.mode in ("P", "PA", "1", "CMYK", "LA", "RGBA"):
+                        upright = upright.convert("RGB")
+                    resized = upright.resize(small, Image.Resampling.LANCZOS, reducing_gap=3)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                where = os.fspath(path) if isinstance(path, Path) else stem
+                raise ImageError(
+                    f"damaged or cut off ({one_line(error)})", where=where, kind="bad-image"
+                ) from None
+            with atomic_path(folder / name) as temporary:
+                resized.save(temporary, quality=95)
             self.how["resized"] += 1
             return name
         name = stem + suffix

@@ -26,8 +26,17 @@ from ..layout import find_splits
 from ..open import open_dataset
 from .item import Images, Item, Output
 
-FORMATS = ("coco-instances", "yolo-seg", "labelme", "cvat", "label-studio", "cityscapes", "masks")
-_HOLD_STUFF = ("coco-instances", "cityscapes", "masks")
+FORMATS = (
+    "coco-instances",
+    "yolo-seg",
+    "labelme",
+    "cvat",
+    "label-studio",
+    "cityscapes",
+    "masks",
+    "panoptic-2ch",
+)
+_HOLD_STUFF = ("coco-instances", "cityscapes", "masks", "panoptic-2ch")
 _MODULES = {"coco-instances": "coco", "yolo-seg": "yolo"}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ....errors import DataError
 from ..annotation import AnnotatedImage, IdSegment, Options, Reader, SourceClass
+from ..colors import is_color
 from ..files import Files
 from ..pairs import split_of
 from ..pixels import class_segments, numbered, read_values
@@ -139,6 +140,8 @@ class Cityscapes(Reader):
             ]
         except (TypeError, KeyError, ValueError):
             raise DataError("is no list of classes", where=self.files.where(name)) from None
+        if not all(is_color([*c.color]) for c in own):
+            raise DataError("has a colour that is not three numbers 0…255", where=self.files.where(name))
         return [LABELS[0], *own]
 
     def images(self) -> Iterator[AnnotatedImage]:

@@ -22,6 +22,7 @@ from ....io.panoptic_rows import PanopticJson, parse
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
 from ..files import Files, decoded
 from ..geometry import polygon
+from ..pixels import SemanticPngs
 from ..splits import split_name
 
 PANOPTIC, INSTANCES = b'"segments_info"', b'"segmentation"'
@@ -137,12 +138,11 @@ class _File:
             thing = row.get("isthing")
             known = thing in (0, 1)
             color = row.get("color")
-            sound = isinstance(color, list) and len(color) == 3 and all(isinstance(v, int) for v in color)
             found.append(
                 SourceClass(
                     names[i],
                     False if self.is_stuff else bool(thing) if known else None,
-                    tuple(color) if sound and all(0 <= v < 256 for v in color) else None,  # type: ignore[arg-type]
+                    _color(color),
                     i,
                 )
             )
@@ -224,12 +224,20 @@ class Coco(Reader):
             new = c if agree else SourceClass(c.name, c.is_thing, c.color)
             found.setdefault(c.name, new)
         self.classes = list(found.values())
-        coco = {c.id: c for c in Categories.coco()}
-        if all(c.is_thing is None and (o := coco.get(c.id)) and o.name == c.name for c in self.classes):  # type: ignore[arg-type]
+        coco = {(c.id, c.name): c for c in Categories.coco()}
+        same = [coco.get((c.id or 0, c.name)) for c in self.classes if c.is_thing is None]
+        if len(same) == len(self.classes) and all(same):
             self.say("the categories are those of COCO panoptic, and so are things and stuff")
-            self.classes = [
-                SourceClass(c.name, coco[c.id].is_thing, coco[c.id].color, c.id) for c in self.classes
-            ]  # type: ignore[index]
+            self.classes = [SourceClass(c.name, c.is_thing, c.color, c.id) for c in same if c]
+        self._semantic = SemanticPngs(self.files, [c.name for c in self.classes])
+        if self._semantic.classes:
+            self.say(
+                f"stuff below the objects is taken from PNGs, with the classes of {self._semantic.named}"
+            )
+            self.classes = [SourceClass(c.name, c.is_thing, c.color) for c in self.classes]
+            self.classes += self._semantic.classes
+        elif self._semantic.masks:
+            self.say("PNGs of classes are not used, as no classes.json or classes.txt names the classes")
 
     def images(self) -> Iterator[AnnotatedImage]:
         done: set[tuple[str, int | str]] = set()
@@ -251,6 +259,11 @@ class Coco(Reader):
                 )
                 for f in same:
                     image.shapes += self._shapes(f, row)
+                try:
+                    image.shapes += self._semantic.shapes(image)
+                except DataError as error:
+                    self.faults.reject(error, where)
+                    continue
                 yield image
 
     def _shapes(self, file: _File, image: _Image) -> Iterator[Shape]:
@@ -260,7 +273,8 @@ class Coco(Reader):
             category = row.get("category_id")
             if category == file.left_out:
                 continue
-            name = file.names.get(category)  # type: ignore[arg-type]
+            known = _identity(category) if isinstance(category, float) else category
+            name = file.names.get(known) if isinstance(known, int) else None
             if name is None:
                 self.faults.add("unknown-class", where, f"category {category} is not among the categories")
                 continue
@@ -422,7 +436,14 @@ def _image_row(row: Any) -> _Image | str:
 
 
 def _number(found: Any) -> float | None:
-    return float(found) if isinstance(found, int | float) and np.isfinite(found) else None
+    if not isinstance(found, int | float) or abs(found) > 1e18 or found != found:
+        return None
+    return float(found)
+
+
+def _color(found: Any) -> tuple[int, int, int] | None:
+    sound = isinstance(found, list) and all(isinstance(v, int) and 0 <= v < 256 for v in found)
+    return (found[0], found[1], found[2]) if sound and len(found) == 3 else None
 
 
 def _entry(row: Any, number: int) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ....errors import DataError
 from ..annotation import AnnotatedImage, IdSegment, Options, Reader, SourceClass
+from ..colors import is_color
 from ..files import Files
 from ..pairs import split_of
 from ..pixels import class_segments, numbered, read_values
@@ -142,7 +143,8 @@ def _labels(files: Files, config: str) -> list[dict[str, Any]]:
     rows = files.json(config)
     rows = rows.get("labels") if isinstance(rows, dict) else None
     if not isinstance(rows, list) or not all(
-        isinstance(r, dict) and {"name", "instances", "color"} <= r.keys() for r in rows
+        isinstance(r, dict) and {"name", "instances", "color"} <= r.keys() and is_color(r["color"])
+        for r in rows
     ):
         raise DataError('has no list "labels" of classes', where=files.where(config))
     return [{"readable": r["name"], "evaluate": True} | r for r in rows]

@@ -104,7 +104,9 @@ class TwoChannels(Reader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self._names = [n for n in files.matching(".png") if _has_two_channels(files, n)]
+        found = files.matching(".png")
+        named = [n for n in found if "2ch" in n]  # photographs may lack blue, too
+        self._names = [n for n in named or found if _has_two_channels(files, n)]
         if not self._names:
             raise DataError("no PNG with two channels here", where=files.where(files.only))
         lists = [n for n in files.names if n.lower().endswith(".json") and _is_category_list(files, n)]
@@ -117,6 +119,9 @@ class TwoChannels(Reader):
         self._categories = {c.id: c.name for c in categories}
         self.classes = _classes(categories)
         self.count = len(self._names)
+        self._photos: dict[str, list[str]] = {}
+        for photo in set(files.image_names()).difference(self._names):
+            self._photos.setdefault(PurePosixPath(photo).stem, []).append(photo)
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
@@ -137,7 +142,10 @@ class TwoChannels(Reader):
 
     def _one(self, name: str, where: str) -> AnnotatedImage:
         stem = PurePosixPath(name).stem
-        path = self.image(f"{stem}.jpg", posixpath.dirname(name))
+        photos = self._photos.get(stem, [])
+        same = [p for p in photos if PurePosixPath(p).parent.name == PurePosixPath(name).parent.name]
+        photo = (same or photos or [f"{stem}.jpg"])[0]
+        path = self.image(photo, posixpath.dirname(name))
         with Image.open(self.files.path(name)) as file:
             pixels = np.asarray(file.convert("RGB"), np.int32)
         keys = pixels[..., 0] << 8 | pixels[..., 1]
@@ -170,7 +178,6 @@ def _has_two_channels(files: Files, name: str) -> bool:
         with Image.open(files.path(name)) as image:
             if image.mode not in ("RGB", "RGBA"):
                 return False
-            low, high = image.getextrema()[2]
-            return low == high == 0
+            return not np.asarray(image)[..., 2].any()
     except (OSError, SyntaxError, ValueError):
         return False
