@@ -272,6 +272,6 @@ def _kinds(files: Files, masks: dict[str, NDArray[np.generic] | None]) -> set[st
         return {"color-masks"}
     if any(n.lower().endswith((".tif", ".tiff")) or "_masks." in n for n in masks):
         return {"instance-masks"}
-    if any(int(values.max(initial=0)) > 255 for values in masks.values() if values is not None):  # type: ignore[call-overload]
+    if any(int(values.max(initial=0)) > 255 for values in masks.values() if values is not None):
         return {"instance-masks"}
     return {"instance-masks", "class-masks"}
