@@ -172,7 +172,7 @@ def test_the_gallery_shows_each_kind(
 def test_annotations_of_another_format_are_checked_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_dataset(tmp_path / "panoptic", "cells", 2, (40, 50))
+    write_dataset(tmp_path / "panoptic", "cells", 2, size=(40, 50))
     images = sorted((tmp_path / "panoptic" / "images" / "train").iterdir())
     rows = [{"id": k, "file_name": p.name, "width": 50, "height": 40} for k, p in enumerate(images, 1)]
     square = [4, 4, 14, 4, 14, 14, 4, 14]

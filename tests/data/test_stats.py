@@ -91,7 +91,7 @@ def test_a_label_folder_and_max_images(tmp_path: Path) -> None:
 def test_the_command_writes_a_recipe_and_does_not_replace_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_dataset(tmp_path / "data", "cells", 2, (64, 80))
+    write_dataset(tmp_path / "data", "cells", 2, size=(64, 80))
     words = ["data", "stats", str(tmp_path / "data"), "--write-recipe", str(tmp_path / "my.yaml")]
     assert main(words) == 0
     shown = capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_the_command_writes_a_recipe_and_does_not_replace_one(
 @pytest.mark.parametrize("kind", ["scenes", "semantic", "six channels of 16 bits"])
 def test_train_takes_every_suggestion(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    write_dataset(tmp_path, "scenes" if kind == "scenes" else "cells", 2, (64, 80))
+    write_dataset(tmp_path, "scenes" if kind == "scenes" else "cells", 2, size=(64, 80))
     if kind == "semantic":
         content = json.loads((tmp_path / "panoptic_train.json").read_text())
         for category in content["categories"]:

@@ -96,7 +96,7 @@ def test_a_model_of_six_channels_of_16_bits_is_trained_and_used(tmp_path: Path) 
     from maskconver.training.augment.example import AugmentConfig, train_example
     from maskconver.training.targets import TargetConfig
 
-    write_dataset(tmp_path, "cells", 2, (32, 40))
+    write_dataset(tmp_path, "cells", 2, size=(32, 40))
     for path in (tmp_path / "images" / "train").iterdir():
         grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
         bands = np.stack([grey + k for k in range(6)])
