@@ -120,7 +120,15 @@ def test_a_model_of_six_channels_of_16_bits_is_trained_and_used(tmp_path: Path) 
     augment = AugmentConfig(scale=(0.5, 2), copy_paste=CopyPasteConfig(probability=1.0))
     draws = np.random.default_rng(0)
     is_thing = dataset.categories.is_thing
-    made = train_example(sample, model.input, augment, TargetConfig(), is_thing, draws, dataset[1])
+    made = train_example(
+        sample,
+        model.input,
+        augment,
+        targets=TargetConfig(),
+        is_thing=is_thing,
+        rng=draws,
+        partner=dataset[1],
+    )
     assert made.image.shape == (6, 32, 32)
     assert 0 < np.ptp(made.image) < 10
     mc.save(model, tmp_path / "model.safetensors")
