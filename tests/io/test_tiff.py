@@ -121,7 +121,13 @@ def test_a_model_of_six_channels_of_16_bits_is_trained_and_used(tmp_path: Path) 
     draws = np.random.default_rng(0)
     is_thing = dataset.categories.is_thing
     made = train_example(
-        sample, model.input, augment, targets=TargetConfig(), is_thing=is_thing, rng=draws, partner=dataset[1]
+        sample,
+        model.input,
+        augment,
+        targets=TargetConfig(),
+        is_thing=is_thing,
+        rng=draws,
+        partner=dataset[1],
     )
     assert made.image.shape == (6, 32, 32)
     assert 0 < np.ptp(made.image) < 10

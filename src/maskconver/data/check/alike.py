@@ -66,5 +66,5 @@ _TABLE = np.array([bin(v).count("1") for v in range(256)], np.uint8)
 def _bits(words: NDArray[Any]) -> NDArray[np.integer]:
     """How many bits are set in each word."""
     if hasattr(np, "bitwise_count"):
-        return np.asarray(np.bitwise_count(words))
+        return np.bitwise_count(words)
     return _TABLE[np.ascontiguousarray(words).view(np.uint8)].reshape(*words.shape, 8).sum(-1)
