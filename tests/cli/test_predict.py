@@ -1,5 +1,6 @@
 """`maskconver predict`: files in, panoptic files and overlays out, one bad image never stops the others."""
 
+import csv
 import json
 import threading
 
@@ -361,3 +362,26 @@ def test_a_disk_that_fills_up_later_ends_the_run_in_one_line_without_a_json(fold
     err = capsys.readouterr().err
     assert "No space left on device" in err and err.count("\n") == 1
     assert [p.name for p in (folder / "out").iterdir()] == ["panoptic"]
+
+
+def test_tables_and_polygons_are_written_beside_the_masks(folder, capsys):
+    options = ["--table", "out/cells.csv", "--geojson", "--intensity", "--pixel-size", "0.5"]
+    assert main(["predict", "fake", "in", "--out", "out", *options]) == 0
+    with (folder / "out" / "cells.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    written = [s for row in read(folder / "out")["annotations"] for s in row["segments_info"]]
+    assert [(int(r["id"]), int(r["area"])) for r in rows] == [(s["id"], s["area"]) for s in written]
+    assert [r["image"] for r in rows] == ["a.png", "a.png", "b.jpg", "b.jpg"]
+    assert float(rows[0]["area_physical"]) == int(rows[0]["area"]) / 4
+    assert float(rows[0]["mean_intensity"]) > 200 > 50 > float(rows[1]["mean_intensity"])
+    features = json.loads((folder / "out" / "geojson" / "a.geojson").read_text(encoding="utf-8"))["features"]
+    assert [f["properties"]["classification"]["name"] for f in features] == ["cell", "ground"]
+    assert "polygons: out/geojson" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options", [["--intensity"], ["--pixel-size", "2"], ["--table", "t.csv", "--pixel-size", "-1"]]
+)
+def test_options_of_a_table_that_mean_nothing_are_refused(folder, options, capsys):
+    assert main(["predict", "fake", "in", *options]) == 2
+    assert options[-2 if len(options) > 1 else 0] in capsys.readouterr().err

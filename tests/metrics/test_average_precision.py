@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from maskconver.core.categories import Categories, Category
+from maskconver.core.rle import encode_segments
 from maskconver.errors import DataError, MissingExtraError
 from maskconver.metrics.average_precision import PooledAPResult, pooled_average_precision
-from maskconver.metrics.mask_ap import MaskAveragePrecision, encode_segments
+from maskconver.metrics.mask_ap import MaskAveragePrecision
 from maskconver.metrics.panoptic_quality import PanopticQuality
 
 CATEGORIES = Categories([Category(1, "cell", True, (1, 1, 1)), Category(2, "background", False, (2, 2, 2))])

@@ -1,8 +1,9 @@
 """Segment images, folders or glob patterns.
 
 Writes COCO panoptic files: `panoptic.json`, and one PNG per image in `panoptic/`. With --overlay it also
-draws the segments over each image (`overlays/`); with --labels it also writes PNGs of classes (`labels/`). If
-an image cannot be read, the others are still processed.
+draws the segments over each image (`overlays/`), with --labels it writes PNGs of classes (`labels/`), with
+--geojson polygons for QuPath (`geojson/`), and with --table a CSV file of measurements. If an image cannot be
+read, the others are still processed.
 
 Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 """
@@ -10,6 +11,7 @@ Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -26,7 +28,7 @@ from ..errors import ConfigError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.panoptic_json import read_panoptic_json
-from ..io.results import label_writer, panoptic_writer
+from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson
 from ..io.sources import list_images
 from .options import (
     add_postprocess_options,
@@ -63,7 +65,16 @@ def configure(parser: ArgumentParser) -> None:
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
     add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
-    add("--no-masks", action="store_true", help="write no panoptic files, only overlays and labels")
+    add("--geojson", action="store_true", help="also write the segments as polygons, as QuPath reads them")
+    add("--table", type=str | None, default=None, help="also write a CSV file with a row for each segment")
+    add("--intensity", action="store_true", help="add each segment's mean brightness (0 to 255) to the table")
+    add(
+        "--pixel-size",
+        type=float | None,
+        default=None,
+        help="side of a pixel, e.g. in micrometres; adds areas and positions in that unit",
+    )
+    add("--no-masks", action="store_true", help="write no panoptic files, only the other results")
     add(
         "--ids-from",
         type=str | None,
@@ -96,12 +107,17 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
-    if args.no_masks and not (args.overlay or args.labels):
-        raise ConfigError("--no-masks leaves nothing to write; add --overlay or --labels")
-    if args.draft_jpeg and args.overlay:
+    if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table):
+        raise ConfigError("--no-masks leaves nothing to write; add --overlay, --labels, --geojson or --table")
+    if args.draft_jpeg and (args.overlay or args.intensity):
         raise ConfigError(
-            "--overlay draws on the full-size image, which --draft-jpeg does not read; use one of the two"
+            f"--{'overlay' if args.overlay else 'intensity'} needs the full-size image, which --draft-jpeg "
+            "does not read; use one of the two"
         )
+    if args.intensity and not args.table:
+        raise ConfigError("--intensity is a column of the table; add --table FILE.csv")
+    if args.pixel_size is not None and not (0 < args.pixel_size < math.inf and (args.table or args.geojson)):
+        raise ConfigError("--pixel-size is a length above 0, for --table or --geojson")
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     out = Path(args.out)
@@ -111,7 +127,9 @@ def run(args: Namespace) -> int:
     predictor = _predictor(args)
     done = Done()
     start = time.perf_counter()
-    stream = predictor.stream(paths, keep_images=args.overlay, threads=args.threads, seconds=done.seconds)
+    stream = predictor.stream(
+        paths, keep_images=args.overlay or args.intensity, threads=args.threads, seconds=done.seconds
+    )
     with (
         _warnings_in(done.warned),
         progress_bar("", len(paths)) as advance,
@@ -156,6 +174,8 @@ def _results(
     with ExitStack() as stack:
         masks = None if args.no_masks else stack.enter_context(panoptic_writer(out, categories, image_ids))
         labels = label_writer(out, categories) if args.labels else None
+        own = {"intensity": args.intensity, "pixel_size": args.pixel_size}
+        table = stack.enter_context(table_writer(Path(args.table), **own)) if args.table else None
 
         def write(result: Segmentation, stem: str) -> None:
             with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
@@ -163,6 +183,11 @@ def _results(
                     masks(result, stem)
                 if labels:
                     labels(result, stem)
+                if table:
+                    table(result)
+                if args.geojson:
+                    path = out / "geojson" / f"{stem}.geojson"
+                    write_geojson(path, result, pixel_size=args.pixel_size)
                 if args.overlay:
                     with atomic_path(out / "overlays" / f"{stem}.png") as temporary:
                         result.draw().save(temporary, "PNG", compress_level=3)
@@ -280,6 +305,10 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"labels: {out / 'labels'}")
         if args.overlay:
             print(f"overlays: {out / 'overlays'}")
+        if args.geojson:
+            print(f"polygons: {out / 'geojson'}")
+        if args.table:
+            print(f"table: {args.table}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(
         f"{len(failures)} of {done.images + len(failures)} images failed:",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import DataError
+from ..errors import DataError, MaskconverError
 from .categories import VOID_LABEL, Categories
 from .drawing import draw
 from .files import atomic_path
@@ -21,6 +21,8 @@ from .resize import resize_nearest
 from .segments import Segment, lookup, measure
 
 if TYPE_CHECKING:
+    import pandas
+    import supervision
     from PIL.Image import Image
 
 
@@ -190,14 +192,17 @@ class Segmentation:
             scores=scores,
         )
 
-    def to_coco(self, image_id: int | str = 0, file_name: str | None = None) -> dict[str, Any]:
+    def to_coco(
+        self, image_id: int | str = 0, file_name: str | None = None, *, rle: bool = False
+    ) -> dict[str, Any]:
         """The row of `annotations` of a COCO panoptic JSON; `score` is added to the format's keys.
 
         Args:
             image_id: as in the file's `images`.
             file_name: of the panoptic PNG; the image's stem + `.png` if left out.
+            rle: adds each segment's mask as `segmentation`, COCO's compressed run-length code.
         """
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "id": s.id,
                 "category_id": s.category_id,
@@ -208,7 +213,80 @@ class Segmentation:
             }
             for s in self.segments
         ]
+        if rle:
+            from .rle import encode_segments
+
+            numbers = np.array([s.id for s in self.segments], np.int64)
+            for row, (code, _) in zip(rows, encode_segments(self.ids, numbers, compress=True)):
+                row["segmentation"] = code
         return {"image_id": image_id, "file_name": file_name or self._stem() + ".png", "segments_info": rows}
+
+    def to_labels(self, *, things: bool | None = True) -> NDArray[np.int32]:
+        """A label image as napari and scikit-image take it: H×W int32, the segments' ids, 0 elsewhere.
+
+        Args:
+            things: only things (true), only stuff (false), or all segments (None).
+        """
+        return self.filter(things=things).ids
+
+    def to_dataframe(
+        self, *, intensity: bool | NDArray[Any] = False, pixel_size: float | None = None
+    ) -> pandas.DataFrame:
+        """A row for each segment: class, score, area, box, centroid, and more where asked.
+
+        Args:
+            intensity: true adds the mean brightness in the segmentation's image; an array H×W[×C], e.g. the
+                image in 16 bits, the mean of its values.
+            pixel_size: side of a pixel in a unit of yours; adds columns in that unit.
+
+        Returns:
+            The columns of `maskconver.core.exchange.table`.
+
+        Raises:
+            DataError: an intensity image of another size, or none where the segmentation has no image.
+            MaskconverError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise MaskconverError("to_dataframe needs pandas: pip install pandas") from None
+        from .exchange import table
+
+        values = intensity if isinstance(intensity, np.ndarray) else self.brightness() if intensity else None
+        return pandas.DataFrame(table(self, intensity=values, pixel_size=pixel_size))
+
+    def brightness(self) -> NDArray[np.float32]:
+        """H×W float32 in 0…255, the mean of the image's channels.
+
+        Raises:
+            DataError: the segmentation has no image.
+        """
+        if self.image is None:
+            raise DataError("this segmentation has no image; give the intensities as an array")
+        return self.image.mean(2, dtype=np.float32) if self.image.ndim == 3 else self.image.astype(np.float32)
+
+    def to_geojson(self, *, pixel_size: float | None = None) -> dict[str, Any]:
+        """A GeoJSON FeatureCollection as QuPath reads it: polygons in pixels, with holes, and measurements.
+
+        Args:
+            pixel_size: side of a pixel in a unit of yours; adds measurements in that unit.
+        """
+        from .exchange import geojson
+
+        return geojson(self, pixel_size=pixel_size)
+
+    def to_supervision(self) -> supervision.Detections:
+        """The segments as detections of the package supervision, `class_id` being the label.
+
+        Masks are N×H×W bool, which is large for many objects: `filter` first. Beyond 256 MB they become a
+        `CompactMask`, where supervision has it.
+
+        Raises:
+            MaskconverError: supervision is not installed.
+        """
+        from .exchange import detections
+
+        return detections(self)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `<name>.png` (ids as COCO's RGB) and `<name>.json` (a COCO panoptic file of this one image).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.categories import Categories
+from ..core.exchange import geojson, table
 from ..core.files import atomic_path
 from ..core.panoptic_png import write_panoptic_png
 from ..core.segmentation import Segmentation
@@ -89,3 +91,48 @@ def label_writer(folder: Path, categories: Categories) -> Callable[[Segmentation
             Image.fromarray(table[result.category_map()]).save(temporary, "PNG", compress_level=3)
 
     return write
+
+
+@contextmanager
+def table_writer(
+    path: Path, *, intensity: bool = False, pixel_size: float | None = None
+) -> Iterator[Callable[[Segmentation], None]]:
+    """Writes a CSV with a row for each segment of every image; it takes its name when the block ends.
+
+    Args:
+        path: of the CSV.
+        intensity: adds the mean brightness, 0…255; the segmentations then need their images.
+        pixel_size: as of `core.exchange.table`, which lists the columns. The first is `image`, the file name.
+
+    Yields:
+        A function of a segmentation.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full; there is then no file.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        started = False
+
+        def write(result: Segmentation) -> None:
+            nonlocal started
+            values = result.brightness() if intensity else None
+            columns = table(result, intensity=values, pixel_size=pixel_size)
+            if not started:
+                writer.writerow(["image", *columns])
+                started = True
+            plain = [np.round(c, 5).tolist() if isinstance(c, np.ndarray) else c for c in columns.values()]
+            writer.writerows((result.file_name, *row) for row in zip(*plain))
+
+        yield write
+
+
+def write_geojson(path: Path, result: Segmentation, *, pixel_size: float | None = None) -> None:
+    """Write the GeoJSON of `core.exchange.geojson`.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    with atomic_path(path) as temporary:
+        text = json.dumps(geojson(result, pixel_size=pixel_size), ensure_ascii=False)
+        temporary.write_text(text, encoding="utf-8")

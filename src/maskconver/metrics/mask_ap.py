@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..core.categories import Categories
-from ..core.segments import run_starts
+from ..core.rle import encode_segments
 from ..errors import DataError, MissingExtraError
 from .overlap import Segments, segment_table
 
@@ -161,31 +161,3 @@ class MaskAveragePrecision:
         areas = np.array([row["area"] for row in self._objects if not row["iscrowd"]])
         bins = (areas < 32**2, (areas >= 32**2) & (areas <= 96**2), areas > 96**2)
         return [0.0 if b.any() else float("nan") for b in bins]
-
-
-def encode_segments(
-    ids: NDArray[np.integer], segment_ids: NDArray[np.integer]
-) -> list[tuple[dict[str, Any], int]]:
-    """COCO's run-length code (uncompressed, column by column) and the area of segments, in one pass.
-
-    Args:
-        ids: (H, W), 0 = void.
-        segment_ids: (S,) those to encode.
-
-    Returns:
-        S pairs: `{"size": [H, W], "counts": [...]}`, and pixels.
-    """
-    flat = ids.T.ravel()
-    starts = run_starts(flat)
-    lengths, owners = np.diff(starts, append=flat.size), flat[starts]
-    order = np.argsort(owners, kind="stable")
-    low, high = (np.searchsorted(owners[order], segment_ids, side) for side in ("left", "right"))
-    answer = []
-    for first, last in zip(low.tolist(), high.tolist()):  # a list of counts each, which no array can hold
-        runs = order[first:last]
-        edges = np.empty(2 * len(runs) + 2, np.int64)
-        edges[0], edges[-1] = 0, flat.size
-        edges[1:-1:2], edges[2:-1:2] = starts[runs], starts[runs] + lengths[runs]
-        counts = np.diff(edges).tolist()
-        answer.append(({"size": list(ids.shape), "counts": counts}, int(lengths[runs].sum())))
-    return answer
