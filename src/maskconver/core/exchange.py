@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, MaskconverError
+from .categories import Categories
 from .polygons import Polygon, ids_to_polygons
 from .rle import encode_segments
-from .segments import Runs, lookup
-
-if TYPE_CHECKING:
-    from .segmentation import Segmentation
+from .segments import Runs, Segment, lookup
 
 DENSE_BYTES = 1 << 28  # more masks than this become supervision's CompactMask, where it has one
 
 
 def table(
-    result: Segmentation, *, intensity: NDArray[Any] | None = None, pixel_size: float | None = None
+    ids: NDArray[np.integer],
+    segments: Sequence[Segment],
+    *,
+    intensity: NDArray[Any] | None = None,
+    pixel_size: float | None = None,
 ) -> dict[str, Any]:
     """The measurements of all segments, a column each, in one pass over the id map.
 
     Args:
-        result: S segments.
+        ids, segments: of a `Segmentation`, S rows.
         intensity: H×W or H×W×C values of which each segment gets the mean.
         pixel_size: side of a pixel in a unit of yours, e.g. micrometres.
 
@@ -40,19 +43,19 @@ def table(
     """
     if pixel_size is not None and not 0 < pixel_size < np.inf:
         raise DataError(f"`pixel_size={pixel_size:g}` must be a length above 0")
-    runs, count = Runs.of(result.ids), len(result)
-    row = lookup(runs.ids, [s.id for s in result], np.arange(count), count)
+    runs, count = Runs.of(ids), len(segments)
+    row = lookup(runs.ids, [s.id for s in segments], np.arange(count), count)
 
     def totals(values: NDArray[Any]) -> NDArray[np.float64]:
         return np.bincount(row, values, count + 1)[:count]
 
     area = totals(runs.length)
-    boxes = np.array([s.bbox for s in result], np.int64).reshape(-1, 4)
+    boxes = np.array([s.bbox for s in segments], np.int64).reshape(-1, 4)
     columns: dict[str, Any] = {
-        "id": np.array([s.id for s in result], np.int64),
-        "class": [s.category for s in result],
-        "is_thing": [s.is_thing for s in result],
-        "score": np.array([s.score for s in result], float),
+        "id": np.array([s.id for s in segments], np.int64),
+        "class": [s.category for s in segments],
+        "is_thing": [s.is_thing for s in segments],
+        "score": np.array([s.score for s in segments], float),
         "area": area.astype(np.int64),
     }
     columns |= dict(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), boxes.T))
@@ -64,12 +67,11 @@ def table(
         for name in ("bbox_width", "bbox_height", "centroid_x", "centroid_y"):
             columns[f"{name}_physical"] = columns[name] * pixel_size
     if intensity is not None:
-        if intensity.shape[:2] != result.ids.shape or intensity.ndim > 3:
+        if intensity.shape[:2] != ids.shape or intensity.ndim > 3:
             raise DataError(
-                f"the intensity image has shape {intensity.shape}, the result {result.ids.shape}; "
-                "give H×W or H×W×C"
+                f"the intensity image has shape {intensity.shape}, the result {ids.shape}; give H×W or H×W×C"
             )
-        starts = runs.y * result.ids.shape[1] + runs.x
+        starts = runs.y * ids.shape[1] + runs.x
         channels = intensity[..., None] if intensity.ndim == 2 else intensity
         for c in range(channels.shape[2]):
             sums = np.add.reduceat(np.ascontiguousarray(channels[..., c]).ravel(), starts, dtype=np.float64)
@@ -78,17 +80,23 @@ def table(
     return columns
 
 
-def geojson(result: Segmentation, *, pixel_size: float | None = None) -> dict[str, Any]:
+def geojson(
+    ids: NDArray[np.integer],
+    segments: Sequence[Segment],
+    categories: Categories,
+    *,
+    pixel_size: float | None = None,
+) -> dict[str, Any]:
     """A GeoJSON FeatureCollection as QuPath reads it: a feature for each segment with pixels.
 
     Things are QuPath's detections, stuff its annotations. Coordinates are pixels, (0, 0) being the upper left
     corner of the image, and exact: filling the polygons gives back the mask.
 
     Args:
-        result: the segments.
+        ids, segments, categories: of a `Segmentation`.
         pixel_size: as of `table`; adds the physical measurements.
     """
-    polygons, columns = ids_to_polygons(result.ids), table(result, pixel_size=pixel_size)
+    polygons, columns = ids_to_polygons(ids), table(ids, segments, pixel_size=pixel_size)
     names = [n for n in columns if n in ("id", "score", "area") or n.startswith("centroid") or "_phys" in n]
     rows = zip(*(np.round(columns[name], 5).tolist() for name in names))
     features = [
@@ -99,12 +107,12 @@ def geojson(result: Segmentation, *, pixel_size: float | None = None) -> dict[st
                 "objectType": "detection" if segment.is_thing else "annotation",
                 "classification": {
                     "name": segment.category,
-                    "color": list(result.categories[segment.label].color),
+                    "color": list(categories[segment.label].color),
                 },
                 "measurements": dict(zip(names, row)),
             },
         }
-        for segment, row in zip(result, rows)
+        for segment, row in zip(segments, rows)
         if segment.id in polygons
     ]
     return {"type": "FeatureCollection", "features": features}
@@ -117,18 +125,18 @@ def _geometry(polygons: list[Polygon]) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": parts}
 
 
-def detections(result: Segmentation) -> Any:
+def detections(ids: NDArray[np.integer], segments: Sequence[Segment]) -> Any:
     """The segments with pixels as `supervision.Detections`; see `Segmentation.to_supervision`."""
     try:
         import supervision
     except ModuleNotFoundError:
         raise MaskconverError("to_supervision needs supervision: pip install supervision") from None
-    kept = [s for s in result if s.area]
+    kept = [s for s in segments if s.area]
     boxes = np.array([s.bbox for s in kept], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return supervision.Detections(
         xyxy=boxes,
-        mask=_masks(result, boxes),
+        mask=_masks(ids, kept, boxes),
         confidence=np.array([s.score for s in kept], np.float32),
         class_id=np.array([s.label for s in kept], int),
         data={
@@ -138,21 +146,20 @@ def detections(result: Segmentation) -> Any:
     )
 
 
-def _masks(result: Segmentation, boxes: NDArray[np.float32]) -> Any:
+def _masks(ids: NDArray[np.integer], kept: list[Segment], boxes: NDArray[np.float32]) -> Any:
     """N×H×W bool, or the same as supervision's CompactMask where that is too much memory."""
-    kept = [s for s in result if s.area]
-    if len(kept) * result.ids.size > DENSE_BYTES:
+    if len(kept) * ids.size > DENSE_BYTES:
         try:
             from supervision.detection.compact_mask import CompactMask
         except ModuleNotFoundError:
             pass
         else:
-            codes = encode_segments(result.ids, np.array([s.id for s in kept]))
+            codes = encode_segments(ids, np.array([s.id for s in kept]))
             inclusive = boxes - np.float32([0, 0, 1, 1])
-            return CompactMask.from_coco_rle([code for code, _ in codes], inclusive, result.ids.shape)
-    masks = np.zeros((len(kept), *result.ids.shape), bool)
+            return CompactMask.from_coco_rle([code for code, _ in codes], inclusive, ids.shape)
+    masks = np.zeros((len(kept), *ids.shape), bool)
     for mask, segment in zip(masks, kept):
         x, y, width, height = segment.bbox
         part = slice(y, y + height), slice(x, x + width)
-        mask[part] = result.ids[part] == segment.id
+        mask[part] = ids[part] == segment.id
     return masks

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.categories import Categories
-from ..core.exchange import geojson, table
+from ..core.exchange import table
 from ..core.files import atomic_path
 from ..core.panoptic_png import write_panoptic_png
 from ..core.segmentation import Segmentation
@@ -117,7 +117,7 @@ def table_writer(
         def write(result: Segmentation) -> None:
             nonlocal started
             values = result.brightness() if intensity else None
-            columns = table(result, intensity=values, pixel_size=pixel_size)
+            columns = table(result.ids, result.segments, intensity=values, pixel_size=pixel_size)
             if not started:
                 writer.writerow(["image", *columns])
                 started = True
@@ -134,5 +134,5 @@ def write_geojson(path: Path, result: Segmentation, *, pixel_size: float | None 
         OSError: it cannot be written; nothing is left behind.
     """
     with atomic_path(path) as temporary:
-        text = json.dumps(geojson(result, pixel_size=pixel_size), ensure_ascii=False)
+        text = json.dumps(result.to_geojson(pixel_size=pixel_size), ensure_ascii=False)
         temporary.write_text(text, encoding="utf-8")
