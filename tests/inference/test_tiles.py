@@ -14,8 +14,8 @@ from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.core.proposals import Proposals
 from maskconver.core.segmentation import Segmentation
 from maskconver.errors import ConfigError, MaskconverError
+from maskconver.inference.mosaic import Mosaic, Tiling, id_map
 from maskconver.inference.predictor import Predictor
-from maskconver.inference.tiles import Mosaic, Tiling, id_map
 
 CATEGORIES = Categories(
     [
@@ -271,7 +271,7 @@ def test_a_full_disk_is_told_in_one_line(monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("maskconver.inference.tiles.MEMORY_BYTES", 100)
+    monkeypatch.setattr("maskconver.inference.mosaic.MEMORY_BYTES", 100)
     assert id_map((30, 40)).sum() == 0 and isinstance(id_map((30, 40)), np.memmap)
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(MaskconverError, match=f"in {tempfile.gettempdir()}.*TMPDIR"):
