@@ -16,11 +16,13 @@ from ..core.files import EXPORTED_SUFFIXES
 from .options import (
     add_data_paths,
     add_postprocess_options,
+    add_tile_options,
     data_paths,
     postprocess_settings,
     progress_bar,
     refuse_old_options,
     shown,
+    tile_settings,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def configure(parser: ArgumentParser) -> None:
         help="find the best thresholds on this data, and save the model with them to this file",
     )
     add_postprocess_options(parser)
+    add_tile_options(parser)
     add(
         "--proposals",
         type=int | None,
@@ -90,7 +93,7 @@ def run(args: Namespace) -> int:
     if args.tune and args.model.endswith(EXPORTED_SUFFIXES):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(args.data, args.split, data_paths(args))
-    settings = postprocess_settings(args)
+    settings = postprocess_settings(args) | tile_settings(args)
     predictor = Predictor(args.model, device=args.device, proposals=args.proposals, **settings)
     dataset.channels = predictor.runtime.input.channels
     dataset = as_model_sees(dataset, predictor.categories)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from .polygons import Polygon, ids_to_polygons
 from .rle import encode_segments
 from .segments import Runs, Segment, lookup
 
+BAND_PIXELS = 1 << 24  # of an id map that are measured at a time
+PIECE = 2048  # side in pixels; segments of larger maps are traced by pieces of about this size
 DENSE_BYTES = 1 << 28  # more masks than this become supervision's CompactMask, where it has one
 
 
@@ -43,13 +45,25 @@ def table(
     """
     if pixel_size is not None and not 0 < pixel_size < np.inf:
         raise DataError(f"`pixel_size={pixel_size:g}` must be a length above 0")
-    runs, count = Runs.of(ids), len(segments)
-    row = lookup(runs.ids, [s.id for s in segments], np.arange(count), count)
-
-    def totals(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(row, values, count + 1)[:count]
-
-    area = totals(runs.length)
+    if intensity is not None and (intensity.shape[:2] != ids.shape or intensity.ndim > 3):
+        raise DataError(
+            f"the intensity image has shape {intensity.shape}, the result {ids.shape}; give H×W or H×W×C"
+        )
+    count, rows = len(segments), max(BAND_PIXELS // max(ids.shape[1], 1), 1)
+    channels = 0 if intensity is None else 1 if intensity.ndim == 2 else intensity.shape[2]
+    sums = np.zeros((3 + channels, count + 1))
+    for top in range(0, ids.shape[0], rows):
+        band = ids[top : top + rows]
+        runs = Runs.of(band)
+        row = lookup(runs.ids, [s.id for s in segments], np.arange(count), count)
+        values = [runs.length, runs.length * (runs.x + runs.length / 2), runs.length * (runs.y + top + 0.5)]
+        for c in range(channels):
+            part = intensity[top : top + rows]  # type: ignore[index]
+            flat = np.ascontiguousarray(part if part.ndim == 2 else part[..., c]).ravel()
+            values.append(np.add.reduceat(flat, runs.y * ids.shape[1] + runs.x, dtype=np.float64))
+        for total, value in zip(sums, values):
+            total += np.bincount(row, value, count + 1)
+    area, *moments = sums[:, :count]
     boxes = np.array([s.bbox for s in segments], np.int64).reshape(-1, 4)
     columns: dict[str, Any] = {
         "id": np.array([s.id for s in segments], np.int64),
@@ -60,62 +74,72 @@ def table(
     }
     columns |= dict(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), boxes.T))
     pixels = np.where(area > 0, area, np.nan)
-    columns["centroid_x"] = totals(runs.length * (runs.x + runs.length / 2)) / pixels
-    columns["centroid_y"] = totals(runs.length * (runs.y + 0.5)) / pixels
+    columns["centroid_x"], columns["centroid_y"] = (moment / pixels for moment in moments[:2])
     if pixel_size is not None:
         columns["area_physical"] = area * pixel_size**2
         for name in ("bbox_width", "bbox_height", "centroid_x", "centroid_y"):
             columns[f"{name}_physical"] = columns[name] * pixel_size
-    if intensity is not None:
-        if intensity.shape[:2] != ids.shape or intensity.ndim > 3:
-            raise DataError(
-                f"the intensity image has shape {intensity.shape}, the result {ids.shape}; give H×W or H×W×C"
-            )
-        starts = runs.y * ids.shape[1] + runs.x
-        channels = intensity[..., None] if intensity.ndim == 2 else intensity
-        for c in range(channels.shape[2]):
-            sums = np.add.reduceat(np.ascontiguousarray(channels[..., c]).ravel(), starts, dtype=np.float64)
-            name = "mean_intensity" if intensity.ndim == 2 else f"mean_intensity_{c}"
-            columns[name] = totals(sums) / pixels
+    for c, moment in enumerate(moments[2:]):
+        name = "mean_intensity" if intensity is not None and intensity.ndim == 2 else f"mean_intensity_{c}"
+        columns[name] = moment / pixels
     return columns
 
 
-def geojson(
+def features(
     ids: NDArray[np.integer],
     segments: Sequence[Segment],
     categories: Categories,
     *,
     pixel_size: float | None = None,
-) -> dict[str, Any]:
-    """A GeoJSON FeatureCollection as QuPath reads it: a feature for each segment with pixels.
+) -> Iterator[dict[str, Any]]:
+    """GeoJSON features as QuPath reads them, one for each segment with pixels.
 
     Things are QuPath's detections, stuff its annotations. Coordinates are pixels, (0, 0) being the upper left
     corner of the image, and exact: filling the polygons gives back the mask.
 
     Args:
-        ids, segments, categories: of a `Segmentation`.
+        ids, segments, categories: of a `Segmentation`, or some of its rows.
         pixel_size: as of `table`; adds the physical measurements.
     """
-    polygons, columns = ids_to_polygons(ids), table(ids, segments, pixel_size=pixel_size)
+    columns = table(ids, segments, pixel_size=pixel_size)
     names = [n for n in columns if n in ("id", "score", "area") or n.startswith("centroid") or "_phys" in n]
-    rows = zip(*(np.round(columns[name], 5).tolist() for name in names))
-    features = [
-        {
+    rows = list(zip(*(np.round(columns[name], 5).tolist() for name in names)))
+    for i, polygons in _polygons(ids, segments):
+        segment = segments[i]
+        color = list(categories[segment.label].color)
+        yield {
             "type": "Feature",
-            "geometry": _geometry(polygons[segment.id]),
+            "geometry": _geometry(polygons),
             "properties": {
                 "objectType": "detection" if segment.is_thing else "annotation",
-                "classification": {
-                    "name": segment.category,
-                    "color": list(categories[segment.label].color),
-                },
-                "measurements": dict(zip(names, row)),
+                "classification": {"name": segment.category, "color": color},
+                "measurements": dict(zip(names, rows[i])),
             },
         }
-        for segment, row in zip(segments, rows)
-        if segment.id in polygons
-    ]
-    return {"type": "FeatureCollection", "features": features}
+
+
+def _polygons(ids: NDArray[np.integer], segments: Sequence[Segment]) -> Iterator[tuple[int, list[Polygon]]]:
+    """The polygons of segments, by position in the list; of large maps piece by piece."""
+    if ids.size <= BAND_PIXELS:
+        found = ids_to_polygons(ids)
+        yield from ((i, found[s.id]) for i, s in enumerate(segments) if s.id in found)
+        return
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, s in enumerate(segments):
+        if s.area:
+            x, y, width, height = s.bbox
+            near = (y // PIECE, x // PIECE) if max(width, height) <= PIECE else (-1, i)
+            groups.setdefault(near, []).append(i)
+    for group in groups.values():
+        boxes = np.array([segments[i].bbox for i in group])
+        left, top = boxes[:, :2].min(0).tolist()
+        right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
+        numbers = [segments[i].id for i in group]
+        found = ids_to_polygons(lookup(ids[top:bottom, left:right], numbers, numbers, 0))
+        shift = np.array([left, top], np.int32)
+        for i in group:
+            parts = found[segments[i].id]
+            yield i, [(outer + shift, [hole + shift for hole in holes]) for outer, holes in parts]
 
 
 def _geometry(polygons: list[Polygon]) -> dict[str, Any]:

@@ -271,9 +271,10 @@ class Segmentation:
         Args:
             pixel_size: side of a pixel in a unit of yours; adds measurements in that unit.
         """
-        from .exchange import geojson
+        from .exchange import features
 
-        return geojson(self.ids, self.segments, self.categories, pixel_size=pixel_size)
+        found = features(self.ids, self.segments, self.categories, pixel_size=pixel_size)
+        return {"type": "FeatureCollection", "features": list(found)}
 
     def to_supervision(self) -> supervision.Detections:
         """The segments as detections of the package supervision, `class_id` being the label.
