@@ -206,6 +206,7 @@ RUN = {
     "docs/tasks/data.md": generated,
     "docs/tasks/evaluate.md": None,
     "docs/tasks/predict.md": None,
+    "docs/tasks/large.md": None,
     "docs/tasks/programs.md": None,
 }
 MAKES = {"docs/migrate/yolo.md": "yolo", "docs/datasets.md": "my_data"}
