@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import types
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.core.proposals import Proposals
 from maskconver.core.segmentation import Segmentation
 from maskconver.errors import ConfigError, MaskconverError
+from maskconver.inference.exported import CanvasMap
 from maskconver.inference.mosaic import Mosaic, Tiling, id_map
 from maskconver.inference.predictor import Predictor
+from maskconver.merge import postprocess
 
 CATEGORIES = Categories(
     [
@@ -276,3 +279,26 @@ def test_a_full_disk_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(MaskconverError, match=f"in {tempfile.gettempdir()}.*TMPDIR"):
         id_map((30, 40))
+
+
+class PanopticFile(ColourRuntime):
+    """A file of a fixed size that gives maps, not proposals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.file = types.SimpleNamespace(output="panoptic", size=(64, 64), multiple=16)
+
+    def __call__(self, images):
+        assert images.shape[2:] == (64, 64)
+        (answer,) = postprocess(super().__call__(images), self.postprocess, CATEGORIES)
+        rows = np.array([[s.id, s.label, s.area] for s in answer] + [[0, -1, 0]], np.int32)
+        return [CanvasMap(answer.ids, rows, np.float32([*(s.score for s in answer), 0]))]
+
+
+def test_a_file_of_a_fixed_size_takes_images_of_any_size_in_tiles():
+    image = painted(5, 150, 90)
+    for part in (image, image[:40]):
+        whole = Predictor(ColourRuntime(), tile=None)(part)
+        assert same(Predictor(PanopticFile(), overlap=24)(part), whole)
+    small = image[:40, :30]
+    assert same(Predictor(PanopticFile())(small), Predictor(ColourRuntime(), tile=None)(small))

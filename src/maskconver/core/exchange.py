@@ -179,7 +179,7 @@ def _masks(ids: NDArray[np.integer], kept: list[Segment], boxes: NDArray[np.floa
             pass
         else:
             codes = encode_segments(ids, np.array([s.id for s in kept]))
-            inclusive = boxes - np.float32([0, 0, 1, 1])
+            inclusive = boxes - np.array([0, 0, 1, 1], np.float32)
             return CompactMask.from_coco_rle([code for code, _ in codes], inclusive, ids.shape)
     masks = np.zeros((len(kept), *ids.shape), bool)
     for mask, segment in zip(masks, kept):

@@ -289,8 +289,8 @@ class Mosaic:
             label = self._labels[i + 1]
             c = self.categories[label]
             (x, y), (right, bottom) = low[i].tolist(), high[i].tolist()
-            box, area = (x, y, right - x, bottom - y), int(areas[i])
-            segments.append(Segment(number, label, c.id, c.name, c.is_thing, float(scores[i]), area, box))
+            box, size = (x, y, right - x, bottom - y), int(areas[i])
+            segments.append(Segment(number, label, c.id, c.name, c.is_thing, float(scores[i]), size, box))
         return Segmentation(self.ids, segments, self.categories)
 
     def _bands(self) -> Iterator[tuple[int, NDArray[np.int32]]]:

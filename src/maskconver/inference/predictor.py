@@ -279,9 +279,19 @@ class Predictor:
             return Large(InMemory(pixels), tiling, name, keep)
         with timed(times, "prepare"):
             dtype = getattr(self.runtime, "dtype", np.float32)
-            canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype)
+            size = self._fixed(pixels.shape[:2])
+            canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype, canvas=size)
         keep = keep and pixels.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, pixels if keep else None, name)
+
+    def _fixed(self, size: tuple[int, ...]) -> tuple[int, int] | None:
+        """The input of a file of a fixed size, which smaller images are padded to; None for other models."""
+        own, file = self.runtime.input, getattr(self.runtime, "file", None)
+        fixed: tuple[int, int] | None = getattr(file, "size", None)
+        if fixed is None or own.mode == "fit":
+            return None
+        scaled = scaled_size((size[0], size[1]), own)
+        return fixed if scaled[0] <= fixed[0] and scaled[1] <= fixed[1] else None
 
     def _answers(
         self, ready: Sequence[_Ready | Large], seconds: dict[str, float]
