@@ -138,7 +138,7 @@ def test_a_coarse_network_gives_the_same_objects_in_tiles():
 
 
 def test_every_tile_has_one_size_and_sees_the_overlap():
-    tiling = Tiling.of((1000, 700), 320, 80, 32)
+    tiling = Tiling.of((1000, 700), 320, 80, align=32)
     cover = np.zeros(tiling.size, int)
     for tile in tiling:
         (ys, xs), (core_ys, core_xs) = tile.window, tile.core

@@ -58,7 +58,7 @@ class Tiling:
     columns: list[tuple[int, int, int, int]]
 
     @classmethod
-    def of(cls, size: tuple[int, int], tile: int, overlap: int, align: int = 1) -> Tiling:
+    def of(cls, size: tuple[int, int], tile: int, overlap: int, *, align: int = 1) -> Tiling:
         """Cover an image.
 
         Args:

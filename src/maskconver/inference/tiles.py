@@ -108,7 +108,7 @@ class Tiles:
         """The tiling of an image; None for one that fits a tile."""
         if max(size[:2]) <= self.tile:
             return None
-        return Tiling.of((size[0], size[1]), self.tile, self.overlap, self.align)
+        return Tiling.of((size[0], size[1]), self.tile, self.overlap, align=self.align)
 
     def config(self, config: PostprocessConfig, size: tuple[int, int]) -> PostprocessConfig:
         """The thresholds for a window: the same number of pixels in each."""
@@ -157,7 +157,7 @@ def tiles_of(
     canvas = fixed or (-(-ceil(tile * scale) // multiple) * multiple,) * 2
     own = replace(config, mode="native", scale=scale, multiple=multiple)
     tiles = Tiles(tile, shared, align, own, (canvas[0], canvas[1]), side, auto=not given)
-    Tiling.of((tile + 1, tile + 1), tile, shared, align)  # refuses overlaps before the first image
+    Tiling.of((tile + 1, tile + 1), tile, shared, align=align)  # refuses overlaps before the first image
     return tiles
 
 
