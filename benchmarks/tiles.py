@@ -1,4 +1,4 @@
-"""Tiled inference: what it takes beyond the network, and memory.
+"""Tiled inference: what it takes beyond the network.
 
 Run: .venv/bin/python benchmarks/tiles.py [--side 8192]
 
@@ -9,7 +9,6 @@ of that size. All times are processor time of one thread.
 
 from __future__ import annotations
 
-import resource
 import time
 from copy import copy
 from dataclasses import replace
@@ -68,17 +67,14 @@ def main() -> None:
         network(canvas)
     each = (time.process_time() - begun) / 3
     image, runtime, seconds = cells(args.side), Repeating(network), dict[str, float]()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     predictor = Predictor(runtime, tile=TILE)
     (_, result), *_ = predictor.stream([image], keep_images=False, seconds=seconds)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     tiles = runtime.calls
     print(f"{args.side}² pixels, {tiles} tiles of {TILE}², {len(result)} segments\n")
     row = table("stage", "ms per tile", "% of the network")
     row(f"network ({args.model})", f"{each * 1000:.0f}", 100)
     for name in STAGES:
         row(name, f"{seconds[name] / tiles * 1000:.1f}", f"{100 * seconds[name] / tiles / each:.1f}")
-    print(f"\npeak above the image and the network {peak:.0f} MB; id map {result.ids.nbytes / 2**20:.0f} MB")
 
 
 if __name__ == "__main__":
