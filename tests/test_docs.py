@@ -196,6 +196,7 @@ RUN = {
     "docs/tasks/data.md": generated,
     "docs/tasks/evaluate.md": None,
     "docs/tasks/predict.md": None,
+    "docs/tasks/large.md": None,
     "docs/tasks/programs.md": None,
 }
 MAKES = {"docs/datasets.md": "my_data"}

@@ -461,3 +461,33 @@ def test_labels_come_from_the_panoptic_result_or_from_the_scores_of_all_masks(fo
 def test_a_choice_about_labels_without_labels_is_refused(folder, capsys):
     assert main(["predict", "fake", "in", "--semantic-from", "scores"]) == 2
     assert "add --labels" in capsys.readouterr().err
+
+
+def test_large_tiffs_are_read_and_written_in_tiles(folder, monkeypatch, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr(
+        "maskconver.inference.predictor.open_runtime", lambda *_: FakeRuntime("native", (64, 64))
+    )
+    monkeypatch.setattr("maskconver.inference.predictor.WINDOWED", 1)
+    monkeypatch.setattr("maskconver.cli.predict.LARGE", 60 * 90)
+    monkeypatch.setattr("maskconver.core.exchange.BAND_PIXELS", 1000)
+    image = picture(300, 400)
+    tifffile.imwrite(folder / "in" / "big.tif", image, tile=(64, 64), compression="zlib", photometric="rgb")
+    options = ["--out", "out", "--tile", "128", "--overlap", "48", "--table", "t.csv"]
+    assert main(["predict", "fake", "in", *options]) == 0
+    ids = tifffile.imread(folder / "out" / "large" / "big.tif")
+    assert ids.shape == (300, 400) and (ids[image[..., 0] > 0] == ids[100, 200]).mean() > 0.98
+    (feature,) = json.loads((folder / "out" / "large" / "big.geojson").read_text())["features"]
+    assert feature["properties"]["measurements"]["area"] == (ids == ids[100, 200]).sum()
+    assert [row["file_name"] for row in read(folder / "out")["annotations"]] == ["a.png", "b.png"]
+    assert "1 too large for a PNG" in capsys.readouterr().out
+    assert main(["predict", "fake", "in/big.tif", "--out", "out2", "--tile", "128", "--overlay"]) != 0
+    assert "leave it out" in capsys.readouterr().err
+
+
+def test_tiles_are_an_option_of_predict_and_evaluate(folder, capsys):
+    assert main(["predict", "fake", "in", "--out", "out", "--tile", "32", "--skip-empty"]) == 0
+    assert main(["predict", "fake", "in", "--tile", "none", "--overlap", "9"]) == 2
+    assert "--overlap is that of tiles; give --tile" in capsys.readouterr().err
+    assert main(["predict", "fake", "in", "--tile", "32", "--overlap", "32"]) == 2
+    assert "--overlap 32 must be" in capsys.readouterr().err

@@ -17,12 +17,14 @@ from .options import (
     add_data_paths,
     add_postprocess_options,
     add_semantic_from,
+    add_tile_options,
     add_tta,
     data_paths,
     postprocess_settings,
     progress_bar,
     refuse_old_options,
     shown,
+    tile_settings,
 )
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     add_postprocess_options(parser)
     add_tta(parser)
+    add_tile_options(parser)
     add(
         "--proposals",
         type=int | None,
@@ -108,7 +111,7 @@ def run(args: Namespace) -> int:
     if args.tune and args.model.endswith(EXPORTED_SUFFIXES):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(args.data, args.split, data_paths(args))
-    settings = postprocess_settings(args)
+    settings = postprocess_settings(args) | tile_settings(args)
     model: Any = _relaxing(args) if args.remask else args.model
     predictor = Predictor(model, device=args.device, proposals=args.proposals, tta=args.tta, **settings)
     dataset.read_for(predictor.runtime.input, args.white_level)

@@ -109,6 +109,39 @@ def postprocess_settings(args: Namespace) -> dict[str, Any]:
     return settings
 
 
+def add_tile_options(parser: ArgumentParser) -> None:
+    """Adds the options of large images; each is an argument of `Predictor` of the same name."""
+    add = parser.add_argument
+    add(
+        "--tile",
+        type=int | Literal["auto", "none"],
+        default="auto",
+        help="segment larger images in overlapping tiles of this side in pixels; auto does so for models "
+        "that keep the size of images",
+    )
+    add(
+        "--overlap",
+        type=int | None,
+        default=None,
+        help="number of pixels that tiles share; objects smaller than this are never cut; a quarter of the "
+        "tile by default",
+    )
+    add("--skip-empty", action="store_true", help="skip tiles of a single colour")
+    add(
+        "--scale",
+        type=float | None,
+        default=None,
+        help="resize images by this factor first (models that keep the size of images): the size of objects "
+        "in training divided by their size in your images",
+    )
+
+
+def tile_settings(args: Namespace) -> dict[str, Any]:
+    """The arguments of `Predictor` for large images."""
+    own = {name: getattr(args, name) for name in ("overlap", "skip_empty", "scale")}
+    return own | {"tile": None if args.tile == "none" else args.tile}
+
+
 PATHS = {
     "images": "folder or .zip of the images, if it lies elsewhere",
     "panoptic_json": "the panoptic JSON, if it lies elsewhere",
@@ -173,7 +206,7 @@ def refuse_old_options(_: ArgumentParser, argv: list[str]) -> list[str]:
 
 
 @contextmanager
-def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Callable[[], None]]:
+def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
     """Show a bar with rate and time left while the block runs, where the error stream is a terminal.
 
     Args:
@@ -182,14 +215,14 @@ def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Calla
         unit: what a step is, in the plural.
 
     Yields:
-        A function to be called after every step.
+        A function to be called after every step; or within one, with a text that is then shown.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:  # rich 13 prints an empty line even where a bar is disabled
-        yield lambda: None
+        yield lambda text="": None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -201,9 +234,10 @@ def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Calla
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=total, rate=0.0)
 
-        def advance() -> None:
-            bar.advance(task)
-            bar.update(task, rate=bar.tasks[0].speed or 0.0)
+        def advance(text: str = "") -> None:
+            if not text:
+                bar.advance(task)
+            bar.update(task, rate=bar.tasks[0].speed or 0.0, description=text or title)
 
         yield advance
 

@@ -26,33 +26,36 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..core.files import atomic_path
+from ..core.segmentation import Segmentation
 from ..data.export_to.write import FORMATS, writing_results
 from ..errors import ConfigError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.panoptic_json import read_panoptic_json
-from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson
+from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
 from ..io.sources import list_images
 from .options import (
     add_postprocess_options,
     add_semantic_from,
+    add_tile_options,
     add_tta,
     postprocess_settings,
     progress_bar,
     refuse_old_options,
     shown,
+    tile_settings,
 )
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from ..core.categories import Categories
-    from ..core.segmentation import Segmentation
     from ..inference.predictor import Predictor
 
 SHOWN_ROWS = 20
+LARGE = MAX_PIXELS  # results with more are written as TIFF and GeoJSON
 # The stages that follow one another, and those that run beside them in threads of their own.
-IN_TURN = ("network", "postprocess", "waiting")
+IN_TURN = ("network", "postprocess", "join", "waiting")
 OVERLAPPED = ("decode", "prepare", "write")
 
 prepare = refuse_old_options
@@ -102,6 +105,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     add_postprocess_options(parser)
     add_tta(parser)
+    add_tile_options(parser)
     add("--max-pixels", type=int, default=MAX_PIXELS, help="refuse images with more pixels than this")
     add(
         "--draft-jpeg",
@@ -147,16 +151,19 @@ def run(args: Namespace) -> int:
         predictor = predictor.answering(semantic=source == "scores")
     done = Done()
     start = time.perf_counter()
-    stream = predictor.stream(
-        paths, keep_images=args.overlay or args.intensity, threads=args.threads, seconds=done.seconds
-    )
+    keep = args.overlay or args.intensity
+    stream = predictor.stream(paths, keep_images=keep, threads=args.threads, seconds=done.seconds)
     with (
         _warnings_in(done.warned),
         progress_bar("", len(paths)) as advance,
         _results(args, out, predictor.categories, image_ids, done.seconds) as write,
         closing(stream) as answers,
     ):
+        predictor.on_tile = _tile_progress(advance)
         for (path, answer), stem in zip(answers, _unique_stems(paths)):
+            if keep and isinstance(answer, Segmentation) and answer.image is None:
+                option = "overlay" if args.overlay else "intensity"
+                answer = MaskconverError(f"too large to be kept in memory for --{option}; leave it out")
             if isinstance(answer, MaskconverError):
                 failures.append(_failure(path, answer))
                 if len(paths) == len(failures) == 1:  # no batch: refused, and nothing is written
@@ -165,6 +172,7 @@ def run(args: Namespace) -> int:
                 with timed(done.seconds, "waiting"):
                     write(replace(answer, file_name=names[path]), stem, path)
                 done.images += 1
+                done.large += answer.ids.size > LARGE
                 done.segments.update(s.category for s in answer.segments)
             advance()
     done.seconds["total"] = time.perf_counter() - start
@@ -172,11 +180,27 @@ def run(args: Namespace) -> int:
     return 1 if failures else 0
 
 
+def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """Shows the tiles of an image and their rate."""
+    begun = time.perf_counter()
+
+    def on_tile(done: int, count: int) -> None:
+        nonlocal begun
+        now = time.perf_counter()
+        if done == 1:
+            begun = now
+        rate = f", {(done - 1) / (now - begun):.1f} tiles/s" if done > 1 else ""
+        advance(f"tile {done} of {count}{rate}")
+
+    return on_tile
+
+
 @dataclass
 class Done:
     """What the run did: images, segments by category, warnings, and the seconds of each stage."""
 
     images: int = 0
+    large: int = 0
     segments: Counter[str] = field(default_factory=Counter)
     warned: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -201,14 +225,17 @@ def _results(
 
         def write(result: Segmentation, stem: str, path: Path) -> None:
             with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
+                if table:
+                    table(result)
+                if result.ids.size > LARGE:
+                    write_large(out / "large", stem, result, pixel_size=args.pixel_size)
+                    return
                 if export:
                     export(result, stem, path)
                 if masks:
                     masks(result, stem)
                 if labels:
                     labels(result, stem)
-                if table:
-                    table(result)
                 if args.geojson:
                     path = out / "geojson" / f"{stem}.geojson"
                     write_geojson(path, result, pixel_size=args.pixel_size)
@@ -231,6 +258,7 @@ def _predictor(args: Namespace) -> Predictor:
         draft_jpeg=args.draft_jpeg,
         tta=args.tta,
         **postprocess_settings(args),
+        **tile_settings(args),
     )
 
 
@@ -239,7 +267,7 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
 
     Earlier results are passed over where the output lies in an input folder.
     """
-    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels")}
+    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large")}
     named = {Path(path) for path in paths}
     found: set[Path] = set()
     missing: list[tuple[str, str]] = []
@@ -365,6 +393,8 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"polygons: {out / 'geojson'}")
         if args.table:
             print(f"table: {args.table}")
+        if done.large:
+            print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(
         f"{len(failures)} of {done.images + len(failures)} images failed:",

@@ -43,8 +43,9 @@ def ids_to_polygons(ids: NDArray[np.integer]) -> dict[int, list[Polygon]]:
     flat = padded.ravel()
     # An edge is pixel · 4 + side. Sides are top, right, bottom, left; each runs with its pixel on the right.
     outward, forward = np.array([-w, 1, w, -1]), np.array([1, w, -1, -w])
-    inside = np.flatnonzero(flat)
-    edges = np.concatenate([inside[flat[inside + o] != flat[inside]] * 4 + s for s, o in enumerate(outward)])
+    above, before = np.flatnonzero(flat[w:] != flat[:-w]), np.flatnonzero(flat[1:] != flat[:-1])
+    sides = (above + w, before, above, before + 1)
+    edges = np.concatenate([pixel[flat[pixel] != 0] * 4 + s for s, pixel in enumerate(sides)])
     if not len(edges):
         return {}
     edges.sort()

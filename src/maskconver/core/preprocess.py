@@ -33,6 +33,8 @@ def prepare(
     *,
     whole: tuple[int, int] | None = None,
     dtype: type[np.float32 | np.uint8] = np.float32,
+    canvas: tuple[int, int] | None = None,
+    levels: tuple[float, float] | None = None,
 ) -> tuple[NDArray[Any], Geometry]:
     """Bring one image to the network's input.
 
@@ -45,6 +47,8 @@ def prepare(
         whole: (height, width) of the image of which `image` is a half, a quarter or an eighth (as
             `read_reduced` gives it); the geometry is then the whole image's.
         dtype: `np.uint8` for exported files that normalise for themselves.
+        canvas: (height, width) of the network's input where it should be another one.
+        levels: the values that become black and white where the image is part of another (`stretch_levels`).
 
     Returns:
         The network's input, C×h×w float32 normalised, or h×w×C uint8 (0…255, rounded) for `np.uint8`; and how
@@ -60,7 +64,9 @@ def prepare(
         )
     size = whole or (image.shape[0], image.shape[1])
     scaled = scaled_size(size, config)
-    canvas = config.size if config.mode == "fit" else tuple(_multiple(n, config.multiple) for n in scaled)
+    if canvas is None:
+        own = (_multiple(scaled[0], config.multiple), _multiple(scaled[1], config.multiple))
+        canvas = config.size if config.mode == "fit" else own
     # The last row and column of a reduced image may stand for fewer pixels than the others.
     step = 1
     while step * image.shape[0] < size[0] or step * image.shape[1] < size[1]:
@@ -72,7 +78,7 @@ def prepare(
         planes = padded.transpose(2, 0, 1)
     else:
         padded = planes = np.zeros((config.channels, *canvas), np.float32)
-    _fill(planes[:, : scaled[0], : scaled[1]], np.ascontiguousarray(image), taps[0], taps[1], config)
+    _fill(planes[:, : scaled[0], : scaled[1]], np.ascontiguousarray(image), taps[0], taps[1], config, levels)
     scale = scaled[0] / size[0], scaled[1] / size[1]
     return padded, Geometry(size, (int(canvas[0]), int(canvas[1])), scale)
 
@@ -84,7 +90,14 @@ def scaled_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
     return max(round(size[0] * config.scale), 1), max(round(size[1] * config.scale), 1)
 
 
-def _fill(out: NDArray[Any], image: NDArray[Any], rows: Taps, columns: Taps, config: InputConfig) -> None:
+def _fill(
+    out: NDArray[Any],
+    image: NDArray[Any],
+    rows: Taps,
+    columns: Taps,
+    config: InputConfig,
+    levels: tuple[float, float] | None = None,
+) -> None:
     """Stretch, resize and normalise (or round) an image H×W×C into C×h×w, a band of rows at a time.
 
     Resizing and normalising are both linear, with weights that sum to one, so their order does not matter:
@@ -94,7 +107,7 @@ def _fill(out: NDArray[Any], image: NDArray[Any], rows: Taps, columns: Taps, con
     height, width, c = image.shape
     _, h, w = out.shape
     white = white_of(image)
-    low, high = (0.0, white) if config.stretch == "none" else _stretch_range(image, config.percentiles)
+    low, high = levels or stretch_levels(image, config)
     rounds = out.dtype == np.uint8
     if rounds:
         factor, summand = np.array(255 / (high - low), np.float32), np.array(0.5, np.float32)
@@ -196,6 +209,13 @@ def stretch(image: NDArray[Any], percentiles: tuple[float, float]) -> NDArray[np
 def white_of(image: NDArray[Any]) -> float:
     """The largest value of an image's type: 255 of bytes, 65535 of uint16."""
     return 65535.0 if image.dtype == np.uint16 else 255.0
+
+
+def stretch_levels(image: NDArray[Any], config: InputConfig) -> tuple[float, float]:
+    """The values of an image that become black and white in the network's input."""
+    if config.stretch == "percentile":
+        return _stretch_range(image, config.percentiles)
+    return 0.0, white_of(image)
 
 
 def _stretch_range(image: NDArray[Any], percentiles: tuple[float, float]) -> tuple[float, float]:

@@ -284,7 +284,7 @@ class Segmentation:
         from .exchange import table
 
         values = intensity if isinstance(intensity, np.ndarray) else self.brightness() if intensity else None
-        return pandas.DataFrame(table(self, intensity=values, pixel_size=pixel_size))
+        return pandas.DataFrame(table(self.ids, self.segments, intensity=values, pixel_size=pixel_size))
 
     def brightness(self) -> NDArray[np.float32]:
         """H×W float32 in 0…255, the mean of the image's channels.
@@ -302,9 +302,10 @@ class Segmentation:
         Args:
             pixel_size: side of a pixel in a unit of yours; adds measurements in that unit.
         """
-        from .exchange import geojson
+        from .exchange import features
 
-        return geojson(self, pixel_size=pixel_size)
+        found = features(self.ids, self.segments, self.categories, pixel_size=pixel_size)
+        return {"type": "FeatureCollection", "features": list(found)}
 
     def to_supervision(self) -> supervision.Detections:
         """The segments as detections of the package supervision, `class_id` being the label.
@@ -317,7 +318,7 @@ class Segmentation:
         """
         from .exchange import detections
 
-        return detections(self)
+        return detections(self.ids, self.segments)
 
     def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
         """Write `<name>.png` (ids as COCO's RGB) and `<name>.json` (a COCO panoptic file of this one image).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
 from ..io.pixels import ImageWarning, kept_warnings
+from ..io.windows import open_windows
 from ..merge import RULES, Algorithm, NonFinite, Source, check_options, postprocess
 from ..merge.instances import instances
 from ..merge.semantic import semantic_maps
@@ -31,6 +33,7 @@ from .inputs import as_image
 from .runtime import Runtime as Runtime
 from .runtime import has_postprocessing, open_runtime
 from .stream import look_ahead, timed
+from .tiles import WINDOWED, InMemory, Large, segment_tiles, tiles_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +54,7 @@ class _Ready:
 
 
 _Read = tuple[
-    _Ready | MaskconverError, list[ImageWarning], dict[str, float]
+    _Ready | Large | MaskconverError, list[ImageWarning], dict[str, float]
 ]  # with warnings and seconds of the stages
 
 
@@ -83,6 +86,15 @@ class Predictor:
         semantic: answers also get `Segmentation.semantic`, the class of every pixel from the scores of all
             masks; see `merge.semantic`.
         instances: answers also get so many pairs as `Segmentation.instances`; see `merge.instances`.
+        tile: larger images are segmented in overlapping tiles of this side in pixels, which are joined; a
+            model of mode `fit` sees each tile as it would see an image. `auto` takes tiles of 1024 pixels of
+            the network's input (or of its training crop, if larger) for models of mode `native`, and none for
+            others. None takes none. See docs/tasks/large.md.
+        overlap: pixels that tiles share; objects smaller than that are never cut. A quarter of the tile if
+            left out.
+        skip_empty: tiles of a single colour are void without asking the network.
+        scale: for models of mode `native`: images are resized by this factor, on top of the model's own. Take
+            the size of objects in training, divided by their size in your images.
         settings: fields of `PostprocessConfig` to override, e.g. `score_threshold=0.3`.
 
     Raises:
@@ -106,6 +118,10 @@ class Predictor:
         tta: bool = False,
         semantic: bool = False,
         instances: int = 0,
+        tile: int | Literal["auto"] | None = "auto",
+        overlap: int | None = None,
+        skip_empty: bool = False,
+        scale: float | None = None,
         **settings: Any,
     ) -> None:
         _require_settings(settings)  # before the model is loaded
@@ -128,6 +144,15 @@ class Predictor:
         self.semantic, self.instances = semantic, instances
         if semantic or instances:
             self._require_proposals()
+            if tile not in (None, "auto"):
+                raise ConfigError("the scores of all masks are those of whole images; leave out `tile`")
+        if scale is not None:
+            self.runtime = _scaled(self.runtime, scale)
+        self.tiles = tiles_of(self.runtime, tile, overlap, auto=not draft_jpeg)
+        if draft_jpeg and self.tiles is not None:
+            raise ConfigError("`draft_jpeg` reads images smaller than `tile` needs them; leave one out")
+        self.skip_empty = skip_empty
+        self.on_tile: Callable[[int, int], None] = lambda done, count: None
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
         self.white_level = white_level or self.runtime.input.white_level
@@ -245,7 +270,8 @@ class Predictor:
         for _, _, spent in done:
             for stage, value in spent.items():
                 times[stage] = times.get(stage, 0.0) + value
-        answers = iter(self._answers([r for r, _, _ in done if isinstance(r, _Ready)], times))
+        ready = [r for r, _, _ in done if not isinstance(r, MaskconverError)]
+        answers = iter(self._answers(ready, times))
         for item, (result, notes, _) in zip(items, done):
             for note in notes:
                 warnings.warn(note, stacklevel=3)
@@ -257,11 +283,18 @@ class Predictor:
         read: Callable[[Any], Any] | None = None,
         keep: bool = True,
         seconds: dict[str, float] | None = None,
-    ) -> _Ready:
+        tiled: bool = True,
+    ) -> _Ready | Large:
         times = {} if seconds is None else seconds
         whole: tuple[int, int] | None = None
+        # The scores of all masks are of whole images.
+        tiles = None if self.semantic or self.instances or not tiled else self.tiles
         with timed(times, "decode"):
             image = read(image) if read else image
+            if tiles and isinstance(image, str | os.PathLike) and (source := open_windows(image, WINDOWED)):
+                if tiling := tiles.over(source.shape[:2]):
+                    return Large(source, tiling, Path(image).name, False)
+                source.close()
             if self.draft_jpeg and isinstance(image, str | os.PathLike):
                 pixels, whole = read_reduced(
                     image,
@@ -280,14 +313,26 @@ class Predictor:
                     channels=self.runtime.input.channels,
                     bits=self.runtime.input.bits,
                 )
+        if tiles and (tiling := tiles.over(pixels.shape[:2])):
+            return Large(InMemory(pixels), tiling, name, keep)
         with timed(times, "prepare"):
             dtype = getattr(self.runtime, "dtype", np.float32)
-            canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype)
+            size = self._fixed(pixels.shape[:2])
+            canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype, canvas=size)
         keep = keep and pixels.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, pixels if keep else None, name)
 
+    def _fixed(self, size: tuple[int, ...]) -> tuple[int, int] | None:
+        """The input of a file of a fixed size, which smaller images are padded to; None for other models."""
+        own, file = self.runtime.input, getattr(self.runtime, "file", None)
+        fixed: tuple[int, int] | None = getattr(file, "size", None)
+        if fixed is None or own.mode == "fit":
+            return None
+        scaled = scaled_size((size[0], size[1]), own)
+        return fixed if scaled[0] <= fixed[0] and scaled[1] <= fixed[1] else None
+
     def _answers(
-        self, ready: Sequence[_Ready], seconds: dict[str, float]
+        self, ready: Sequence[_Ready | Large], seconds: dict[str, float]
     ) -> list[Segmentation | MaskconverError]:
         """As `_segment`, but what cannot be segmented is an error among the answers."""
         try:
@@ -298,13 +343,20 @@ class Predictor:
         return [answer for one in ready for answer in self._answers([one], seconds)]
 
     def _segment(
-        self, ready: Sequence[_Ready], seconds: dict[str, float] | None = None
+        self, ready: Sequence[_Ready | Large], seconds: dict[str, float] | None = None
     ) -> list[Segmentation]:
         """Runs neighbours of one canvas size together."""
         times = {} if seconds is None else seconds
         results: list[Segmentation] = []
-        for _, group in groupby(ready, key=lambda one: one.geometry.canvas_size):
-            together = list(group)
+        for _, group in groupby(ready, key=_group):
+            together = []
+            for one in group:
+                if isinstance(one, Large):
+                    results.append(self._joined(one, times))
+                else:
+                    together.append(one)
+            if not together:
+                continue
             with timed(times, "network"):
                 found = self.runtime(np.stack([one.canvas for one in together]))
             with timed(times, "postprocess"):
@@ -314,6 +366,15 @@ class Predictor:
                     for answer, one in zip(answers, together)
                 ]
         return results
+
+    def _joined(self, large: Large, times: dict[str, float]) -> Segmentation:
+        """An image segmented in tiles."""
+        answer = segment_tiles(self, large, times)
+        if self.output_side is not None:
+            whole = Geometry(large.tiling.size, large.tiling.size)
+            answer = answer.resized(whole.of_side(self.output_side).image_size)
+        pixels = large.source.pixels if large.keep and isinstance(large.source, InMemory) else None
+        return replace(answer, image=_of_size(pixels, answer.ids.shape), file_name=large.name)
 
     def _segmentations(
         self, found: Proposals | list[CanvasMap], geometry: tuple[Geometry, ...]
@@ -338,7 +399,10 @@ class Predictor:
             ConfigError: a file with its post-processing inside.
         """
         self._require_proposals()
-        ready = self._read(image)
+        if self.tiles is not None and not self.tiles.auto:
+            raise ConfigError("the proposals of an image in tiles are not one set; use `tile=None`")
+        ready = self._read(image, tiled=False)
+        assert isinstance(ready, _Ready)
         found = self.runtime(ready.canvas[None])
         assert isinstance(found, Proposals)
         return replace(found, geometry=(ready.geometry,))
@@ -383,6 +447,28 @@ class Predictor:
             found = instances(proposals, config, self.categories.is_thing, top=self.instances)
             answers = [replace(answer, instances=pairs) for answer, pairs in zip(answers, found)]
         return answers
+
+
+def _group(one: _Ready | Large) -> tuple[int, int] | None:
+    """What runs together: network inputs of one size; images in tiles run alone."""
+    return None if isinstance(one, Large) else one.geometry.canvas_size
+
+
+def _scaled(runtime: Runtime, scale: float) -> Runtime:
+    """The runtime with images resized by a factor more.
+
+    Raises:
+        ConfigError: the factor is not above 0, or the model resizes images to its own size.
+    """
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"`scale={scale:g}` must be a factor above 0")
+    if runtime.input.mode != "native":
+        raise ConfigError(
+            "`scale` is for models of mode native; this one resizes every image to its own size"
+        )
+    scaled = copy(runtime)
+    scaled.input = replace(runtime.input, scale=runtime.input.scale * scale)
+    return scaled
 
 
 def _require_settings(settings: dict[str, Any]) -> None:

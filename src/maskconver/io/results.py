@@ -6,17 +6,20 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.categories import Categories
-from ..core.exchange import geojson, table
+from ..core.exchange import features, table
 from ..core.files import atomic_path
 from ..core.panoptic_png import write_panoptic_png
 from ..core.segmentation import Segmentation
+from ..errors import MissingExtraError
 from .label_png import IGNORE
 
 
@@ -120,7 +123,7 @@ def table_writer(
         def write(result: Segmentation) -> None:
             nonlocal started
             values = result.brightness() if intensity else None
-            columns = table(result, intensity=values, pixel_size=pixel_size)
+            columns = table(result.ids, result.segments, intensity=values, pixel_size=pixel_size)
             if not started:
                 writer.writerow(["image", *columns])
                 started = True
@@ -131,11 +134,40 @@ def table_writer(
 
 
 def write_geojson(path: Path, result: Segmentation, *, pixel_size: float | None = None) -> None:
-    """Write the GeoJSON of `core.exchange.geojson`.
+    """Write the features of `core.exchange.features`, one a line.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    with atomic_path(path) as temporary:
-        text = json.dumps(geojson(result, pixel_size=pixel_size), ensure_ascii=False)
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        rows = features(result.ids, result.segments, result.categories, pixel_size=pixel_size)
+        for i, row in enumerate(rows):
+            file.write((",\n" if i else "\n") + json.dumps(row, ensure_ascii=False))
+        file.write("\n]}\n")
+
+
+def write_large(folder: Path, stem: str, result: Segmentation, *, pixel_size: float | None = None) -> None:
+    """Write an image too large for a PNG: `STEM.tif`, its ids in tiles, and `STEM.geojson`, its things.
+
+    Raises:
+        MissingExtraError: tifffile is not installed.
+        OSError: they cannot be written; nothing is left behind.
+    """
+    try:
+        from tifffile import imwrite
+    except ModuleNotFoundError:
+        raise MissingExtraError("writing large results", "tiff") from None
+    ids = result.ids
+    side = 512
+
+    def tiles() -> Iterator[NDArray[np.uint32]]:
+        for y in range(0, ids.shape[0], side):
+            for x in range(0, ids.shape[1], side):
+                yield ids[y : y + side, x : x + side].astype(np.uint32)
+
+    with atomic_path(folder / f"{stem}.tif") as temporary:
+        own: dict[str, Any] = {"compression": "zlib", "tile": (side, side), "bigtiff": ids.nbytes > 1 << 32}
+        imwrite(temporary, tiles(), shape=ids.shape, dtype=np.uint32, metadata=None, **own)
+    things = replace(result, segments=[s for s in result if s.is_thing])
+    write_geojson(folder / f"{stem}.geojson", things, pixel_size=pixel_size)
