@@ -97,6 +97,9 @@ class Predictor:
             the size of objects in training, divided by their size in your images.
         settings: fields of `PostprocessConfig` to override, e.g. `score_threshold=0.3`.
 
+    Attributes:
+        on_tile: called with the number of tiles done and of all tiles of an image; set it to see progress.
+
     Raises:
         CheckpointError: no such model, or a file that cannot be loaded.
         ConfigError: a device, field or value that does not exist.
