@@ -12,6 +12,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from maskconver.cli.main import main
+from maskconver.core.config import InputConfig
 from maskconver.errors import CheckpointError
 from maskconver.export.compare import Comparison
 from maskconver.export.driver import read_images
@@ -67,7 +68,7 @@ def test_options_of_the_command_are_those_of_the_function(folder: Path, asked: d
 
 
 def test_of_a_large_folder_some_images_from_all_over_it_are_read(folder: Path) -> None:
-    seen = [int(image[0, 0, 0]) for image in read_images(str(folder))]
+    seen = [int(image[0, 0, 0]) for image in read_images(str(folder), InputConfig())]
     assert len(seen) == 32 and seen[0] == 0 and seen[-1] > 35
 
 

@@ -67,7 +67,7 @@ def _of_image(
     queries, labels, found = queries[told], labels[told], found[told]
     chosen, place = np.unique(queries, return_inverse=True)
     parts, area, total = [], np.zeros(len(chosen), np.int64), np.zeros(len(chosen))
-    for values in mask_bands(proposals, index, config, size):
+    for values in mask_bands(proposals, index, config, output_size=size):
         part = values[chosen]
         sure = part > np.float32(SURE)
         parts.append(sure)

@@ -96,7 +96,7 @@ def _bands(
 ) -> Iterator[NDArray[np.float32]]:
     """The class scores a band of rows at a time, C×rows×W."""
     classes = class_probabilities(proposals, index, num_classes)
-    for values in mask_bands(proposals, index, config, output_size):
+    for values in mask_bands(proposals, index, config, output_size=output_size):
         yield np.tensordot(classes.T, values, 1)
 
 
@@ -104,6 +104,7 @@ def mask_bands(
     proposals: Proposals,
     index: int,
     config: PostprocessConfig,
+    *,
     output_size: tuple[int, int] | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """The mask probabilities of an image's proposals at the size of the answer, N×rows×W at a time.

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -69,7 +69,7 @@ class Session:
 
     def __init__(self, predictor: Predictor, *, queue: int = 32, memory: int = 256 << 20) -> None:
         self.predictor, self.queue, self.memory = predictor, queue, memory
-        self.seconds: Counter[str] = Counter()  # of each stage, all requests together
+        self.seconds: dict[str, float] = {}  # of each stage, all requests together
         self.images = 0
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._jobs: list[_Job] = []
@@ -241,7 +241,8 @@ class _Timer:
 
     def __exit__(self, *_: object) -> None:
         with self.session._lock:
-            self.session.seconds[self.stage] += time.perf_counter() - self.start
+            seconds = self.session.seconds
+            seconds[self.stage] = seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
 
 
 def adjustable(predictor: Predictor) -> bool:

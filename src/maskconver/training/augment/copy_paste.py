@@ -158,4 +158,4 @@ def _on_canvas(
     result[:] = fill
     result[window], id_canvas[window] = crop_image(image, geometry), crop_map(ids, geometry)
     meta = sample.image_id, sample.file_name, sample.info
-    return Sample(result, id_canvas, sample.segments, *meta)  # type: ignore[arg-type]
+    return Sample(result, id_canvas, sample.segments, *meta)

@@ -15,11 +15,11 @@ from contextlib import ExitStack
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.check.gallery import write_gallery
-from ..data.check.run import Report, SplitReport, check_dataset, proposals_for
-from ..io.images import MAX_PIXELS
-from ..io.panoptic_rows import Defect
-from .options import add_data_paths, data_paths, progress_bar
+from ...data.check.gallery import write_gallery
+from ...data.check.run import Report, SplitReport, check_dataset, proposals_for
+from ...io.images import MAX_PIXELS
+from ...io.panoptic_rows import Defect
+from ..options import add_data_paths, data_paths, progress_bar
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
-from ..data.export_to.write import FORMATS, export
-from .options import progress_bar, shown
+from ...data.export_to.write import FORMATS, export
+from ..options import progress_bar, shown
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

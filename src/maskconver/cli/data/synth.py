@@ -14,7 +14,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.synth.write import STYLES, write_dataset
+from ...data.synth.write import STYLES, write_dataset
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: Namespace) -> int:
     """Write the data set; returns the exit code."""
     from rich.console import Console
 
-    from .options import progress_bar
+    from ..options import progress_bar
 
     start = time.perf_counter()
     with progress_bar("images", args.count) as advance:

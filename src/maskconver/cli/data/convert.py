@@ -18,10 +18,10 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.conversion.annotation import Edges, Images, Overlaps
-from ..data.conversion.registry import FORMATS
-from ..data.conversion.run import Conversion, convert
-from .options import progress_bar
+from ...data.conversion.annotation import Edges, Images, Overlaps
+from ...data.conversion.registry import FORMATS
+from ...data.conversion.run import Conversion, convert
+from ..options import progress_bar
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -15,11 +15,11 @@ from contextlib import ExitStack
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..core.files import atomic_path
-from ..data.stats import QUANTILES, STRIDES, Stats, dataset_stats
-from ..data.suggest import recipe_text, suggest_recipe
-from ..errors import ConfigError
-from .options import add_data_paths, data_paths, progress_bar
+from ...core.files import atomic_path
+from ...data.stats import QUANTILES, STRIDES, Stats, dataset_stats
+from ...data.suggest import recipe_text, suggest_recipe
+from ...errors import ConfigError
+from ..options import add_data_paths, data_paths, progress_bar
 
 
 def configure(parser: ArgumentParser) -> None:
