@@ -17,7 +17,7 @@ from tests.fakes import CATEGORIES, FakeRuntime, picture
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Two images in `in`, beside which the command runs; its model is `fake`."""
-    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: FakeRuntime())
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: FakeRuntime())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     Image.fromarray(picture(60, 90)).save(tmp_path / "in" / "a.png")
@@ -171,7 +171,7 @@ def test_the_score_threshold_on_the_command_line_is_one_of_stuff_too(folder, mon
     runtime.postprocess = PostprocessConfig(
         rule="kmax", score_threshold=0.7, stuff_threshold=0.5, min_area=0.0, mask_threshold=0.5
     )
-    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: runtime)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: runtime)
     assert main(["predict", "fake", "in", "--out", "out"]) == 0
     assert "4 segments" in capsys.readouterr().out
     assert main(["predict", "fake", "in", "--out", "out", "--score-threshold", "0.85"]) == 0
@@ -230,7 +230,7 @@ def test_a_network_that_fails_on_one_image_does_not_stop_the_others(folder, monk
             return super().__call__(images)
 
     weak = Weak()
-    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: weak)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: weak)
     assert main(["predict", "fake", "in", "--out", "out"]) == 1
     assert "in/a.png: out of memory in a long story" in capsys.readouterr().err
 
@@ -251,7 +251,7 @@ def test_inputs_that_do_not_exist_are_refused(folder, capsys, path):
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_any_work(folder, capsys, monkeypatch):
     monkeypatch.setattr(
-        "maskconver.inference.predictor.open_runtime", lambda *_: pytest.fail("work was begun")
+        "maskconver.inference.predictor.open_runtime", lambda *_, **__: pytest.fail("work was begun")
     )
     (folder / "file").write_text("")
     for out in ("file", "file/below"):
@@ -285,7 +285,7 @@ def test_ctrl_c_keeps_what_is_done_in_a_whole_json(folder, monkeypatch):
             return super().__call__(images)
 
     stopped = Stopped()
-    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: stopped)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: stopped)
     assert main(["predict", "fake", "in", "--out", "out"]) == 130
     assert [row["file_name"] for row in read(folder / "out")["annotations"]] == ["a.png"]
 
@@ -364,7 +364,7 @@ def test_ctrl_c_while_an_image_is_written_finishes_that_one(folder, monkeypatch)
             return super().__call__(images)
 
     stopped = Stopped()
-    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: stopped)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: stopped)
     monkeypatch.setattr("maskconver.io.results.write_panoptic_png", slow)
     assert main(["predict", "fake", "in", "--out", "out"]) == 130
     assert [row["file_name"] for row in read(folder / "out")["annotations"]] == ["a.png"]
@@ -445,7 +445,7 @@ def test_images_that_cannot_be_told_apart_get_no_ids(folder, capsys):
 def test_labels_come_from_the_panoptic_result_or_from_the_scores_of_all_masks(folder, monkeypatch):
     strict = FakeRuntime()
     strict.postprocess = PostprocessConfig(score_threshold=0.95)  # nothing is claimed
-    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_: strict)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: strict)
 
     def labels(*more: str) -> set[int]:
         assert main(["predict", "fake", "in", "--out", "out", "--labels", *more]) == 0
@@ -466,7 +466,7 @@ def test_a_choice_about_labels_without_labels_is_refused(folder, capsys):
 def test_large_tiffs_are_read_and_written_in_tiles(folder, monkeypatch, capsys):
     tifffile = pytest.importorskip("tifffile")
     monkeypatch.setattr(
-        "maskconver.inference.predictor.open_runtime", lambda *_: FakeRuntime("native", (64, 64))
+        "maskconver.inference.predictor.open_runtime", lambda *_, **__: FakeRuntime("native", (64, 64))
     )
     monkeypatch.setattr("maskconver.inference.predictor.WINDOWED", 1)
     monkeypatch.setattr("maskconver.cli.predict.LARGE", 60 * 90)
