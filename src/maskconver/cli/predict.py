@@ -3,13 +3,15 @@
 Writes COCO panoptic files: `panoptic.json`, and one PNG per image in `panoptic/`. With --overlay it also
 draws the segments over each image (`overlays/`), with --labels it writes PNGs of classes (`labels/`), with
 --geojson polygons for QuPath (`geojson/`), and with --table a CSV file of measurements. If an image cannot be
-read, the others are still processed.
+read, the others are still processed. With --resume and --shard, a large set of images is segmented in several
+runs or by several processes.
 
 Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,18 +21,20 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..core.files import atomic_path
+from ..core.files import WEIGHTS, atomic_path
+from ..core.panoptic_png import write_panoptic_png
 from ..core.segmentation import Segmentation
 from ..data.export_to.write import FORMATS, writing_results
-from ..errors import ConfigError, ImageError, MaskconverError
+from ..errors import CheckpointError, ConfigError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
+from ..io.journal import PARTS, Journal, Task, open_journal
 from ..io.panoptic_json import read_panoptic_json
 from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
 from ..io.sources import list_images
@@ -95,6 +99,18 @@ def configure(parser: ArgumentParser) -> None:
         default=None,
         help="COCO JSON file that gives the results their image ids, matched by file name",
     )
+    add(
+        "--resume",
+        action="store_true",
+        help="skip the images that an earlier run with --resume or --shard has segmented",
+    )
+    add(
+        "--shard",
+        type=str | None,
+        default=None,
+        help="segment one part of the images, e.g. 2/8, beside processes that write the others to the same "
+        "--out; the last one to end writes panoptic.json",
+    )
     add("--json", action="store_true", help="print the figures as JSON")
     add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
     add(
@@ -140,44 +156,137 @@ def run(args: Namespace) -> int:
         raise ConfigError("--semantic-from is about the PNGs of --labels; add --labels or leave it out")
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
+    in_parts = args.resume or args.shard is not None
+    shard = _shard(args.shard)
+    if in_parts and (args.table or args.to):
+        raise ConfigError(
+            f"--{'table' if args.table else 'to'} is written by one run; leave out --resume and --shard"
+        )
     out = Path(args.out)
+    if not in_parts and (out / PARTS).is_dir():
+        raise ConfigError(
+            f"{out} holds results of --resume or --shard; add --resume, or choose another folder with --out"
+        )
     paths, failures = _inputs(args.paths, out)
     names = _names(paths, args.paths)
+    if in_parts:  # the same order on machines where the folder has another path
+        paths.sort(key=lambda path: (PurePosixPath(names[path]), path))
     image_ids = _image_ids(args.ids_from, names)
     _require_writable(out)
     predictor = _predictor(args)
     if args.labels:
         source = args.semantic_from or predictor.dense_from
         predictor = predictor.answering(semantic=source == "scores")
+    tasks = {p: Task(names[p], _size(p), stem) for p, stem in zip(paths, _unique_stems(paths))}
     done = Done()
     start = time.perf_counter()
+    with ExitStack() as stack:
+        journal = None
+        if in_parts:
+            opened = open_journal(out, shard, _settings(args), resume=args.resume)
+            journal = stack.enter_context(opened)
+            mine = paths[shard[0] - 1 :: shard[1]]
+            paths = [path for path in mine if not journal.is_done(tasks[path])]
+            done.before = len(mine) - len(paths)
+        _segment(args, predictor, {path: tasks[path] for path in paths}, image_ids, done, failures, journal)
+        if journal and not args.no_masks:
+            done.left = journal.merge(tasks.values(), predictor.categories, image_ids)
+    done.seconds["total"] = time.perf_counter() - start
+    _report(args, out, done, failures)
+    return 1 if failures else 0
+
+
+def _segment(
+    args: Namespace,
+    predictor: Predictor,
+    tasks: dict[Path, Task],
+    image_ids: dict[str, int | str],
+    done: Done,
+    failures: list[tuple[str, str]],
+    journal: Journal | None,
+) -> None:
+    """Segments images and writes their results; what happened is added to `done` and `failures`."""
     keep = args.overlay or args.intensity
-    stream = predictor.stream(paths, keep_images=keep, threads=args.threads, seconds=done.seconds)
+    stream = predictor.stream(list(tasks), keep_images=keep, threads=args.threads, seconds=done.seconds)
     with (
         _warnings_in(done.warned),
-        progress_bar("", len(paths)) as advance,
-        _results(args, out, predictor.categories, image_ids, done.seconds) as write,
+        progress_bar("", len(tasks)) as advance,
+        _results(args, predictor.categories, image_ids, done.seconds, journal) as write,
         closing(stream) as answers,
     ):
         predictor.on_tile = _tile_progress(advance)
-        for (path, answer), stem in zip(answers, _unique_stems(paths)):
+        for path, answer in answers:
             if keep and isinstance(answer, Segmentation) and answer.image is None:
                 option = "overlay" if args.overlay else "intensity"
                 answer = MaskconverError(f"too large to be kept in memory for --{option}; leave it out")
             if isinstance(answer, MaskconverError):
                 failures.append(_failure(path, answer))
-                if len(paths) == len(failures) == 1:  # no batch: refused, and nothing is written
+                if journal:
+                    journal.add(tasks[path], None)
+                elif len(tasks) == len(failures) == 1:  # no batch: refused, and nothing is written
                     raise MaskconverError(": ".join(failures[0])) from answer
             else:
                 with timed(done.seconds, "waiting"):
-                    write(replace(answer, file_name=names[path]), stem, path)
+                    write(replace(answer, file_name=tasks[path].file_name), tasks[path], path)
                 done.images += 1
                 done.large += answer.ids.size > LARGE
                 done.segments.update(s.category for s in answer.segments)
             advance()
-    done.seconds["total"] = time.perf_counter() - start
-    _report(args, out, done, failures)
-    return 1 if failures else 0
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Number and count of a shard, (1, 1) if there is none."""
+    if text is None:
+        return 1, 1
+    number, slash, count = text.partition("/")
+    digits = slash and number.isdecimal() and count.isdecimal()
+    if not digits or not 1 <= int(number) <= int(count):
+        raise ConfigError(f"--shard {text}: write the number of the part and how many there are, e.g. 1/4")
+    return int(number), int(count)
+
+
+def _size(path: Path) -> int:
+    """Of a file in bytes; -1 if it cannot be read, which reading the image tells."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+NO_SETTING = (
+    "model",
+    "paths",
+    "out",
+    "json",
+    "device",
+    "threads",
+    "resume",
+    "shard",
+    "ids_from",
+    "table",
+    "to",
+)
+
+
+def _settings(args: Namespace) -> dict[str, Any]:
+    """What decides the results: the content of the model's file, the options, and our version."""
+    from .. import __version__
+
+    file = Path(args.model)
+    if not file.is_file():
+        try:
+            from ..models.checkpoint import find
+
+            file = find(args.model)
+        except ModuleNotFoundError:
+            file = WEIGHTS / f"{args.model}.onnx"
+        except CheckpointError:
+            pass
+    model: str = args.model
+    with suppress(OSError), file.open("rb") as content:
+        model = hashlib.file_digest(content, "sha256").hexdigest()
+    own = {name: value for name, value in vars(args).items() if name not in NO_SETTING}
+    return {"model": model, "version": __version__} | own
 
 
 def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
@@ -197,9 +306,11 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
 
 @dataclass
 class Done:
-    """What the run did: images, segments by category, warnings, and the seconds of each stage."""
+    """Images done, done before and left; segments by category, warnings, and the seconds of each stage."""
 
     images: int = 0
+    before: int = 0
+    left: int = 0
     large: int = 0
     segments: Counter[str] = field(default_factory=Counter)
     warned: list[str] = field(default_factory=list)
@@ -209,39 +320,49 @@ class Done:
 @contextmanager
 def _results(
     args: Namespace,
-    out: Path,
     categories: Categories,
     image_ids: dict[str, int | str],
     seconds: dict[str, float],
-) -> Iterator[Callable[[Segmentation, str, Path], None]]:
+    journal: Journal | None,
+) -> Iterator[Callable[[Segmentation, Task, Path], None]]:
     """A function that has an image's files written in the background; all are written when the block ends."""
+    out = Path(args.out)
     with ExitStack() as stack:
         others = writing_results(out / args.to, args.to, categories) if args.to else None
         export = stack.enter_context(others) if others else None
-        masks = None if args.no_masks else stack.enter_context(panoptic_writer(out, categories, image_ids))
+        masks: Callable[[Segmentation, str], None] | None = None
+        if journal and not args.no_masks:
+            masks = lambda result, stem: write_panoptic_png(out / "panoptic" / f"{stem}.png", result.ids)  # noqa: E731
+        elif not args.no_masks:
+            masks = stack.enter_context(panoptic_writer(out, categories, image_ids))
         labels = label_writer(out, categories) if args.labels else None
         own = {"intensity": args.intensity, "pixel_size": args.pixel_size}
         table = stack.enter_context(table_writer(Path(args.table), **own)) if args.table else None
 
-        def write(result: Segmentation, stem: str, path: Path) -> None:
+        def write_files(result: Segmentation, stem: str, path: Path) -> None:
+            if table:
+                table(result)
+            if result.ids.size > LARGE:
+                write_large(out / "large", stem, result, pixel_size=args.pixel_size)
+                return
+            if export:
+                export(result, stem, path)
+            if masks:
+                masks(result, stem)
+            if labels:
+                labels(result, stem)
+            if args.geojson:
+                path = out / "geojson" / f"{stem}.geojson"
+                write_geojson(path, result, pixel_size=args.pixel_size)
+            if args.overlay:
+                with atomic_path(out / "overlays" / f"{stem}.png") as temporary:
+                    result.draw().save(temporary, "PNG", compress_level=3)
+
+        def write(result: Segmentation, task: Task, path: Path) -> None:
             with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
-                if table:
-                    table(result)
-                if result.ids.size > LARGE:
-                    write_large(out / "large", stem, result, pixel_size=args.pixel_size)
-                    return
-                if export:
-                    export(result, stem, path)
-                if masks:
-                    masks(result, stem)
-                if labels:
-                    labels(result, stem)
-                if args.geojson:
-                    path = out / "geojson" / f"{stem}.geojson"
-                    write_geojson(path, result, pixel_size=args.pixel_size)
-                if args.overlay:
-                    with atomic_path(out / "overlays" / f"{stem}.png") as temporary:
-                        result.draw().save(temporary, "PNG", compress_level=3)
+                write_files(result, task.stem, path)
+                if journal:
+                    journal.add(task, result, masks=masks is not None and result.ids.size <= LARGE)
 
         yield stack.enter_context(behind(write))
 
@@ -370,6 +491,7 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             "seconds": {stage: round(value, 4) for stage, value in done.seconds.items()},
             "overlapped": list(OVERLAPPED),
             "out": str(out),
+            **({"done_before": done.before, "left": done.left} if args.resume or args.shard else {}),
             "warnings": done.warned,
             "failed": [{"file": path, "reason": reason} for path, reason in failures],
         }
@@ -381,9 +503,13 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             f"{done.images} images, {done.segments.total()} segments{f' ({common}{more})' if common else ''}"
         )
         print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
+        if done.before:
+            print(f"{done.before} images were done before")
         if args.to:
             print(f"{args.to}: {out / args.to}")
-        if not args.no_masks:
+        if done.left:
+            print(f"panoptic.json is written by the last shard; {done.left} images are left to do")
+        elif not args.no_masks:
             print(f"panoptic: {out / 'panoptic.json'}")
         if args.labels:
             print(f"labels: {out / 'labels'}")

@@ -43,21 +43,37 @@ def panoptic_writer(
     Raises:
         OSError: nothing can be written, or the disk is full; there is then no JSON.
     """
-    images: list[dict[str, Any]] = []
-    stopped = False
-    with atomic_path(folder / "panoptic.json") as temporary, temporary.open("w", encoding="utf-8") as file:
+    with panoptic_json(folder / "panoptic.json", categories, image_ids) as add:
 
         def write(result: Segmentation, stem: str) -> None:
             write_panoptic_png(folder / "panoptic" / f"{stem}.png", result.ids)
-            height, width = result.ids.shape
-            number = image_ids.get(result.file_name, len(images) + 1)
-            row = json.dumps(result.to_coco(number, f"{stem}.png"), ensure_ascii=False)
-            file.write((",\n" if images else "") + row)
-            images.append({"id": number, "file_name": result.file_name, "height": height, "width": width})
+            add(result.to_coco(0, f"{stem}.png"), result.file_name, result.ids.shape)
+
+        yield write
+
+
+@contextmanager
+def panoptic_json(
+    path: Path, categories: Categories, image_ids: dict[str, int | str]
+) -> Iterator[Callable[[dict[str, Any], str, tuple[int, ...]], None]]:
+    """Writes a panoptic JSON row by row, as `panoptic_writer` does.
+
+    Yields:
+        A function of an annotation, which gets its image id here, and of its image's file name and size.
+    """
+    images: list[dict[str, Any]] = []
+    stopped = False
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def add(row: dict[str, Any], file_name: str, size: tuple[int, ...]) -> None:
+            row["image_id"] = image_ids.get(file_name, len(images) + 1)
+            file.write((",\n" if images else "") + json.dumps(row, ensure_ascii=False))
+            shape = {"height": size[0], "width": size[1]}
+            images.append({"id": row["image_id"], "file_name": file_name} | shape)
 
         file.write('{"annotations": [\n')
         try:
-            yield write
+            yield add
         except KeyboardInterrupt:
             stopped = True
         tail = {"images": images, "categories": categories.to_json()}

@@ -1,0 +1,180 @@
+"""`predict --shard` and `--resume`: nothing is done twice or lost, whenever a process dies."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import maskconver
+from maskconver.cli.main import main
+from maskconver.io.journal import open_journal
+from tests.fakes import FakeRuntime, picture
+
+COMMAND = ["predict", "model.onnx", "in", "--out", "out", "--resume"]
+
+
+@pytest.fixture
+def runtime(tmp_path, monkeypatch):
+    """Five images in `in` and a file that cannot be read, beside which the command runs."""
+    runtime = FakeRuntime()
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: runtime)
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").write_bytes(b"one")
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for k, name in enumerate(("a", "b", "sub/a", "sub/c", "z")):
+        Image.fromarray(picture(40 + 4 * k, 60)).save(f"in/{name}.png")
+    Path("in/bad.png").write_bytes(b"no image")
+    return runtime
+
+
+def files(folder="out"):
+    """The content of all results."""
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file() and p.parent.name != "parts"
+    }
+
+
+def unbroken():
+    """The results of a run without any of the options."""
+    assert main(["predict", "model.onnx", "in", "--out", "whole", "--labels"]) == 1
+    return files("whole")
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2].split("|")
+from contextlib import contextmanager
+from pathlib import Path
+from maskconver.cli import predict
+from maskconver.io import journal
+from tests.fakes import FakeRuntime
+import maskconver.inference.predictor as predictor
+
+predictor.open_runtime = lambda *_, **__: FakeRuntime()
+moment, calls = sys.argv[1], 0
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def third(function, half=None):
+    def call(*arguments, **named):
+        global calls
+        calls += 1
+        if calls == 3:
+            if half:
+                half(*arguments)
+            die()
+        return function(*arguments, **named)
+    return call
+
+if moment == "image":
+    predict.write_panoptic_png = third(predict.write_panoptic_png)
+elif moment == "png":  # its temporary file is there, but not yet the PNG
+    Path.replace = third(Path.replace)
+elif moment == "before line":
+    journal.Journal.add = third(journal.Journal.add)
+elif moment == "line":
+    journal._append = third(journal._append, lambda file, row: file.write(b'{"file_name": "sub/a.p'))
+else:
+    journal.panoptic_json = lambda *a: die()
+from maskconver.cli.main import main
+main(sys.argv[3:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("moment", ["image", "png", "before line", "line", "merge"])
+def test_a_killed_run_goes_on_to_the_same_results(runtime, moment, capsys):
+    root = f"{Path(maskconver.__file__).parents[1]}|{Path(__file__).parents[2]}"
+    command = [*COMMAND, "--labels"]
+    run = subprocess.run([sys.executable, "-c", KILLED, moment, root, *command], timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    assert not Path("out/panoptic.json").exists()
+    assert main([*command, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["done_before"] >= {"merge": 5, "line": 1, "png": 0}.get(moment, 1)
+    assert report["done_before"] + report["images"] == 5 and report["left"] == 0
+    assert files() == unbroken()
+
+
+def test_what_is_done_is_skipped_and_what_has_changed_or_failed_is_not(runtime, capsys):
+    assert main(COMMAND) == 1
+    before = files()
+    runtime.shapes.clear()
+    assert main(COMMAND) == 1  # the bad file is tried again
+    assert runtime.shapes == [] and files() == before
+    Image.fromarray(picture(80, 60)).save("in/b.png")
+    Image.fromarray(picture(60, 60)).save("in/bad.png")
+    Path("out/panoptic/z.png").unlink()
+    assert main(COMMAND) == 0
+    assert len(runtime.shapes) == 3
+    assert [i["height"] for i in json.loads(files()["panoptic.json"])["images"]] == [40, 80, 60, 48, 52, 56]
+
+
+def test_new_images_that_rename_the_results_of_others_are_seen(runtime):
+    Path("in/bad.png").unlink()
+    (Path("in/a.png")).rename("later.png")
+    assert main(COMMAND) == 0 and "panoptic/a_2.png" not in files()
+    Path("later.png").rename("in/a.png")
+    assert main(COMMAND) == 0
+    assert main(["predict", "model.onnx", "in", "--out", "whole"]) == 0
+    assert files() == files("whole")
+
+
+def test_shards_are_disjoint_and_the_last_one_merges(runtime, capsys):
+    done = []
+    for k in (2, 3, 1):
+        runtime.shapes.clear()
+        main([*COMMAND[:-1], "--labels", "--shard", f"{k}/3", "--json"])
+        report = json.loads(capsys.readouterr().out)
+        done.append(report["images"])
+        assert Path("out/panoptic.json").exists() == (k == 1) == (report["left"] == 0)
+    assert done == [2, 1, 2]  # 3 of 3 has the bad file
+    assert files() == unbroken()
+    assert main([*COMMAND, "--labels", "--shard", "2/2"]) == 0  # another division goes on
+    assert "were done before" in capsys.readouterr().out
+
+
+def test_a_shard_without_images_is_done(runtime):
+    assert main([*COMMAND, "--shard", "9/9"]) == 0
+
+
+def test_a_shard_belongs_to_one_process(runtime, capsys):
+    with open_journal(Path("out"), (1, 2), {}, resume=True):
+        assert main([*COMMAND, "--shard", "1/2"]) == 2
+        assert "shard 1/2 is at work (process " in capsys.readouterr().err
+        assert main(COMMAND) == 2
+        assert "give all processes the same number of shards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--shard", "0/2"], "--shard 0/2: write the number"),
+        (["--shard", "3/2"], "--shard 3/2: write"),
+        (["--shard", "half"], "--shard half: write"),
+        (["--resume", "--table", "a.csv"], "--table is written by one run"),
+        (["--resume", "--score-threshold", "0.4"], "out holds results of other settings (score_threshold)"),
+        ([], "out holds results of --resume or --shard; add --resume"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(runtime, options, text, capsys):
+    main(COMMAND)
+    before = files()
+    capsys.readouterr()
+    assert main([*COMMAND[:-1], *options]) == 2
+    err = capsys.readouterr().err
+    assert text in err and err.count("\n") == 1 and files() == before
+
+
+def test_another_model_of_the_same_name_is_noticed(runtime, capsys):
+    main(COMMAND)
+    Path("model.onnx").write_bytes(b"two")
+    assert main(COMMAND) == 2
+    assert "other settings (model)" in capsys.readouterr().err
