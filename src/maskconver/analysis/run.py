@@ -45,7 +45,8 @@ def analyze(
         model: a predictor, or the COCO panoptic JSON of predictions with its folder of PNGs beside it.
         dataset: with ground truth, of the model's categories.
         by: a key of `images[]` to group by.
-        sweeps: which thresholds are varied, of `SWEEPS`; the network runs once an image.
+        sweeps: which thresholds are varied, of `SWEEPS`; the network runs once an image. Images that are
+            segmented in tiles are left out of the sweeps.
         on_image: called after each image.
 
     Raises:
@@ -131,7 +132,8 @@ class _Model:
     def result(self, index: int, ids: Any, segments: Any) -> Segmentation:
         image = self.dataset.image(index)
         self.dataset.require_fit(index, image.shape, ids.shape)
-        if not self.figures:
+        tiles = self.predictor.tiles
+        if not self.figures or (tiles is not None and tiles.over(image.shape[:2])):
             return self.predictor(image).resized(ids.shape)
         proposals = self.predictor.proposals(image)
         now = self.predictor.postprocess
