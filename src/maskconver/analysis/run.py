@@ -119,7 +119,7 @@ class _Model:
     """Runs the network once an image; the thresholds that are varied are counted along."""
 
     def __init__(self, predictor: Predictor, dataset: PanopticDataset, names: tuple[str, ...]) -> None:
-        self.predictor, self.dataset = predictor, dataset
+        self.predictor, self.dataset = predictor.for_dataset(), dataset
         if has_postprocessing(predictor.runtime):
             names = ()
         now = predictor.postprocess

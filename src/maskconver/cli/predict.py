@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from ..core.files import atomic_path
 from ..core.segmentation import Segmentation
 from ..data.export_to.write import FORMATS, writing_results
-from ..errors import ConfigError, ImageError, MaskconverError
+from ..errors import ConfigError, DataError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.panoptic_json import read_panoptic_json
@@ -149,14 +149,14 @@ def run(args: Namespace) -> int:
     if args.labels:
         source = args.semantic_from or predictor.dense_from
         predictor = predictor.answering(semantic=source == "scores")
-    done = Done()
+    done = Done(len(paths) + len(failures))
     start = time.perf_counter()
     keep = args.overlay or args.intensity
     stream = predictor.stream(paths, keep_images=keep, threads=args.threads, seconds=done.seconds)
     with (
         _warnings_in(done.warned),
         progress_bar("", len(paths)) as advance,
-        _results(args, out, predictor.categories, image_ids, done.seconds) as write,
+        _results(args, out, predictor.categories, image_ids, done.seconds, failures=failures) as write,
         closing(stream) as answers,
     ):
         predictor.on_tile = _tile_progress(advance)
@@ -197,8 +197,9 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
 
 @dataclass
 class Done:
-    """What the run did: images, segments by category, warnings, and the seconds of each stage."""
+    """What the run did with `given` images: segments by category, warnings, and seconds of each stage."""
 
+    given: int
     images: int = 0
     large: int = 0
     segments: Counter[str] = field(default_factory=Counter)
@@ -213,8 +214,13 @@ def _results(
     categories: Categories,
     image_ids: dict[str, int | str],
     seconds: dict[str, float],
+    *,
+    failures: list[tuple[str, str]],
 ) -> Iterator[Callable[[Segmentation, str, Path], None]]:
-    """A function that has an image's files written in the background; all are written when the block ends."""
+    """A function that has an image's files written in the background; all are written when the block ends.
+
+    Images that the format of --to cannot hold are added to `failures`; their other files are written.
+    """
     with ExitStack() as stack:
         others = writing_results(out / args.to, args.to, categories) if args.to else None
         export = stack.enter_context(others) if others else None
@@ -231,7 +237,10 @@ def _results(
                     write_large(out / "large", stem, result, pixel_size=args.pixel_size)
                     return
                 if export:
-                    export(result, stem, path)
+                    try:
+                        export(result, stem, path)
+                    except DataError as error:
+                        failures.append((str(path), shown(f"not in {args.to}: {error.text}")))
                 if masks:
                     masks(result, stem)
                 if labels:
@@ -267,13 +276,17 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
 
     Earlier results are passed over where the output lies in an input folder.
     """
-    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large")}
+    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large", *FORMATS)}
     named = {Path(path) for path in paths}
     found: set[Path] = set()
     missing: list[tuple[str, str]] = []
     for path in paths:
         try:
-            found.update(p for p in list_images(path) if p in named or p.resolve().parent not in results)
+            real = Path(path).resolve()
+            own = {
+                r for r in results if not real.is_relative_to(r)
+            }  # a folder of results may be named itself
+            found.update(p for p in list_images(path) if p in named or own.isdisjoint(p.resolve().parents))
         except ImageError as error:
             if len(paths) == 1:
                 raise
@@ -397,7 +410,7 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(
-        f"{len(failures)} of {done.images + len(failures)} images failed:",
+        f"{len(failures)} of {done.given} images failed:",
         [f"{path}: {reason}" for path, reason in failures],
     )
 

@@ -132,7 +132,8 @@ class PanopticDataset(Sequence[Sample]):
     def read_for(self, config: InputConfig, white_level: float | None = None) -> None:
         """Reads images as a model takes them: its channels, bits and white level (or the one given)."""
         self.channels, self.bits = config.channels, config.bits
-        self.white_level = white_level or self.white_level or config.white_level
+        given = (white_level, self.white_level, config.white_level)
+        self.white_level = next((level for level in given if level is not None), None)
 
     def image(self, index: int) -> NDArray[Any]:
         """The image, H×W×`channels` uint8 (uint16 for 16 bits), upright."""

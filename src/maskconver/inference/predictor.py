@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import OLD_NAMES, PostprocessConfig
-from ..core.preprocess import prepare, resize_bilinear, scaled_size
+from ..core.preprocess import prepare, resize_bilinear, scaled_size, white_of
 from ..core.proposals import Geometry, Proposals, without_non_finite
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
-from ..io.pixels import ImageWarning, kept_warnings
+from ..io.pixels import ImageWarning, check_white_level, kept_warnings
 from ..io.windows import open_windows
 from ..merge import RULES, Algorithm, NonFinite, Source, check_options, postprocess
 from ..merge.instances import instances
@@ -49,7 +49,7 @@ class _Ready:
 
     canvas: NDArray[Any]
     geometry: Geometry
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[Any] | None
     name: str
 
 
@@ -147,18 +147,19 @@ class Predictor:
         self.semantic, self.instances = semantic, instances
         if semantic or instances:
             self._require_proposals()
-            if tile not in (None, "auto"):
-                raise ConfigError("the scores of all masks are those of whole images; leave out `tile`")
         if scale is not None:
             self.runtime = _scaled(self.runtime, scale)
         self.tiles = tiles_of(self.runtime, tile, overlap, auto=not draft_jpeg)
+        if semantic or instances:
+            self._require_whole()
         if draft_jpeg and self.tiles is not None:
             raise ConfigError("`draft_jpeg` reads images smaller than `tile` needs them; leave one out")
         self.skip_empty = skip_empty
         self.on_tile: Callable[[int, int], None] = lambda done, count: None
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
-        self.white_level = white_level or self.runtime.input.white_level
+        check_white_level(white_level)
+        self.white_level = self.runtime.input.white_level if white_level is None else white_level
         self.draft_jpeg = draft_jpeg
 
     @property
@@ -169,8 +170,8 @@ class Predictor:
     @property
     def dense_from(self) -> Source:
         """What semantic maps and mask AP of this model are made from by default, see `merge.Rule`."""
-        if has_postprocessing(self.runtime):
-            return "panoptic"  # there is nothing else in such a file
+        if has_postprocessing(self.runtime) or (self.tiles is not None and not self.tiles.auto):
+            return "panoptic"  # there is nothing else in such a file, or of an image in tiles
         return RULES[self.postprocess.rule].dense_from
 
     def __repr__(self) -> str:
@@ -180,12 +181,19 @@ class Predictor:
         """The same predictor, with the same network, with other parts in its answers.
 
         Raises:
-            ConfigError: a file with its post-processing inside gives neither.
+            ConfigError: a file with its post-processing inside gives neither, nor do images in tiles.
         """
         other = copy(self)
         other.semantic, other.instances = semantic, instances
         if semantic or instances:
             self._require_proposals()
+            self._require_whole()
+        return other
+
+    def for_dataset(self) -> Predictor:
+        """The same predictor for the images of a data set, which applies the white level as it reads them."""
+        other = copy(self)
+        other.white_level = None
         return other
 
     @overload
@@ -295,7 +303,9 @@ class Predictor:
         with timed(times, "decode"):
             image = read(image) if read else image
             if tiles and isinstance(image, str | os.PathLike) and (source := open_windows(image, WINDOWED)):
-                if tiling := tiles.over(source.shape[:2]):
+                channels = self.runtime.input.channels
+                fits = channels in (1, 3) or source.shape[2] == channels  # not channels as pages
+                if fits and (tiling := tiles.over(source.shape[:2])):
                     return Large(source, tiling, Path(image).name, False)
                 source.close()
             if self.draft_jpeg and isinstance(image, str | os.PathLike):
@@ -320,12 +330,12 @@ class Predictor:
             return Large(InMemory(pixels), tiling, name, keep)
         with timed(times, "prepare"):
             dtype = getattr(self.runtime, "dtype", np.float32)
-            size = self._fixed(pixels.shape[:2])
+            size = self.fixed_size(pixels.shape[:2])
             canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype, canvas=size)
         keep = keep and pixels.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, pixels if keep else None, name)
 
-    def _fixed(self, size: tuple[int, ...]) -> tuple[int, int] | None:
+    def fixed_size(self, size: tuple[int, ...]) -> tuple[int, int] | None:
         """The input of a file of a fixed size, which smaller images are padded to; None for other models."""
         own, file = self.runtime.input, getattr(self.runtime, "file", None)
         fixed: tuple[int, int] | None = getattr(file, "size", None)
@@ -410,6 +420,10 @@ class Predictor:
         assert isinstance(found, Proposals)
         return replace(found, geometry=(ready.geometry,))
 
+    def _require_whole(self) -> None:
+        if self.tiles is not None and not self.tiles.auto:
+            raise ConfigError("the scores of all masks are those of whole images; leave out `tile`")
+
     def _require_proposals(self) -> None:
         if has_postprocessing(self.runtime):
             raise ConfigError(
@@ -485,11 +499,12 @@ def _require_settings(settings: dict[str, Any]) -> None:
     PostprocessConfig(**settings).check()
 
 
-def _of_size(pixels: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+def _of_size(pixels: NDArray[Any] | None, size: tuple[int, ...]) -> NDArray[Any] | None:
     """The image at the size of an answer that is not its own (`output_side`)."""
     if pixels is None or pixels.shape[:2] == size:
         return pixels
-    return np.clip(resize_bilinear(pixels, (size[0], size[1])) + 0.5, 0, 255).astype(np.uint8)
+    resized = resize_bilinear(pixels, (size[0], size[1])) + 0.5
+    return np.clip(resized, 0, white_of(pixels)).astype(pixels.dtype)
 
 
 def _named(error: Exception) -> MaskconverError:

@@ -58,7 +58,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """An image that is decoded already, H×W×C."""
+    """An image that is decoded already, H×W×C in the channels and bits that the model takes."""
 
     pixels: NDArray[Any]
 
@@ -180,7 +180,10 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
 
     def pixels(window: Window) -> NDArray[Any]:
         values = source.read(window)
-        return as_image(values, white_level=predictor.white_level, channels=tiles.input.channels)[0]
+        if isinstance(source, InMemory):  # read as the model takes it
+            return values
+        own = tiles.input
+        return as_image(values, white_level=predictor.white_level, channels=own.channels, bits=own.bits)[0]
 
     levels = None
     if tiles.input.stretch == "percentile":

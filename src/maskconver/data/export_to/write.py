@@ -211,7 +211,8 @@ def writing_results(
     with writing(out, to, categories, keep_stopped=True) as (_, write):
 
         def write_one(result: Segmentation, stem: str, image: Path) -> None:
-            write(Item(replace(result, image=None), stem + image.suffix, image=image, scored=True))
+            plain = replace(result, image=None, semantic=None)  # classes are those of the segments
+            write(Item(plain, stem + image.suffix, image=image, scored=True))
 
         yield write_one
 
