@@ -200,7 +200,8 @@ class Session:
         with self._timed("postprocess"):
             if not isinstance(found, Proposals):
                 own = self.predictor.runtime.input, self.predictor.categories
-                return Kept(image, None, found.segmentation(geometry, *own))
+                side = self.predictor.output_side
+                return Kept(image, None, found.segmentation(geometry, *own, side=side))
             if RULES[self.predictor.postprocess.rule].independent_masks:
                 alive = ~(found.scores[0] <= LEAST_SCORE)
                 found = Proposals(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,6 +238,16 @@ def test_an_interrupted_conversion_leaves_nothing_and_a_killed_one_is_cleared(
 def test_the_output_may_lie_in_the_source(source: Path) -> None:
     convert(source, source / "out")
     assert convert(source, source / "out", overwrite=True).splits == {"train": 2}
+
+
+def test_a_zip_that_the_disk_has_no_room_for_is_not_unpacked(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", source)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(DataError, match="unpacked"):
+        convert(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_zip_is_unpacked_without_what_leads_out_of_it(source: Path, tmp_path: Path) -> None:
