@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskconver.analysis.run import analyze
+from maskconver.core.segmentation import Segmentation
+from maskconver.data.open import open_dataset
 from maskconver.errors import ConfigError, ImageError
 from maskconver.inference.predictor import Predictor
 from maskconver.io.images import read_image
 from maskconver.io.pixels import to_bits
-from maskconver.io.windows import open_windows
+from maskconver.io.results import panoptic_writer
+from maskconver.io.windows import TiffWindows, open_windows
 from maskconver.serve.session import Session
-from tests.fakes import FakeRuntime
+from tests.fakes import CATEGORIES, FakeRuntime
 
 RAMP = np.tile(np.arange(128, dtype=np.uint16)[None, :, None] * 32, (128, 1, 3))  # of 12 bits
 
@@ -94,3 +98,35 @@ def test_colours_that_need_a_conversion_are_not_read_by_windows(tmp_path, kind, 
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=kind, tile=(32, 32))
     assert open_windows(tmp_path / "a.tif", 1) is None
     assert (read_image(tmp_path / "a.tif") == 255).all()
+
+
+def test_a_file_read_by_windows_is_closed_and_known_beforehand(tmp_path, monkeypatch) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", RAMP, photometric="rgb", tile=(64, 64))
+    monkeypatch.setattr("maskconver.inference.predictor.WINDOWED", 1)
+    opened, close = [], TiffWindows.close
+    monkeypatch.setattr(TiffWindows, "close", lambda self: (opened.append(self), close(self))[1])
+    predictor = Predictor(Watching(), tile=64)
+    assert predictor.reads_in_parts(tmp_path / "a.tif") and len(opened) == 1
+    predictor(tmp_path / "a.tif")
+    assert len(opened) == 2
+    assert [a.ids.shape for _, a in predictor.stream([tmp_path / "a.tif"])] == [(128, 128)]
+    assert len(opened) == 3
+    assert not Predictor(Watching(), tile=None).reads_in_parts(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("sweeps", [(), ("min_area",)])
+def test_an_analysis_sees_the_images_as_the_predictor_does(tmp_path, sweeps) -> None:
+    segmentation = Segmentation.from_ids(np.ones((128, 128), np.int32), CATEGORIES, labels=[0])
+    with panoptic_writer(tmp_path, CATEGORIES, {}) as write:
+        write(replace(segmentation, file_name="a.png"), "a")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(RAMP[..., 0]).save(tmp_path / "images" / "a.png")
+    whole, analyzed = Watching(white_level=4095.0), Watching(white_level=4095.0)
+    Predictor(whole, tile=None)(tmp_path / "images" / "a.png")
+    files = {"panoptic_json": tmp_path / "panoptic.json", "panoptic_pngs": tmp_path / "panoptic"}
+    dataset = open_dataset(None, images=tmp_path / "images", **files)
+    found = analyze(Predictor(analyzed, tile=None), dataset, sweeps=sweeps)
+    assert not found.failures and np.array_equal(analyzed.seen[0], whole.seen[0])
+    tiled = analyze(Predictor(Watching(), tile=64), dataset, sweeps=sweeps)
+    assert not tiled.failures and tiled.images == ["a.png"]

@@ -120,6 +120,7 @@ class _Model:
 
     def __init__(self, predictor: Predictor, dataset: PanopticDataset, names: tuple[str, ...]) -> None:
         self.predictor, self.dataset = predictor.for_dataset(), dataset
+        dataset.read_for(predictor.runtime.input)  # another model may have been at work before
         if has_postprocessing(predictor.runtime):
             names = ()
         now = predictor.postprocess

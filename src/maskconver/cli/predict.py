@@ -152,6 +152,8 @@ def run(args: Namespace) -> int:
     done = Done(len(paths) + len(failures))
     start = time.perf_counter()
     keep = args.overlay or args.intensity
+    if keep:  # told before hours of work, not after
+        paths = _small(paths, predictor, "overlay" if args.overlay else "intensity", failures)
     stream = predictor.stream(paths, keep_images=keep, threads=args.threads, seconds=done.seconds)
     with (
         _warnings_in(done.warned),
@@ -161,9 +163,6 @@ def run(args: Namespace) -> int:
     ):
         predictor.on_tile = _tile_progress(advance)
         for (path, answer), stem in zip(answers, _unique_stems(paths)):
-            if keep and isinstance(answer, Segmentation) and answer.image is None:
-                option = "overlay" if args.overlay else "intensity"
-                answer = MaskconverError(f"too large to be kept in memory for --{option}; leave it out")
             if isinstance(answer, MaskconverError):
                 failures.append(_failure(path, answer))
                 if len(paths) == len(failures) == 1:  # no batch: refused, and nothing is written
@@ -294,6 +293,25 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
     if not found:
         raise ImageError("; ".join(": ".join(row) for row in missing) or f"{', '.join(paths)}: no image")
     return sorted(found), missing
+
+
+def _small(
+    paths: list[Path], predictor: Predictor, option: str, failures: list[tuple[str, str]]
+) -> list[Path]:
+    """Those that are not read part by part; the others are added to `failures`.
+
+    Raises:
+        ImageError: there is no other.
+    """
+    small = []
+    for path in paths:
+        if predictor.reads_in_parts(path):
+            failures.append((str(path), f"too large to be kept in memory for --{option}; leave it out"))
+        else:
+            small.append(path)
+    if not small:
+        raise ImageError(": ".join(failures[0]))
+    return small
 
 
 def _names(paths: list[Path], named: list[str]) -> dict[Path, str]:

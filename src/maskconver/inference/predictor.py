@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
@@ -25,7 +25,7 @@ from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
 from ..io.pixels import ImageWarning, check_white_level, kept_warnings
-from ..io.windows import open_windows
+from ..io.windows import TiffWindows, open_windows
 from ..merge import RULES, Algorithm, NonFinite, Source, check_options, postprocess
 from ..merge.instances import instances
 from ..merge.semantic import semantic_maps
@@ -214,11 +214,21 @@ class Predictor:
             MaskconverError: the network returned NaN or infinite values.
         """
         if not isinstance(images, list | tuple):
-            return self._segment([self._read(images)])[0]
+            return self._run([images])[0]
         results: list[Segmentation] = []
         for start in range(0, len(images), self.batch_size):
-            results += self._segment([self._read(i) for i in images[start : start + self.batch_size]])
+            results += self._run(images[start : start + self.batch_size])
         return results
+
+    def _run(self, images: Sequence[Any]) -> list[Segmentation]:
+        """One batch."""
+        with ExitStack() as stack:
+            ready = []
+            for image in images:
+                ready.append(one := self._read(image))
+                if isinstance(one, Large):
+                    stack.callback(one.close)
+            return self._segment(ready)
 
     def stream(
         self,
@@ -282,7 +292,12 @@ class Predictor:
             for stage, value in spent.items():
                 times[stage] = times.get(stage, 0.0) + value
         ready = [r for r, _, _ in done if not isinstance(r, MaskconverError)]
-        answers = iter(self._answers(ready, times))
+        try:
+            answers = iter(self._answers(ready, times))
+        finally:
+            for one in ready:
+                if isinstance(one, Large):
+                    one.close()
         for item, (result, notes, _) in zip(items, done):
             for note in notes:
                 warnings.warn(note, stacklevel=3)
@@ -302,13 +317,15 @@ class Predictor:
         tiles = None if self.semantic or self.instances or not tiled else self.tiles
         with timed(times, "decode"):
             image = read(image) if read else image
-            if tiles and isinstance(image, str | os.PathLike) and (source := open_windows(image, WINDOWED)):
-                channels = self.runtime.input.channels
-                fits = channels in (1, 3) or source.shape[2] == channels  # not channels as pages
-                if fits and (tiling := tiles.over(source.shape[:2])):
-                    return Large(source, tiling, Path(image).name, False)
-                source.close()
-            if self.draft_jpeg and isinstance(image, str | os.PathLike):
+            is_path = isinstance(image, str | os.PathLike)
+            if (
+                tiles
+                and is_path
+                and (source := self._windows(image))
+                and (tiling := tiles.over(source.shape))
+            ):
+                return Large(source, tiling, Path(image).name, False)
+            if self.draft_jpeg and is_path:
                 pixels, whole = read_reduced(
                     image,
                     lambda size: scaled_size(size, self.runtime.input),
@@ -334,6 +351,27 @@ class Predictor:
             canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype, canvas=size)
         keep = keep and pixels.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, pixels if keep else None, name)
+
+    def reads_in_parts(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file is so large that it is read window by window, so that no answer has its image."""
+        if self.tiles is None or self.semantic or self.instances:
+            return False
+        with suppress(ImageError):  # of a damaged file, whoever reads it says what is wrong
+            if (source := self._windows(path)) is not None:
+                source.close()
+                return True
+        return False
+
+    def _windows(self, path: str | os.PathLike[str]) -> TiffWindows | None:
+        """A file that is read window by window, and cut into tiles."""
+        source = open_windows(path, WINDOWED)
+        if source is None or self.tiles is None:
+            return None
+        channels = self.runtime.input.channels
+        if (channels in (1, 3) or source.shape[2] == channels) and max(source.shape[:2]) > self.tiles.tile:
+            return source
+        source.close()  # also where each channel is a page of its own
+        return None
 
     def fixed_size(self, size: tuple[int, ...]) -> tuple[int, int] | None:
         """The input of a file of a fixed size, which smaller images are padded to; None for other models."""

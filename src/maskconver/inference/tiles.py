@@ -81,6 +81,11 @@ class Large:
     name: str
     keep: bool
 
+    def close(self) -> None:
+        """Closes the file, if it is read by windows."""
+        if (close := getattr(self.source, "close", None)) is not None:
+            close()
+
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
