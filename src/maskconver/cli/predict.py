@@ -379,12 +379,14 @@ def _require_writable(folder: Path) -> None:
 def _unique_stems(paths: list[Path]) -> list[str]:
     """A name for the results of each image: its stem, numbered where several images have the same."""
     taken: set[str] = set()
+    last: dict[str, int] = {}  # of each stem, the number it got last
     names = []
     for path in paths:
-        name, number = path.stem, 1
+        name, number = path.stem, last.get(path.stem.lower(), 1)
         while name.lower() in taken:  # lower case: some file systems do not tell them apart
             number += 1
             name = f"{path.stem}_{number}"
+        last[path.stem.lower()] = number
         taken.add(name.lower())
         names.append(name)
     return names

@@ -118,7 +118,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         with suppress(FileNotFoundError):  # Lightning's logger deletes the file of an earlier run
             (out / "metrics.csv").replace(out / f"metrics_before_{step}.csv")
         say(f"resuming from {task.last_checkpoint}")
-    if config.overwrite:
+    if config.overwrite and not int(os.environ.get("LOCAL_RANK", 0)):
         _remove_run(out)
     (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
