@@ -451,7 +451,7 @@ class Predictor:
         """
         self._require_proposals()
         if self.tiles is not None and not self.tiles.auto:
-            raise ConfigError("the proposals of an image in tiles are not one set; use `tile=None`")
+            raise ConfigError("the proposals of an image in tiles are not one set; leave out `tile`")
         ready = self._read(image, tiled=False)
         assert isinstance(ready, _Ready)
         found = self.runtime(ready.canvas[None])
