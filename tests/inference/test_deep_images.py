@@ -13,7 +13,7 @@ from maskconver.data.open import open_dataset
 from maskconver.errors import ConfigError, ImageError
 from maskconver.inference.predictor import Predictor
 from maskconver.io.images import read_image
-from maskconver.io.pixels import to_bits
+from maskconver.io.pixels import ImageWarning, to_bits
 from maskconver.io.results import panoptic_writer
 from maskconver.io.windows import TiffWindows, open_windows
 from maskconver.serve.session import Session
@@ -50,6 +50,15 @@ def test_a_file_read_by_windows_keeps_its_bits(tmp_path, monkeypatch) -> None:
     runtime = Watching(white_level=4095.0)
     Predictor(runtime, tile=64, overlap=0)(tmp_path / "a.tif")
     assert len(np.unique(runtime.seen[0])) == 64
+
+
+def test_a_file_read_by_windows_that_looks_black_is_told_once(tmp_path, monkeypatch) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", RAMP, photometric="rgb", tile=(64, 64))
+    monkeypatch.setattr("maskconver.inference.predictor.WINDOWED", 1)
+    with pytest.warns(ImageWarning, match="no value above 4064") as told:
+        Predictor(FakeRuntime("native"), tile=64, overlap=0)(tmp_path / "a.tif")
+    assert len(told) == 1
 
 
 def test_the_white_level_is_not_applied_again_to_what_a_data_set_has_read() -> None:
