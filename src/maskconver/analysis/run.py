@@ -119,7 +119,8 @@ class _Model:
     """Runs the network once an image; the thresholds that are varied are counted along."""
 
     def __init__(self, predictor: Predictor, dataset: PanopticDataset, names: tuple[str, ...]) -> None:
-        self.predictor, self.dataset = predictor, dataset
+        self.predictor, self.dataset = predictor.for_dataset(), dataset
+        dataset.read_for(predictor.runtime.input)  # another model may have been at work before
         if has_postprocessing(predictor.runtime):
             names = ()
         now = predictor.postprocess

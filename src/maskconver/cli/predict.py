@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from ..core.files import atomic_path
 from ..core.segmentation import Segmentation
 from ..data.export_to.write import FORMATS, writing_results
-from ..errors import ConfigError, ImageError, MaskconverError
+from ..errors import ConfigError, DataError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.panoptic_json import read_panoptic_json
@@ -149,21 +149,20 @@ def run(args: Namespace) -> int:
     if args.labels:
         source = args.semantic_from or predictor.dense_from
         predictor = predictor.answering(semantic=source == "scores")
-    done = Done()
+    done = Done(len(paths) + len(failures))
     start = time.perf_counter()
     keep = args.overlay or args.intensity
+    if keep:  # told before hours of work, not after
+        paths = _small(paths, predictor, "overlay" if args.overlay else "intensity", failures)
     stream = predictor.stream(paths, keep_images=keep, threads=args.threads, seconds=done.seconds)
     with (
         _warnings_in(done.warned),
         progress_bar("", len(paths)) as advance,
-        _results(args, out, predictor.categories, image_ids, done.seconds) as write,
+        _results(args, out, predictor.categories, image_ids, done.seconds, failures=failures) as write,
         closing(stream) as answers,
     ):
         predictor.on_tile = _tile_progress(advance)
         for (path, answer), stem in zip(answers, _unique_stems(paths)):
-            if keep and isinstance(answer, Segmentation) and answer.image is None:
-                option = "overlay" if args.overlay else "intensity"
-                answer = MaskconverError(f"too large to be kept in memory for --{option}; leave it out")
             if isinstance(answer, MaskconverError):
                 failures.append(_failure(path, answer))
                 if len(paths) == len(failures) == 1:  # no batch: refused, and nothing is written
@@ -197,8 +196,9 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
 
 @dataclass
 class Done:
-    """What the run did: images, segments by category, warnings, and the seconds of each stage."""
+    """What the run did with `given` images: segments by category, warnings, and seconds of each stage."""
 
+    given: int
     images: int = 0
     large: int = 0
     segments: Counter[str] = field(default_factory=Counter)
@@ -213,8 +213,13 @@ def _results(
     categories: Categories,
     image_ids: dict[str, int | str],
     seconds: dict[str, float],
+    *,
+    failures: list[tuple[str, str]],
 ) -> Iterator[Callable[[Segmentation, str, Path], None]]:
-    """A function that has an image's files written in the background; all are written when the block ends."""
+    """A function that has an image's files written in the background; all are written when the block ends.
+
+    Images that the format of --to cannot hold are added to `failures`; their other files are written.
+    """
     with ExitStack() as stack:
         others = writing_results(out / args.to, args.to, categories) if args.to else None
         export = stack.enter_context(others) if others else None
@@ -231,7 +236,10 @@ def _results(
                     write_large(out / "large", stem, result, pixel_size=args.pixel_size)
                     return
                 if export:
-                    export(result, stem, path)
+                    try:
+                        export(result, stem, path)
+                    except DataError as error:
+                        failures.append((str(path), shown(f"not in {args.to}: {error.text}")))
                 if masks:
                     masks(result, stem)
                 if labels:
@@ -267,13 +275,17 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
 
     Earlier results are passed over where the output lies in an input folder.
     """
-    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large")}
+    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large", *FORMATS)}
     named = {Path(path) for path in paths}
     found: set[Path] = set()
     missing: list[tuple[str, str]] = []
     for path in paths:
         try:
-            found.update(p for p in list_images(path) if p in named or p.resolve().parent not in results)
+            real = Path(path).resolve()
+            own = {
+                r for r in results if not real.is_relative_to(r)
+            }  # a folder of results may be named itself
+            found.update(p for p in list_images(path) if p in named or own.isdisjoint(p.resolve().parents))
         except ImageError as error:
             if len(paths) == 1:
                 raise
@@ -281,6 +293,25 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
     if not found:
         raise ImageError("; ".join(": ".join(row) for row in missing) or f"{', '.join(paths)}: no image")
     return sorted(found), missing
+
+
+def _small(
+    paths: list[Path], predictor: Predictor, option: str, failures: list[tuple[str, str]]
+) -> list[Path]:
+    """Those that are not read part by part; the others are added to `failures`.
+
+    Raises:
+        ImageError: there is no other.
+    """
+    small = []
+    for path in paths:
+        if predictor.reads_in_parts(path):
+            failures.append((str(path), f"too large to be kept in memory for --{option}; leave it out"))
+        else:
+            small.append(path)
+    if not small:
+        raise ImageError(": ".join(failures[0]))
+    return small
 
 
 def _names(paths: list[Path], named: list[str]) -> dict[Path, str]:
@@ -348,12 +379,14 @@ def _require_writable(folder: Path) -> None:
 def _unique_stems(paths: list[Path]) -> list[str]:
     """A name for the results of each image: its stem, numbered where several images have the same."""
     taken: set[str] = set()
+    last: dict[str, int] = {}  # of each stem, the number it got last
     names = []
     for path in paths:
-        name, number = path.stem, 1
+        name, number = path.stem, last.get(path.stem.lower(), 1)
         while name.lower() in taken:  # lower case: some file systems do not tell them apart
             number += 1
             name = f"{path.stem}_{number}"
+        last[path.stem.lower()] = number
         taken.add(name.lower())
         names.append(name)
     return names
@@ -397,7 +430,7 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(
-        f"{len(failures)} of {done.images + len(failures)} images failed:",
+        f"{len(failures)} of {done.given} images failed:",
         [f"{path}: {reason}" for path, reason in failures],
     )
 
