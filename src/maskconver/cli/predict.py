@@ -124,7 +124,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
     if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table or args.to):
-        raise ConfigError("--no-masks leaves nothing to write; add --overlay, --labels, --geojson or --table")
+        raise ConfigError("--no-masks leaves nothing; add --overlay, --labels, --geojson, --table or --to")
     if args.to and args.output_side:
         raise ConfigError("--to writes results of the size of the image; leave --output-side out")
     if args.draft_jpeg and (args.overlay or args.intensity):
