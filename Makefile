@@ -36,13 +36,14 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "installing torch, then maskconver with its extras (a few minutes the first time)"
 	@$(BIN)/python $(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,export,serve,dev]'
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,tiff,export,serve,dev]'
 	@touch $@
 
 demo: $(READY)  ## segment generated cells with the shipped model; prints where the images are
 	@$(BIN)/maskconver data synth demo_out/cells --style cells --count 4 --size 256 320 --seed 7 --split demo --overwrite
 	@$(BIN)/maskconver predict $(MODEL) demo_out/cells/images/demo --out demo_out --overlay
 	@echo "look at: $(CURDIR)/demo_out/overlays/cells_00001.png"
+	@echo "try your own images on a page: $(BIN)/maskconver serve $(MODEL)"
 
 test: $(READY)  ## the tests, without the long ones (at most 12 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not slow and not web"

@@ -11,6 +11,8 @@ from PIL import Image
 from maskconver.cli.main import main
 from maskconver.core.categories import Categories
 from maskconver.core.config import PostprocessConfig
+from maskconver.core.segmentation import Segmentation
+from maskconver.inference.predictor import Predictor
 from tests.fakes import CATEGORIES, FakeRuntime, picture
 
 
@@ -141,6 +143,25 @@ def test_the_default_folder_is_predictions_and_earlier_results_are_no_input(fold
     assert main(["predict", "fake", ".", "--overlay"]) == 0
     assert main(["predict", "fake", ".", "--overlay"]) == 0
     assert len(read(folder / "predictions")["images"]) == 2
+
+
+def test_images_exported_earlier_are_no_input(folder):
+    assert main(["predict", "fake", ".", "--to", "labelme"]) == 0
+    assert main(["predict", "fake", "."]) == 0
+    assert len(read(folder / "predictions")["images"]) == 2
+    assert main(["predict", "fake", "predictions/labelme"]) == 0  # named by itself
+    assert len(read(folder / "predictions")["images"]) == 2
+
+
+def test_what_a_format_cannot_hold_costs_that_image_alone(folder, monkeypatch, capsys):
+    ids = np.zeros((60, 90), np.int32)
+    ids[:20, :20] = np.arange(1, 401).reshape(20, 20)
+    many = Segmentation.from_ids(ids, CATEGORIES, labels=np.zeros(400, int))
+    monkeypatch.setattr(Predictor, "_segmentations", lambda *_: [many])
+    assert main(["predict", "fake", "in", "--out", "out", "--to", "panoptic-2ch"]) == 1
+    assert len(read(folder / "out")["images"]) == 2
+    told = capsys.readouterr().err
+    assert "2 of 2 images failed" in told and "not in panoptic-2ch: more than 255 objects" in told
 
 
 def test_images_with_the_same_name_do_not_overwrite_each_other(folder):

@@ -178,3 +178,9 @@ def test_another_model_of_the_same_name_is_noticed(runtime, capsys):
     Path("model.onnx").write_bytes(b"two")
     assert main(COMMAND) == 2
     assert "other settings (model)" in capsys.readouterr().err
+
+
+def test_resuming_what_is_done_with_drawings_does_nothing(runtime):
+    words = ["predict", "fake", "in", "--out", "out", "--overlay", "--resume"]
+    assert main(words) == 0
+    assert main(words) == 0

@@ -230,7 +230,11 @@ def test_options_that_do_not_fit_are_refused_before_any_work(models, tmp_path, c
     for words, message in [
         (["--dynamic"], "one size; leave out --dynamic"),
         (["--quantize", "int8"], "give --calibrate"),
-        (["--quantize", "int8", "--calibrate", str(tmp_path / "empty")], "no image in this folder"),
+        (
+            ["--size", "64", "64", "--quantize", "int8", "--calibrate", str(tmp_path / "empty")],
+            "no image in this folder",
+        ),
+        ([], "give a --size"),
     ]:
         out = ["--out", str(tmp_path / "model.tflite")]
         assert main(["export", "nuclei", "--to", "litert", *words, *out]) == 2

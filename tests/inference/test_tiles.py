@@ -252,7 +252,7 @@ def test_more_than_a_million_tiles_are_refused():
 
 def test_proposals_of_tiles_are_no_one_set():
     image = np.zeros((90, 90, 3), np.uint8)
-    with pytest.raises(ConfigError, match="tile=None"):
+    with pytest.raises(ConfigError, match="leave out `tile`"):
         Predictor(ColourRuntime(), tile=64).proposals(image)
 
 

@@ -116,7 +116,7 @@ class TestSwitches:
             "center=mask", "center=image", "stuff=global", "stuff=image", "islands=1",
             "islands_dilation=none", "islands_dilation=reference", "islands_min_area=50",
             "island_mask=island", "max_segments=2", "order=reference", "ignore_void=false", "min_iou=0.3",
-            "gaussian=size",
+            "gaussian=iou",
         ],
     )  # fmt: skip
     def test_targets_are_chosen_on_the_command_line(

@@ -308,6 +308,37 @@ def test_a_run_is_not_written_over(unbroken: Path, cells: Path, capsys: pytest.C
     assert (unbroken / "last.ckpt").read_bytes() == before
 
 
+def test_a_checkpoint_of_another_run_is_not_written_over_a_run(
+    unbroken: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("last.ckpt", b"other"), ("best.safetensors", b"x")):
+        (tmp_path / name).write_bytes(value)
+    resume = f"--resume={unbroken / 'last.ckpt'}"
+    assert main(tiny(cells, tmp_path, resume, "--steps=9")) == 2
+    assert "has a run already" in capsys.readouterr().err
+    assert main(tiny(cells, tmp_path, "--resume=auto", "--overwrite=true")) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert (tmp_path / "last.ckpt").read_bytes() == b"other"
+
+
+def test_a_new_run_in_the_same_folder_leaves_nothing_of_the_old(cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("best.safetensors", "last.ckpt", "images/step_0000900.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "curve.jsonl").write_text('{"step": 900}\n')
+    assert main(tiny(cells, tmp_path, "--steps=1", "--val_every=9", "--overwrite=true")) == 0
+    assert "900" not in (tmp_path / "curve.jsonl").read_text()
+    assert not (tmp_path / "images" / "step_0000900.jpg").exists()
+    assert (tmp_path / "best.safetensors").read_bytes() != b"old" and (tmp_path / "notes.txt").exists()
+
+
+def test_resuming_with_other_batch_norms_is_refused(
+    unbroken: Path, cells: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tiny(cells, unbroken, "--batch-norm=frozen", "--steps=9", "--resume=auto")) == 2
+    assert "--batch-norm frozen" in capsys.readouterr().err
+
+
 def test_a_resumed_run_takes_the_rate_and_decay_it_is_given(cells: Path, tmp_path: Path) -> None:
     flat = ("--schedule.kind=constant", "--schedule.warmup=0", "--optim.lr_scaling=none")
     assert main(tiny(cells, tmp_path, *flat, "--steps=1")) == 0
@@ -344,6 +375,9 @@ def test_resuming_with_another_optimizer_is_refused_in_one_line(
         "--data.val_images=0",
         "--log-images=-1",
         "--optim.lr=nan",
+        "--freeze-steps=3",
+        "--freeze-steps=-3",
+        "--init-modules=backbone",
     ],
 )
 def test_numbers_that_mean_nothing_are_refused_before_the_data_are_read(

@@ -132,5 +132,5 @@ def test_start_begins_from_the_bundled_base(
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "init from facade: 305 tensors loaded" in said and "batch norms keep" not in said
-    assert main([*words, "--init-from=none"]) == 0
+    assert main([*words, "--init-from=none", "--overwrite=true"]) == 0
     assert "init from" not in capsys.readouterr().out

@@ -45,7 +45,8 @@ def analyze(
         model: a predictor, or the COCO panoptic JSON of predictions with its folder of PNGs beside it.
         dataset: with ground truth, of the model's categories.
         by: a key of `images[]` to group by.
-        sweeps: which thresholds are varied, of `SWEEPS`; the network runs once an image.
+        sweeps: which thresholds are varied, of `SWEEPS`; the network runs once an image. Images that are
+            segmented in tiles are left out of the sweeps.
         on_image: called after each image.
 
     Raises:
@@ -118,7 +119,8 @@ class _Model:
     """Runs the network once an image; the thresholds that are varied are counted along."""
 
     def __init__(self, predictor: Predictor, dataset: PanopticDataset, names: tuple[str, ...]) -> None:
-        self.predictor, self.dataset = predictor, dataset
+        self.predictor, self.dataset = predictor.for_dataset(), dataset
+        dataset.read_for(predictor.runtime.input)  # another model may have been at work before
         if has_postprocessing(predictor.runtime):
             names = ()
         now = predictor.postprocess
@@ -131,7 +133,8 @@ class _Model:
     def result(self, index: int, ids: Any, segments: Any) -> Segmentation:
         image = self.dataset.image(index)
         self.dataset.require_fit(index, image.shape, ids.shape)
-        if not self.figures:
+        tiles = self.predictor.tiles
+        if not self.figures or (tiles is not None and tiles.over(image.shape[:2])):
             return self.predictor(image).resized(ids.shape)
         proposals = self.predictor.proposals(image)
         now = self.predictor.postprocess

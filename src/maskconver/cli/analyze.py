@@ -76,7 +76,7 @@ def run(args: Namespace) -> int:
         if name.endswith(".json"):
             return name
         predictor = Predictor(name, device=args.device, **postprocess_settings(args))
-        dataset.channels = predictor.runtime.input.channels
+        dataset.read_for(predictor.runtime.input)
         return predictor
 
     model = source(args.model)

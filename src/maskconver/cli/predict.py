@@ -31,7 +31,7 @@ from ..core.files import WEIGHTS, atomic_path
 from ..core.panoptic_png import write_panoptic_png
 from ..core.segmentation import Segmentation
 from ..data.export_to.write import FORMATS, writing_results
-from ..errors import CheckpointError, ConfigError, ImageError, MaskconverError
+from ..errors import CheckpointError, ConfigError, DataError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.journal import PARTS, Journal, Task, open_journal
@@ -140,7 +140,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
     if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table or args.to):
-        raise ConfigError("--no-masks leaves nothing to write; add --overlay, --labels, --geojson or --table")
+        raise ConfigError("--no-masks leaves nothing; add --overlay, --labels, --geojson, --table or --to")
     if args.to and args.output_side:
         raise ConfigError("--to writes results of the size of the image; leave --output-side out")
     if args.draft_jpeg and (args.overlay or args.intensity):
@@ -178,7 +178,7 @@ def run(args: Namespace) -> int:
         source = args.semantic_from or predictor.dense_from
         predictor = predictor.answering(semantic=source == "scores")
     tasks = {p: Task(names[p], _size(p), stem) for p, stem in zip(paths, _unique_stems(paths))}
-    done = Done()
+    done = Done(0)
     start = time.perf_counter()
     with ExitStack() as stack:
         journal = None
@@ -188,6 +188,7 @@ def run(args: Namespace) -> int:
             mine = paths[shard[0] - 1 :: shard[1]]
             paths = [path for path in mine if not journal.is_done(tasks[path])]
             done.before = len(mine) - len(paths)
+        done.given = len(paths) + len(failures)
         _segment(args, predictor, {path: tasks[path] for path in paths}, image_ids, done, failures, journal)
         if journal and not args.no_masks:
             done.left = journal.merge(tasks.values(), predictor.categories, image_ids)
@@ -207,18 +208,25 @@ def _segment(
 ) -> None:
     """Segments images and writes their results; what happened is added to `done` and `failures`."""
     keep = args.overlay or args.intensity
+    if keep:  # told before hours of work, not after
+        kept = set(_small(list(tasks), predictor, "overlay" if args.overlay else "intensity", failures))
+        if journal:
+            for path in tasks.keys() - kept:
+                journal.add(tasks[path], None)
+        elif not kept:
+            raise ImageError(": ".join(failures[0]))
+        tasks = {path: task for path, task in tasks.items() if path in kept}
     stream = predictor.stream(list(tasks), keep_images=keep, threads=args.threads, seconds=done.seconds)
     with (
         _warnings_in(done.warned),
         progress_bar("", len(tasks)) as advance,
-        _results(args, predictor.categories, image_ids, done.seconds, journal) as write,
+        _results(
+            args, predictor.categories, image_ids, done.seconds, journal=journal, failures=failures
+        ) as write,
         closing(stream) as answers,
     ):
         predictor.on_tile = _tile_progress(advance)
         for path, answer in answers:
-            if keep and isinstance(answer, Segmentation) and answer.image is None:
-                option = "overlay" if args.overlay else "intensity"
-                answer = MaskconverError(f"too large to be kept in memory for --{option}; leave it out")
             if isinstance(answer, MaskconverError):
                 failures.append(_failure(path, answer))
                 if journal:
@@ -306,8 +314,9 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
 
 @dataclass
 class Done:
-    """Images done, done before and left; segments by category, warnings, and the seconds of each stage."""
+    """What the run did with `given` images, what was done before and is left; segments, warnings, seconds."""
 
+    given: int
     images: int = 0
     before: int = 0
     left: int = 0
@@ -323,9 +332,14 @@ def _results(
     categories: Categories,
     image_ids: dict[str, int | str],
     seconds: dict[str, float],
+    *,
     journal: Journal | None,
+    failures: list[tuple[str, str]],
 ) -> Iterator[Callable[[Segmentation, Task, Path], None]]:
-    """A function that has an image's files written in the background; all are written when the block ends."""
+    """A function that has an image's files written in the background; all are written when the block ends.
+
+    Images that the format of --to cannot hold are added to `failures`; their other files are written.
+    """
     out = Path(args.out)
     with ExitStack() as stack:
         others = writing_results(out / args.to, args.to, categories) if args.to else None
@@ -346,7 +360,10 @@ def _results(
                 write_large(out / "large", stem, result, pixel_size=args.pixel_size)
                 return
             if export:
-                export(result, stem, path)
+                try:
+                    export(result, stem, path)
+                except DataError as error:
+                    failures.append((str(path), shown(f"not in {args.to}: {error.text}")))
             if masks:
                 masks(result, stem)
             if labels:
@@ -388,13 +405,17 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
 
     Earlier results are passed over where the output lies in an input folder.
     """
-    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large")}
+    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large", *FORMATS)}
     named = {Path(path) for path in paths}
     found: set[Path] = set()
     missing: list[tuple[str, str]] = []
     for path in paths:
         try:
-            found.update(p for p in list_images(path) if p in named or p.resolve().parent not in results)
+            real = Path(path).resolve()
+            own = {
+                r for r in results if not real.is_relative_to(r)
+            }  # a folder of results may be named itself
+            found.update(p for p in list_images(path) if p in named or own.isdisjoint(p.resolve().parents))
         except ImageError as error:
             if len(paths) == 1:
                 raise
@@ -402,6 +423,19 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
     if not found:
         raise ImageError("; ".join(": ".join(row) for row in missing) or f"{', '.join(paths)}: no image")
     return sorted(found), missing
+
+
+def _small(
+    paths: list[Path], predictor: Predictor, option: str, failures: list[tuple[str, str]]
+) -> list[Path]:
+    """Those that are not read part by part; the others are added to `failures`."""
+    small = []
+    for path in paths:
+        if predictor.reads_in_parts(path):
+            failures.append((str(path), f"too large to be kept in memory for --{option}; leave it out"))
+        else:
+            small.append(path)
+    return small
 
 
 def _names(paths: list[Path], named: list[str]) -> dict[Path, str]:
@@ -469,12 +503,14 @@ def _require_writable(folder: Path) -> None:
 def _unique_stems(paths: list[Path]) -> list[str]:
     """A name for the results of each image: its stem, numbered where several images have the same."""
     taken: set[str] = set()
+    last: dict[str, int] = {}  # of each stem, the number it got last
     names = []
     for path in paths:
-        name, number = path.stem, 1
+        name, number = path.stem, last.get(path.stem.lower(), 1)
         while name.lower() in taken:  # lower case: some file systems do not tell them apart
             number += 1
             name = f"{path.stem}_{number}"
+        last[path.stem.lower()] = number
         taken.add(name.lower())
         names.append(name)
     return names
@@ -523,7 +559,7 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(
-        f"{len(failures)} of {done.images + len(failures)} images failed:",
+        f"{len(failures)} of {done.given} images failed:",
         [f"{path}: {reason}" for path, reason in failures],
     )
 

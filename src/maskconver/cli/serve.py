@@ -16,6 +16,7 @@ from .options import add_postprocess_options, postprocess_settings
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+NATIVE_PIXELS = 16 << 20  # of an image that the network sees at its own size, in one piece
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -36,7 +37,13 @@ def configure(parser: ArgumentParser) -> None:
     add("--queue", type=int, default=32, help="requests that may wait; more get the status 503")
     add("--timeout", type=float, default=60.0, help="seconds until a request is given up")
     add("--max-mb", type=int, default=64, help="megabytes of the largest request")
-    add("--max-pixels", type=int | None, default=None, help="images with more pixels are refused")
+    add(
+        "--max-pixels",
+        type=int | None,
+        default=None,
+        help="images with more pixels are refused; by default 16 million for models that keep the size of "
+        "images, as the network sees them whole",
+    )
     add(
         "--allow-origin",
         type=list[str],
@@ -76,6 +83,8 @@ def run(args: Namespace) -> int:
         **limits,
         **postprocess_settings(args),
     )
+    if args.max_pixels is None and predictor.runtime.input.mode == "native":
+        predictor.max_pixels = NATIVE_PIXELS
     local = args.host in LOOPBACK
     app = create_app(
         predictor,

@@ -17,6 +17,7 @@ from ..errors import DataError, MaskconverError
 from .categories import VOID_LABEL, Categories
 from .drawing import draw
 from .files import atomic_path
+from .preprocess import white_of
 from .resize import resize_nearest
 from .segments import Segment, lookup, measure
 
@@ -294,7 +295,8 @@ class Segmentation:
         """
         if self.image is None:
             raise DataError("this segmentation has no image; give the intensities as an array")
-        return self.image.mean(2, dtype=np.float32) if self.image.ndim == 3 else self.image.astype(np.float32)
+        values = self.image if self.image.ndim == 3 else self.image[..., None]
+        return values.mean(2, dtype=np.float32) * np.float32(255 / white_of(values))
 
     def to_geojson(self, *, pixel_size: float | None = None) -> dict[str, Any]:
         """A GeoJSON FeatureCollection as QuPath reads it: polygons in pixels, with holes, and measurements.

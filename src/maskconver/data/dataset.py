@@ -17,6 +17,7 @@ from ..core.segmentation import Segmentation
 from ..core.segments import SegmentTable
 from ..errors import DataError
 from ..io.images import MAX_PIXELS, read_image
+from ..io.pixels import check_white_level
 from ..io.sources import FileSource
 from .layout import DataPaths
 
@@ -130,9 +131,15 @@ class PanopticDataset(Sequence[Sample]):
         """What messages call the annotation's PNG."""
 
     def read_for(self, config: InputConfig, white_level: float | None = None) -> None:
-        """Reads images as a model takes them: its channels, bits and white level (or the one given)."""
+        """Reads images as a model takes them: its channels, bits and white level (or the one given).
+
+        Raises:
+            ImageError: a white level that is not above 0.
+        """
         self.channels, self.bits = config.channels, config.bits
-        self.white_level = white_level or self.white_level or config.white_level
+        given = (white_level, self.white_level, config.white_level)
+        self.white_level = next((level for level in given if level is not None), None)
+        check_white_level(self.white_level)
 
     def image(self, index: int) -> NDArray[Any]:
         """The image, H×W×`channels` uint8 (uint16 for 16 bits), upright."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories, Category, made_up_color
+from ..core.config import InputConfig
 from ..core.segments import Runs, SegmentTable
 from ..errors import DataError
 from .dataset import PanopticDataset, Sample
@@ -40,6 +41,11 @@ class SemanticView(PanopticDataset):
         own = dataset.categories
         self.categories, self._label = semantic_categories(own, classes)
         self.segment_counts = np.minimum(dataset.segment_counts, len(self.categories))
+
+    def read_for(self, config: InputConfig, white_level: float | None = None) -> None:
+        """As of any data set, also of the one that is read."""
+        super().read_for(config, white_level)
+        self.dataset.read_for(config, white_level)
 
     def sample(self, index: int) -> Sample:
         """One image; classes without a pixel are left out of the table."""

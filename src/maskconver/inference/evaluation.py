@@ -183,12 +183,12 @@ def evaluate(
     usual = predictor.dense_from
     result = Evaluation(semantic_from or usual, instances_from or usual, total, {}, [], [])
     scored = mask_ap and result.instances_from == "scores"
-    predictor = predictor.answering(
+    predictor = predictor.for_dataset().answering(
         semantic=result.semantic_from == "scores", instances=max(TOP, most) if scored else 0
     )
     sizes: dict[int, tuple[int, ...]] = {}
 
-    def read(index: int) -> NDArray[np.uint8]:
+    def read(index: int) -> NDArray[Any]:
         image = dataset.image(index)
         sizes[index] = image.shape
         return image
@@ -281,6 +281,7 @@ def write_gallery(
     ranked = sorted((row for row in quality if not math.isnan(row[1])), key=lambda row: -row[1])
     chosen = [("best", ranked[:count]), ("worst", ranked[::-1][:count])]
     paths = []
+    predictor = predictor.for_dataset()
     for kind, rows in chosen:
         for number, (index, value) in enumerate(rows, 1):
             sample = dataset[index]
@@ -350,6 +351,7 @@ def _proposals(
 ) -> Iterator[tuple[int, Proposals]]:
     """Those of each image, as NumPy arrays, without what no threshold lets through."""
     independent = RULES[predictor.postprocess.rule].independent_masks
+    predictor = predictor.for_dataset()
     for index in range(len(dataset)):
         found = replace(predictor.proposals(dataset.image(index)), class_logits=None).numpy()
         if independent:

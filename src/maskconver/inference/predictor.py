@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import OLD_NAMES, PostprocessConfig
-from ..core.preprocess import prepare, resize_bilinear, scaled_size
+from ..core.preprocess import prepare, resize_bilinear, scaled_size, white_of
 from ..core.proposals import Geometry, Proposals, without_non_finite
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..io.images import MAX_PIXELS, read_reduced
-from ..io.pixels import ImageWarning, kept_warnings
-from ..io.windows import open_windows
+from ..io.pixels import ImageWarning, check_white_level, kept_warnings
+from ..io.windows import TiffWindows, open_windows
 from ..merge import RULES, Algorithm, NonFinite, Source, check_options, postprocess
 from ..merge.instances import instances
 from ..merge.semantic import semantic_maps
@@ -49,7 +49,7 @@ class _Ready:
 
     canvas: NDArray[Any]
     geometry: Geometry
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[Any] | None
     name: str
 
 
@@ -147,18 +147,19 @@ class Predictor:
         self.semantic, self.instances = semantic, instances
         if semantic or instances:
             self._require_proposals()
-            if tile not in (None, "auto"):
-                raise ConfigError("the scores of all masks are those of whole images; leave out `tile`")
         if scale is not None:
             self.runtime = _scaled(self.runtime, scale)
         self.tiles = tiles_of(self.runtime, tile, overlap, auto=not draft_jpeg)
+        if semantic or instances:
+            self._require_whole()
         if draft_jpeg and self.tiles is not None:
             raise ConfigError("`draft_jpeg` reads images smaller than `tile` needs them; leave one out")
         self.skip_empty = skip_empty
         self.on_tile: Callable[[int, int], None] = lambda done, count: None
         self.batch_size = max(batch_size, 1)
         self.max_pixels = max_pixels
-        self.white_level = white_level or self.runtime.input.white_level
+        check_white_level(white_level)
+        self.white_level = self.runtime.input.white_level if white_level is None else white_level
         self.draft_jpeg = draft_jpeg
 
     @property
@@ -169,8 +170,8 @@ class Predictor:
     @property
     def dense_from(self) -> Source:
         """What semantic maps and mask AP of this model are made from by default, see `merge.Rule`."""
-        if has_postprocessing(self.runtime):
-            return "panoptic"  # there is nothing else in such a file
+        if has_postprocessing(self.runtime) or (self.tiles is not None and not self.tiles.auto):
+            return "panoptic"  # there is nothing else in such a file, or of an image in tiles
         return RULES[self.postprocess.rule].dense_from
 
     def __repr__(self) -> str:
@@ -180,12 +181,19 @@ class Predictor:
         """The same predictor, with the same network, with other parts in its answers.
 
         Raises:
-            ConfigError: a file with its post-processing inside gives neither.
+            ConfigError: a file with its post-processing inside gives neither, nor do images in tiles.
         """
         other = copy(self)
         other.semantic, other.instances = semantic, instances
         if semantic or instances:
             self._require_proposals()
+            self._require_whole()
+        return other
+
+    def for_dataset(self) -> Predictor:
+        """The same predictor for the images of a data set, which applies the white level as it reads them."""
+        other = copy(self)
+        other.white_level = None
         return other
 
     @overload
@@ -206,11 +214,21 @@ class Predictor:
             MaskconverError: the network returned NaN or infinite values.
         """
         if not isinstance(images, list | tuple):
-            return self._segment([self._read(images)])[0]
+            return self._run([images])[0]
         results: list[Segmentation] = []
         for start in range(0, len(images), self.batch_size):
-            results += self._segment([self._read(i) for i in images[start : start + self.batch_size]])
+            results += self._run(images[start : start + self.batch_size])
         return results
+
+    def _run(self, images: Sequence[Any]) -> list[Segmentation]:
+        """One batch."""
+        with ExitStack() as stack:
+            ready = []
+            for image in images:
+                ready.append(one := self._read(image))
+                if isinstance(one, Large):
+                    stack.callback(one.close)
+            return self._segment(ready)
 
     def stream(
         self,
@@ -274,7 +292,12 @@ class Predictor:
             for stage, value in spent.items():
                 times[stage] = times.get(stage, 0.0) + value
         ready = [r for r, _, _ in done if not isinstance(r, MaskconverError)]
-        answers = iter(self._answers(ready, times))
+        try:
+            answers = iter(self._answers(ready, times))
+        finally:
+            for one in ready:
+                if isinstance(one, Large):
+                    one.close()
         for item, (result, notes, _) in zip(items, done):
             for note in notes:
                 warnings.warn(note, stacklevel=3)
@@ -294,11 +317,15 @@ class Predictor:
         tiles = None if self.semantic or self.instances or not tiled else self.tiles
         with timed(times, "decode"):
             image = read(image) if read else image
-            if tiles and isinstance(image, str | os.PathLike) and (source := open_windows(image, WINDOWED)):
-                if tiling := tiles.over(source.shape[:2]):
-                    return Large(source, tiling, Path(image).name, False)
-                source.close()
-            if self.draft_jpeg and isinstance(image, str | os.PathLike):
+            is_path = isinstance(image, str | os.PathLike)
+            if (
+                tiles
+                and is_path
+                and (source := self._windows(image))
+                and (tiling := tiles.over(source.shape))
+            ):
+                return Large(source, tiling, Path(image).name, False)
+            if self.draft_jpeg and is_path:
                 pixels, whole = read_reduced(
                     image,
                     lambda size: scaled_size(size, self.runtime.input),
@@ -320,12 +347,33 @@ class Predictor:
             return Large(InMemory(pixels), tiling, name, keep)
         with timed(times, "prepare"):
             dtype = getattr(self.runtime, "dtype", np.float32)
-            size = self._fixed(pixels.shape[:2])
+            size = self.fixed_size(pixels.shape[:2])
             canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype, canvas=size)
         keep = keep and pixels.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, pixels if keep else None, name)
 
-    def _fixed(self, size: tuple[int, ...]) -> tuple[int, int] | None:
+    def reads_in_parts(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file is so large that it is read window by window, so that no answer has its image."""
+        if self.tiles is None or self.semantic or self.instances:
+            return False
+        with suppress(ImageError):  # of a damaged file, whoever reads it says what is wrong
+            if (source := self._windows(path)) is not None:
+                source.close()
+                return True
+        return False
+
+    def _windows(self, path: str | os.PathLike[str]) -> TiffWindows | None:
+        """A file that is read window by window, and cut into tiles."""
+        source = open_windows(path, WINDOWED)
+        if source is None or self.tiles is None:
+            return None
+        channels = self.runtime.input.channels
+        if (channels in (1, 3) or source.shape[2] == channels) and max(source.shape[:2]) > self.tiles.tile:
+            return source
+        source.close()  # also where each channel is a page of its own
+        return None
+
+    def fixed_size(self, size: tuple[int, ...]) -> tuple[int, int] | None:
         """The input of a file of a fixed size, which smaller images are padded to; None for other models."""
         own, file = self.runtime.input, getattr(self.runtime, "file", None)
         fixed: tuple[int, int] | None = getattr(file, "size", None)
@@ -403,12 +451,16 @@ class Predictor:
         """
         self._require_proposals()
         if self.tiles is not None and not self.tiles.auto:
-            raise ConfigError("the proposals of an image in tiles are not one set; use `tile=None`")
+            raise ConfigError("the proposals of an image in tiles are not one set; leave out `tile`")
         ready = self._read(image, tiled=False)
         assert isinstance(ready, _Ready)
         found = self.runtime(ready.canvas[None])
         assert isinstance(found, Proposals)
         return replace(found, geometry=(ready.geometry,))
+
+    def _require_whole(self) -> None:
+        if self.tiles is not None and not self.tiles.auto:
+            raise ConfigError("the scores of all masks are those of whole images; leave out `tile`")
 
     def _require_proposals(self) -> None:
         if has_postprocessing(self.runtime):
@@ -485,11 +537,12 @@ def _require_settings(settings: dict[str, Any]) -> None:
     PostprocessConfig(**settings).check()
 
 
-def _of_size(pixels: NDArray[np.uint8] | None, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+def _of_size(pixels: NDArray[Any] | None, size: tuple[int, ...]) -> NDArray[Any] | None:
     """The image at the size of an answer that is not its own (`output_side`)."""
     if pixels is None or pixels.shape[:2] == size:
         return pixels
-    return np.clip(resize_bilinear(pixels, (size[0], size[1])) + 0.5, 0, 255).astype(np.uint8)
+    resized = resize_bilinear(pixels, (size[0], size[1])) + 0.5
+    return np.clip(resized, 0, white_of(pixels)).astype(pixels.dtype)
 
 
 def _named(error: Exception) -> MaskconverError:

@@ -58,7 +58,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """An image that is decoded already, H×W×C."""
+    """An image that is decoded already, H×W×C in the channels and bits that the model takes."""
 
     pixels: NDArray[Any]
 
@@ -80,6 +80,11 @@ class Large:
     tiling: Tiling
     name: str
     keep: bool
+
+    def close(self) -> None:
+        """Closes the file, if it is read by windows."""
+        if (close := getattr(self.source, "close", None)) is not None:
+            close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +185,10 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
 
     def pixels(window: Window) -> NDArray[Any]:
         values = source.read(window)
-        return as_image(values, white_level=predictor.white_level, channels=tiles.input.channels)[0]
+        if isinstance(source, InMemory):  # read as the model takes it
+            return values
+        own = tiles.input
+        return as_image(values, white_level=predictor.white_level, channels=own.channels, bits=own.bits)[0]
 
     levels = None
     if tiles.input.stretch == "percentile":
@@ -189,10 +197,13 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
         for note in notes[:1]:
             warnings.warn(ImageWarning(note.what, where=large.name, fix=note.fix), stacklevel=5)
 
+    dark: list[ImageWarning | None] = []
+
     def work(tile: Tile) -> tuple[tuple[NDArray[Any], Geometry] | None, dict[str, float]]:
         spent: dict[str, float] = {}
-        with kept_warnings(), timed(spent, "decode"):
+        with kept_warnings() as notes, timed(spent, "decode"):
             part = pixels(tile.window)
+        dark.append(notes[0] if notes else None)
         if predictor.skip_empty and (part == part[:1, :1]).all():
             return None, spent
         with timed(spent, "prepare"):
@@ -217,6 +228,9 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
                         mosaic.add(answer, tile)
             done += len(begun)
             predictor.on_tile(done, len(tiling))
+    if levels is None and (found_dark := [note for note in dark if note]) and len(found_dark) == len(dark):
+        note = max(found_dark, key=lambda n: (len(n.what), n.what))  # that of the largest value
+        warnings.warn(ImageWarning(note.what, where=large.name, fix=note.fix), stacklevel=5)
     with timed(seconds, "join"):
         return mosaic.segmentation()
 

@@ -15,7 +15,8 @@ from ..errors import ImageError, one_line
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 CACHE_BYTES = 1 << 27  # of decoded parts of a file that are kept, as windows overlap
-_ORIENTATION, _SPARSE, _PALETTE = 274, 0, 3
+_ORIENTATION, _SPARSE = 274, 0
+_PLAIN, _YCBCR, _JPEG = (1, 2), 6, 7  # grey with 0 as black, and RGB; YCbCr that a decoder makes RGB
 
 
 class TiffWindows:
@@ -27,7 +28,7 @@ class TiffWindows:
     Attributes:
         shape: (height, width, channels).
         in_parts: whether it can be read window by window: it lies in tiles, strips or uncompressed, upright,
-            without a palette.
+            in grey, RGB or channels of any other number; no palette, inverted grey or colours of print.
 
     Raises:
         ImageError: not a TIFF that tifffile can open.
@@ -51,7 +52,8 @@ class TiffWindows:
         self._part = (
             (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.shape[1])
         )
-        upright = page.tags.valueof(_ORIENTATION, 1) == 1 and page.photometric != _PALETTE
+        known = page.photometric in _PLAIN or (page.photometric, page.compression) == (_YCBCR, _JPEG)
+        upright = page.tags.valueof(_ORIENTATION, 1) == 1 and known
         parts = len(page.dataoffsets) > (page.samplesperpixel if page.planarconfig == 2 else 1)
         self.in_parts = bool(upright and page.imagedepth == 1 and (parts or plain))
 

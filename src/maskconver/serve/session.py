@@ -35,12 +35,12 @@ class Kept:
     """What is kept of an image: enough to post-process it again.
 
     Attributes:
-        image: H×W×C uint8.
+        image: H×W×C uint8, or uint16 of a model of 16 bits.
         proposals: of the image, or None for files with their post-processing inside.
         result: the segmentation with the model's own thresholds.
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     proposals: Proposals | None
     result: Segmentation
 
@@ -132,7 +132,7 @@ class Session:
         self._network.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, data: bytes) -> tuple[NDArray[np.uint8], NDArray[Any], Geometry]:
+    def _read(self, data: bytes) -> tuple[NDArray[Any], NDArray[Any], Geometry]:
         with self._timed("decode"):
             own = self.predictor.runtime.input
             image = read_image(
@@ -141,10 +141,12 @@ class Session:
                 white_level=self.predictor.white_level,
                 name="the image",
                 channels=own.channels,
+                bits=own.bits,
             )
         with self._timed("prepare"):
             dtype = getattr(self.predictor.runtime, "dtype", np.float32)
-            canvas, geometry = prepare(image, own, dtype=dtype)
+            size = self.predictor.fixed_size(image.shape[:2])
+            canvas, geometry = prepare(image, own, dtype=dtype, canvas=size)
         return image, canvas, geometry
 
     def _start(self) -> None:
@@ -194,11 +196,12 @@ class Session:
             for i, job in enumerate(batch)
         ]
 
-    def _finish(self, image: NDArray[np.uint8], found: Any, geometry: Geometry) -> Kept:
+    def _finish(self, image: NDArray[Any], found: Any, geometry: Geometry) -> Kept:
         with self._timed("postprocess"):
             if not isinstance(found, Proposals):
                 own = self.predictor.runtime.input, self.predictor.categories
-                return Kept(image, None, found.segmentation(geometry, *own))
+                side = self.predictor.output_side
+                return Kept(image, None, found.segmentation(geometry, *own, side=side))
             if RULES[self.predictor.postprocess.rule].independent_masks:
                 alive = ~(found.scores[0] <= LEAST_SCORE)
                 found = Proposals(

@@ -147,10 +147,15 @@ class TrainConfig:
             "data.targets.max_segments": (self.data.targets.max_segments, 1),
             "model.proposals": (getattr(self.model.config, "proposals", None), 1),
             "schedule.warmup": (self.schedule.warmup, 0),
+            "freeze_steps": (self.freeze_steps, 0),
         }
         for name, (value, low) in least.items():
             if value is not None and value < low:
                 raise ConfigError(f"`{name}` must be at least {low}, got {value}")
+        if self.freeze_steps and not self.freeze:
+            raise ConfigError("`freeze_steps` is how long `freeze` lasts; say which modules, or leave it out")
+        if self.init_modules and not self.init_from:
+            raise ConfigError("`init_modules` are parts of `init_from`; give that, too")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"`seed` must be from 0 to {2**32 - 1}, got {self.seed}")
         if not 0 <= self.ema < 1:

@@ -118,6 +118,8 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         with suppress(FileNotFoundError):  # Lightning's logger deletes the file of an earlier run
             (out / "metrics.csv").replace(out / f"metrics_before_{step}.csv")
         say(f"resuming from {task.last_checkpoint}")
+    if config.overwrite and not int(os.environ.get("LOCAL_RANK", 0)):
+        _remove_run(out)
     (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)  # hardware lists and advertising
@@ -166,13 +168,24 @@ def _require_device(config: TrainConfig) -> None:
 
 def _require_no_run(config: TrainConfig, out: Path) -> None:
     """Refuses to write over another run."""
-    if config.resume or config.overwrite:
+    if config.resume == "auto" and config.overwrite:
+        raise ConfigError("`resume=auto` goes on and `overwrite` begins anew; give one of them")
+    own = config.resume == "auto" or (config.resume and Path(config.resume).resolve().parent == out.resolve())
+    if own or config.overwrite:
         return
     if any((out / name).exists() for name in ("last.ckpt", "best.safetensors", "last.safetensors")):
         raise ConfigError(
             f"{out} has a run already; go on with `resume=auto`, choose another `out`, "
             "or replace it with `overwrite=true`"
         )
+
+
+def _remove_run(out: Path) -> None:
+    """Removes what a run wrote, so that its best model and its curve are not taken for the new one's."""
+    names = "last.ckpt", "last.safetensors", "best.safetensors", "curve.jsonl", "metrics_before_*.csv"
+    for pattern in (*names, "images/step_*.jpg", "events.out.tfevents.*"):
+        for path in out.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _require_shared_memory(config: TrainConfig) -> None:
@@ -253,12 +266,19 @@ def _check_resumable(
             f"one or of another shape ({', '.join(other[:3])}); resume with those in its recipe.yaml, or "
             "start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
+    still = bool(state.get("still"))
+    if (config.batch_norm == "train" and still) or (config.batch_norm == "frozen" and not still):
+        raise CheckpointError(
+            f"{checkpoint} was trained with {'some' if still else 'no'} batch norms kept still, not as "
+            f"`batch_norm={config.batch_norm}`; resume with the one in its recipe.yaml, or start a new run "
+            "from its model: `init_from=RUN` `out=NEW_RUN`"
+        )
     restored = state["optimizer_states"][0]["param_groups"]
     if [_shape(group) for group in task.optimizer(1.0).param_groups] != [_shape(group) for group in restored]:
         raise CheckpointError(
             f"{checkpoint} was trained with another optimizer, other groups of parameters or other weights "
-            "frozen (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`); resume with those in its "
-            "recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
+            "frozen (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`, `freeze_steps`); resume "
+            "with those in its recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
     if step >= config.steps:
         raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise `steps` to go on")

@@ -225,7 +225,12 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
     "wrong counts": (
         spoiled(segmentation={"size": [HEIGHT, WIDTH], "counts": [3, 4]}),
         "bad-rle",
-        "add up to 7 pixels",
+        "do not add up to",
+    ),
+    "counts whose sum overflows": (
+        spoiled(segmentation={"size": [HEIGHT, WIDTH], "counts": [2**63 - 1, 2**63 - 1, HEIGHT * WIDTH + 2]}),
+        "bad-rle",
+        "do not add up to",
     ),
     "run lengths of another size": (
         spoiled(segmentation={"size": [2, 2], "counts": [4]}),

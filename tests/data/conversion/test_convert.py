@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
 import stat
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 import maskconver as mc
 from maskconver.cli.main import main
+from maskconver.data.check.run import check_dataset
 from maskconver.data.conversion.run import convert
 from maskconver.errors import ConfigError, DataError
 
@@ -236,6 +240,51 @@ def test_an_interrupted_conversion_leaves_nothing_and_a_killed_one_is_cleared(
 def test_the_output_may_lie_in_the_source(source: Path) -> None:
     convert(source, source / "out")
     assert convert(source, source / "out", overwrite=True).splits == {"train": 2}
+
+
+def test_a_check_reads_a_zip_and_leaves_nothing_of_it(source: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", source)
+    report = check_dataset(archive)
+    (found,) = report.splits
+    assert found.images == 2 and not [d for d in found.defects if d.severity == "error"]
+    assert found.locate("a.png").images.path.is_dir()
+    del report, found
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_check_draws_outlines_as_the_conversion_does(tmp_path: Path) -> None:
+    photo(tmp_path / "source" / "a.png")
+    points = [[2.3, 2.3], [11.7, 3.1], [8.2, 9.6]]
+    shape = {"label": "cat", "points": points, "shape_type": "polygon", "group_id": None, "flags": {}}
+    size = {"imageHeight": HEIGHT, "imageWidth": WIDTH, "imagePath": "a.png", "imageData": None}
+    write_json(tmp_path / "source" / "a.json", {"version": "5.5.0", "flags": {}, "shapes": [shape], **size})
+    result = convert(tmp_path / "source", tmp_path / "out")
+    (found,) = check_dataset(tmp_path / "source").splits
+    row = next(r for r in found.classes if r["name"] == "cat")
+    assert row["pixels"] == shown(tmp_path / "out")["cat"] and result.format == "labelme"
+
+
+def test_an_annotation_of_more_pixels_than_an_image_may_have_is_left_out(tmp_path: Path) -> None:
+    coco_set(tmp_path / "source", ["a.png", "b.png"])
+    path = tmp_path / "source" / "instances.json"
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"file_name": "gone.png", "width": 400_000, "height": 400_000}
+    path.write_text(json.dumps(content))
+    result = convert(tmp_path / "source", tmp_path / "out", images="none")
+    assert result.splits == {"train": 1} and result.errors == {"too-large": 1}
+
+
+def test_a_zip_that_the_disk_has_no_room_for_is_not_unpacked(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", source)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(DataError, match="unpacked"):
+        convert(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_zip_is_unpacked_without_what_leads_out_of_it(source: Path, tmp_path: Path) -> None:

@@ -34,6 +34,17 @@ def test_damaged_panoptic_pngs_are_named(tmp_path: Path) -> None:
     assert sorted(result.errors) == ["missing-png", "unreadable"] and result.splits == {"train": 1}
 
 
+def test_no_png_outside_the_source_is_read(tmp_path: Path) -> None:
+    coco_set(tmp_path / "source", ["a.png", "b.png"])
+    convert(tmp_path / "source", tmp_path / "one")
+    (tmp_path / "one" / "panoptic" / "train" / "a.png").rename(tmp_path / "outside.png")
+    path = tmp_path / "one" / "panoptic_train.json"
+    path.write_text(path.read_text().replace('"a.png","segments', f'"{tmp_path}/outside.png","segments'))
+    assert "outside.png" in path.read_text()
+    result = convert(tmp_path / "one", tmp_path / "two")
+    assert result.splits == {"train": 1} and result.errors
+
+
 def test_two_channels_are_category_and_object(tmp_path: Path) -> None:
     photo(tmp_path / "source" / "images" / "a.jpg")
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)

@@ -34,7 +34,8 @@ def configure(parser: ArgumentParser) -> None:
         "--images",
         type=Literal["copy", "link", "none"],
         default="copy",
-        help="copy the image files, make symbolic links, or leave them where they are",
+        help="copy the image files, link them (hard links, or symbolic ones to another disk), or leave them "
+        "where they are",
     )
     add("--image-folder", type=str | None, default=None, help="folder or .zip of the images, if elsewhere")
     add("--things-only", action="store_true", help="leave stuff out")

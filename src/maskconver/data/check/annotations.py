@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import weakref
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from ...errors import ConfigError, MaskconverError, one_line
 from ...io.panoptic_rows import Defect
 from ...io.sources import FileSource
 from ..conversion.annotation import AnnotatedImage, Faults, Options, Reader
+from ..conversion.archive import unpack
 from ..conversion.classes import ClassPlan, plan_classes
 from ..conversion.files import Files
 from ..conversion.rasterize import rasterize
@@ -44,7 +49,8 @@ def check_annotations(
     """
     if not look.open_files:
         raise ConfigError("`open_files=False` is for panoptic JSON files; annotations are read whole here")
-    files = Files(Path(source))
+    archived = Faults()
+    files = _files(Path(source), archived)
     options = Options()
     kind, why = recognise(files) if from_format is None else (reader_of(from_format), "as you said")
     reader = kind(files, options)
@@ -56,7 +62,7 @@ def check_annotations(
         split = split_name(image.split)
         if split not in sums:
             report = SplitReport(split, f"{source} ({reader.title}: {why})", images_path=str(source))
-            report.locate = _locator(places, split)
+            report.locate = _locator(places, split, files)
             sums[split] = Tally(report, plan.categories, max_segments)
         if image.path is not None:
             places[split, image.name] = image.path
@@ -73,7 +79,7 @@ def check_annotations(
         reports[""] = SplitReport("", f"{source} ({reader.title}: {why})")
         reports[""].defects.append(Defect("no-annotation", str(source), "no image can be read"))
     first = next(iter(reports.values()))
-    first.defects += _defects(reader.faults)
+    first.defects += _defects(archived) + _defects(reader.faults)
     for text in [*reader.decisions, *plan.decisions]:
         first.notes.append(note("decision", str(source), text))
     for name, count in reader.faults.notes.items():
@@ -81,9 +87,25 @@ def check_annotations(
     return [reports[name] for name in sorted(reports, key=lambda s: (s != "train", s != "val", s))]
 
 
-def _locator(places: dict[tuple[str, str], Path], split: str) -> Callable[[Any], Place | None]:
+def _files(source: Path, faults: Faults) -> Files:
+    """The files of a source; a .zip is unpacked to a temporary folder that vanishes with them."""
+    if not (source.is_file() and zipfile.is_zipfile(source)):
+        return Files(source)
+    folder = tempfile.mkdtemp(prefix="maskconver-")
+    try:
+        files = Files(unpack(source, Path(folder) / "source", faults), shown=str(source))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(files, shutil.rmtree, folder, ignore_errors=True)
+    return files
+
+
+def _locator(places: dict[tuple[str, str], Path], split: str, files: Files) -> Callable[[Any], Place | None]:
+    """Finds images later, as long as their `files` are there, which it keeps."""
+
     def locate(name: Any) -> Place | None:
-        path = places.get((split, name))
+        path = places.get((split, name)) if files else None
         return None if path is None else Place(FileSource(path.parent), path.name)
 
     return locate
@@ -119,6 +141,7 @@ def _check(image: AnnotatedImage, reader: Reader, plan: ClassPlan, look: Look) -
                 reader.faults,
                 image.where,
                 stuff=plan.stuff,
+                edges=reader.edges,
             )
             ids, segments = drawn.ids, drawn.segments
     except MaskconverError as error:

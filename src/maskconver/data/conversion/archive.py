@@ -23,6 +23,10 @@ def unpack(archive: Path, folder: Path, faults: Faults) -> Path:
     """
     try:
         with zipfile.ZipFile(archive) as file:
+            need = sum(entry.file_size for entry in file.infolist())  # no entry gives more than it states
+            if need > (free := shutil.disk_usage(folder.parent).free):
+                what = f"needs {need / 1e9:.1f} GB unpacked, {free / 1e9:.1f} GB are free"
+                raise DataError(what, where=str(archive), fix="write to a disk with more room")
             for entry in file.infolist():
                 name = entry.filename.replace("\\", "/")
                 if entry.is_dir() or name.endswith("/"):

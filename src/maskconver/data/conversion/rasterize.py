@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ...core.files import MAX_PIXELS
 from ...core.segments import lookup
 from ...errors import DataError
 from . import rle
@@ -100,8 +101,10 @@ def rasterize(
         edges: as in `region_of`.
 
     Raises:
-        DataError: `overlap`, if they must not.
+        DataError: `overlap`, if they must not; `too-large`, an image of more than `MAX_PIXELS`.
     """
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError(f"{size[1]}×{size[0]} pixels are more than {MAX_PIXELS}", kind="too-large")
     regions: list[Region] = []
     for number, shape in enumerate(shapes, 1):
         try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.panoptic_png import read_panoptic_png
 from ...core.segments import lookup
+from ...errors import DataError
 from ...io.panoptic_json import read_panoptic_json
 from ...io.panoptic_rows import Defect
 from .annotation import Faults, IdSegment, SourceClass
@@ -45,10 +48,11 @@ class PanopticPngs:
         """The id map and the segments of one PNG.
 
         Raises:
-            DataError: the PNG cannot be read.
-            OSError: there is no such file.
+            DataError: there is no such PNG, or it cannot be read.
         """
         name = self.names[index]
+        if not self.files.has(posixpath.normpath(name)):  # nor outside the source
+            raise DataError("there is no such PNG", where=self.files.where(name), kind="missing-png")
         table = self.file.table(index)
         table = table[table.labels >= 0]
         ids = read_panoptic_png(self.files.path(name), self.files.where(name))

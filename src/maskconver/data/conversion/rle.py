@@ -40,8 +40,10 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
         raise DataError("the run lengths cannot be read", kind="bad-rle") from None
     if min(height, width) < 1 or height * width > MAX_PIXELS:
         raise DataError(f"run lengths of an image of {width}×{height} pixels", kind="bad-rle")
-    if lengths.ndim != 1 or (lengths < 0).any() or int(lengths.sum()) != height * width:
-        what = f"the run lengths add up to {int(lengths.sum())} pixels, not to {width}×{height}"
+    area = height * width
+    possible = lengths.ndim == 1 and not ((lengths < 0) | (lengths > area)).any()  # so that no sum overflows
+    if not possible or int(lengths.sum()) != area:
+        what = f"the run lengths do not add up to the {area} pixels of {width}×{height}"
         raise DataError(what, kind="bad-rle")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(width, height).T

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
-from .geometry import runs
+import numpy as np
+
+from ...core.rle import encode_segments
 from .item import Item, Output, below
 
 
@@ -35,12 +37,15 @@ def coco_instances(out: Output) -> Iterator[Callable[[Item], None]]:
             height, width = item.size
             number = item.image_id if isinstance(item.image_id, int) else len(rows) + 1
             rows.append({"id": number, "file_name": item.name, "height": height, "width": width})
+            numbers = [
+                s.id for s in item.result if s.id in item.crowd or any(h for _, h in item.polygons[s.id])
+            ]
+            codes = dict(zip(numbers, encode_segments(item.result.ids, np.array(numbers, np.int64))))
             for segment in item.result:
-                parts = item.polygons[segment.id]
                 crowd = segment.id in item.crowd
-                shape: Any = [outer.ravel().tolist() for outer, _ in parts]
-                if crowd or any(holes for _, holes in parts):
-                    shape = {"size": [height, width], "counts": runs(item.result.mask(segment.id).T)}
+                shape: Any = [outer.ravel().tolist() for outer, _ in item.polygons[segment.id]]
+                if segment.id in codes:
+                    shape = codes[segment.id][0]
                 count += 1
                 row = {
                     "id": count,

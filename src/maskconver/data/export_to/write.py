@@ -80,7 +80,8 @@ def export(
     Args:
         data: the folder of a data set, as for `open_dataset`.
         out: a folder that is not there yet, or is empty. It takes its name when all is written.
-        to: `coco-instances`, `yolo-seg`, `labelme`, `cvat`, `label-studio`, `cityscapes` or `masks`.
+        to: `coco-instances`, `yolo-seg`, `labelme`, `cvat`, `label-studio`, `cityscapes`,
+            `masks` or `panoptic-2ch`.
         split: only this one; all by default.
         images: `copy` the image files, `link` them (hard links, or symbolic ones to another disk), or `none`.
         image_folder: folder or .zip of the images, if they are not in the data set.
@@ -211,7 +212,8 @@ def writing_results(
     with writing(out, to, categories, keep_stopped=True) as (_, write):
 
         def write_one(result: Segmentation, stem: str, image: Path) -> None:
-            write(Item(replace(result, image=None), stem + image.suffix, image=image, scored=True))
+            plain = replace(result, image=None, semantic=None)  # classes are those of the segments
+            write(Item(plain, stem + image.suffix, image=image, scored=True))
 
         yield write_one
 

@@ -88,7 +88,7 @@ class CocoPanoptic(Reader):
         for top in tops:
             for part in below:
                 found = posixpath.normpath(posixpath.join(top, part, png))
-                if not found.startswith("..") and self.files.path(found).is_file():
+                if self.files.has(found):  # so nothing outside the source
                     return found
         raise DataError(f"there is no PNG {png}", kind="missing-png")
 
