@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "maskconver"
-DATA = {".yaml", ".json", ".pyi", ".typed", ".safetensors", ".onnx", ".md"}
+DATA = {".html", ".css", ".js", ".yaml", ".json", ".pyi", ".typed", ".safetensors", ".onnx", ".md"}
 
 
 @pytest.fixture(scope="module")
