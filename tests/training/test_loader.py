@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,6 +126,19 @@ class TestBalance:
             assert weights is not None
             assert weights.sum() == pytest.approx(1)
             assert sum(w for w, k in zip(weights, kinds) if k == "b") == pytest.approx(share)
+
+    def test_images_of_rare_classes_are_drawn_more_often(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = data(folder, balance="classes", balance_power=1.0)
+        held = [[0], [0], [0, 1], [0], [0], []]  # class 1 in one image of five
+        module.categories = [None, None]  # type: ignore[assignment]
+        monkeypatch.setattr(
+            module.train, "segments", lambda i: SimpleNamespace(labels=np.array(held[i], np.int64))
+        )
+        weights = module._weights()
+        assert weights is not None
+        np.testing.assert_allclose(weights * 5 / weights[0], [5, 5, 25, 5, 5, 25 / 6])
 
     def test_without_a_key_every_image_comes_once_an_epoch(self, folder: Path) -> None:
         assert data(folder)._weights() is None

@@ -42,7 +42,9 @@ class DataConfig:
         semantic: use panoptic data for semantic training: `all` turns every class into stuff, `things` keeps
             the thing classes and one background. Label folders need no switch.
         val_images: validate on the first N images only; all if None.
-        balance: a key of `images[]` (e.g. `image_type`) whose values are drawn more evenly than they occur.
+        balance: a key of `images[]` (e.g. `image_type`) whose values are drawn more evenly than they occur;
+            `classes` draws images of rare classes more often, as each image's rarest class asks
+            (repeat factors, arXiv 1908.03195, section 4.2, without their threshold).
         balance_power: 1 draws every value equally often, 0 as often as it occurs.
         augment: augmentation.
         targets: how the annotation becomes training targets.
@@ -303,6 +305,12 @@ class SegmentationData(pl.LightningDataModule):
         key = self.config.balance
         if key is None or isinstance(self.train, First):
             return None
+        if key == "classes":
+            held = [np.unique(self.train.segments(i).labels) for i in range(len(self.train))]
+            count = np.bincount(np.concatenate(held), minlength=len(self.categories))
+            weights = np.array([1 / count[one].min() if len(one) else 1 / len(held) for one in held])
+            weights = weights**self.config.balance_power
+            return weights / weights.sum()
         values = [str(self.train.info(i).get(key)) for i in range(len(self.train))]
         if set(values) == {"None"}:
             raise DataError(f'no image of {self.config.data} has the key "{key}" that balance names')

@@ -167,6 +167,47 @@ def test_a_crop_lies_within_the_scaled_image_and_the_canvas(
     assert crop_map(ids, geometry).shape == crop_image(ids[..., None], geometry).shape[:2] == geometry.covered
 
 
+@given(
+    focus=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+    place=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+    jitter=st.floats(0.3, 3.0),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_crop_holds_the_point_it_is_asked_to_hold(
+    focus: tuple[float, float], place: tuple[float, float], jitter: float
+) -> None:
+    geometry = resize_crop_geometry((50, 40), (64, 64), (24, 30), jitter=jitter, place=place, focus=focus)
+    for axis in (0, 1):
+        point = int(focus[axis] * geometry.scaled[axis])
+        assert geometry.offset[axis] <= point < geometry.offset[axis] + geometry.covered[axis]
+
+
+def test_crops_on_a_class_show_a_small_class_as_often_as_a_large_one() -> None:
+    source = sample(60, 60)
+    source.ids[:] = 2
+    source.ids[50:54, 3:7] = 1  # 16 of 3,600 pixels
+    config = InputConfig(size=(64, 64), **PLAIN)  # type: ignore[arg-type]
+    seen = {}
+    for share in (0.0, 1.0):
+        augment = AugmentConfig(flip=0.0, crop=(16, 16), crop_on_class=share, scale=(0.999, 1.0))
+        shown = [
+            0 in example(augment, seed, dataclasses.replace(source), config).targets.labels
+            for seed in range(200)
+        ]
+        seen[share] = sum(shown) / len(shown)
+    assert seen[0.0] < 0.2
+    assert 0.4 < seen[1.0] < 0.7
+
+
+def test_crops_on_a_class_bear_images_without_segments() -> None:
+    source = sample()
+    source.ids[:] = 0
+    nothing = dataclasses.replace(source, segments=source.segments[np.zeros(3, bool)])
+    for one in (source, nothing):  # segments without a pixel, and none
+        made = example(AugmentConfig(crop=(16, 16), crop_on_class=1.0), source=one)
+        assert len(made.targets.labels) == 0
+
+
 def test_a_crop_is_a_window_of_the_whole_resized_image() -> None:
     noise = np.random.default_rng(0).random((20, 30, 3)).astype(np.float32)
     whole = resize_crop_geometry((20, 30), (50, 75), jitter=1.0)

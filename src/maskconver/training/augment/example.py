@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...core.config import InputConfig
 from ...core.preprocess import normalize, stretch, white_of
+from ...core.segments import SegmentTable
 from ...data.dataset import Sample
 from ...errors import ConfigError
 from ..targets import ImageTargets, TargetConfig, assign_targets
@@ -26,6 +27,8 @@ class AugmentConfig:
 
     Attributes:
         crop: (height, width) of a training example in pixels; the network input if None.
+        crop_on_class: share of the crops that lie on a class drawn from those of the image with equal
+            chances, so that rare and small classes are seen more often. The others lie anywhere.
         flip: probability of a horizontal flip.
         flip_vertical: probability of a vertical flip.
         rotate90: rotate by a random multiple of 90°.
@@ -38,6 +41,7 @@ class AugmentConfig:
     """
 
     crop: tuple[int, int] | None = None
+    crop_on_class: float = 0.0
     flip: float = 0.5
     flip_vertical: float = 0.0
     rotate90: bool = False
@@ -129,7 +133,10 @@ def train_example(
         values = auto_augment(values, augment.policy, rng)
     if input_config.stretch == "percentile":
         values = stretch(values, input_config.percentiles)
-    geometry = _draw_geometry(ids.shape, input_config, augment, rng)
+    focus = None
+    if augment.crop_on_class and rng.random() < augment.crop_on_class:
+        focus = _pixel_of_a_class(ids, sample.segments, rng)
+    geometry = _draw_geometry(ids.shape, input_config, augment, rng, focus)
     crop = crop_image(values, geometry)
     if input_config.stretch == "none":
         crop /= white_of(sample.image)
@@ -147,8 +154,28 @@ def train_example(
     return Example(canvas, assigned, sample.image_id)
 
 
+def _pixel_of_a_class(
+    ids: NDArray[np.int32], segments: SegmentTable, rng: np.random.Generator
+) -> tuple[float, float] | None:
+    """Where (y, x; shares of the sides) a random pixel of a random class lies; classes have equal chances."""
+    own = segments.labels[~segments.crowd]
+    if not len(own):
+        return None
+    label = rng.choice(np.unique(own))
+    chosen = segments.ids[(segments.labels == label) & ~segments.crowd]
+    pixels = np.flatnonzero(ids == rng.choice(chosen))
+    if not len(pixels):
+        return None
+    y, x = divmod(int(rng.choice(pixels)), ids.shape[1])
+    return (y + 0.5) / ids.shape[0], (x + 0.5) / ids.shape[1]
+
+
 def _draw_geometry(
-    size: tuple[int, ...], input_config: InputConfig, augment: AugmentConfig, rng: np.random.Generator
+    size: tuple[int, ...],
+    input_config: InputConfig,
+    augment: AugmentConfig,
+    rng: np.random.Generator,
+    focus: tuple[float, float] | None = None,
 ) -> CropGeometry:
     low, high = augment.scale
     jitter = None
@@ -163,5 +190,5 @@ def _draw_geometry(
     else:
         canvas = input_config.size
     return resize_crop_geometry(
-        (height, width), canvas, augment.crop or input_config.size, jitter=jitter, place=place
+        (height, width), canvas, augment.crop or input_config.size, jitter=jitter, place=place, focus=focus
     )

@@ -40,6 +40,7 @@ def resize_crop_geometry(
     *,
     jitter: float | None = None,
     place: tuple[float, float] = (0.0, 0.0),
+    focus: tuple[float, float] | None = None,
 ) -> CropGeometry:
     """The reference's resize-and-crop; float32, halves to even.
 
@@ -49,6 +50,7 @@ def resize_crop_geometry(
         crop: the size that is cut out; the canvas where None.
         jitter: factor on the canvas the image is fitted to, or None for no jitter (then nothing is cut off).
         place: two draws from 0…1 that place the crop.
+        focus: (y, x) of a point that the crop holds, in shares of the sides; `place` then says where in it.
     """
     crop = crop or canvas
     sides = np.array(size, np.float32)
@@ -60,6 +62,9 @@ def resize_crop_geometry(
         scaled = np.maximum(np.round(sides * (target / sides).min()), 1).astype(int)
     spare = np.maximum(scaled - np.array(crop), 0)
     offset = np.floor(spare.astype(np.float32) * np.array(place, np.float32)).astype(int)
+    if focus is not None:
+        point = np.floor(np.array(focus) * scaled)
+        offset = np.clip(point - np.floor(np.array(place) * np.array(crop)), 0, spare).astype(int)
     return CropGeometry((int(scaled[0]), int(scaled[1])), (int(offset[0]), int(offset[1])), crop)
 
 
