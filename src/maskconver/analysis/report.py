@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.segmentation import Segmentation
 from ..data.dataset import PanopticDataset
+from ..metrics.mask_ap import TIDE
 from ..metrics.panoptic_quality import panoptic_quality
 from .mistakes import CAUSES
 from .page import COLORS, chart, jpeg, percent, table, write_page
@@ -23,6 +24,10 @@ TITLES = {
     "position": "By position in the image",
     "crowding": "By neighbours",
     "group": "By group of images",
+}
+SWEPT = {
+    "proposals": "masks the network proposes",
+    "size": "longer side of the network input in pixels, or factor by which images are resized",
 }
 
 
@@ -60,6 +65,7 @@ def write_report(
         _losses(analysis),
         *(_groups(analysis, kind, text) for kind, text in TITLES.items()),
         _confusion(analysis),
+        _mask_ap(analysis),
         _charts(analysis),
         "<h2>What would help most</h2>",
         _oracles(analysis),
@@ -132,6 +138,20 @@ def _confusion(analysis: Analysis) -> str:
     return "<h2>Classes that are confused</h2>" + table(["true class", "predicted as", "segments"], rows)
 
 
+def _mask_ap(analysis: Analysis) -> str:
+    found = analysis.mask_ap
+    if found is None:
+        return ""
+    rows = [[name, percent(found.gain[name]), str(found.counts[name]), text] for name, text in TIDE.items()]
+    kinds = table(["error", "AP50 lost", "number", "what it means"], rows, words=True)
+    pairs = [[escape(a or "nothing"), escape(b or "nothing"), str(n)] for a, b, n in found.confusion[:15]]
+    confused = table(["true class", "detected as", "number"], pairs) if pairs else ""
+    return (
+        f"<h2>Mask AP of things</h2><p>AP at an IoU of 0.5 is {percent(found.ap50)}. The table says how much "
+        f"it would rise without each kind of error (TIDE); the gains do not add up.</p>{kinds}{confused}"
+    )
+
+
 def _charts(analysis: Analysis) -> str:
     charts = []
     bins = analysis.calibration()
@@ -157,7 +177,24 @@ def _charts(analysis: Analysis) -> str:
                 f"PQ against {name}", {"": points}, across=name, note="PQ, in percent", dots=True, mark=used
             )
         )
-    return f'<h2>Scores and thresholds</h2><div class="charts">{"".join(charts)}</div>' if charts else ""
+    tables = [
+        f"<h3>PQ against {name}</h3>"
+        + table(
+            [SWEPT[name], "PQ", "ms an image"],
+            [
+                [
+                    f"{row['value']:g}" + (" (in use)" if row["value"] == analysis.settings[name] else ""),
+                    percent(row["pq"]),
+                    f"{1000 * row['seconds']:.0f}",
+                ]
+                for row in analysis.sweep(name)
+            ],
+        )
+        for name in analysis.seconds
+    ]
+    if not charts:
+        return ""
+    return f'<h2>Scores and thresholds</h2><div class="charts">{"".join(charts)}</div>{"".join(tables)}'
 
 
 def _oracles(analysis: Analysis) -> str:

@@ -19,16 +19,18 @@ from ..inference.predictor import Predictor
 from ..inference.runtime import has_postprocessing
 from ..io.panoptic_json import read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource
+from ..metrics import MaskAveragePrecision
 from ..metrics.overlap import Overlap
 from .mistakes import Mistakes, find_mistakes
 from .summary import Analysis, image_quality
+from .variants import FACTORS, Variants
 
 SWEEPS: dict[str, tuple[float, ...]] = {
     "score_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "overlap_threshold": (0.3, 0.5, 0.7, 0.8),
     "min_area": (0.0, 0.0001, 0.0005, 0.002),
 }
-"""What is varied, one setting at a time, and the values that are tried."""
+"""Thresholds that are varied, one at a time, and the values that are tried; see also `FACTORS`."""
 
 
 def analyze(
@@ -37,6 +39,7 @@ def analyze(
     *,
     by: str | None = None,
     sweeps: tuple[str, ...] = ("score_threshold", "overlap_threshold"),
+    mask_ap: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> Analysis:
     """Find every mistake on a data set, and why it counts.
@@ -45,8 +48,10 @@ def analyze(
         model: a predictor, or the COCO panoptic JSON of predictions with its folder of PNGs beside it.
         dataset: with ground truth, of the model's categories.
         by: a key of `images[]` to group by.
-        sweeps: which thresholds are varied, of `SWEEPS`; the network runs once an image. Images that are
-            segmented in tiles are left out of the sweeps.
+        sweeps: what is varied: thresholds of `SWEEPS`, for which the network runs once an image, or
+            `proposals` and `size`, for which it runs once a value. Images that are segmented in tiles are
+            left out of the sweeps.
+        mask_ap: also split what COCO mask AP of the things lacks (extra `ap`).
         on_image: called after each image.
 
     Raises:
@@ -58,12 +63,16 @@ def analyze(
     if by and not any(by in dataset.info(i) for i in range(len(dataset))):
         raise ConfigError(f'no image has the key "{by}"; images have {", ".join(sorted(dataset.info(0)))}')
     for name in sweeps:
-        if name not in SWEEPS:
-            raise ConfigError(f"cannot vary {name}; there are {', '.join(SWEEPS)}")
+        if name not in SWEEPS and name not in FACTORS:
+            raise ConfigError(f"cannot vary {name}; there are {', '.join([*SWEEPS, *FACTORS])}")
     source = _source(model, dataset, sweeps)
     categories = dataset.categories
     parts: list[Mistakes] = []
     answer = Analysis(categories, Mistakes.concatenate([]), [])
+    if mask_ap and isinstance(source, _Files):
+        raise ConfigError("`ap` needs scores, which files of predictions do not have; give the model")
+    most = max(100, int(dataset.segment_counts.max()))
+    detections = MaskAveragePrecision(categories, most) if mask_ap else None
     for index in range(len(dataset)):
         path = dataset.image_path(index)
         try:
@@ -82,6 +91,8 @@ def analyze(
             parts.append(
                 find_mistakes(overlap, result.ids, ids, categories.is_thing, scores=scores, image=number)
             )
+            if detections is not None:
+                detections.update(result.ids, result.segments, scores, ids, segments)
             answer.images.append(dataset.file_names[index])
             answer.indices.append(index)
             if by:
@@ -93,6 +104,8 @@ def analyze(
     answer.mistakes = Mistakes.concatenate(parts)
     answer.quality = image_quality(answer.mistakes, len(answer.images), categories.is_thing)
     answer.sweeps, answer.settings = source.sweeps()
+    answer.seconds = source.seconds()
+    answer.mask_ap = None if detections is None else detections.errors()
     return answer
 
 
@@ -124,7 +137,10 @@ class _Model:
         if has_postprocessing(predictor.runtime):
             names = ()
         now = predictor.postprocess
-        self.settings = {name: float(getattr(now, name)) for name in names}
+        self.settings = {name: float(getattr(now, name)) for name in names if name in SWEEPS}
+        self.variants = [
+            Variants(name, self.predictor, dataset.categories) for name in names if name in FACTORS
+        ]
         self.figures: dict[str, dict[float, Figures]] = {
             name: {value: Figures(dataset.categories) for value in sorted({*SWEEPS[name], used})}
             for name, used in self.settings.items()
@@ -134,7 +150,10 @@ class _Model:
         image = self.dataset.image(index)
         self.dataset.require_fit(index, image.shape, ids.shape)
         tiles = self.predictor.tiles
-        if not self.figures or (tiles is not None and tiles.over(image.shape[:2])):
+        tiled = tiles is not None and tiles.over(image.shape[:2])
+        for variants in self.variants if not tiled else ():
+            variants.add(image, ids, segments)
+        if not self.figures or tiled:
             return self.predictor(image).resized(ids.shape)
         proposals = self.predictor.proposals(image)
         now = self.predictor.postprocess
@@ -155,7 +174,17 @@ class _Model:
             name: [(value, f.headline[1]) for value, f in tried.items()]
             for name, tried in self.figures.items()
         }
-        return curves, self.settings
+        settings = dict(self.settings)
+        for variants in self.variants:
+            settings[variants.name] = variants.own
+            curves[variants.name] = [(v.value, v.figures.headline[1]) for v in variants.all]
+        return curves, settings
+
+    def seconds(self) -> dict[str, dict[float, float]]:
+        return {
+            variants.name: {v.value: v.seconds / max(v.figures.images, 1) for v in variants.all}
+            for variants in self.variants
+        }
 
 
 class _Files:
@@ -186,3 +215,6 @@ class _Files:
 
     def sweeps(self) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
         return {}, {}
+
+    def seconds(self) -> dict[str, dict[float, float]]:
+        return {}
