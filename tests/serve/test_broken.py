@@ -175,3 +175,18 @@ def test_two_hundred_connections_at_once_are_answered_or_told_to_wait(
     statuses = asyncio.run(crowd())
     assert set(statuses) <= {200, 429, 503, 504} and statuses[200] >= 1, statuses
     assert healthy(address)
+
+
+@pytest.mark.slow
+def test_memory_stays_the_same_over_two_thousand_requests(address: tuple[str, int]) -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("no /proc to read the memory from")
+    url, bodies, pages = f"http://{address[0]}:{address[1]}/v1/segment", files(), []
+    with httpx.Client(timeout=60) as client:
+        for number in range(2000):
+            if number % 250 == 0:
+                pages.append(int(statm.read_text().split()[1]))
+            client.post(url, content=bodies[number % len(bodies)])
+    grown = (max(pages[2:]) - pages[1]) * 4096  # the first requests fill what is kept
+    assert grown < 16 << 20, pages
