@@ -39,8 +39,8 @@ def main() -> None:
         predictor = Predictor(args.model, device=args.device)
 
         def page() -> None:
-            found = analyze(predictor, data)
-            worst = results(predictor, data, found.indices[:24])
+            found = analyze(predictor, data, keep=24)
+            worst = results(predictor, data, found.indices[:24], kept=found.kept)
             write_report(Path(name, "page.html"), found, data, worst, title="benchmark")
 
         calls = {

@@ -11,7 +11,7 @@ from tests.fakes import FakeRuntime, bright_and_dark
 
 from maskconver.analysis.mistakes import CAUSES, Mistakes, find_mistakes
 from maskconver.analysis.report import write_report
-from maskconver.analysis.run import analyze
+from maskconver.analysis.run import analyze, results
 from maskconver.analysis.summary import Analysis, compare, image_quality
 from maskconver.cli.main import main
 from maskconver.core.categories import Categories, Category
@@ -154,6 +154,7 @@ def test_predictions_from_files_and_the_page(folder: Path, capsys: pytest.Captur
     capsys.readouterr()
     words = [
         "analyze",
+        "--sweep=size",  # files of predictions have nothing to vary
         str(folder / "found.json"),
         "--data",
         str(folder / "data"),
@@ -217,6 +218,20 @@ def test_what_mask_ap_lacks_is_split(folder: Path) -> None:
     assert sum(n for true, predicted, n in found.confusion if not predicted) > 0  # true objects not found
     with pytest.raises(ConfigError, match="needs scores"):
         analyze(folder / "data" / "panoptic_train.json", data, mask_ap=True)
+
+
+def test_the_worst_results_are_kept_for_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset(folder / "data")
+    predictor = Predictor(Scaling(data.categories), score_threshold=0.0)
+    found = analyze(predictor, data, sweeps=(), keep=2)
+    ranked = [i for _, i in sorted(zip(found.quality, found.indices))]
+    assert sorted(found.kept) == sorted(ranked[:2])
+    assert found.quality == image_quality(found.mistakes, 3, data.categories.is_thing)
+    again = dict(results(predictor, data, ranked))
+    for index, result in results(predictor, data, ranked, kept=found.kept):
+        assert np.array_equal(result.ids, again[index].ids)
+    monkeypatch.setattr("maskconver.analysis.run.KEPT_BYTES", 1)
+    assert analyze(predictor, data, sweeps=(), keep=2).kept == {}
 
 
 class Scaling(FakeRuntime):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from ..io.sources import FileSource
 from ..metrics import MaskAveragePrecision
 from ..metrics.overlap import Overlap
 from .mistakes import Mistakes, find_mistakes
-from .summary import Analysis, image_quality
+from .summary import Analysis, quality_of
 from .variants import FACTORS, Variants
 
+KEPT_BYTES = 256 << 20
 SWEEPS: dict[str, tuple[float, ...]] = {
     "score_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "overlap_threshold": (0.3, 0.5, 0.7, 0.8),
@@ -40,6 +42,7 @@ def analyze(
     by: str | None = None,
     sweeps: tuple[str, ...] = ("score_threshold", "overlap_threshold"),
     mask_ap: bool = False,
+    keep: int = 0,
     on_image: Callable[[], None] = lambda: None,
 ) -> Analysis:
     """Find every mistake on a data set, and why it counts.
@@ -52,6 +55,7 @@ def analyze(
             `proposals` and `size`, for which it runs once a value. Images that are segmented in tiles are
             left out of the sweeps.
         mask_ap: also split what COCO mask AP of the things lacks (extra `ap`).
+        keep: how many of the worst results are kept, where memory allows, for `results`.
         on_image: called after each image.
 
     Raises:
@@ -68,6 +72,7 @@ def analyze(
     source = _source(model, dataset, sweeps)
     categories = dataset.categories
     parts: list[Mistakes] = []
+    kept = _Worst(keep)
     answer = Analysis(categories, Mistakes.concatenate([]), [])
     if mask_ap and isinstance(source, _Files):
         raise ConfigError("`ap` needs scores, which files of predictions do not have; give the model")
@@ -88,9 +93,10 @@ def analyze(
             )
             scores = np.array([s.score for s in result])
             number = len(answer.images)
-            parts.append(
-                find_mistakes(overlap, result.ids, ids, categories.is_thing, scores=scores, image=number)
-            )
+            part = find_mistakes(overlap, result.ids, ids, categories.is_thing, scores=scores, image=number)
+            parts.append(part)
+            answer.quality.append(quality_of(part, categories.is_thing))
+            kept.add(answer.quality[-1], index, result)
             if detections is not None:
                 detections.update(result.ids, result.segments, scores, ids, segments)
             answer.images.append(dataset.file_names[index])
@@ -102,7 +108,7 @@ def analyze(
             answer.failures.append((path, error.text if told else one_line(error)))  # type: ignore[union-attr]
         on_image()
     answer.mistakes = Mistakes.concatenate(parts)
-    answer.quality = image_quality(answer.mistakes, len(answer.images), categories.is_thing)
+    answer.kept = kept.results
     answer.sweeps, answer.settings = source.sweeps()
     answer.seconds = source.seconds()
     answer.mask_ap = None if detections is None else detections.errors()
@@ -110,12 +116,43 @@ def analyze(
 
 
 def results(
-    model: Predictor | str | os.PathLike[str], dataset: PanopticDataset, indices: Iterable[int]
+    model: Predictor | str | os.PathLike[str],
+    dataset: PanopticDataset,
+    indices: Iterable[int],
+    *,
+    kept: Mapping[int, Segmentation] | None = None,
 ) -> Iterator[tuple[int, Segmentation]]:
-    """(index, result at the size of its ground truth) of some images of a data set that was analyzed."""
+    """(index, result at the size of its ground truth) of some images of a data set that was analyzed.
+
+    Args:
+        model, dataset: as analyzed.
+        indices: of the images.
+        kept: results that are there already, by index.
+    """
     source = _source(model, dataset, ())
     for index in indices:
-        yield index, source.result(index, dataset.ids(index), dataset.segments(index))
+        found = (kept or {}).get(index)
+        if found is None:
+            found = source.result(index, dataset.ids(index), dataset.segments(index))
+        yield index, found
+
+
+class _Worst:
+    """The worst results so far, no more than `KEPT_BYTES`."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.results: dict[int, Segmentation] = {}
+        self._quality: dict[int, float] = {}
+
+    def add(self, quality: float, index: int, result: Segmentation) -> None:
+        if math.isnan(quality) or not self.count:
+            return
+        self.results[index] = replace(result, image=None, semantic=None, instances=None)
+        self._quality[index] = quality
+        while len(self.results) > self.count or sum(r.ids.nbytes for r in self.results.values()) > KEPT_BYTES:
+            best = max(self._quality, key=lambda i: (self._quality[i], i))
+            del self.results[best], self._quality[best]
 
 
 def _source(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
+from ..core.segmentation import Segmentation
 from ..metrics.mask_ap import MaskAPErrors
 from ..metrics.panoptic_quality import panoptic_quality
 from .mistakes import CAUSES, Mistakes
@@ -33,6 +34,7 @@ class Analysis:
         settings: the value of each varied setting in use.
         seconds: of each sweep for which the network ran again, seconds an image by value.
         mask_ap: what AP at an IoU of 0.5 lacks, if it was asked for.
+        kept: the worst results by index in the data set, as many as were asked for and memory allowed.
         failures: (file, reason) of images that could not be read.
     """
 
@@ -46,6 +48,7 @@ class Analysis:
     settings: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, dict[float, float]] = field(default_factory=dict)
     mask_ap: MaskAPErrors | None = None
+    kept: dict[int, Segmentation] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -335,11 +338,12 @@ def _per_image(analysis: Analysis, names: list[str], classes: int) -> NDArray[np
 
 def image_quality(m: Mistakes, count: int, is_thing: NDArray[np.bool_]) -> list[float]:
     """PQ of each of `count` images, classes pooled: of things, or of everything where there is no thing."""
-    values = []
-    for index in range(count):
-        part = m[m.image == index]
-        things = is_thing[part.label]
-        part = part[things] if things.any() else part
-        weight = part.matched.sum() + 0.5 * (~part.matched).sum()
-        values.append(float(part.iou[part.matched].sum() / weight) if weight else math.nan)
-    return values
+    return [quality_of(m[m.image == index], is_thing) for index in range(count)]
+
+
+def quality_of(part: Mistakes, is_thing: NDArray[np.bool_]) -> float:
+    """`image_quality` of the rows of one image."""
+    things = is_thing[part.label]
+    part = part[things] if things.any() else part
+    weight = part.matched.sum() + 0.5 * (~part.matched).sum()
+    return float(part.iou[part.matched].sum() / weight) if weight else math.nan

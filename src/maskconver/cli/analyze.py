@@ -96,6 +96,8 @@ def run(args: Namespace) -> int:
             model,
             dataset,
             by=args.by,
+            mask_ap=args.ap,
+            keep=args.worst,
             sweeps=(args.sweep,) if isinstance(args.sweep, str) else tuple(args.sweep),
             on_image=advance,
         )
@@ -109,7 +111,7 @@ def run(args: Namespace) -> int:
         Path(args.out),
         found,
         dataset,
-        results(model, dataset, worst),
+        results(model, dataset, worst, kept=found.kept),
         title=f"{args.model} on {dataset.path}",
         comparison=comparison,
     )

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 
 PROJECT = "maskconver"
 NAMES = ("csv", "tensorboard", "wandb", "mlflow", "trackio")
@@ -40,7 +40,6 @@ def create_loggers(names: list[str], out: Path, recipe: dict[str, Any]) -> list[
         out: folder of the run; its name is that of the run.
         recipe: told to the trackers.
     """
-    name = out.resolve().name
     loggers: list[Logger] = []
     for kind in names:
         if kind == "csv":
@@ -48,15 +47,24 @@ def create_loggers(names: list[str], out: Path, recipe: dict[str, Any]) -> list[
         elif kind == "tensorboard":
             loggers.append(TensorBoardLogger(out, name="", version=""))
         else:
-            if kind == "wandb":
-                logger: Logger = WandbLogger(project=PROJECT, name=name, save_dir=out)
-            elif kind == "mlflow":
-                logger = MLFlowLogger(PROJECT, run_name=name, save_dir=str(out / "mlruns"))
-            else:
-                logger = TrackioLogger(name)
+            logger = _tracker(kind, out)
             logger.log_hyperparams(recipe)
             loggers.append(logger)
     return loggers
+
+
+def _tracker(kind: str, out: Path) -> Logger:
+    name = out.resolve().name
+    try:
+        if kind == "wandb":
+            return WandbLogger(project=PROJECT, name=name, save_dir=out)
+        if kind == "mlflow":
+            return MLFlowLogger(PROJECT, run_name=name, save_dir=str(out / "mlruns"))
+        return TrackioLogger(name)
+    except ModuleNotFoundError as error:  # a part that the package itself needs
+        raise ConfigError(
+            f"`logger`: {kind} cannot be used: {first_line(error)}", fix=f"pip install {kind}"
+        ) from error
 
 
 class TrackioLogger(Logger):
