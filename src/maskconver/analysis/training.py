@@ -90,7 +90,7 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
         f'<p class="soft">{last} steps so far.</p>',
         *(f'<p class="advice">{escape(text)}</p>' for text in _notes(metrics, figures)),
         _validations(figures),
-        '<div class="charts">',
+        '<h2>Curves</h2><div class="charts">',
         *_charts(metrics, figures),
         "</div>",
         *_images(folder),
@@ -158,7 +158,7 @@ def _charts(metrics: Metrics, figures: Metrics) -> Iterable[str]:
     kinds = {"pq_things": "things", "pq_stuff": "stuff"}
     speeds = {"images/s": "whole", "step images/s": "step alone"}
     drawn = [
-        ("Loss", curves({"train/total": "total"}), "mean of the steps between points"),
+        ("Loss", curves({"train/total": "total"}), ""),
         ("Loss terms", curves({name: name.removeprefix("train/") for name in terms}), ""),
         ("Quality", curves(qualities, source=figures, scale=100), "at each validation, in percent"),
         ("PQ of things and stuff", curves(kinds, source=figures, scale=100), "in percent"),
