@@ -66,7 +66,11 @@ def imports(path: Path, *, lazy: bool = True) -> set[str]:
 def without_torch() -> list[str]:
     """The modules of the first ring; the server's only where its framework is installed."""
     names = [m for m in sorted(MODULES) if m.split(".")[0] not in TORCH and m not in GIVEN_TENSORS]
-    return names if find_spec("starlette") else [m for m in names if not m.startswith("serve.app")]
+    return (
+        names
+        if find_spec("starlette")
+        else [m for m in names if not m.startswith(("serve.app", "serve.server"))]
+    )
 
 
 def test_no_module_outside_the_torch_ring_needs_torch() -> None:

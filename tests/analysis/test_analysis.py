@@ -3,18 +3,25 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.fakes import FakeRuntime, bright_and_dark
 
 from maskconver.analysis.mistakes import CAUSES, Mistakes, find_mistakes
-from maskconver.analysis.run import analyze
+from maskconver.analysis.report import write_report
+from maskconver.analysis.run import analyze, results
 from maskconver.analysis.summary import Analysis, compare, image_quality
 from maskconver.cli.main import main
 from maskconver.core.categories import Categories, Category
 from maskconver.core.panoptic_png import write_panoptic_png
+from maskconver.core.proposals import Proposals
 from maskconver.data.open import open_dataset
+from maskconver.errors import ConfigError
+from maskconver.inference.predictor import Predictor
 from maskconver.metrics import PanopticQuality
+from maskconver.metrics.mask_ap import TIDE
 from maskconver.metrics.overlap import Overlap
 
 CATEGORIES = Categories(
@@ -147,6 +154,7 @@ def test_predictions_from_files_and_the_page(folder: Path, capsys: pytest.Captur
     capsys.readouterr()
     words = [
         "analyze",
+        "--sweep=size",  # files of predictions have nothing to vary
         str(folder / "found.json"),
         "--data",
         str(folder / "data"),
@@ -169,3 +177,72 @@ def test_bad_input_is_told_in_one_line(folder: Path, capsys: pytest.CaptureFixtu
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and "Traceback" not in told
     assert not (folder / "page.html").exists()
+
+
+def test_proposals_and_sizes_are_varied_with_the_time_they_take(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = open_dataset(folder / "data")
+    predictor = Predictor(Scaling(data.categories), score_threshold=0.0)
+    found = analyze(predictor, data, sweeps=("proposals", "size", "min_area"))
+    assert not found.failures and found.settings["proposals"] == 2 and found.settings["size"] == 64
+    assert [row["value"] for row in found.sweep("proposals")] == [1, 2, 4]
+    assert [row["value"] for row in found.sweep("size")] == [32, 48, 64, 80, 96]
+    assert all(row["seconds"] > 0 for name in ("proposals", "size") for row in found.sweep(name))
+    assert "seconds" not in found.sweep("min_area")[0]
+    used = dict(found.sweeps["size"])[64.0]
+    assert used == dict(found.sweeps["proposals"])[2.0]  # the model as it is
+
+    page = folder / "page.html"
+    write_report(page, found, data, [], title="t")
+    text = page.read_text(encoding="utf-8")
+    assert "PQ against proposals" in text and "64 (in use)" in text and "ms an image" in text
+
+
+def test_a_file_of_one_size_cannot_be_varied_in_size(folder: Path) -> None:
+    data = open_dataset(folder / "data")
+    runtime = Scaling(data.categories)
+    runtime.file = SimpleNamespace(size=(64, 64), multiple=16, output="proposals")
+    with pytest.raises(ConfigError, match="has one size, so `size` cannot be varied"):
+        analyze(Predictor(runtime), data, sweeps=("size",))
+
+
+def test_what_mask_ap_lacks_is_split(folder: Path) -> None:
+    pytest.importorskip("hotcoco")
+    data = open_dataset(folder / "data")
+    found = analyze(
+        Predictor(Scaling(data.categories), score_threshold=0.0), data, sweeps=(), mask_ap=True
+    ).mask_ap
+    assert found is not None and set(found.gain) == set(TIDE) == set(found.counts)
+    assert 0 <= found.ap50 <= 1 and found.counts["Miss"] > 0
+    assert sum(n for true, predicted, n in found.confusion if not predicted) > 0  # true objects not found
+    with pytest.raises(ConfigError, match="needs scores"):
+        analyze(folder / "data" / "panoptic_train.json", data, mask_ap=True)
+
+
+def test_the_worst_results_are_kept_for_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset(folder / "data")
+    predictor = Predictor(Scaling(data.categories), score_threshold=0.0)
+    found = analyze(predictor, data, sweeps=(), keep=2)
+    ranked = [i for _, i in sorted(zip(found.quality, found.indices))]
+    assert sorted(found.kept) == sorted(ranked[:2])
+    assert found.quality == image_quality(found.mistakes, 3, data.categories.is_thing)
+    again = dict(results(predictor, data, ranked))
+    for index, result in results(predictor, data, ranked, kept=found.kept):
+        assert np.array_equal(result.ids, again[index].ids)
+    monkeypatch.setattr("maskconver.analysis.run.KEPT_BYTES", 1)
+    assert analyze(predictor, data, sweeps=(), keep=2).kept == {}
+
+
+class Scaling(FakeRuntime):
+    """A network that proposes as many masks as it is asked for: bright areas, dark ones, then nothing."""
+
+    def __init__(self, categories: Categories) -> None:
+        super().__init__()
+        self.categories, self.options, self.file = categories, {"proposals": 2}, None
+
+    def __call__(self, images: np.ndarray) -> Proposals:
+        found, number = bright_and_dark(images), self.options["proposals"]
+        index = np.minimum(np.arange(number), 1)
+        scores = np.where(np.arange(number) < 2, found.scores[:, index], 0).astype(np.float32)
+        return Proposals(scores, found.labels[:, index], found.mask_logits[:, index])

@@ -60,6 +60,30 @@ def test_segments_are_those_of_the_predictor(client: TestClient, predictor: mc.P
     assert len(client.post("/v1/segment?format=geojson", content=data).json()["features"]) == len(own)
 
 
+def test_labelme_files_have_the_name_of_the_image(client: TestClient, predictor: mc.Predictor) -> None:
+    data = png()
+    found = client.post("/v1/segment?format=labelme&name=a/b%20c.png", content=data).json()
+    assert found["imagePath"] == "a/b c.png" and (found["imageHeight"], found["imageWidth"]) == (48, 64)
+    own = predictor(Image.open(io.BytesIO(data)))
+    assert {shape["label"] for shape in found["shapes"]} == {s.category for s in own if s.area}
+    assert all(shape["points"] and 0 <= shape["score"] <= 1 for shape in found["shapes"])
+
+
+def test_large_images_are_segmented_in_tiles_also_with_new_thresholds() -> None:
+    predictor = mc.Predictor(FakeRuntime(), tile=64, score_threshold=0.0)
+    with TestClient(create_app(predictor), base_url="http://localhost") as client:
+        data = png((100, 150))
+        answer = client.post("/v1/segment", content=data).json()
+        own = predictor(Image.open(io.BytesIO(data)))
+        assert np.array_equal(read_panoptic_png(base64.b64decode(answer["ids"])), own.ids)
+        again = client.post(f"/v1/segment?token={answer['token']}&score_threshold=0.85").json()
+        assert {s.category for s in own} == {"cell", "ground"}
+        assert {s["category"] for s in again["segments"]} == {"cell"}  # ground has 0.8
+        small = client.post("/v1/segment", content=png((48, 64))).json()
+        assert len(small["segments"]) == 2
+        assert 'stage="tiles"' in client.get("/metrics").text
+
+
 def test_new_thresholds_need_no_image_and_no_network(client: TestClient) -> None:
     token = client.post("/v1/segment", content=png()).json()["token"]
     before = client.get("/metrics").text

@@ -90,7 +90,7 @@ def test_an_image_is_segmented_as_in_python(page: Any, data: Path, tmp_path: Pat
         page.click("button[data-format=png]")
     download.value.save_as(tmp_path / "ids.png")
     assert np.array_equal(read_panoptic_png(tmp_path / "ids.png"), own.ids)
-    for form in ("overlay", "coco", "csv", "geojson"):
+    for form in ("overlay", "coco", "csv", "geojson", "labelme"):
         with page.expect_download() as download:
             page.click(f"button[data-format={form}]")
         assert download.value.suggested_filename.startswith(path.stem)

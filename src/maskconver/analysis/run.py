@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,19 @@ from ..inference.predictor import Predictor
 from ..inference.runtime import has_postprocessing
 from ..io.panoptic_json import read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource
+from ..metrics import MaskAveragePrecision
 from ..metrics.overlap import Overlap
 from .mistakes import Mistakes, find_mistakes
-from .summary import Analysis, image_quality
+from .summary import Analysis, quality_of
+from .variants import FACTORS, Variants
 
+KEPT_BYTES = 256 << 20
 SWEEPS: dict[str, tuple[float, ...]] = {
     "score_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "overlap_threshold": (0.3, 0.5, 0.7, 0.8),
     "min_area": (0.0, 0.0001, 0.0005, 0.002),
 }
-"""What is varied, one setting at a time, and the values that are tried."""
+"""Thresholds that are varied, one at a time, and the values that are tried; see also `FACTORS`."""
 
 
 def analyze(
@@ -37,6 +41,8 @@ def analyze(
     *,
     by: str | None = None,
     sweeps: tuple[str, ...] = ("score_threshold", "overlap_threshold"),
+    mask_ap: bool = False,
+    keep: int = 0,
     on_image: Callable[[], None] = lambda: None,
 ) -> Analysis:
     """Find every mistake on a data set, and why it counts.
@@ -45,8 +51,11 @@ def analyze(
         model: a predictor, or the COCO panoptic JSON of predictions with its folder of PNGs beside it.
         dataset: with ground truth, of the model's categories.
         by: a key of `images[]` to group by.
-        sweeps: which thresholds are varied, of `SWEEPS`; the network runs once an image. Images that are
-            segmented in tiles are left out of the sweeps.
+        sweeps: what is varied: thresholds of `SWEEPS`, for which the network runs once an image, or
+            `proposals` and `size`, for which it runs once a value. Images that are segmented in tiles are
+            left out of the sweeps.
+        mask_ap: also split what COCO mask AP of the things lacks (extra `ap`).
+        keep: how many of the worst results are kept, where memory allows, for `results`.
         on_image: called after each image.
 
     Raises:
@@ -58,12 +67,17 @@ def analyze(
     if by and not any(by in dataset.info(i) for i in range(len(dataset))):
         raise ConfigError(f'no image has the key "{by}"; images have {", ".join(sorted(dataset.info(0)))}')
     for name in sweeps:
-        if name not in SWEEPS:
-            raise ConfigError(f"cannot vary {name}; there are {', '.join(SWEEPS)}")
+        if name not in SWEEPS and name not in FACTORS:
+            raise ConfigError(f"cannot vary {name}; there are {', '.join([*SWEEPS, *FACTORS])}")
     source = _source(model, dataset, sweeps)
     categories = dataset.categories
     parts: list[Mistakes] = []
+    kept = _Worst(keep)
     answer = Analysis(categories, Mistakes.concatenate([]), [])
+    if mask_ap and isinstance(source, _Files):
+        raise ConfigError("`ap` needs scores, which files of predictions do not have; give the model")
+    most = max(100, int(dataset.segment_counts.max()))
+    detections = MaskAveragePrecision(categories, most) if mask_ap else None
     for index in range(len(dataset)):
         path = dataset.image_path(index)
         try:
@@ -79,9 +93,12 @@ def analyze(
             )
             scores = np.array([s.score for s in result])
             number = len(answer.images)
-            parts.append(
-                find_mistakes(overlap, result.ids, ids, categories.is_thing, scores=scores, image=number)
-            )
+            part = find_mistakes(overlap, result.ids, ids, categories.is_thing, scores=scores, image=number)
+            parts.append(part)
+            answer.quality.append(quality_of(part, categories.is_thing))
+            kept.add(answer.quality[-1], index, result)
+            if detections is not None:
+                detections.update(result.ids, result.segments, scores, ids, segments)
             answer.images.append(dataset.file_names[index])
             answer.indices.append(index)
             if by:
@@ -91,18 +108,51 @@ def analyze(
             answer.failures.append((path, error.text if told else one_line(error)))  # type: ignore[union-attr]
         on_image()
     answer.mistakes = Mistakes.concatenate(parts)
-    answer.quality = image_quality(answer.mistakes, len(answer.images), categories.is_thing)
+    answer.kept = kept.results
     answer.sweeps, answer.settings = source.sweeps()
+    answer.seconds = source.seconds()
+    answer.mask_ap = None if detections is None else detections.errors()
     return answer
 
 
 def results(
-    model: Predictor | str | os.PathLike[str], dataset: PanopticDataset, indices: Iterable[int]
+    model: Predictor | str | os.PathLike[str],
+    dataset: PanopticDataset,
+    indices: Iterable[int],
+    *,
+    kept: Mapping[int, Segmentation] | None = None,
 ) -> Iterator[tuple[int, Segmentation]]:
-    """(index, result at the size of its ground truth) of some images of a data set that was analyzed."""
+    """(index, result at the size of its ground truth) of some images of a data set that was analyzed.
+
+    Args:
+        model, dataset: as analyzed.
+        indices: of the images.
+        kept: results that are there already, by index.
+    """
     source = _source(model, dataset, ())
     for index in indices:
-        yield index, source.result(index, dataset.ids(index), dataset.segments(index))
+        found = (kept or {}).get(index)
+        if found is None:
+            found = source.result(index, dataset.ids(index), dataset.segments(index))
+        yield index, found
+
+
+class _Worst:
+    """The worst results so far, no more than `KEPT_BYTES`."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.results: dict[int, Segmentation] = {}
+        self._quality: dict[int, float] = {}
+
+    def add(self, quality: float, index: int, result: Segmentation) -> None:
+        if math.isnan(quality) or not self.count:
+            return
+        self.results[index] = replace(result, image=None, semantic=None, instances=None)
+        self._quality[index] = quality
+        while len(self.results) > self.count or sum(r.ids.nbytes for r in self.results.values()) > KEPT_BYTES:
+            best = max(self._quality, key=lambda i: (self._quality[i], i))
+            del self.results[best], self._quality[best]
 
 
 def _source(
@@ -124,7 +174,10 @@ class _Model:
         if has_postprocessing(predictor.runtime):
             names = ()
         now = predictor.postprocess
-        self.settings = {name: float(getattr(now, name)) for name in names}
+        self.settings = {name: float(getattr(now, name)) for name in names if name in SWEEPS}
+        self.variants = [
+            Variants(name, self.predictor, dataset.categories) for name in names if name in FACTORS
+        ]
         self.figures: dict[str, dict[float, Figures]] = {
             name: {value: Figures(dataset.categories) for value in sorted({*SWEEPS[name], used})}
             for name, used in self.settings.items()
@@ -134,7 +187,10 @@ class _Model:
         image = self.dataset.image(index)
         self.dataset.require_fit(index, image.shape, ids.shape)
         tiles = self.predictor.tiles
-        if not self.figures or (tiles is not None and tiles.over(image.shape[:2])):
+        tiled = tiles is not None and tiles.over(image.shape[:2])
+        for variants in self.variants if not tiled else ():
+            variants.add(image, ids, segments)
+        if not self.figures or tiled:
             return self.predictor(image).resized(ids.shape)
         proposals = self.predictor.proposals(image)
         now = self.predictor.postprocess
@@ -155,7 +211,17 @@ class _Model:
             name: [(value, f.headline[1]) for value, f in tried.items()]
             for name, tried in self.figures.items()
         }
-        return curves, self.settings
+        settings = dict(self.settings)
+        for variants in self.variants:
+            settings[variants.name] = variants.own
+            curves[variants.name] = [(v.value, v.figures.headline[1]) for v in variants.all]
+        return curves, settings
+
+    def seconds(self) -> dict[str, dict[float, float]]:
+        return {
+            variants.name: {v.value: v.seconds / max(v.figures.images, 1) for v in variants.all}
+            for variants in self.variants
+        }
 
 
 class _Files:
@@ -186,3 +252,6 @@ class _Files:
 
     def sweeps(self) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
         return {}, {}
+
+    def seconds(self) -> dict[str, dict[float, float]]:
+        return {}

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
+from ..core.segmentation import Segmentation
+from ..metrics.mask_ap import MaskAPErrors
 from ..metrics.panoptic_quality import panoptic_quality
 from .mistakes import CAUSES, Mistakes
 
@@ -30,6 +32,9 @@ class Analysis:
         quality: PQ of each image over its segments of the things (of all classes if there are no things).
         sweeps: for each setting that was varied, (value, PQ) pairs; PQ over things where there are any.
         settings: the value of each varied setting in use.
+        seconds: of each sweep for which the network ran again, seconds an image by value.
+        mask_ap: what AP at an IoU of 0.5 lacks, if it was asked for.
+        kept: the worst results by index in the data set, as many as were asked for and memory allowed.
         failures: (file, reason) of images that could not be read.
     """
 
@@ -41,6 +46,9 @@ class Analysis:
     quality: list[float] = field(default_factory=list)
     sweeps: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     settings: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, dict[float, float]] = field(default_factory=dict)
+    mask_ap: MaskAPErrors | None = None
+    kept: dict[int, Segmentation] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -193,6 +201,14 @@ class Analysis:
         found = {"as it is": now, "classes": classes, "masks": masks, "detection": detection}
         return {name: panoptic_quality(c, self.categories).all.pq for name, c in found.items()}
 
+    def sweep(self, name: str) -> list[dict[str, float]]:
+        """The values of one setting: `value`, `pq` (0 to 1), and `seconds` an image where it was measured."""
+        times = self.seconds.get(name, {})
+        return [
+            {"value": v, "pq": q} | ({"seconds": times[v]} if v in times else {})
+            for v, q in self.sweeps[name]
+        ]
+
     def advice(self) -> str:
         """What costs most, in one sentence."""
         losses = self.losses()
@@ -234,7 +250,8 @@ class Analysis:
             "confusion": [{"true": a, "predicted": b, "number": n} for a, b, n in self.confusion()],
             "calibration": self.calibration(),
             "oracles": self.oracles(),
-            "sweeps": {k: [{"value": v, "pq": q} for v, q in curve] for k, curve in self.sweeps.items()},
+            "sweeps": {name: self.sweep(name) for name in self.sweeps},
+            **({"mask_ap": self.mask_ap.to_json()} if self.mask_ap else {}),
             "quality": dict(zip(self.images, (None if math.isnan(q) else q for q in self.quality))),
             "failed": [{"file": path, "reason": reason} for path, reason in self.failures],
         }
@@ -321,11 +338,12 @@ def _per_image(analysis: Analysis, names: list[str], classes: int) -> NDArray[np
 
 def image_quality(m: Mistakes, count: int, is_thing: NDArray[np.bool_]) -> list[float]:
     """PQ of each of `count` images, classes pooled: of things, or of everything where there is no thing."""
-    values = []
-    for index in range(count):
-        part = m[m.image == index]
-        things = is_thing[part.label]
-        part = part[things] if things.any() else part
-        weight = part.matched.sum() + 0.5 * (~part.matched).sum()
-        values.append(float(part.iou[part.matched].sum() / weight) if weight else math.nan)
-    return values
+    return [quality_of(m[m.image == index], is_thing) for index in range(count)]
+
+
+def quality_of(part: Mistakes, is_thing: NDArray[np.bool_]) -> float:
+    """`image_quality` of the rows of one image."""
+    things = is_thing[part.label]
+    part = part[things] if things.any() else part
+    weight = part.matched.sum() + 0.5 * (~part.matched).sum()
+    return float(part.iou[part.matched].sum() / weight) if weight else math.nan

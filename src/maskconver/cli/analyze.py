@@ -3,6 +3,9 @@
 Writes one HTML page that opens in any browser, also without a network. PQ and the losses in it add up to 100.
 
 Example: maskconver analyze runs/cells --data my_data --split val --out report.html
+
+`--sweep proposals` shows PQ and time against the number of proposals (MaskConver, Table 3), `--sweep size`
+against the size of the network input (Table 2).
 """
 
 from __future__ import annotations
@@ -48,9 +51,15 @@ def configure(parser: ArgumentParser) -> None:
     )
     add(
         "--sweep",
-        type=list[str],
+        type=list[str] | str,
         default=["score_threshold", "overlap_threshold"],
-        help="thresholds to vary: score_threshold, overlap_threshold, min_area; [] for none",
+        help="what to vary: the thresholds score_threshold, overlap_threshold, min_area; or proposals or "
+        "size (of the network input), for which the network runs again; [] for none",
+    )
+    add(
+        "--ap",
+        action="store_true",
+        help='also split what COCO mask AP of things lacks (needs the extra "ap")',
     )
     add("--worst", type=int, default=24, help="how many of the worst images the page shows")
     add_postprocess_options(parser)
@@ -83,7 +92,15 @@ def run(args: Namespace) -> int:
     if isinstance(model, Predictor):
         dataset = as_model_sees(dataset, model.categories)
     with progress_bar("", len(dataset)) as advance:
-        found = analyze(model, dataset, by=args.by, sweeps=tuple(args.sweep), on_image=advance)
+        found = analyze(
+            model,
+            dataset,
+            by=args.by,
+            mask_ap=args.ap,
+            keep=args.worst,
+            sweeps=(args.sweep,) if isinstance(args.sweep, str) else tuple(args.sweep),
+            on_image=advance,
+        )
     comparison = None
     if args.versus:
         with progress_bar("the other model", len(dataset)) as advance:
@@ -94,7 +111,7 @@ def run(args: Namespace) -> int:
         Path(args.out),
         found,
         dataset,
-        results(model, dataset, worst),
+        results(model, dataset, worst, kept=found.kept),
         title=f"{args.model} on {dataset.path}",
         comparison=comparison,
     )
@@ -106,6 +123,12 @@ def run(args: Namespace) -> int:
         print(found.advice())
         for cause, loss in sorted(answer["losses"].items(), key=lambda item: -item[1]):
             print(f"  {cause:<12} {100 * loss:5.1f}")
+        for name in found.seconds:
+            print(f"PQ against {name}:")
+            for row in found.sweep(name):
+                used = ", in use" if row["value"] == found.settings[name] else ""
+                pq, spent = 100 * row["pq"], 1000 * row["seconds"]
+                print(f"  {row['value']:<8g} {pq:5.1f}  {spent:.0f} ms an image{used}")
         if comparison is not None:
             gain, low, high = (
                 100 * v for v in (comparison.second - comparison.first, comparison.low, comparison.high)

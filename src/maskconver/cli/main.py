@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train or fine-tune a model on your own images"),
     "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
     "analyze": ("analyze", "where a model loses panoptic quality, as a page to look at"),
+    "report": ("report", "a training run as a page: curves and images"),
     "predict": ("predict", "segment images, folders or globs"),
     "serve": ("serve", "a page and an HTTP interface for a model"),
     "export": ("export", "write a model as a file for another runtime"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .options import add_postprocess_options, postprocess_settings
+from .options import add_postprocess_options, add_tile_options, postprocess_settings, tile_settings
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -31,6 +31,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--host", type=str, default="127.0.0.1", help="address to listen at; 0.0.0.0 for all of this machine")
     add("--port", type=int, default=8000, help="port to listen at; 0 chooses a free one")
     add_postprocess_options(parser)
+    add_tile_options(parser)
     add("--proposals", type=int | None, default=None, help="number of masks the network proposes per image")
     add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
     add("--batch-size", type=int, default=1, help="images of one size that run together when several wait")
@@ -42,7 +43,7 @@ def configure(parser: ArgumentParser) -> None:
         type=int | None,
         default=None,
         help="images with more pixels are refused; by default 16 million for models that keep the size of "
-        "images, as the network sees them whole",
+        "images where --tile none has them see images whole",
     )
     add(
         "--allow-origin",
@@ -62,9 +63,8 @@ def run(args: Namespace) -> int:
     if args.port > 65535:
         raise ConfigError(f"`port` must be at most 65535, got {args.port}")
     try:
-        import uvicorn
-
         from ..serve.app import create_app
+        from ..serve.server import create_server
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("uvicorn", "starlette", "multipart", "python_multipart"):
             raise MissingExtraError("serving", "serve") from None
@@ -82,8 +82,9 @@ def run(args: Namespace) -> int:
         batch_size=args.batch_size,
         **limits,
         **postprocess_settings(args),
+        **tile_settings(args),
     )
-    if args.max_pixels is None and predictor.runtime.input.mode == "native":
+    if args.max_pixels is None and predictor.tiles is None and predictor.runtime.input.mode == "native":
         predictor.max_pixels = NATIVE_PIXELS
     local = args.host in LOOPBACK
     app = create_app(
@@ -111,15 +112,5 @@ def run(args: Namespace) -> int:
     print(f"open http://{shown_host}:{port} in a browser; Ctrl+C stops", flush=True)
     if not local:
         print("maskconver: warning: other machines can reach this server", file=sys.stderr)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=256,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=16 << 10,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    create_server(app).run(sockets=[listening])
     return 0

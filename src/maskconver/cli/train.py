@@ -21,10 +21,11 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
 
-# Options of earlier versions.
+# Options of earlier versions, and short forms.
 _RENAMED = {
     "--kmax_loss.": "--loss.",
     "--pictures": "--log_images",
+    "--batch_size": "--data.batch_size",
     "--model.remax.": "--loss.remax.",
     "--model.drop_path": "--training.drop_path",
     "--model.backbone_drop_path": "--training.backbone_drop_path",

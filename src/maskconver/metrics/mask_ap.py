@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,40 @@ class MaskAPResult:
         """By COCO's names (AP, AP50, …), null for NaN."""
         values = (self.ap, self.ap50, self.ap75, self.ap_small, self.ap_medium, self.ap_large)
         return {name: None if np.isnan(v) else v for name, v in zip(NAMES, values)}
+
+
+TIDE = {
+    "Cls": "the right place under another name",
+    "Loc": "the right name, but the mask overlaps too little (IoU of 0.1 to 0.5)",
+    "Both": "another name, and the mask overlaps too little",
+    "Dupe": "an object that was found already with a higher score",
+    "Bkg": "there is nothing",
+    "Miss": "not found by any detection",
+}
+"""Kinds of errors of a detector (Bolya et al., TIDE, ECCV 2020)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAPErrors:
+    """What AP at an IoU of 0.5 lacks.
+
+    Attributes:
+        ap50: 0…1.
+        gain: for each of `TIDE`, by how much AP50 would rise without these errors.
+        counts: how many there are.
+        confusion: (true class, predicted class, number) of pairs with an IoU of at least 0.5 and other
+            classes; "" stands for nothing.
+    """
+
+    ap50: float
+    gain: dict[str, float]
+    counts: dict[str, int]
+    confusion: list[tuple[str, str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary."""
+        rows = [{"true": a, "predicted": b, "number": n} for a, b, n in self.confusion]
+        return {"AP50": self.ap50, "gain": self.gain, "counts": self.counts, "confusion": rows}
 
 
 class MaskAveragePrecision:
@@ -158,10 +193,36 @@ class MaskAveragePrecision:
 
     def compute(self) -> MaskAPResult:
         """The figures over all images so far."""
-        from hotcoco import COCO, COCOeval
-
         if not self._objects:
             return MaskAPResult(*[float("nan")] * 6)
+        if not self._detections:
+            return MaskAPResult(0.0, 0.0, 0.0, *self._no_detections())
+        evaluation = self._evaluation()
+        stats = [float("nan") if v < 0 else float(v) for v in evaluation.stats[:6]]
+        return MaskAPResult(*stats)
+
+    def errors(self) -> MaskAPErrors | None:
+        """What AP50 lacks, by kind of error; None where nothing is annotated or nothing was found."""
+        if not self._objects or not self._detections:
+            return None
+        evaluation = self._evaluation()
+        with _quiet():
+            tide = evaluation.tide_errors(pos_thr=0.5, bg_thr=0.1)
+            found = evaluation.confusion_matrix(iou_thr=0.5, max_det=self.max_detections)
+        names = [*found["cat_names"], ""]
+        rows = [
+            (names[i], names[j], int(found["matrix"][i, j]))
+            for i, j in np.argwhere(found["matrix"]).tolist()
+            if i != j
+        ]
+        kinds = {name: float(value) for name, value in tide["delta_ap"].items() if name in TIDE}
+        counts = {name: int(value) for name, value in tide["counts"].items()}
+        return MaskAPErrors(float(tide["ap_base"]), kinds, counts, sorted(rows, key=lambda row: -row[2]))
+
+    def _evaluation(self) -> Any:
+        """hotcoco's, after it has run."""
+        from hotcoco import COCO, COCOeval
+
         things = [c for c in self.categories if c.is_thing]
         sizes = enumerate(self._images, 1)
         gt = COCO(
@@ -171,19 +232,21 @@ class MaskAveragePrecision:
                 "categories": [{"id": c.id, "name": c.name} for c in things],
             }
         )
-        if not self._detections:
-            return MaskAPResult(0.0, 0.0, 0.0, *self._no_detections())
         evaluation = COCOeval(gt, gt.load_res(self._detections), "segm")
         evaluation.params.max_dets = [min(n, self.max_detections) for n in (1, 10, self.max_detections)]
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # that recall lines, which are not read, are named for 100 detections
+        with _quiet():
             evaluation.run()
-        stats = [float("nan") if v < 0 else float(v) for v in evaluation.stats[:6]]
-        return MaskAPResult(*stats)
+        return evaluation
 
     def _no_detections(self) -> list[float]:
         areas = np.array([row["area"] for row in self._objects if not row["iscrowd"]])
         bins = (areas < 32**2, (areas >= 32**2) & (areas <= 96**2), areas > 96**2)
         return [0.0 if b.any() else float("nan") for b in bins]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tables that are printed, and the note on recall lines, which are not read."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

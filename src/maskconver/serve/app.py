@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -28,13 +29,15 @@ from starlette.routing import Route
 from .. import __version__
 from ..core.panoptic_png import encode_panoptic_png
 from ..core.segmentation import Segmentation
+from ..data.export_to.item import Item
+from ..data.export_to.labelme import labelme_content
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..inference.predictor import Predictor
 from .session import Busy, Kept, Session, adjustable
 
 log = logging.getLogger("maskconver.serve")
 
-FORMATS = ("json", "coco", "png", "overlay", "csv", "geojson")
+FORMATS = ("json", "coco", "png", "overlay", "csv", "geojson", "labelme")
 THRESHOLDS = {"score_threshold": 1.0, "overlap_threshold": 1.0, "min_area": 1.0}
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -200,7 +203,9 @@ async def _segment(request: Request, session: Session, max_bytes: int) -> Respon
         kept, result = found
     else:
         token, kept, result = await session.segment(await _body(request, max_bytes), settings)
-    return await asyncio.get_running_loop().run_in_executor(None, _render, form, token, kept, result)
+    called = request.query_params.get("name", "image.png")[:255]
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, _render, form, token, kept, result, called)
 
 
 def _settings(request: Request) -> dict[str, float]:
@@ -263,7 +268,7 @@ async def _form(request: Request, max_bytes: int) -> bytes:
     raise Refused(400, "the form has no file")
 
 
-def _render(form: str, token: str, kept: Kept, result: Segmentation) -> Response:
+def _render(form: str, token: str, kept: Kept, result: Segmentation, called: str) -> Response:
     if form == "png":
         return Response(encode_panoptic_png(result.ids), media_type="image/png")
     if form == "overlay":
@@ -274,6 +279,9 @@ def _render(form: str, token: str, kept: Kept, result: Segmentation) -> Response
         return PlainTextResponse(_csv(result), media_type="text/csv")
     if form == "geojson":
         return JSONResponse(result.to_geojson(), media_type="application/geo+json")
+    if form == "labelme":
+        seen = replace(result, segments=[s for s in result if s.area])
+        return JSONResponse(labelme_content(Item(seen, called, scored=True), called))
     height, width = result.ids.shape
     if form == "coco":
         row = result.to_coco(0, "image.png")
@@ -349,6 +357,12 @@ def _openapi(max_bytes: int) -> dict[str, Any]:
             "in": "query",
             "schema": {"type": "string"},
             "description": "an earlier answer's token: post-process that image again, without a body",
+        },
+        {
+            "name": "name",
+            "in": "query",
+            "schema": {"type": "string", "default": "image.png"},
+            "description": "what the format labelme calls the image file",
         },
     ]
     binary = {"schema": {"type": "string", "format": "binary"}}

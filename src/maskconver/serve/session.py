@@ -7,13 +7,16 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.config import PostprocessConfig
 from ..core.preprocess import prepare
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
@@ -36,13 +39,15 @@ class Kept:
 
     Attributes:
         image: H×W×C uint8, or uint16 of a model of 16 bits.
-        proposals: of the image, or None for files with their post-processing inside.
+        proposals: of the image, or None for files with their post-processing inside and images in tiles.
         result: the segmentation with the model's own thresholds.
+        tiled: it was segmented in tiles.
     """
 
     image: NDArray[Any]
     proposals: Proposals | None
     result: Segmentation
+    tiled: bool = False
 
     @property
     def size(self) -> int:
@@ -99,31 +104,50 @@ class Session:
             Busy: the queue is full.
             MaskconverError: the image cannot be read, or a threshold is out of range.
         """
-        if self._waiting >= self.queue:
-            raise Busy(f"{self._waiting} requests wait already; try again in a second")
-        self._waiting += 1
-        try:
+        with self._place():
             loop = asyncio.get_running_loop()
             image, canvas, geometry = await loop.run_in_executor(self._workers, self._read, data)
-            job = _Job(canvas, geometry)
-            self._jobs.append(job)
-            self._start()
-            found = await job.done
-            kept = await loop.run_in_executor(self._workers, self._finish, image, found, geometry)
+            if canvas is None or geometry is None:
+                kept = Kept(image, None, await self._in_tiles(image), tiled=True)
+            else:
+                job = _Job(canvas, geometry)
+                self._jobs.append(job)
+                self._start()
+                found = await job.done
+                kept = await loop.run_in_executor(self._workers, self._finish, image, found, geometry)
             token = hashlib.sha256(data).hexdigest()[:24]
             self._keep(token, kept)
             self.images += 1
             return token, kept, await self._again(kept, settings)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place in the queue.
+
+        Raises:
+            Busy: there is none left.
+        """
+        if self._waiting >= self.queue:
+            raise Busy(f"{self._waiting} requests wait already; try again in a second")
+        self._waiting += 1
+        try:
+            yield
         finally:
             self._waiting -= 1
 
     async def again(self, token: str, settings: dict[str, float]) -> tuple[Kept, Segmentation] | None:
-        """The result of a kept image with other thresholds, without the network; None if it is gone."""
+        """The result of a kept image with other thresholds; None if it is gone.
+
+        The network runs again for images in tiles only.
+        """
         kept = self._kept.get(token)
         if kept is None:
             return None
         self._kept.move_to_end(token)
-        return kept, await self._again(kept, settings)
+        if not (kept.tiled and settings):
+            return kept, await self._again(kept, settings)
+        with self._place():
+            return kept, await self._again(kept, settings)
 
     def close(self) -> None:
         """Stop the threads; what runs is finished."""
@@ -132,7 +156,8 @@ class Session:
         self._network.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, data: bytes) -> tuple[NDArray[Any], NDArray[Any], Geometry]:
+    def _read(self, data: bytes) -> tuple[NDArray[Any], NDArray[Any] | None, Geometry | None]:
+        """The image and the network's input; without one where it is segmented in tiles."""
         with self._timed("decode"):
             own = self.predictor.runtime.input
             image = read_image(
@@ -143,6 +168,9 @@ class Session:
                 channels=own.channels,
                 bits=own.bits,
             )
+        tiles = self.predictor.tiles
+        if tiles is not None and tiles.over(image.shape[:2]):
+            return image, None, None
         with self._timed("prepare"):
             dtype = getattr(self.predictor.runtime, "dtype", np.float32)
             size = self.predictor.fixed_size(image.shape[:2])
@@ -212,13 +240,25 @@ class Session:
                 )
             return Kept(image, found, self.predictor.segmentations(found)[0])
 
+    async def _in_tiles(self, image: NDArray[Any], config: PostprocessConfig | None = None) -> Segmentation:
+        predictor = self.predictor.for_dataset()  # the white level is applied already
+        predictor.postprocess = config or predictor.postprocess
+
+        def run() -> Segmentation:
+            with self._timed("tiles"):
+                return replace(predictor(image), image=None)
+
+        return await asyncio.get_running_loop().run_in_executor(self._network, run)
+
     async def _again(self, kept: Kept, settings: dict[str, float]) -> Segmentation:
-        if not settings or kept.proposals is None:
+        if not settings or (kept.proposals is None and not kept.tiled):
             return kept.result
         config = replace(self.predictor.postprocess, **settings)  # type: ignore[arg-type]
         if "score_threshold" in settings:
             config = replace(config, stuff_threshold=None)
         config.check()
+        if kept.tiled:
+            return await self._in_tiles(kept.image, config)
         loop = asyncio.get_running_loop()
         with self._timed("postprocess"):
             run = self.predictor.segmentations

@@ -1,4 +1,4 @@
-"""What happens around the steps: averaged weights, files, drawn predictions, log lines, a clean stop."""
+"""What happens around the steps: averaged weights, files, log lines, a clean stop."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ import json
 import math
 import signal
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 from torch import Tensor, nn
 
-from ..core.drawing import side_by_side
-from ..core.segmentation import Segmentation
-from ..errors import one_line
 from ..models.checkpoint import save
+from .memory import used_memory
 
-PREVIEW_WIDTH = 1600  # pixels, of a drawn pair at most
 WINDOW = 5  # steps whose mean loss is compared
 NO_LOSSES = ("total", "dropped", "fp_fn", "fp_fn_unrelaxed")
 GROWTH = 1.5  # times the loss of the first steps
@@ -172,7 +165,8 @@ class Checkpoints(pl.Callback):
 class Throughput(pl.Callback):
     """Logs images per second of the step and of the loader, so that the slower is seen.
 
-    And which share of the step matching takes, where the criterion matches.
+    Also the learning rate, the memory in use, and which share of the step matching takes, where the
+    criterion matches.
     """
 
     def __init__(self, batch: int) -> None:
@@ -188,7 +182,11 @@ class Throughput(pl.Callback):
         self._end = time.perf_counter()
         self.busy += self._end - self._start
         self.steps += 1
+        if trainer.optimizers:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            pl_module.log("learning rate", rate, prog_bar=True)
         if self.steps % 20 == 0:
+            pl_module.log("memory GB", used_memory(pl_module.device), prog_bar=True)
             images = 20 * self.batch
             pl_module.log("images/s", images / (self.busy + self.waiting), prog_bar=True)
             pl_module.log("step images/s", images / self.busy)
@@ -201,58 +199,6 @@ class Throughput(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end = 0.0
-
-
-class DrawingWarning(UserWarning):
-    """Predictions could not be drawn; the training goes on."""
-
-
-class Predictions(pl.Callback):
-    """Draws the first predictions of each validation beside their ground truth.
-
-    To `images/` and TensorBoard.
-    """
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder / "images", count
-        self._rows: list[np.ndarray] = []
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        *_: Any,
-    ) -> None:
-        if batch_idx >= self.count or trainer.sanity_checking or not isinstance(outputs, Segmentation):
-            return
-        truth = batch.sample.segmentation(outputs.categories)
-        height = min(320, max(1, PREVIEW_WIDTH * truth.ids.shape[0] // (2 * truth.ids.shape[1])))
-        self._rows.append(np.asarray(side_by_side(outputs.draw(truth.image), truth.draw(), height=height)))
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self._rows or not trainer.is_global_zero:
-            return
-        try:
-            self._write(trainer)
-        except (OSError, ValueError, MemoryError) as error:  # a drawing never ends a training
-            warnings.warn(f"predictions were not drawn: {one_line(error)}", DrawingWarning, stacklevel=2)
-        finally:
-            self._rows = []
-
-    def _write(self, trainer: pl.Trainer) -> None:
-        width = max(r.shape[1] for r in self._rows)
-        sheet = np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in self._rows])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(self.folder / f"step_{trainer.global_step:07d}.jpg", quality=88)
-        loggers: list[Any] = trainer.loggers
-        for logger in loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    "prediction | truth", sheet, trainer.global_step, dataformats="HWC"
-                )
 
 
 class LogLines(pl.Callback):
@@ -284,7 +230,8 @@ class LogLines(pl.Callback):
         current = trainer.optimizers[0].param_groups[0]["lr"]
         self.say(
             f"step {step}/{self.steps}: loss {float(total):.4g} ({losses}), learning rate {current:.3g}, "
-            f"{rate * self.images:.3g} images/s, {_duration((self.steps - step) / rate)} left"
+            f"{rate * self.images:.3g} images/s, {used_memory(pl_module.device):.2g} GB, "
+            f"{_duration((self.steps - step) / rate)} left"
         )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

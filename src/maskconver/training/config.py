@@ -58,7 +58,10 @@ class TrainConfig:
         val_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
-        log_images: number of predictions drawn beside ground truth at each validation.
+        log_images: number of predictions drawn beside ground truth at each validation; 0 draws nothing, not
+            the first batches either.
+        logger: where figures go besides `metrics.csv`, separated by commas: `tensorboard`, `wandb`, `mlflow`,
+            `trackio`; `csv` for nothing else.
         init_from: model file, run folder or bundled name to start from; `none` starts from random weights
             where a recipe names one.
         init_modules: take only these modules of it (or parts of them), separated by commas:
@@ -94,6 +97,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     log_every: int = 20
     log_images: int = 4
+    logger: str = "tensorboard"
     init_from: str | None = None
     init_modules: str | None = None
     freeze: str | None = None
@@ -141,7 +145,7 @@ class TrainConfig:
             "overfit": (self.overfit, 1),
             "devices": (self.devices, 1),
             "threads": (self.threads, 1),
-            "data.batch_size": (self.data.batch_size, 1),
+            "data.batch_size": (None if self.data.batch_size == "auto" else self.data.batch_size, 1),
             "data.workers": (self.data.workers, 0),
             "data.val_images": (self.data.val_images, 1),
             "data.targets.max_segments": (self.data.targets.max_segments, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ..core.categories import Categories
 from ..core.config import InputConfig
 from ..core.resize import resize_nearest
 from ..core.segmentation import Segmentation
+from ..models.base import SegmentationModel
 from ..models.batch import Batch
 from ..models.registry import build_model
 from .config import TrainConfig
@@ -21,6 +23,7 @@ from .loader import SegmentationData
 SIDE = 420  # pixels of the longer side of a panel
 THING, STUFF = (230, 60, 30), (40, 110, 230)
 GAP, LINE = 8, 18  # pixels between panels, and of a line of text
+TITLES = "what the network sees", "masks and centres to learn", "heatmaps of centres to learn"
 
 
 def draw_examples(config: TrainConfig, count: int) -> Image.Image:
@@ -45,27 +48,57 @@ def draw_examples(config: TrainConfig, count: int) -> Image.Image:
         )
     rows = []
     for batch in data.train_dataloader():
-        heatmaps = criterion.heatmaps(model, batch) if hasattr(criterion, "heatmaps") else ()  # type: ignore[operator]
-        rows.append(_row(batch, heatmaps, network.input, data.categories))
-    titles = "what the network sees", "masks and centres to learn", "heatmaps of centres to learn"
-    return _sheet(rows, titles)
+        rows += _rows(criterion, model, batch, 1)
+    return _sheet(rows, TITLES)
+
+
+def draw_batch(criterion: Any, model: SegmentationModel, batch: Batch, *, rows: int) -> Image.Image:
+    """The first images of a batch as one image, a row each.
+
+    Args:
+        criterion: the loss of the training.
+        model: of which only levels and categories are asked for.
+        batch: on the CPU.
+        rows: images at most.
+    """
+    return _sheet(_rows(criterion, model, batch, rows), TITLES)
+
+
+def _rows(
+    criterion: Any, model: SegmentationModel, batch: Batch, count: int
+) -> list[tuple[list[Image.Image], str]]:
+    """The panels of the first images of a batch, and the line below each."""
+    heatmaps = criterion.heatmaps(model, batch) if hasattr(criterion, "heatmaps") else ()
+    assert model.categories is not None
+    return [
+        _row(
+            batch, i, [h[i].numpy() for h in heatmaps], config=model.config.input, categories=model.categories
+        )
+        for i in range(min(count, len(batch)))
+    ]
 
 
 def _row(
-    batch: Batch, heatmaps: tuple[torch.Tensor, ...], config: InputConfig, categories: Categories
+    batch: Batch,
+    index: int,
+    heatmaps: list[NDArray[np.float32]],
+    *,
+    config: InputConfig,
+    categories: Categories,
 ) -> tuple[list[Image.Image], str]:
-    """The panels of a batch of one image, and the line below them."""
-    image = shown_image(batch.images[0].numpy(), config)
-    valid = batch.valid[0].numpy()
-    panels = [Image.fromarray(image), _masks(batch, image, categories)]
+    image = shown_image(batch.images[index].numpy(), config)
+    valid = batch.valid[index].numpy()
+    mine = batch.batch == index
+    panels = [Image.fromarray(image), _masks(batch, index, image, categories)]
     if heatmaps:
-        panels.append(Image.fromarray(_heat([h[0].numpy() for h in heatmaps], image, categories)))
-    things = int(categories.is_thing[batch.labels.numpy()].sum())
+        panels.append(Image.fromarray(_heat(heatmaps, image, categories)))
+    labels = batch.labels[mine].numpy()
+    things = int(categories.is_thing[labels].sum())
     text = (
-        f"image {batch.image_ids[0]}; centres: {things} of things, {len(batch.labels) - things} of stuff; "
+        f"image {batch.image_ids[index]}; centres: {things} of things, {len(labels) - things} of stuff; "
         f"{1 - valid.mean():.0%} of the pixels do not count"
     )
-    if dropped := int((~batch.keep).sum()):
+    if dropped := int((~batch.keep[mine]).sum()):
         text += f"; {dropped} masks beyond data.targets.max_segments"
     return panels, text
 
@@ -78,18 +111,19 @@ def shown_image(image: NDArray[np.float32], config: InputConfig) -> NDArray[np.u
     return (values.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
 
 
-def _masks(batch: Batch, image: NDArray[np.uint8], categories: Categories) -> Image.Image:
-    regions, region, labels = batch.regions[0].numpy(), batch.region.numpy(), batch.labels.numpy()
+def _masks(batch: Batch, index: int, image: NDArray[np.uint8], categories: Categories) -> Image.Image:
+    mine, regions = batch.batch == index, batch.regions[index].numpy()
+    region, labels = batch.region[mine].numpy(), batch.labels[mine].numpy()
     numbers, first = np.unique(region, return_index=True)
     ids = np.where(np.isin(regions, numbers), regions, 0).astype(np.int32)
     found = Segmentation.from_ids(ids, categories, labels=labels[first], segment_ids=numbers)
     found = replace(found, segments=[s for s in found.segments if s.area])
     drawn = np.asarray(found.draw(image)).copy()
     y, x = np.arange(ids.shape[0])[:, None], np.arange(ids.shape[1])
-    drawn[~batch.valid[0].numpy() & ((x + y) // max(max(ids.shape) // 100, 1) % 3 == 0)] = 0
+    drawn[~batch.valid[index].numpy() & ((x + y) // max(max(ids.shape) // 100, 1) % 3 == 0)] = 0
     picture = Image.fromarray(drawn)
     pen, reach = ImageDraw.Draw(picture), max(max(ids.shape) // 70, 2)
-    for (cy, cx), label in zip(batch.centers.tolist(), labels.tolist()):
+    for (cy, cx), label in zip(batch.centers[mine].tolist(), labels.tolist()):
         color = THING if categories.is_thing[label] else STUFF
         for width, fill in ((reach // 2 + 2, (255, 255, 255)), (max(reach // 3, 1), color)):
             pen.line((cx - reach, cy, cx + reach, cy), fill, width)

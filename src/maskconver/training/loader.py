@@ -37,7 +37,7 @@ class DataConfig:
         val_split: name of the split to validate on.
         train: files of the training split, if they are not in the folder.
         val: files of the validation split, if they are not in the folder.
-        batch_size: images per step and device.
+        batch_size: images per step and device; `auto` takes as many as fit in memory.
         workers: number of loader processes; 0 loads in the training process.
         semantic: use panoptic data for semantic training: `all` turns every class into stuff, `things` keeps
             the thing classes and one background. Label folders need no switch.
@@ -56,13 +56,20 @@ class DataConfig:
     train: DataPaths = field(default_factory=DataPaths)
     val: DataPaths = field(default_factory=DataPaths)
     semantic: Literal["off", "all", "things"] = "off"
-    batch_size: int = 8
+    batch_size: int | Literal["auto"] = 8
     workers: int = 1
     val_images: int | None = None
     balance: str | None = None
     balance_power: float = 0.5
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
+
+    @property
+    def images(self) -> int:
+        """`batch_size`, once it is a number."""
+        if self.batch_size == "auto":
+            raise ConfigError("`data.batch_size=auto` has no number yet: training chooses it")
+        return self.batch_size
 
 
 class PositionSampler(Sampler[tuple[int, int]]):
@@ -279,7 +286,7 @@ class SegmentationData(pl.LightningDataModule):
         )
         return DataLoader(
             dataset,
-            self.config.batch_size,
+            self.config.images,
             sampler=sampler,
             num_workers=self.config.workers,
             collate_fn=collate,

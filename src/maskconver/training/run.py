@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pickle
@@ -15,16 +16,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ..errors import CheckpointError, ConfigError, first_line
 from ..models.backbones.weights import load_backbone
 from ..models.base import SegmentationModel
 from ..models.checkpoint import init_from
 from ..models.registry import build_model
-from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Predictions, Throughput
-from .config import TrainConfig
+from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Throughput
+from .config import TrainConfig, recipe_yaml
+from .drawing import FirstBatches, Predictions, RunPage
 from .loader import SegmentationData
+from .loggers import create_loggers, logger_names
+from .memory import fitting_batch_size
 from .optim import scaled_lr
 from .task import SegmentationTask
 
@@ -36,7 +39,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
 
     Args:
         config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`,
-            `best.safetensors`, `curve.jsonl`, `metrics.csv`, TensorBoard events and `images/`.
+            `best.safetensors`, `curve.jsonl`, `metrics.csv`, `report.html`, TensorBoard events and `images/`.
         recipe: the resolved recipe as YAML, kept beside the run and inside its model files.
         say: takes lines for the console; of several processes only the first speaks and returns figures.
 
@@ -48,13 +51,17 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         say = _silent
     out = Path(config.out)
     _require_device(config)
+    loggers = logger_names(config.logger)
     if not int(os.environ.get("LOCAL_RANK", 0)):
         _require_no_run(config, out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.data.batch_size == "auto":
+        config = _with_batch_size(config, out, say)
+        recipe = recipe and recipe_yaml(config)
     pl.seed_everything(config.seed, verbose=False)
-    step_images = config.data.batch_size * config.accumulate * config.devices
+    step_images = config.data.images * config.accumulate * config.devices
     data = SegmentationData(
         config.data,
         config.model.config.input,
@@ -94,9 +101,11 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     )
     checkpoints = Checkpoints(out, config.checkpoint_every)
     callbacks: list[pl.Callback] = [
-        Throughput(config.data.batch_size),
+        Throughput(config.data.images),
+        *([FirstBatches(out)] if config.log_images else []),
         Predictions(out, config.log_images),
         files := ModelFiles(out, recipe),
+        RunPage(out),
     ]
     if config.ema:
         callbacks.append(EMA(config.ema))
@@ -138,7 +147,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=terminal,
-        logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="")],
+        logger=create_loggers(loggers, out, dataclasses.asdict(config)),
         callbacks=[*callbacks, checkpoints],
         default_root_dir=out,
         sync_batchnorm=config.devices > 1 and config.device != "cpu" and torch.cuda.is_available(),
@@ -156,6 +165,20 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if checkpoints.stopped:
         say(f"stopped at step {trainer.global_step}; go on with `resume=auto`")
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
+
+
+def _with_batch_size(config: TrainConfig, out: Path, say: Callable[[str], None]) -> TrainConfig:
+    """The recipe with a number for the batch size `auto`: that of the run that goes on, or what fits."""
+    import yaml
+
+    size, why = None, "what fits in memory"
+    if checkpoint := _resume(config, out):
+        with suppress(OSError, yaml.YAMLError, LookupError, TypeError):
+            recipe = yaml.safe_load(Path(checkpoint).with_name("recipe.yaml").read_text(encoding="utf-8"))
+            size, why = int(recipe["data"]["batch_size"]), "as the run had it"
+    size = size or fitting_batch_size(config)
+    say(f"batch size {size}: {why}")
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=size))
 
 
 def _require_device(config: TrainConfig) -> None:
@@ -183,7 +206,13 @@ def _require_no_run(config: TrainConfig, out: Path) -> None:
 def _remove_run(out: Path) -> None:
     """Removes what a run wrote, so that its best model and its curve are not taken for the new one's."""
     names = "last.ckpt", "last.safetensors", "best.safetensors", "curve.jsonl", "metrics_before_*.csv"
-    for pattern in (*names, "images/step_*.jpg", "events.out.tfevents.*"):
+    for pattern in (
+        *names,
+        "report.html",
+        "images/step_*.jpg",
+        "images/batch_*.jpg",
+        "events.out.tfevents.*",
+    ):
         for path in out.glob(pattern):
             path.unlink(missing_ok=True)
 
@@ -194,7 +223,7 @@ def _require_shared_memory(config: TrainConfig) -> None:
     if not config.data.workers or not shared.is_dir():
         return
     height, width = config.data.augment.crop or config.model.config.input.size
-    batch = config.data.batch_size * height * width * 3 * 4  # float32, the largest part of a batch
+    batch = config.data.images * height * width * 3 * 4  # float32, the largest part of a batch
     need, free = 2 * config.data.workers * batch, shutil.disk_usage(shared).free
     if free < need:
         raise ConfigError(
@@ -220,7 +249,7 @@ def _start(model: SegmentationModel, config: TrainConfig, say: Callable[[str], N
 
 def _still(model: SegmentationModel, config: TrainConfig, began: set[str]) -> list[str]:
     """The batch norms that keep their statistics: those that came with weights, see `batch_norm`."""
-    if config.batch_norm == "train" or (config.batch_norm == "auto" and config.data.batch_size >= 4):
+    if config.batch_norm == "train" or (config.batch_norm == "auto" and config.data.images >= 4):
         return []
     if config.batch_norm == "frozen" and not began:
         raise ConfigError(

@@ -106,7 +106,7 @@ class SegmentationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.config
-        batch = config.data.batch_size * config.accumulate * self.trainer.world_size
+        batch = config.data.images * config.accumulate * self.trainer.world_size
         peak = scaled_lr(config.optim, batch)
         optimizer = self.optimizer(peak)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -116,7 +116,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Options of the optimiser are this run's, also where a checkpoint of other ones was restored."""
-        batch = self.config.data.batch_size * self.config.accumulate * self.trainer.world_size
+        batch = self.config.data.images * self.config.accumulate * self.trainer.world_size
         fresh = self.optimizer(scaled_lr(self.config.optim, batch))
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
         groups = self.trainer.optimizers[0].param_groups
@@ -195,5 +195,6 @@ class SegmentationTask(pl.LightningModule):
         for name, group in (("pq", result.all), ("pq_things", result.things), ("pq_stuff", result.stuff)):
             self.log(f"val/{name}", group.pq, prog_bar=True)
         for name in ("sq", "rq"):
+            self.log(f"val/{name}", getattr(result.all, name))
             self.log(f"val/{name}_things", getattr(result.things, name))
         self.log("val/miou", self.figures.miou.compute().miou, prog_bar=True)

@@ -9,12 +9,12 @@ Example: maskconver figure fpfn runs/kmax runs/remax --png fpfn.png
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...analysis.training import read_metrics
 from ...errors import DataError
 from . import add_png, plot, require_png, write
 
@@ -70,23 +70,5 @@ def run(args: Namespace) -> int:
 
 
 def ratios(folder: Path, column: str) -> list[tuple[int, float]]:
-    """(step, value) of a column in the metrics of a run, also of its parts before it was resumed.
-
-    Raises:
-        DataError: no run there.
-    """
-    files = [*sorted(folder.glob("metrics_before_*.csv")), folder / "metrics.csv"]
-    if not files[-1].is_file():
-        raise DataError(f"{folder} is not the folder of a training run: it has no metrics.csv")
-    values: dict[int, float] = {}
-    for file in files:
-        with file.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                try:
-                    value = float(row.get(column) or "nan")
-                    step = int(row.get("step") or "")
-                except ValueError as error:
-                    raise DataError(f"{file} is not a table of metrics ({error})") from error
-                if math.isfinite(value) and value > 0:
-                    values[step] = value
-    return sorted(values.items())
+    """(step, value) of a column in the metrics of a run, where it is above 0; see `read_metrics`."""
+    return [(s, v) for s, v in read_metrics(folder).get(column, []) if math.isfinite(v) and v > 0]

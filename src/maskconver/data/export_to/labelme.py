@@ -21,21 +21,30 @@ def labelme(out: Output) -> Iterator[Callable[[Item], None]]:
     """Polygons, those of one segment with a common `group_id`; segments with holes as masks."""
 
     def write(item: Item) -> None:
-        place = out.place(item, below(item.split, item.name))
-        height, width = item.size
-        content: dict[str, Any] = {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": [shape for segment in item.result for shape in _shapes(item, segment)],
-            "imagePath": place,
-            "imageData": None,
-            "imageHeight": height,
-            "imageWidth": width,
-        }
+        content = labelme_content(item, out.place(item, below(item.split, item.name)))
         out.write(below(item.split, f"{item.stem}.json"), json.dumps(content, ensure_ascii=False))
 
     yield write
     out.write("labels.txt", "".join(f"{c.name}\n" for c in out.categories))
+
+
+def labelme_content(item: Item, place: str) -> dict[str, Any]:
+    """The JSON of one image.
+
+    Args:
+        item: with its segments.
+        place: how the JSON names the image file.
+    """
+    height, width = item.size
+    return {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": [shape for segment in item.result for shape in _shapes(item, segment)],
+        "imagePath": place,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
 
 
 def _shapes(item: Item, segment: Segment) -> list[dict[str, Any]]:

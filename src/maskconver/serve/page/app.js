@@ -40,6 +40,7 @@ const thresholds = () => {
 async function request(image, format, signal) {
   const query = thresholds();
   query.set("format", format);
+  if (format === "labelme") query.set("name", image.name);
   if (image.token) {
     query.set("token", image.token);
     try {
@@ -379,6 +380,8 @@ try {
   model = await (await fetchChecked("v1/model")).json();
   $("model").textContent = model.name;
   $("thresholds").hidden = !Object.keys(model.thresholds).length;
+  for (const button of $("downloads").querySelectorAll("button"))
+    button.hidden = !(model.formats || [button.dataset.format]).includes(button.dataset.format);
   for (const [name, value] of Object.entries(model.thresholds)) {
     if ($(name)) { $(name).value = value; label($(name)); }
   }
