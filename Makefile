@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 CORE_READY := $(CORE_VENV)/ready
 PIP := -m pip --disable-pip-version-check --quiet install
+# Tests run in so many processes of one thread each; a process that is done takes tests from another's end.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 LOWEST_VENV ?= .venv-lowest
 NEWER_VENV ?= .venv-newer
 # A newer Python than 3.11, where there is one.
@@ -46,10 +49,10 @@ demo: $(READY)  ## segment generated cells with the shipped model; prints where 
 	@echo "try your own images on a page: $(BIN)/maskconver serve $(MODEL)"
 
 test: $(READY)  ## the tests, without the long ones (at most 12 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not slow and not web"
+	@$(PYTEST) -m "not slow and not web"
 
 test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+	@$(PYTEST) -m slow || [ $$? -eq 5 ]
 
 test-web: $(READY)  ## the pages in a real browser (needs Chromium; skipped where there is none)
 	@$(BIN)/python -m pytest -m web -rs
