@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import (
+    add_common,
     add_data_paths,
     add_postprocess_options,
     data_paths,
@@ -38,8 +39,7 @@ def configure(parser: ArgumentParser) -> None:
         help="bundled model name, folder of a training run, model file or exported file; or the COCO "
         "panoptic JSON of predictions, with its folder of PNGs beside it",
     )
-    add("--data", type=str | None, default=None, help="folder of the data set")
-    add("--split", type=str | None, default=None, help="train, val, …; required if the data set has several")
+    add_common(parser, "data", "split")
     add_data_paths(parser)
     add("--out", type=str, default="analysis.html", help="the page that is written")
     add("--by", type=str | None, default=None, help="also group by this key of images[] in the JSON file")
@@ -63,7 +63,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--worst", type=int, default=24, help="how many of the worst images the page shows")
     add_postprocess_options(parser)
-    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
+    add_common(parser, "device")
     add("--json", action="store_true", help="print all figures as JSON, as fractions from 0 to 1")
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.files import EXPORTED_SUFFIXES
 from .options import (
+    add_common,
     add_data_paths,
+    add_model,
     add_postprocess_options,
     add_semantic_from,
     add_tile_options,
@@ -24,6 +26,7 @@ from .options import (
     progress_bar,
     refuse_old_options,
     shown,
+    table,
     tile_settings,
 )
 
@@ -38,20 +41,10 @@ prepare = refuse_old_options
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver evaluate`."""
     add = parser.add_argument
-    add(
-        "model",
-        type=str,
-        help="bundled model name, folder of a training run, or .safetensors, .onnx, .tflite or .pt2 file",
-    )
-    add("--data", type=str | None, default=None, help="folder of the data set")
-    add("--split", type=str | None, default=None, help="train, val, …; required if the data set has several")
+    add_model(parser)
+    add_common(parser, "data", "split")
     add_data_paths(parser)
-    add(
-        "--by",
-        type=str | None,
-        default=None,
-        help="also print figures for each value of this key of images[] in the JSON file",
-    )
+    add_common(parser, "by")
     add("--per-class", action="store_true", help="also print figures for each class")
     add("--ap", action="store_true", help='also measure COCO mask AP of things (needs the extra "ap")')
     add(
@@ -84,19 +77,7 @@ def configure(parser: ArgumentParser) -> None:
     add_postprocess_options(parser)
     add_tta(parser)
     add_tile_options(parser)
-    add(
-        "--proposals",
-        type=int | None,
-        default=None,
-        help="number of masks the network proposes per image; the model's own number by default",
-    )
-    add(
-        "--white-level",
-        type=float | None,
-        default=None,
-        help="pixel value shown as white in images of more than 8 bits, e.g. 4095; by default the model's",
-    )
-    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
+    add_common(parser, "proposals", "white_level", "device")
     add("--json", action="store_true", help="print the figures as JSON, as fractions from 0 to 1")
 
 
@@ -185,8 +166,7 @@ def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
 
     console = Console()
     groups = [("", result.total), *sorted(result.groups.items())]
-    table = _semantic(groups) if result.total.headline[0] == "mIoU" else _panoptic(groups)
-    console.print(table)
+    console.print(_semantic(groups) if result.total.headline[0] == "mIoU" else _panoptic(groups))
     if args.ap:
         assert result.total.mask_ap is not None
         values = result.total.mask_ap.compute().to_json()
@@ -201,34 +181,25 @@ def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
     console.print(f"{result.total.images / seconds:.2f} images/s, with reading and metrics")
 
 
-def _table(*columns: str) -> Any:
-    from rich.table import Table
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
 def _semantic(groups: list[tuple[str, Figures]]) -> Any:
-    table = _table("", "images", "mIoU", "pixel accuracy", "classes", "PQ", "SQ", "RQ")
+    made = table("", "images", "mIoU", "pixel accuracy", "classes", "PQ", "SQ", "RQ")
     for name, figures in groups:
         miou, quality = figures.miou.compute(), figures.pq.compute().all
         occur = sum(not math.isnan(v) for v in miou.per_class.values())
         figure = [_percent(v) for v in (miou.miou, miou.pixel_accuracy)]
         more = [_percent(v) for v in (quality.pq, quality.sq, quality.rq)]
-        table.add_row(name or "all", str(figures.images), *figure, str(occur), *more)
-    return table
+        made.add_row(name or "all", str(figures.images), *figure, str(occur), *more)
+    return made
 
 
 def _panoptic(groups: list[tuple[str, Figures]]) -> Any:
-    table = _table("", "images", "PQ", "SQ", "RQ", "classes", "mIoU", "AP@0.5")
+    made = table("", "images", "PQ", "SQ", "RQ", "classes", "mIoU", "AP@0.5")
     for name, figures in groups:
-        _rows(table, name, figures)
-    return table
+        _rows(made, name, figures)
+    return made
 
 
-def _rows(table: Any, name: str, figures: Figures) -> None:
+def _rows(made: Any, name: str, figures: Figures) -> None:
     quality, json_figures = figures.pq.compute(), figures.to_json()
     for kind, group in (("all", quality.all), ("things", quality.things), ("stuff", quality.stuff)):
         if not group.n:
@@ -240,18 +211,18 @@ def _rows(table: Any, name: str, figures: Figures) -> None:
             extra = ["", _percent(json_figures["AP50_pooled"]["ap"])]
         label = f"{name} {kind}".strip()
         values = [_percent(v) for v in (group.pq, group.sq, group.rq)]
-        table.add_row(label, str(figures.images), *values, str(group.n), *extra)
+        made.add_row(label, str(figures.images), *values, str(group.n), *extra)
 
 
 def _classes(figures: Figures) -> Any:
-    table = _table("class", "IoU", "PQ", "SQ", "RQ", "TP", "FP", "FN")
+    made = table("class", "IoU", "PQ", "SQ", "RQ", "TP", "FP", "FN")
     iou = figures.miou.compute().per_class
     for category_id, q in figures.pq.compute().per_class.items():
         if q.tp + q.fp + q.fn:
             name = figures.categories[figures.categories.label(category_id)].name
             values = [_percent(v) for v in (iou[category_id], q.pq, q.sq, q.rq)]
-            table.add_row(name, *values, str(q.tp), str(q.fp), str(q.fn))
-    return table
+            made.add_row(name, *values, str(q.tp), str(q.fp), str(q.fn))
+    return made
 
 
 def _percent(value: float | None) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..data.layout import DataPaths
@@ -13,6 +14,7 @@ from ..errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+    from rich.table import Table
 
 
 SETTINGS = (
@@ -30,6 +32,32 @@ SETTINGS = (
 def optional(parser: ArgumentParser, name: str, kind: type, text: str, **more: Any) -> None:
     """Adds an option that is None unless it is given."""
     parser.add_argument(name, type=kind | None, default=None, help=text, **more)
+
+
+# Options that several commands have, with the text of their help; all are None unless they are given.
+COMMON: dict[str, tuple[type, str]] = {
+    "data": (str, "folder of the data set"),
+    "split": (str, "train, val, …; required if the data set has several"),
+    "by": (str, "also print figures for each value of this key of images[] in the JSON file"),
+    "device": (str, "cpu, cuda or mps; the fastest available by default"),
+    "proposals": (int, "number of masks the network proposes per image; the model's own number by default"),
+    "white_level": (
+        float,
+        "pixel value shown as white in images of more than 8 bits, e.g. 4095; by default the model's",
+    ),
+}
+
+
+def add_common(parser: ArgumentParser, *names: str) -> None:
+    """Adds some of the options in `COMMON`."""
+    for name in names:
+        optional(parser, "--" + name.replace("_", "-"), *COMMON[name])
+
+
+def add_model(parser: ArgumentParser) -> None:
+    """Adds the model that a command runs."""
+    text = "bundled model name, folder of a training run, or .safetensors, .onnx, .tflite or .pt2 file"
+    parser.add_argument("model", type=str, help=text)
 
 
 def add_postprocess_options(parser: ArgumentParser) -> None:
@@ -240,6 +268,37 @@ def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Calla
             bar.update(task, rate=bar.tasks[0].speed or 0.0, description=text or title)
 
         yield advance
+
+
+@contextmanager
+def bar_when_counted(
+    title: str = "images", unit: str = "images"
+) -> Iterator[Callable[[int], Callable[..., None]]]:
+    """For a function of the library that counts its steps itself.
+
+    Yields:
+        A function that is called with the number of steps, shows a bar until the block ends, and gives what
+        is to be called after every step.
+    """
+    with ExitStack() as stack:
+        yield lambda total: stack.enter_context(progress_bar(title, total, unit))
+
+
+def table(*columns: str, left: int = 1) -> Table:
+    """A table without lines whose columns are to the right but for the first so many."""
+    from rich.table import Table
+
+    made = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    for column in made.columns[left:]:
+        column.justify = "right"
+    return made
+
+
+def print_list(title: str, rows: list[str], most: int = 20) -> None:
+    """Prints the first of some rows below a title to standard error; nothing where there are none."""
+    if rows:
+        more = [f"… and {len(rows) - most} more"] if len(rows) > most else []
+        print("\n  ".join([title, *rows[:most], *more]), file=sys.stderr)
 
 
 @contextmanager

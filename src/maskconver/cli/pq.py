@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 from ..metrics.files import FilesResult, panoptic_quality_files
 from ..metrics.panoptic_quality import ClassQuality, GroupQuality
-from .options import optional, progress_bar
+from .options import optional, progress_bar, table
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -85,14 +85,10 @@ def _print(result: FilesResult, per_class: bool) -> None:
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Table:
-    from rich.table import Table
-
-    table = Table("", box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right")
+    made = table("", *columns)
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def _percent(row: GroupQuality | ClassQuality) -> list[str]:

@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -39,11 +38,14 @@ from ..io.panoptic_json import read_panoptic_json
 from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
 from ..io.sources import list_images
 from .options import (
+    add_common,
+    add_model,
     add_postprocess_options,
     add_semantic_from,
     add_tile_options,
     add_tta,
     postprocess_settings,
+    print_list,
     progress_bar,
     refuse_old_options,
     shown,
@@ -56,7 +58,6 @@ if TYPE_CHECKING:
     from ..core.categories import Categories
     from ..inference.predictor import Predictor
 
-SHOWN_ROWS = 20
 LARGE = MAX_PIXELS  # results with more are written as TIFF and GeoJSON
 # The stages that follow one another, and those that run beside them in threads of their own.
 IN_TURN = ("network", "postprocess", "join", "waiting")
@@ -68,11 +69,7 @@ prepare = refuse_old_options
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver predict`."""
     add = parser.add_argument
-    add(
-        "model",
-        type=str,
-        help="bundled model name, folder of a training run, or .safetensors, .onnx, .tflite or .pt2 file",
-    )
+    add_model(parser)
     add("paths", nargs="+", type=str, help="images, folders (with their subfolders) or glob patterns")
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
@@ -112,13 +109,7 @@ def configure(parser: ArgumentParser) -> None:
         "--out; the last one to end writes panoptic.json",
     )
     add("--json", action="store_true", help="print the figures as JSON")
-    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
-    add(
-        "--proposals",
-        type=int | None,
-        default=None,
-        help="number of masks the network proposes per image; the model's own number by default",
-    )
+    add_common(parser, "device", "proposals")
     add_postprocess_options(parser)
     add_tta(parser)
     add_tile_options(parser)
@@ -129,12 +120,7 @@ def configure(parser: ArgumentParser) -> None:
         help="read large JPEG files at reduced size: faster, with slightly different results",
     )
     add("--threads", type=int, default=2, help="number of images read at the same time")
-    add(
-        "--white-level",
-        type=float | None,
-        default=None,
-        help="pixel value shown as white in images of more than 8 bits, e.g. 4095; by default the model's",
-    )
+    add_common(parser, "white_level")
 
 
 def run(args: Namespace) -> int:
@@ -547,18 +533,19 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"panoptic.json is written by the last shard; {done.left} images are left to do")
         elif not args.no_masks:
             print(f"panoptic: {out / 'panoptic.json'}")
-        if args.labels:
-            print(f"labels: {out / 'labels'}")
-        if args.overlay:
-            print(f"overlays: {out / 'overlays'}")
-        if args.geojson:
-            print(f"polygons: {out / 'geojson'}")
+        for given, what, folder in (
+            (args.labels, "labels", "labels"),
+            (args.overlay, "overlays", "overlays"),
+            (args.geojson, "polygons", "geojson"),
+        ):
+            if given:
+                print(f"{what}: {out / folder}")
         if args.table:
             print(f"table: {args.table}")
         if done.large:
             print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
-    _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
-    _list(
+    print_list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
+    print_list(
         f"{len(failures)} of {done.given} images failed:",
         [f"{path}: {reason}" for path, reason in failures],
     )
@@ -571,13 +558,6 @@ def _shares(seconds: dict[str, float]) -> str:
         return ", ".join(f"{s} {100 * seconds.get(s, 0.0) / seconds['total']:.0f} %" for s in stages)
 
     return f"{seconds['total']:.1f} s: {listed(IN_TURN)}; meanwhile in other threads {listed(OVERLAPPED)}"
-
-
-def _list(title: str, rows: list[str]) -> None:
-    if not rows:
-        return
-    more = [f"… and {len(rows) - SHOWN_ROWS} more"] if len(rows) > SHOWN_ROWS else []
-    print("\n  ".join([title, *rows[:SHOWN_ROWS], *more]), file=sys.stderr)
 
 
 @contextmanager

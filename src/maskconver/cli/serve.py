@@ -11,7 +11,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .options import add_postprocess_options, add_tile_options, postprocess_settings, tile_settings
+from .options import (
+    add_common,
+    add_model,
+    add_postprocess_options,
+    add_tile_options,
+    postprocess_settings,
+    tile_settings,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -23,17 +30,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver serve`."""
     add = parser.add_argument
-    add(
-        "model",
-        type=str,
-        help="bundled model name, folder of a training run, or .safetensors, .onnx, .tflite or .pt2 file",
-    )
+    add_model(parser)
     add("--host", type=str, default="127.0.0.1", help="address to listen at; 0.0.0.0 for all of this machine")
     add("--port", type=int, default=8000, help="port to listen at; 0 chooses a free one")
     add_postprocess_options(parser)
     add_tile_options(parser)
-    add("--proposals", type=int | None, default=None, help="number of masks the network proposes per image")
-    add("--device", type=str | None, default=None, help="cpu, cuda or mps; the fastest available by default")
+    add_common(parser, "proposals", "device")
     add("--batch-size", type=int, default=1, help="images of one size that run together when several wait")
     add("--queue", type=int, default=32, help="requests that may wait; more get the status 503")
     add("--timeout", type=float, default=60.0, help="seconds until a request is given up")

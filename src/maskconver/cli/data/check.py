@@ -19,7 +19,7 @@ from ...data.check.gallery import write_gallery
 from ...data.check.run import Report, SplitReport, check_dataset, proposals_for
 from ...io.images import MAX_PIXELS
 from ...io.panoptic_rows import Defect
-from ..options import add_data_paths, data_paths, progress_bar
+from ..options import add_data_paths, data_paths, progress_bar, table
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -104,8 +104,6 @@ def _print(report: Report, show: int) -> None:
 
 
 def _print_figures(split: SplitReport, console) -> None:  # type: ignore[no-untyped-def]
-    from rich.table import Table
-
     console.print(f"{split.split or 'data set'}: {split.panoptic_json}", style="bold")
     without = split.images - split.annotated
     console.print(
@@ -113,20 +111,17 @@ def _print_figures(split: SplitReport, console) -> None:  # type: ignore[no-unty
         f"{split.segments} segments{f' ({split.crowds} crowd)' if split.crowds else ''}"
     )
     used = [row for row in split.classes if row["segments"]]
-    table = Table("id", "class", "", *("segments", "images", "pixels"), box=None, padding=(0, 2, 0, 0))
-    for column in table.columns[3:]:
-        column.justify = "right"
+    classes = table("id", "class", "", "segments", "images", "pixels", left=3)
     for row in sorted(used, key=lambda row: -row["segments"]):
         kind = "thing" if row["isthing"] else "stuff"
         numbers = [f"{row[k]:,}" for k in ("segments", "images", "pixels")]
-        table.add_row(str(row["id"]), row["name"], kind, *numbers)
-    console.print(table)
+        classes.add_row(str(row["id"]), row["name"], kind, *numbers)
+    console.print(classes)
     if len(used) < len(split.classes):
         console.print(f"{len(split.classes) - len(used)} of {len(split.classes)} classes are never used")
     if split.void:
         console.print(f"{100 * split.void / split.pixels:.1f} % of all pixels have no class")
-    sizes = Table("area in pixels", "things", "stuff", box=None, padding=(0, 2, 0, 0))
-    sizes.columns[1].justify = sizes.columns[2].justify = "right"
+    sizes = table("area in pixels", "things", "stuff")
     ends = [low - 1 for low, _, _ in split.size_bins[1:]]
     for (low, things, stuff), end in zip(split.size_bins, [*ends, None]):
         sizes.add_row(f"{low}-{end}" if end else f"{low} and more", f"{things:,}", f"{stuff:,}")

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
@@ -21,7 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ...data.conversion.annotation import Edges, Images, Overlaps
 from ...data.conversion.registry import FORMATS
 from ...data.conversion.run import Conversion, convert
-from ..options import progress_bar
+from ..options import bar_when_counted, table
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -68,11 +66,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Convert and print; returns the exit code."""
-    with ExitStack() as bars:
-
-        def progress(total: int) -> Callable[[], None]:
-            return bars.enter_context(progress_bar("images", total))
-
+    with bar_when_counted() as progress:
         names = ["overlaps", "edges", "background", "merge_stuff", "split", "group", "seed", "images"]
         names += ["image_folder", "max_side", "colors", "class_attribute", "overwrite"]
         result = convert(
@@ -98,21 +92,16 @@ def _names(text: str | None) -> list[str]:
 
 def _print(result: Conversion, show: int) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"format: {result.format} ({result.reason})")
     for text in result.decisions:
         console.print(f"- {text}")
-    table = Table(
-        "id", "class", "", "segments", "pixels", "covered by others", box=None, padding=(0, 2, 0, 0)
-    )
-    for column in table.columns[3:]:
-        column.justify = "right"
+    classes = table("id", "class", "", "segments", "pixels", "covered by others", left=3)
     for row in result.classes:
         numbers = [f"{row[k]:,}" for k in ("segments", "pixels", "overlapped")]
-        table.add_row(str(row["id"]), row["name"], "thing" if row["isthing"] else "stuff", *numbers)
-    console.print(table)
+        classes.add_row(str(row["id"]), row["name"], "thing" if row["isthing"] else "stuff", *numbers)
+    console.print(classes)
     if result.void:
         console.print(f"{100 * result.void:.1f} % of all pixels have no class")
     for kind, count in result.notes.items():

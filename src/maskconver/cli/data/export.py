@@ -9,18 +9,13 @@ Example: maskconver data export my_data --to labelme --out my_data_labelme
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 from ...data.export_to.write import FORMATS, export
-from ..options import progress_bar, shown
+from ..options import bar_when_counted, print_list, shown
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-
-SHOWN_ROWS = 20
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -52,11 +47,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Writes the data set; 0 when every image was written, 1 when some could not be read."""
     out = args.out or f"{args.data.rstrip('/')}_{args.to.replace('-', '_')}"
-    with ExitStack() as stack:
-
-        def progress(total: int) -> Callable[[], None]:
-            return stack.enter_context(progress_bar("images", total))
-
+    with bar_when_counted() as progress:
         done = export(
             args.data,
             out,
@@ -74,10 +65,6 @@ def run(args: Namespace) -> int:
         print(f"{done.images} images, {done.segments} segments: {done.folder}")
         for text, count in done.notes.items():
             print(f"{text}: {count}")
-    if done.failed:
-        print(f"{len(done.failed)} of {done.images + len(done.failed)} images failed:", file=sys.stderr)
-        for file, reason in done.failed[:SHOWN_ROWS]:
-            print(f"  {file}: {shown(reason)}", file=sys.stderr)
-        if len(done.failed) > SHOWN_ROWS:
-            print(f"  … and {len(done.failed) - SHOWN_ROWS} more", file=sys.stderr)
+    title = f"{len(done.failed)} of {done.images + len(done.failed)} images failed:"
+    print_list(title, [f"{file}: {shown(reason)}" for file, reason in done.failed])
     return 1 if done.failed else 0

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -19,7 +17,7 @@ from ...core.files import atomic_path
 from ...data.stats import QUANTILES, STRIDES, Stats, dataset_stats
 from ...data.suggest import recipe_text, suggest_recipe
 from ...errors import ConfigError
-from ..options import add_data_paths, data_paths, progress_bar
+from ..options import add_data_paths, bar_when_counted, data_paths, table
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -47,11 +45,7 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"`max_images={args.max_images}` must be 1 or more")
     if args.write_recipe and os.path.exists(args.write_recipe) and not args.overwrite:  # noqa: PTH110
         raise ConfigError(f"{args.write_recipe} exists; replace it with --overwrite")
-    with ExitStack() as bars:
-
-        def progress(total: int) -> Callable[[], None]:
-            return bars.enter_context(progress_bar("", total, "files"))
-
+    with bar_when_counted("", "files") as progress:
         stats = dataset_stats(
             args.data,
             args.split,
@@ -80,16 +74,8 @@ def run(args: Namespace) -> int:
 
 def _print(stats: Stats, fit: tuple[int, int] | None, recipe: str) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
-
-    def table(*columns: str) -> Table:
-        made = Table(*columns, box=None, padding=(0, 2, 0, 0))
-        for column in made.columns[1:]:
-            column.justify = "right"
-        return made
-
     figures = stats.to_json(fit)
     console.print(f"{stats.split or 'data set'}: {stats.path}", style="bold")
     looked = "" if len(stats.sizes) == stats.images else f", {len(stats.sizes)} of them looked at"

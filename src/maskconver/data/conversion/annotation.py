@@ -179,13 +179,8 @@ class Reader:
 
     The constructor reads what it needs to fill `classes` and raises `DataError` only where nothing can be
     converted at all. `images` is lazy: memory must not grow with the set (a JSON may be held compactly).
-    A bad file or entry is given to `faults` and left out; reading goes on:
-
-        for name in names:
-            try:
-                yield self._one(name)  # calls self.image("a.jpg", "images"), which raises DataError
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
+    A bad file or entry is given to `faults` and left out; reading goes on. A format of one file an image sets
+    `names` and defines `one`; others define `images`.
 
     Attributes:
         name: for `--from`, e.g. `yolo-seg`.
@@ -198,7 +193,8 @@ class Reader:
         faults: what was left out.
         decisions: one plain sentence for everything that was decided about the source as a whole, e.g.
             `category 0 "facade" is used by no annotation and is left out`.
-        count: how many images there will be, for the progress bar; 0 where that is not known.
+        names: of the files that `one` reads.
+        count: how many images there will be, for the progress bar; 0 if unknown, or one for each of `names`.
     """
 
     name: ClassVar[str]
@@ -212,6 +208,7 @@ class Reader:
         self.classes: list[SourceClass] = []
         self.faults = Faults()
         self.decisions: list[str] = []
+        self.names: list[str] = []
         self.count = 0
 
     def image(self, name: str, *near: str, by_stem: bool = False) -> Path | None:
@@ -237,4 +234,16 @@ class Reader:
 
     def images(self) -> Iterator[AnnotatedImage]:
         """The images, one after the other."""
+        for name in self.names:
+            try:
+                yield self.one(name)
+            except DataError as error:
+                self.faults.reject(error, self.files.where(name))
+
+    def one(self, name: str) -> AnnotatedImage:
+        """The image of one annotation file.
+
+        Raises:
+            DataError: it is left out.
+        """
         raise NotImplementedError

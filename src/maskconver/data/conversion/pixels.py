@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -78,6 +78,30 @@ def numbered(keys: NDArray[np.integer]) -> tuple[NDArray[np.int32], list[int]]:
     return np.repeat(ids, np.diff(starts, append=flat.size)).reshape(keys.shape), values[void:].tolist()
 
 
+def named_segments(
+    keys: NDArray[np.integer], name_of: Callable[[int], str | None]
+) -> tuple[NDArray[np.int32], list[IdSegment], dict[int, int]]:
+    """A segment for every number of a map that has a name.
+
+    Args:
+        keys: H×W; negative numbers are void.
+        name_of: the name of the class of a number; None for those that become void.
+
+    Returns:
+        The id map; its segments; and how many pixels each number without a name has.
+    """
+    ids, found = numbered(keys)
+    pixels = np.bincount(ids.ravel(), minlength=len(found) + 1).tolist()
+    table, segments, unknown = np.zeros(len(found) + 1, np.int32), list[IdSegment](), dict[int, int]()
+    for position, key in enumerate(found, 1):
+        if (name := name_of(key)) is None:
+            unknown[key] = pixels[position]
+        else:
+            segments.append(IdSegment(len(segments) + 1, name))
+            table[position] = len(segments)
+    return table[ids], segments, unknown
+
+
 def class_segments(
     values: NDArray[np.int32], names: Mapping[int, str], void: Collection[int] = ()
 ) -> tuple[NDArray[np.int32], list[IdSegment], dict[int, int]]:
@@ -91,16 +115,8 @@ def class_segments(
     Returns:
         The id map; its segments; and how many pixels have numbers that are neither, which become void.
     """
-    ids, found = numbered(values)
-    table, segments = np.zeros(len(found) + 1, np.int32), list[IdSegment]()
-    unknown: dict[int, int] = {}
-    for position, value in enumerate(found, 1):
-        if value in names:
-            table[position] = len(segments) + 1
-            segments.append(IdSegment(len(segments) + 1, names[value]))
-        elif value not in void:
-            unknown[value] = int((ids == position).sum())
-    return table[ids], segments, unknown
+    ids, segments, unknown = named_segments(values, names.get)
+    return ids, segments, {value: pixels for value, pixels in unknown.items() if value not in void}
 
 
 def is_jpeg(path: Path) -> bool:

@@ -196,7 +196,7 @@ class _Run:
 
     def run(self, source: Path, progress: Callable[[int], Callable[[], Any]] | None) -> None:
         try:
-            advance = progress(self.reader.count) if progress else None
+            advance = progress(self.reader.count or len(self.reader.names)) if progress else None
             for image in self.reader.images():
                 try:
                     self.add(image)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....errors import DataError
-from ..annotation import AnnotatedImage, IdSegment, Options, Reader, SourceClass
+from ..annotation import AnnotatedImage, Options, Reader, SourceClass
 from ..files import Files
 from ..pairs import split_of
-from ..pixels import class_segments, numbered, read_colours, read_values
+from ..pixels import class_segments, named_segments, read_colours, read_values
 
 _ROW = re.compile(r"^\s*(\d+)\s*#\s*(\d+)\s*#[^#]*#\s*([^#]*?)\s*#")
 
@@ -28,12 +26,11 @@ class Ade20k(Reader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self.masks = [n for n in files.matching("_seg.png") if "_parts_" not in n]
-        self.count = len(self.masks)
-        if not self.masks:
+        self.names = [n for n in files.matching("_seg.png") if "_parts_" not in n]
+        if not self.names:
             raise DataError("no *_seg.png here", where=files.where(files.only))
         names: dict[str, None] = {}
-        for mask in self.masks:
+        for mask in self.names:
             try:
                 names |= dict.fromkeys(self._objects(mask)[0].values())
             except DataError:
@@ -70,34 +67,22 @@ class Ade20k(Reader):
             what = "is no annotation of ADE20K"
             raise DataError(what, where=self.files.where(f"{stem}.json"), kind="bad-json") from None
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        """One image a mask."""
-        for name in self.masks:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
-
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         stem, where = name.removesuffix("_seg.png"), self.files.where(name)
         names, by_class = self._objects(name)
         image = self.image(f"{PurePosixPath(stem).name}.jpg", str(PurePosixPath(name).parent), by_stem=True)
         red, green, blue = np.moveaxis(read_colours(self.files.path(name), where).astype(np.int32), 2, 0)
         classes = red // 10 * 256 + green
-        ids, found = numbered(np.where(classes > 0, classes << 8 | blue, -1))
         # The text numbers objects by their rank among the values of blue, 0 (nothing) not counted.
-        rank = {value: k for k, value in enumerate(sorted({v & 255 for v in found} - {0}), 1)}
-        table, segments = np.zeros(len(found) + 1, np.int32), list[IdSegment]()
-        for position, value in enumerate(found, 1):
-            number = value >> 8 if by_class else rank.get(value & 255, 0)
-            if number in names:
-                table[position] = len(segments) + 1
-                segments.append(IdSegment(len(segments) + 1, names[number]))
-            else:
-                pixels = int((ids == position).sum())
-                what = f"class {value >> 8}, object {value & 255} has no name; its {pixels} pixels are void"
-                self.faults.add("unknown-class", where, what)
-        ids = table[ids]
+        objects = sorted(set(np.unique(blue[classes > 0]).tolist()) - {0})
+        rank = {value: k for k, value in enumerate(objects, 1)}
+        ids, segments, unknown = named_segments(
+            np.where(classes > 0, classes << 8 | blue, -1),
+            lambda value: names.get(value >> 8 if by_class else rank.get(value & 255, 0)),
+        )
+        for value, pixels in unknown.items():
+            what = f"class {value >> 8}, object {value & 255} has no name; its {pixels} pixels are void"
+            self.faults.add("unknown-class", where, what)
         height, width = ids.shape
         shown = f"{PurePosixPath(stem).name}{image.suffix if image else '.jpg'}"
         return AnnotatedImage(shown, image, where, split_of(name), width, height, ids=ids, segments=segments)
@@ -115,11 +100,10 @@ class SceneParsing(Reader):
             raise DataError("no objectInfo150.txt, it names the classes", where=files.where(files.only))
         rows = [line.split("\t") for line in files.text(info).splitlines()]
         self._names = {int(r[0]): r[-1].strip() for r in rows if len(r) > 1 and r[0].strip().isdigit()}
-        self.masks = [n for n in files.matching(".png") if "/annotations/" in f"/{n}"]
-        self.count = len(self.masks)
+        self.names = [n for n in files.matching(".png") if "/annotations/" in f"/{n}"]
         self.classes = [SourceClass(name, False, id=k) for k, name in self._names.items()]
-        if not self.masks or not self.classes:
-            what = "names no classes" if self.masks else "there are no PNGs in a folder annotations"
+        if not self.names or not self.classes:
+            what = "names no classes" if self.names else "there are no PNGs in a folder annotations"
             raise DataError(what, where=files.where(info))
         self.decisions.append("there are no instances, so every class is stuff")
 
@@ -128,24 +112,14 @@ class SceneParsing(Reader):
         """By the list of classes."""
         return next((n for n in files.names if n.endswith("objectInfo150.txt")), None)
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        """One image a mask."""
-        for name in self.masks:
-            where = self.files.where(name)
-            try:
-                values: NDArray[np.int32] = read_values(self.files.path(name), where)
-                ids, segments, unknown = class_segments(values, self._names, {0})
-                for value, pixels in unknown.items():
-                    self.faults.add(
-                        "unknown-class", where, f"class {value} has no name; {pixels} pixels are void"
-                    )
-                folder = str(PurePosixPath(name).parent).replace("annotations", "images", 1)
-                image = self.image(f"{PurePosixPath(name).stem}.jpg", folder, by_stem=True)
-            except DataError as error:
-                self.faults.reject(error, where)
-                continue
-            height, width = ids.shape
-            shown = f"{PurePosixPath(name).stem}{image.suffix if image else '.jpg'}"
-            yield AnnotatedImage(
-                shown, image, where, split_of(name), width, height, ids=ids, segments=segments
-            )
+    def one(self, name: str) -> AnnotatedImage:
+        path, where = PurePosixPath(name), self.files.where(name)
+        ids, segments, unknown = class_segments(read_values(self.files.path(name), where), self._names, {0})
+        for value, pixels in unknown.items():
+            self.faults.add("unknown-class", where, f"class {value} has no name; {pixels} pixels are void")
+        image = self.image(
+            f"{path.stem}.jpg", str(path.parent).replace("annotations", "images", 1), by_stem=True
+        )
+        height, width = ids.shape
+        shown = f"{path.stem}{image.suffix if image else '.jpg'}"
+        return AnnotatedImage(shown, image, where, split_of(name), width, height, ids=ids, segments=segments)

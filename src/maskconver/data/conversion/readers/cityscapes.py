@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -90,7 +89,6 @@ class Cityscapes(Reader):
         self.names = found.get(self.kind, [])
         if not self.names:
             raise DataError("no *_gtFine_instanceIds.png or labelIds here", where=files.where(""))
-        self.count = len(self.names)
         self._png_at: dict[str, tuple[PanopticPngs, int]] = {}
         if self.kind == "panoptic":
             self._read_json()
@@ -115,9 +113,10 @@ class Cityscapes(Reader):
         """The panoptic JSON of each split, its PNGs in the folder of its name beside it."""
         jsons = [n for n in self.files.matching(".json") if "cityscapes_panoptic" in n]
         for name in jsons:
-            pngs = PanopticPngs(self.files, name, name.removesuffix(".json"), self.faults)
+            folder = name.removesuffix(".json")
+            pngs = PanopticPngs(self.files, name, [folder], faults=self.faults)
             self.classes += [c for c in pngs.classes if c not in self.classes]
-            self._png_at |= {png: (pngs, k) for k, png in enumerate(pngs.names)}
+            self._png_at |= {f"{folder}/{png}": (pngs, k) for k, png in enumerate(pngs.file.png_names)}
         if not self.classes:
             what = "there are panoptic PNGs, but no cityscapes_panoptic_*.json that says what is in them"
             raise DataError(what, where=self.files.where(""))
@@ -144,15 +143,7 @@ class Cityscapes(Reader):
             raise DataError("has a colour that is not three numbers 0…255", where=self.files.where(name))
         return [LABELS[0], *own]
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        """One image a PNG."""
-        for name in self.names:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
-
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         path = PurePosixPath(name)
         match = _NAME.match(name)
         assert match is not None

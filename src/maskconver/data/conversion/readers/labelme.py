@@ -49,10 +49,9 @@ class Labelme(ToolReader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self._names = files.matching(".json")
-        self.count = len(self._names)
+        self.names = files.matching(".json")
         named: dict[str, None] = {}
-        for name in self._names:
+        for name in self.names:
             try:
                 named |= dict.fromkeys(_labels(files.json(name)))
             except DataError:
@@ -72,14 +71,7 @@ class Labelme(ToolReader):
         name = first_with_head(files, ".json", shapes, refuse=r'"shape_attributes"|"_via_')
         return f"{name} holds labelme's shapes" if name else None
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        for name in self._names:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
-
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         content = self.files.json(name)
         where = self.files.where(name)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -42,10 +41,9 @@ class LabelmeXml(ToolReader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self._names = files.matching(".xml")
-        self.count = len(self._names)
+        self.names = files.matching(".xml")
         named: dict[str, None] = {}
-        for name in self._names:
+        for name in self.names:
             try:
                 for row in _root(files, name).iter("object"):
                     if not _is_deleted(row) and (text := " ".join((row.findtext("name") or "").split())):
@@ -61,14 +59,7 @@ class LabelmeXml(ToolReader):
         )
         return f"{name} is an annotation of LabelMe" if name else None
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        for name in self._names:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
-
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         root = _root(self.files, name)
         folder = _text(root, "folder")
         image = _text(root, "filename") or posixpath.splitext(posixpath.basename(name))[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..annotation import AnnotatedImage, IdSegment, Options, Reader, SourceClass
 from ..colors import is_color
 from ..files import Files
 from ..pairs import split_of
-from ..pixels import class_segments, numbered, read_values
+from ..pixels import class_segments, named_segments, read_values
 from ..ready import PanopticPngs
 
 _CONFIG = re.compile(r"(?:^|/)config(?:_(?P<version>v[\d.]+))?\.json$")
@@ -50,14 +50,13 @@ class Mapillary(Reader):
         # `training/v1.2/instances`, or `training/instances` of the first edition
         folders = {kind: f"/{version}/{kind}/" if version else f"/{kind}/" for kind in KINDS}
         for kind in KINDS:
-            self.kind, self.pngs = kind, [n for n in pngs if folders[kind] in f"/{n}"]
-            if not self.pngs and version:
-                self.pngs = [n for n in pngs if f"/{kind}/" in f"/{n}" and not re.search(r"/v[\d.]+/", n)]
-            if self.pngs:
+            self.kind, self.names = kind, [n for n in pngs if folders[kind] in f"/{n}"]
+            if not self.names and version:
+                self.names = [n for n in pngs if f"/{kind}/" in f"/{n}" and not re.search(r"/v[\d.]+/", n)]
+            if self.names:
                 break
         else:
             raise DataError(f"no PNGs in folders {' or '.join(KINDS)}", where=files.where(""))
-        self.count = len(self.pngs)
         self._listed: dict[str, tuple[PanopticPngs, int]] = {}
         if self.kind == "panoptic":
             self._read_json()
@@ -67,7 +66,7 @@ class Mapillary(Reader):
                 SourceClass(name, k in self._things and not semantic, tuple(labels[k]["color"]), k + 1)
                 for k, name in self._names.items()
             ]
-        self.decisions.append(f"{self.count} PNGs of the folders {self.kind} are read")
+        self.decisions.append(f"{len(self.names)} PNGs of the folders {self.kind} are read")
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
@@ -78,26 +77,18 @@ class Mapillary(Reader):
         return None
 
     def _read_json(self) -> None:
-        folders = {str(PurePosixPath(n).parent) for n in self.pngs}
+        folders = {str(PurePosixPath(n).parent) for n in self.names}
         for name in [n for n in self.files.names if n.endswith(".json")]:
             folder = str(PurePosixPath(name).parent)
             if folder in folders:
-                pngs = PanopticPngs(self.files, name, folder, self.faults)
+                pngs = PanopticPngs(self.files, name, [folder], faults=self.faults)
                 self.classes += [c for c in pngs.classes if c not in self.classes]
-                self._listed |= {png: (pngs, k) for k, png in enumerate(pngs.names)}
+                self._listed |= {f"{folder}/{png}": (pngs, k) for k, png in enumerate(pngs.file.png_names)}
         if not self.classes:
             what = "there is no panoptic_*.json beside the PNGs that says what is in them"
             raise DataError(what, where=self.files.where(sorted(folders)[0]))
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        """One image a PNG."""
-        for name in self.pngs:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
-
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         path, where = PurePosixPath(name), self.files.where(name)
         top = re.sub(rf"(?:v[\d.]+/)?{self.kind}/[^/]+$", "", name)
         image = self.image(f"{path.stem}.jpg", f"{top}images", by_stem=True)
@@ -127,16 +118,11 @@ class Mapillary(Reader):
         labels = values >> 8
         is_thing = np.isin(labels, sorted(self._things))
         keys = np.where(np.isin(labels, sorted(self._void)), -1, np.where(is_thing, values, labels << 8))
-        ids, found = numbered(keys)
-        unknown: dict[int, int] = {}
-        table, segments = np.zeros(len(found) + 1, np.int32), list[IdSegment]()
-        for position, value in enumerate(found, 1):
-            if (name := self._names.get(value >> 8)) is None:
-                unknown[value >> 8] = unknown.get(value >> 8, 0) + int((ids == position).sum())
-            else:
-                table[position] = len(segments) + 1
-                segments.append(IdSegment(len(segments) + 1, name))
-        return table[ids], segments, unknown
+        ids, segments, unnamed = named_segments(keys, lambda value: self._names.get(value >> 8))
+        unknown = Counter[int]()
+        for value, pixels in unnamed.items():
+            unknown[value >> 8] += pixels
+        return ids, segments, unknown
 
 
 def _labels(files: Files, config: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -14,7 +15,7 @@ from ..annotation import AnnotatedImage, Faults, IdSegment, Options, Reader, Sou
 from ..colors import UnknownColors, color_names, read_color_file, to_numbers
 from ..files import Files
 from ..pairs import MASK_FOLDERS, Pair, is_mask, pair_masks
-from ..pixels import class_segments, is_jpeg, numbered, read_colours, read_values
+from ..pixels import class_segments, is_jpeg, named_segments, numbered, read_colours, read_values
 
 COLOR_FILES = (
     "dataset_meta.json",
@@ -166,16 +167,13 @@ class ClassMasks(Masks):
         objects = read_values(self.files.path(name), self.files.where(name))
         if objects.shape != values.shape:
             raise DataError(f"{name} is of another size", where=where, kind="size-mismatch")
-        ids, found = numbered(values.astype(np.int64) << 32 | objects)
-        table, segments, unknown = np.zeros(len(found) + 1, np.int32), list[IdSegment](), dict[int, int]()
-        for position, key in enumerate(found, 1):
-            value = key >> 32
-            if value in self._names:
-                table[position] = len(segments) + 1
-                segments.append(IdSegment(len(segments) + 1, self._names[value]))
-            elif value not in self._void:
-                unknown[value] = unknown.get(value, 0) + int((ids == position).sum())
-        return table[ids], segments, unknown
+        keys = values.astype(np.int64) << 32 | objects
+        ids, segments, unnamed = named_segments(keys, lambda key: self._names.get(key >> 32))
+        unknown = Counter[int]()
+        for key, pixels in unnamed.items():
+            if key >> 32 not in self._void:
+                unknown[key >> 32] += pixels
+        return ids, segments, unknown
 
 
 class ColorMasks(Masks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ....errors import DataError
@@ -22,12 +22,11 @@ class SegmentAnything(Reader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self._names = [n for n in files.matching(".json") if _is_one(files, n)]
-        if not self._names:
+        self.names = [n for n in files.matching(".json") if _is_one(files, n)]
+        if not self.names:
             raise DataError("no Segment Anything JSON here", where=files.where(files.only))
         self.classes = [SourceClass(CLASS, is_thing=True)]
         self.decisions.append(f'the masks have no class; all become "{CLASS}"')
-        self.count = len(self._names)
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
@@ -36,14 +35,7 @@ class SegmentAnything(Reader):
         )
         return None if first is None else f"{first} has an image and its masks with predicted_iou"
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        for name in self._names:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
-
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         where = self.files.where(name)
         content = self.files.json(name)
         row = content.get("image")

@@ -49,10 +49,7 @@ class Supervisely(ToolReader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self._names = [
-            n for n in files.matching(".json") if posixpath.basename(posixpath.dirname(n)) == "ann"
-        ]
-        self.count = len(self._names)
+        self.names = [n for n in files.matching(".json") if posixpath.basename(posixpath.dirname(n)) == "ann"]
         named: dict[str, SourceClass] = {}
         metas = [n for n in files.names if posixpath.basename(n) == "meta.json"]
         for name in metas:
@@ -62,7 +59,7 @@ class Supervisely(ToolReader):
                     named.setdefault(title, SourceClass(title, color=hex_color(row.get("color"))))
         if not metas:
             self.decisions.append("there is no meta.json, so the classes are those of the objects")
-            for name in self._names:
+            for name in self.names:
                 for title in _titles(files, name):
                     named.setdefault(title, SourceClass(title))
         self.classes = list(named.values())
@@ -77,14 +74,7 @@ class Supervisely(ToolReader):
                 return f"{metas[0] if metas else posixpath.join(beside, 'img')} and {ann}"
         return None
 
-    def images(self) -> Iterator[AnnotatedImage]:
-        for name in self._names:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
-
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         content = self.files.json(name)
         where = self.files.where(name)
         if not isinstance(content, dict) or not isinstance(content.get("objects"), list):

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import DataError
-from ..annotation import AnnotatedImage, IdSegment, Options, Reader, SourceClass
+from ..annotation import AnnotatedImage, Options, Reader, SourceClass
 from ..colors import ColorTable, UnknownColors, read_color_file, to_numbers
 from ..files import Files
 from ..pairs import SPLITS
-from ..pixels import numbered, read_colours, read_values
+from ..pixels import named_segments, read_colours, read_values
 
 NAMES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"]
 NAMES += ["dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
@@ -33,10 +33,9 @@ class Voc(Reader):
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self.masks = [n for n in files.matching(".png") if "/SegmentationClass/" in f"/{n}"]
-        if not self.masks:
+        self.names = [n for n in files.matching(".png") if "/SegmentationClass/" in f"/{n}"]
+        if not self.names:
             raise DataError("no PNGs in a folder SegmentationClass", where=files.where(files.only))
-        self.count = len(self.masks)
         labelmap = next((n for n in files.names if PurePosixPath(n).name == "labelmap.txt"), None)
         self._own_colors = labelmap is not None
         if labelmap:
@@ -76,24 +75,19 @@ class Voc(Reader):
 
     def images(self) -> Iterator[AnnotatedImage]:
         """One image a class PNG; those that a list names without a PNG are counted."""
-        there = {PurePosixPath(n).stem for n in self.masks}
+        there = {PurePosixPath(n).stem for n in self.names}
         missing = [s for s, split in self._splits.items() if s not in there and split != "test"]
         for stem in missing:
             where = self.files.where("ImageSets/Segmentation")
             self.faults.add("missing-mask", where, f"lists {stem}, of which there is no class PNG")
-        for name in self.masks:
-            try:
-                yield self._one(name)
-            except DataError as error:
-                self.faults.reject(error, self.files.where(name))
+        yield from super().images()
         self._unknown.report(self.faults, self.files.where(""))
 
-    def _one(self, name: str) -> AnnotatedImage:
+    def one(self, name: str) -> AnnotatedImage:
         where, stem = self.files.where(name), PurePosixPath(name).stem
         top = name[: name.index("SegmentationClass")]
         image = self.image(f"{stem}.jpg", f"{top}JPEGImages", by_stem=True)
         classes = self._numbers(name, where)
-        ids: NDArray[np.int32]
         keys = classes.astype(np.int64)
         objects = f"{top}SegmentationObject/{stem}.png"
         if self._by_object:
@@ -107,15 +101,8 @@ class Voc(Reader):
                 raise DataError(what, where=self.files.where(objects), kind="size-mismatch")
             border = (numbers == BORDER) | (classes < 0)
             keys = np.where(border, -1, keys << 32 | numbers)
-        ids, found = numbered(keys)
-        table, segments = np.zeros(len(found) + 1, np.int32), list[IdSegment]()
-        for position, key in enumerate(found, 1):
-            number = key >> 32 if self._by_object else key
-            class_name = self._colors.names[number]
-            if class_name in self._kept:
-                table[position] = len(segments) + 1
-                segments.append(IdSegment(len(segments) + 1, class_name))
-        ids = table[ids]
+        names = {k: name for k, name in enumerate(self._colors.names) if name in self._kept}
+        ids, segments, _ = named_segments(keys, lambda key: names.get(key >> 32 if self._by_object else key))
         ids[keys < 0] = -1
         height, width = classes.shape
         shown = f"{stem}{image.suffix if image else '.jpg'}"
