@@ -1,6 +1,6 @@
 """The merge beside the network it follows, and beside other ways to merge the same masks.
 
-Run: .venv/bin/python benchmarks/merge.py [--data FOLDER] [--model FILE] [--plot FILE]
+Run: .venv/bin/python benchmarks/merge.py [--data FOLDER] [--model FILE]
 
 With --data and --model (`maskconver train --config coco_overfit --data my_data/coco-panoptic-150
 --overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real images, and the
@@ -243,7 +243,7 @@ def peak_memory(call: Callable[[], Any]) -> float:
     return round(peak / 1e6, 1)
 
 
-def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
+def sweeps() -> dict[str, list[tuple[float, ...]]]:
     """(pixels or proposals, fast and plain ms, then their MB) on blobs."""
 
     def measure(n: int, size: tuple[int, int]) -> tuple[float, ...]:
@@ -259,32 +259,7 @@ def sweeps(plot: Path | None) -> dict[str, list[tuple[float, ...]]]:
     sizes = [(180, 320), (360, 640), (720, 1280), (1080, 1920), (2160, 3840)]
     by_pixels = [(size[0] * size[1], *measure(100, size)) for size in sizes]
     by_proposals = [(n, *measure(n, (360, 640))) for n in (10, 20, 50, 100, 200, 400, 1000)]
-    if plot:
-        draw(plot, by_pixels, by_proposals)
     return {"pixels": by_pixels, "proposals": by_proposals}
-
-
-def draw(path: Path, by_pixels: list[tuple[float, ...]], by_proposals: list[tuple[float, ...]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    for axis, rows, column, label, unit in (
-        (axes[0], by_pixels, 1, "pixels of the answer (100 proposals)", "ms"),
-        (axes[1], by_proposals, 1, "proposals (640×360)", "ms"),
-        (axes[2], by_pixels, 3, "pixels of the answer (100 proposals)", "peak MB"),
-    ):
-        x = [row[0] for row in rows]
-        for offset, (style, name) in enumerate(zip(("o-", "s--"), ALGORITHMS)):
-            axis.loglog(x, [row[column + offset] for row in rows], style, label=name)
-        axis.loglog(x, [rows[0][column] * v / x[0] for v in x], ":", color="grey", label="linear")
-        axis.set(xlabel=label, ylabel=unit)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
@@ -295,7 +270,6 @@ def main() -> None:
     parser.add_argument("--model", type=str, default=None, help="weights trained on coco-panoptic-150")
     parser.add_argument("--images", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2, help="of the network")
-    parser.add_argument("--plot", type=Path, default=None)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     print(machine("numpy", "onnxruntime", "transformers", where=f"{args.threads} threads of the network"))
@@ -318,7 +292,7 @@ def main() -> None:
         show(f"{n} kept masks at 640×640", against_others(proposals, (640, 640), kept))
         show(f"{n} kept masks at 1024×2048", against_others(single(*blobs(n, (64, 128))), (1024, 2048), kept))
     show("worst case, over the reference", worst())
-    show("sweeps", sweeps(args.plot))
+    show("sweeps", sweeps())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import arguments, table
+from harness import arguments, groups_of, table
 from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.core.resize import resize_nearest
@@ -152,9 +152,8 @@ def main() -> None:
             sample = data[index]
             canvas, geometry = prepare(sample.image, model.input)
             answers = measure(model, sample, geometry, canvas)
-            groups = ["all"] + ([str(sample.info.get(args.by))] if args.by else [])
             for row, answer in answers.items():
-                for group in groups:
+                for group in groups_of(sample, args.by):
                     figures[group][row].add_image(
                         answer, sample.ids, data.segments(index), image_id=sample.image_id
                     )

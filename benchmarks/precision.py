@@ -9,7 +9,6 @@ sigmoid on the masks, the papers' on-device form.
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 import time
@@ -24,26 +23,10 @@ from maskconver.data.dataset import PanopticDataset
 from maskconver.data.open import open_dataset
 from maskconver.errors import ExportError
 from maskconver.export import driver
-from maskconver.export.options import Format
-from maskconver.inference.exported import Exported
 from maskconver.models.checkpoint import load
 
 PRECISIONS = ("none", "fp16", "int8-weights", "int8")
 FORMATS = ("onnx", "litert")
-
-
-def trace_once() -> None:
-    """Keeps the graphs that are traced: quantising, which comes after it, takes seconds."""
-    traced: dict[str, Any] = {}
-    trace = driver.traced
-
-    def remembered(form: Format, model: Any, description: Exported) -> Any:
-        name = f"{form.name} {description.name} {description.size}"
-        if name not in traced:
-            traced[name] = trace(form, model, description)
-        return copy.deepcopy(traced[name])
-
-    driver.traced = remembered
 
 
 def export_all(
@@ -52,7 +35,6 @@ def export_all(
     """(format, precision, file or why there is none) of every file; those that exist are taken as is."""
     images = [ranges.image(i) for i in driver.spread(range(len(ranges)), count)]
     rows: list[tuple[str, str, Path | str]] = []
-    trace_once()
     for form in FORMATS:
         for precision in PRECISIONS:
             path = files / f"{precision}{driver.FORMATS[form].suffix}"

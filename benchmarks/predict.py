@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,37 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness import arguments, in_turn, machine, medians, table
+from harness import Repeating, arguments, in_turn, machine, medians, table
 from maskconver import Predictor, Segmentation
 from maskconver.core.config import InputConfig
 from maskconver.core.panoptic_png import read_panoptic_png
 from maskconver.core.preprocess import fitted_size, normalize, prepare, resize_bilinear, stretch
-from maskconver.core.proposals import Proposals
 from maskconver.core.segments import lookup
 from maskconver.data.synth.write import synthesize
-from maskconver.inference.runtime import Runtime
 from maskconver.inference.stream import behind, timed
 from maskconver.io.images import read_image
 from maskconver.io.results import panoptic_writer
 from maskconver.io.sources import list_images
 
 STAGES = ("network", "merge", "decode", "prepare", "write", "waiting")
-
-
-class Elsewhere:
-    """A runtime that waits instead of calculating, and gives the real network's first answer every time."""
-
-    def __init__(self, runtime: Runtime, seconds: float) -> None:
-        self.input, self.postprocess, self.categories = runtime.input, runtime.postprocess, runtime.categories
-        self.runtime, self.seconds = runtime, seconds
-        self.answer: Proposals | None = None
-
-    def __call__(self, images: NDArray[np.float32]) -> Proposals:
-        """Canvases B×3×h×w, of which only the first call's is looked at."""
-        if self.answer is None:
-            self.answer = self.runtime(images).numpy()
-        time.sleep(self.seconds)
-        return replace(self.answer)
 
 
 def make_images(folder: Path, size: tuple[int, int], count: int, source: str | None) -> list[Path]:
@@ -158,7 +139,7 @@ def print_folder(
     for name, pipeline, draft in ways:
         predictor = Predictor(args.model, device=args.device, draft_jpeg=draft)
         if args.elsewhere is not None:
-            predictor.runtime = Elsewhere(predictor.runtime, args.elsewhere / 1000)
+            predictor.runtime = Repeating(predictor.runtime, args.elsewhere / 1000)
         for _ in predictor.stream(paths[:1]):  # warms up
             pass
         seconds = predict(predictor, paths, folder / name, pipeline)

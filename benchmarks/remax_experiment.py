@@ -1,7 +1,7 @@
 """kMaX-DeepLab against ReMaX, and MaskConver against MaskConver with ReMask: the same budget for all.
 
 Run: .venv/bin/python benchmarks/remax_experiment.py --runs kmax:0 remax:0 kmax:1 remax:1
-     .venv/bin/python benchmarks/remax_experiment.py --runs all --plot docs/images/remax.png
+     .venv/bin/python benchmarks/remax_experiment.py --runs all
 
 Scenes are generated; every run is one network from scratch, one thread, the same images in the same order
 for one seed. A run writes a JSON line every few steps (losses, gradient norm, false-positive/false-negative
@@ -266,56 +266,6 @@ def _ratios(rows: list[dict[str, Any]], kind: str = "ratios") -> np.ndarray:
     return np.array([v for r in with_ratios[len(with_ratios) // 2 :] for own in r for v in own])
 
 
-def plot(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
-    """Loss, PQ, FP/FN histogram, and what ten times the learning rate does."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7))
-    runs = {arm: seeds for arm, seeds in runs.items() if not arm.endswith("_published")}
-    colour = {arm: f"C{i}" for i, arm in enumerate(a for a in ARMS if "lr10" not in a)}
-    for arm, seeds in runs.items():
-        own = colour[arm.removesuffix("_lr10")]
-        fast = arm.endswith("_lr10")
-        for number, rows in enumerate(seeds):
-            style = {
-                "color": own,
-                "label": arm if number == 0 else None,
-                "ls": "-" if number == 0 else "--",
-                "lw": 1,
-            }
-            steps = [r for r in rows if "total" in r]
-            smooth = _smooth([r["total"] / steps[0]["total"] for r in steps])
-            axes[1, 1 if fast else 0].plot([r["step"] for r in steps], smooth, **style)
-            judged = [r for r in rows if "pq" in r]
-            if not fast:
-                axes[0, 0].plot(
-                    [r["step"] for r in judged], [100 * r["pq"] for r in judged], marker="o", **style
-                )
-        ratios = np.concatenate([_ratios(rows) for rows in seeds])
-        if len(ratios) and not fast:
-            values = np.log10(ratios.clip(1e-2))
-            axes[0, 1].hist(values, 40, color=own, alpha=0.5, label=arm, density=True)
-    titles = (
-        "PQ, validation",
-        "log10 FP/FN mask loss of the layers",
-        "loss / first loss",
-        "the same, rate × 10, unclipped",
-    )
-    for axis, title in zip(axes.flat, titles):
-        axis.set_title(title, fontsize=10)
-        axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7, loc="lower right" if axis is axes[0, 0] else "best")
-    for axis in axes[1]:
-        axis.set_yscale("log")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
-
-
 def plot_ratios(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
     """FP/FN of the arms with the published start: their histogram, and how it moves."""
     import matplotlib
@@ -350,11 +300,6 @@ def plot_ratios(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None
     figure.savefig(path, dpi=90)
 
 
-def _smooth(values: list[float], window: int = 9) -> np.ndarray:
-    padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
-    return np.convolve(padded, np.ones(window) / window, "valid")
-
-
 def main() -> None:
     """Runs what is asked for, one after the other; prints a table of everything there is."""
     parser = arguments(__doc__)
@@ -372,7 +317,6 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=450, help="a run stops after so long, to go on later"
     )
-    parser.add_argument("--plot", help="PNG to draw")
     parser.add_argument("--plot-ratios", help="PNG to draw, of the arms with the published start")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -385,8 +329,6 @@ def main() -> None:
         print(f"{word}: {run(arm, int(seed or 0), args)}", flush=True)
     runs = load(args)
     print_table(runs)
-    if args.plot:
-        plot(runs, Path(args.plot))
     if args.plot_ratios:
         plot_ratios(runs, Path(args.plot_ratios))
     print(f"\n{machine('torch', 'numpy', where='one thread')}")

@@ -10,36 +10,17 @@ of that size. All times are processor time of one thread.
 from __future__ import annotations
 
 import time
-from copy import copy
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import arguments, machine, table
-from maskconver import Predictor, Proposals
+from harness import Repeating, arguments, machine, table
+from maskconver import Predictor
 from maskconver.inference import stream
-from maskconver.inference.runtime import Runtime
 
 PERIOD, RADIUS, TILE = 64, 15, 1024  # pixels
 STAGES = ("decode", "prepare", "postprocess", "join")
-
-
-class Repeating:
-    """A runtime that gives the first answer of the network every time."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.input = replace(runtime.input, mode="native")
-        self.postprocess, self.categories = runtime.postprocess, runtime.categories
-        self.runtime, self.answer, self.calls = runtime, None, 0
-
-    def __call__(self, images: NDArray[Any]) -> Proposals:
-        """Of the first image."""
-        self.calls += 1
-        if self.answer is None:
-            self.answer = self.runtime(images).numpy()
-        return copy(self.answer)
 
 
 def cells(side: int) -> NDArray[np.uint8]:
@@ -67,6 +48,7 @@ def main() -> None:
         network(canvas)
     each = (time.process_time() - begun) / 3
     image, runtime, seconds = cells(args.side), Repeating(network), dict[str, float]()
+    runtime.input = replace(runtime.input, mode="native")
     predictor = Predictor(runtime, tile=TILE)
     (_, result), *_ = predictor.stream([image], keep_images=False, seconds=seconds)
     tiles = runtime.calls

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from harness import arguments, table
+from harness import arguments, groups_of, table
 from maskconver.core.segmentation import Segmentation
 from maskconver.data.open import open_dataset
 from maskconver.inference.evaluation import Figures
@@ -76,7 +76,7 @@ def main() -> None:
             ids[ids == 0] = background
             numbers, labels = np.append(numbers, background), np.append(labels, stuff[0])
         answer = Segmentation.from_ids(ids, data.categories, labels=labels, segment_ids=numbers)
-        for group in ["all"] + ([str(sample.info.get(args.by))] if args.by else []):
+        for group in groups_of(sample, args.by):
             figures[group].add_image(answer, sample.ids, data.segments(index), image_id=sample.image_id)
     row = table("images of", "number", "PQ things, %", "SQ, %", "RQ, %", "AP@0.5, %")
     for group, found in sorted(figures.items(), key=lambda item: -item[1].images):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskconver.core import rle
 from maskconver.core.panoptic_png import read_panoptic_png
-from maskconver.data.conversion import rle
 from maskconver.data.conversion.run import convert
 from maskconver.errors import DataError
 

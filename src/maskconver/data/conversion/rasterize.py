@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ...core import rle
 from ...core.files import MAX_PIXELS
 from ...core.segments import lookup
 from ...errors import DataError
-from . import rle
 from .annotation import Edges, Faults, IdSegment, Overlaps, Shape
 
 _ROUNDING = 0.01  # pixels that six digits of a relative coordinate may be off
