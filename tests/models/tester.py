@@ -17,49 +17,38 @@ from maskconver.export.options import ExportOptions
 from maskconver.models import create_model
 from maskconver.models.base import SegmentationModel
 from maskconver.models.checkpoint import load, save
+from maskconver.models.registry import model_config
 from tests.batches import batch_of, squares
 from tests.fakes import CATEGORIES
 from tests.networks import trained_looking
 
 CLASSES = 5
+SAME_TRAINING = frozenset({"input", "postprocess"})
+SAME_ANSWERS = SAME_TRAINING | {"proposals", "bn_momentum", "level_ranges"}
 
 
-class ModelTester:
-    """Tests of one registered name; a family inherits them as below and says what its networks give.
-
-    ```python
-    @pytest.mark.parametrize("name", quick(list_models("mine*"), slow=["mine_large"]))
-    class TestEveryModel(ModelTester):
-        changes = {"proposals": 12}
-    ```
+class Tester:
+    """Makes the models of a family.
 
     Attributes:
         changes: fields of the config that make the networks small.
-        steps: of training, at the end of which the loss is lower.
     """
 
     changes: ClassVar[dict[str, Any]] = {}
-    steps = 8
 
     def make(self, name: str, **changes: Any) -> Any:
         """The model of a name."""
         return create_model(name, **{"num_classes": CLASSES, **self.changes, **changes})
 
-    def maps(self, output: Any) -> list[Tensor]:
-        """The tensors of what a network gives in training that must be finite."""
-        raise NotImplementedError
 
-    @torch.no_grad()
-    def test_proposals_have_their_shapes_and_are_finite(self, name: str) -> None:
-        model, images = self.make(name).eval(), torch.randn(2, 3, 64, 96)
-        assert isinstance(model, SegmentationModel)
-        proposals = model.predict(images, 7)
-        assert proposals.scores.shape == proposals.labels.shape == (2, 7)
-        assert proposals.mask_logits.shape == (2, 7, 64 // model.stride, 96 // model.stride)
-        found = (*self.maps(model(images)), proposals.scores, proposals.mask_logits)
-        assert all(part.isfinite().all() for part in found)
-        assert (proposals.scores.diff(dim=1) <= 0).all()
-        assert ((proposals.labels >= 0) & (proposals.labels < CLASSES)).all()
+class TrainingTester(Tester):
+    """Tests of a network with its family's losses.
+
+    Attributes:
+        steps: of training, at the end of which the loss is lower.
+    """
+
+    steps = 8
 
     def test_a_few_training_steps_lower_the_loss_and_reach_every_parameter(self, name: str) -> None:
         torch.manual_seed(0)
@@ -79,6 +68,33 @@ class ModelTester:
                 assert parameter.grad.isfinite().all(), key
             optimizer.step()
         assert losses[-1] < losses[0]
+
+
+class ModelTester(Tester):
+    """Tests of one network; a family inherits them as below and says what its networks give.
+
+    ```python
+    @pytest.mark.parametrize("name", quick(networks(list_models("mine*")), slow=["mine_large"]))
+    class TestEveryNetwork(ModelTester):
+        changes = {"proposals": 12}
+    ```
+    """
+
+    def maps(self, output: Any) -> list[Tensor]:
+        """The tensors of what a network gives in training that must be finite."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def test_proposals_have_their_shapes_and_are_finite(self, name: str) -> None:
+        model, images = self.make(name).eval(), torch.randn(2, 3, 64, 96)
+        assert isinstance(model, SegmentationModel)
+        proposals = model.predict(images, 7)
+        assert proposals.scores.shape == proposals.labels.shape == (2, 7)
+        assert proposals.mask_logits.shape == (2, 7, 64 // model.stride, 96 // model.stride)
+        found = (*self.maps(model(images)), proposals.scores, proposals.mask_logits)
+        assert all(part.isfinite().all() for part in found)
+        assert (proposals.scores.diff(dim=1) <= 0).all()
+        assert ((proposals.labels >= 0) & (proposals.labels < CLASSES)).all()
 
     def test_a_saved_model_answers_bitwise_the_same(self, name: str, tmp_path: Path) -> None:
         torch.manual_seed(1)
@@ -142,6 +158,15 @@ class ModelTester:
         compiled = self.maps(torch.compile(model, fullgraph=True, backend="aot_eager")(images))
         for a, b in zip(compiled, plain, strict=True):
             torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def networks(names: list[str], same: frozenset[str] = SAME_ANSWERS) -> list[str]:
+    """The first name of each network: those that differ in the given fields alone are one."""
+    first: dict[str, str] = {}
+    for name in names:
+        config = model_config(name)
+        first.setdefault(repr((type(config), {k: v for k, v in vars(config).items() if k not in same})), name)
+    return list(first.values())
 
 
 def quick(names: list[str], slow: list[str]) -> list[Any]:

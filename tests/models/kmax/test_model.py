@@ -18,7 +18,7 @@ from maskconver.models.inspect import count_macs, count_parameters
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.kmax.import_official import import_kmax_deeplab, official_name
 from maskconver.recipes import FOLDER
-from tests.models.tester import CLASSES, ModelTester, quick
+from tests.models.tester import CLASSES, SAME_TRAINING, ModelTester, TrainingTester, networks, quick
 
 NAMES = sorted({*list_models("kmax*"), *list_models("remax*")})
 
@@ -71,12 +71,18 @@ def test_the_cityscapes_model_has_the_published_parameters_and_macs() -> None:
     assert count_macs(model, (1025, 2049)) / 1e9 == pytest.approx(380.84, rel=0.002)
 
 
-@pytest.mark.parametrize("name", quick(NAMES, [name for name in NAMES if name != "remax_t"]))
-class TestEveryModel(ModelTester):
-    changes: ClassVar[dict[str, Any]] = {
-        "proposals": 12,
-        "training": {"backbone_drop_path": 0.0, "drop_path": 0.0},
-    }
+SLOW = [name for name in NAMES if name != "remax_t"]
+FEW: dict[str, Any] = {"proposals": 12, "training": {"backbone_drop_path": 0.0, "drop_path": 0.0}}
+
+
+@pytest.mark.parametrize("name", quick(networks(NAMES, SAME_TRAINING), SLOW))
+class TestEveryTraining(TrainingTester):
+    changes: ClassVar[dict[str, Any]] = FEW
+
+
+@pytest.mark.parametrize("name", quick(networks(NAMES), SLOW))
+class TestEveryNetwork(ModelTester):
+    changes: ClassVar[dict[str, Any]] = FEW
 
     def maps(self, output: Any) -> list[Tensor]:
         return [output.final.class_logits, output.final.mask_logits]

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from maskconver.models import list_models
-from tests.models.tester import CLASSES, ModelTester, quick
+from tests.models.tester import CLASSES, SAME_TRAINING, ModelTester, TrainingTester, networks, quick
 
 NAMES = list_models("maskconver*")
 LARGE = [name for name in NAMES if "r50" in name or "spinenet" in name]
 
 
-@pytest.mark.parametrize("name", quick(NAMES, LARGE))
-class TestEveryModel(ModelTester):
+@pytest.mark.parametrize("name", quick(networks(NAMES, SAME_TRAINING), LARGE))
+class TestEveryTraining(TrainingTester):
+    pass
+
+
+@pytest.mark.parametrize("name", quick(networks(NAMES), LARGE))
+class TestEveryNetwork(ModelTester):
     def maps(self, output: Any) -> list[Tensor]:
         return [*output.heatmap_logits, *output.embedding_map, output.mask_features]
 
