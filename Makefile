@@ -12,9 +12,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 CORE_READY := $(CORE_VENV)/ready
 PIP := -m pip --disable-pip-version-check --quiet install
-# Tests run in so many processes of one thread each; a process that is done takes tests from another's end.
+# Tests run in so many processes of one thread each; a process that is done takes tests from another's end. All
+# must list the same tests in the same order, also where a name is made from a set: hence the seed.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 LOWEST_VENV ?= .venv-lowest
 NEWER_VENV ?= .venv-newer
 # A newer Python than 3.11, where there is one.

@@ -37,7 +37,7 @@ class FakeRuntime:
         return bright_and_dark(images)
 
 
-def picture(height: int = 60, width: int = 90) -> np.ndarray:
+def bright_image(height: int = 60, width: int = 90) -> np.ndarray:
     """Black with one bright rectangle, H×W×3 uint8."""
     image = np.zeros((height, width, 3), np.uint8)
     image[height // 6 : height // 2, width // 3 : width * 5 // 6] = 255

@@ -38,10 +38,10 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """40 images of one pixel."""
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(40):
-        Image.fromarray(np.full((1, 1, 3), i, np.uint8)).save(tmp_path / "pictures" / f"{i:02}.png")
-    return tmp_path / "pictures"
+        Image.fromarray(np.full((1, 1, 3), i, np.uint8)).save(tmp_path / "images" / f"{i:02}.png")
+    return tmp_path / "images"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_images_are_read_after_the_model(
     def load(name: str) -> None:
         raise CheckpointError(f"no model {name}")
 
-    (folder / "00.png").write_bytes(b"no picture")
+    (folder / "00.png").write_bytes(b"no image")
     monkeypatch.setattr("maskconver.models.checkpoint.load", load)
     assert main(["export", "nothing", "--images", str(folder)]) == 2
     assert "no model nothing" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from maskconver.core.categories import Categories
 from maskconver.core.config import PostprocessConfig
 from maskconver.core.segmentation import Segmentation
 from maskconver.inference.predictor import Predictor
-from tests.fakes import CATEGORIES, FakeRuntime, picture
+from tests.fakes import CATEGORIES, FakeRuntime, bright_image
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: FakeRuntime())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
-    Image.fromarray(picture(60, 90)).save(tmp_path / "in" / "a.png")
-    Image.fromarray(picture(40, 30)).save(tmp_path / "in" / "b.jpg", quality=95)
+    Image.fromarray(bright_image(60, 90)).save(tmp_path / "in" / "a.png")
+    Image.fromarray(bright_image(40, 30)).save(tmp_path / "in" / "b.jpg", quality=95)
     return tmp_path
 
 
@@ -167,7 +167,7 @@ def test_what_a_format_cannot_hold_costs_that_image_alone(folder, monkeypatch, c
 def test_images_with_the_same_name_do_not_overwrite_each_other(folder):
     (folder / "in" / "more").mkdir()
     for name in ("a.bmp", "more/a.png"):
-        Image.fromarray(picture()).save(folder / "in" / name)
+        Image.fromarray(bright_image()).save(folder / "in" / name)
     assert main(["predict", "fake", "in", "--out", "out"]) == 0
     names = [row["file_name"] for row in read(folder / "out")["annotations"]]
     assert len(set(names)) == 4 and all((folder / "out" / "panoptic" / name).is_file() for name in names)
@@ -293,7 +293,7 @@ def test_nothing_to_write_is_refused(folder, capsys):
 def test_an_unknown_model_is_refused(tmp_path, capsys, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(picture()).save("a.png")
+    Image.fromarray(bright_image()).save("a.png")
     assert main(["predict", "no-such-model", "a.png"]) == 2
     assert "no-such-model" in capsys.readouterr().err
 
@@ -322,15 +322,15 @@ def test_a_full_disk_leaves_nothing_half_written(folder, monkeypatch, capsys):
 
 
 def test_the_shared_bad_images(folder, shared, capsys):
-    pictures = shared / "golden" / "bad_inputs" / "images"
-    assert main(["predict", "fake", str(pictures), "--out", "out", "--json"]) == 1
+    images = shared / "golden" / "bad_inputs" / "images"
+    assert main(["predict", "fake", str(images), "--out", "out", "--json"]) == 1
     figures = json.loads(capsys.readouterr().out)
     refused = {
         "truncated.jpg", "truncated_header.jpg", "truncated.png", "bad_crc.png", "empty.png", "text.jpg",
         "html_error_page.png", "zero_width.png", "huge_dimensions.png", "bomb_16k.png",
     }  # fmt: skip
-    assert {row["file"].removeprefix(f"{pictures}/") for row in figures["failed"]} == refused
-    assert figures["images"] + len(refused) == len(list(pictures.iterdir()))
+    assert {row["file"].removeprefix(f"{images}/") for row in figures["failed"]} == refused
+    assert figures["images"] + len(refused) == len(list(images.iterdir()))
 
 
 def test_where_the_time_went_is_said_by_stage(folder, capsys):
@@ -349,7 +349,7 @@ def test_where_the_time_went_is_said_by_stage(folder, capsys):
 
 def test_many_images_keep_their_order_however_many_threads_read(folder):
     for number in range(20):
-        Image.fromarray(picture(20 + number, 30)).save(folder / "in" / f"n{number:02d}.png")
+        Image.fromarray(bright_image(20 + number, 30)).save(folder / "in" / f"n{number:02d}.png")
     for threads in (1, 4):
         assert main(["predict", "fake", "in", "--out", "out", "--threads", str(threads)]) == 0
         names = [i["file_name"] for i in read(folder / "out")["images"]]
@@ -358,7 +358,7 @@ def test_many_images_keep_their_order_however_many_threads_read(folder):
 
 
 def test_reduced_jpegs_keep_their_size_and_are_not_drawn_on(folder, capsys):
-    Image.fromarray(picture(400, 600)).save(folder / "in" / "large.jpg")
+    Image.fromarray(bright_image(400, 600)).save(folder / "in" / "large.jpg")
     assert main(["predict", "fake", "in", "--out", "out", "--draft-jpeg"]) == 0
     sizes = {i["file_name"]: (i["height"], i["width"]) for i in read(folder / "out")["images"]}
     assert sizes == {"a.png": (60, 90), "b.jpg": (40, 30), "large.jpg": (400, 600)}
@@ -436,7 +436,7 @@ def test_images_of_one_name_keep_their_folders_and_get_the_ids_of_their_own(fold
     rows = []
     for number, town in enumerate(("aachen", "bonn"), 5):
         (folder / "in" / town).mkdir()
-        Image.fromarray(picture(40, 30)).save(folder / "in" / town / "0.png")
+        Image.fromarray(bright_image(40, 30)).save(folder / "in" / town / "0.png")
         rows.append({"id": number, "file_name": f"{town}/0.png", "height": 40, "width": 30})
     truth = {"images": rows, "annotations": [], "categories": CATEGORIES.to_json()}
     (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
@@ -454,7 +454,7 @@ def test_images_of_one_name_keep_their_folders_and_get_the_ids_of_their_own(fold
 def test_images_that_cannot_be_told_apart_get_no_ids(folder, capsys):
     for town in ("aachen", "bonn"):
         (folder / "in" / town).mkdir()
-        Image.fromarray(picture(40, 30)).save(folder / "in" / town / "0.png")
+        Image.fromarray(bright_image(40, 30)).save(folder / "in" / town / "0.png")
     rows = [{"id": 1, "file_name": "0.png", "height": 40, "width": 30}]
     truth = {"images": rows, "annotations": [], "categories": CATEGORIES.to_json()}
     (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
@@ -492,7 +492,7 @@ def test_large_tiffs_are_read_and_written_in_tiles(folder, monkeypatch, capsys):
     monkeypatch.setattr("maskconver.inference.predictor.WINDOWED", 1)
     monkeypatch.setattr("maskconver.cli.predict.LARGE", 60 * 90)
     monkeypatch.setattr("maskconver.core.exchange.BAND_PIXELS", 1000)
-    image = picture(300, 400)
+    image = bright_image(300, 400)
     tifffile.imwrite(folder / "in" / "big.tif", image, tile=(64, 64), compression="zlib", photometric="rgb")
     options = ["--out", "out", "--tile", "128", "--overlap", "48", "--table", "t.csv"]
     assert main(["predict", "fake", "in", *options]) == 0

@@ -12,7 +12,7 @@ from PIL import Image
 import maskconver
 from maskconver.cli.main import main
 from maskconver.io.journal import open_journal
-from tests.fakes import FakeRuntime, picture
+from tests.fakes import FakeRuntime, bright_image
 
 COMMAND = ["predict", "model.onnx", "in", "--out", "out", "--resume"]
 
@@ -26,7 +26,7 @@ def runtime(tmp_path, monkeypatch):
     Path("model.onnx").write_bytes(b"one")
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for k, name in enumerate(("a", "b", "sub/a", "sub/c", "z")):
-        Image.fromarray(picture(40 + 4 * k, 60)).save(f"in/{name}.png")
+        Image.fromarray(bright_image(40 + 4 * k, 60)).save(f"in/{name}.png")
     Path("in/bad.png").write_bytes(b"no image")
     return runtime
 
@@ -109,8 +109,8 @@ def test_what_is_done_is_skipped_and_what_has_changed_or_failed_is_not(runtime, 
     runtime.shapes.clear()
     assert main(COMMAND) == 1  # the bad file is tried again
     assert runtime.shapes == [] and files() == before
-    Image.fromarray(picture(80, 60)).save("in/b.png")
-    Image.fromarray(picture(60, 60)).save("in/bad.png")
+    Image.fromarray(bright_image(80, 60)).save("in/b.png")
+    Image.fromarray(bright_image(60, 60)).save("in/bad.png")
     Path("out/panoptic/z.png").unlink()
     assert main(COMMAND) == 0
     assert len(runtime.shapes) == 3

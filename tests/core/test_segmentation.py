@@ -155,8 +155,8 @@ def test_saving_writes_a_panoptic_png_and_a_coco_file_of_one_image(tmp_path):
 def test_drawing_has_the_size_of_the_image_and_leaves_the_image_alone():
     seg = large()
     before = seg.image.copy()
-    picture = seg.draw()
-    assert picture.size == (320, 240) and picture.mode == "RGB"
+    image = seg.draw()
+    assert image.size == (320, 240) and image.mode == "RGB"
     np.testing.assert_array_equal(seg.image, before)
 
 
@@ -222,8 +222,8 @@ def test_drawing_on_another_image_needs_its_size():
 
 
 def test_a_notebook_shows_a_png():
-    picture = Image.open(io.BytesIO(large()._repr_png_()))
-    assert picture.format == "PNG" and picture.size == (320, 240)
+    image = Image.open(io.BytesIO(large()._repr_png_()))
+    assert image.format == "PNG" and image.size == (320, 240)
 
 
 def test_stuff_leaves_the_line_to_a_thing_on_either_side():

@@ -37,9 +37,9 @@ def lively(name: str, **changes: Any) -> SegmentationModel:
             if isinstance(norm, torch.nn.BatchNorm2d):
                 norm.momentum = None  # the statistics become those of the batch
     size = model.input.size
-    pictures = [synthesize(style, size, i).image for i, style in enumerate(["scenes", "cells"] * 2)]
+    images = [synthesize(style, size, i).image for i, style in enumerate(["scenes", "cells"] * 2)]
     with torch.no_grad():
-        model(torch.from_numpy(np.stack([prepare(picture, model.input)[0] for picture in pictures])))
+        model(torch.from_numpy(np.stack([prepare(image, model.input)[0] for image in images])))
     return model.eval()
 
 
@@ -78,7 +78,7 @@ def models() -> Models:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> dict[str, list[NDArray[np.uint8]]]:
+def images() -> dict[str, list[NDArray[np.uint8]]]:
     """Real images for each model where there are any here, otherwise generated ones."""
     folders = {"nuclei": "dsb2018-nuclei/images/val", "mobile": "coco-panoptic-150/images"}
     found = {name: sorted((SHARED / "data" / folder).rglob("*.*g")) for name, folder in folders.items()}
@@ -116,7 +116,7 @@ def remembering(
 @pytest.fixture(scope="session")
 def exported(
     models: dict[str, SegmentationModel],
-    pictures: dict[str, list[NDArray[np.uint8]]],
+    images: dict[str, list[NDArray[np.uint8]]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., tuple[Path, Comparison]]:
     """Exports a model by name with options; returns file and comparison, the same ones when asked again.
@@ -129,7 +129,7 @@ def exported(
     def export(name: str, to: str = "onnx", *, real: bool = False, **options: Any) -> tuple[Path, Comparison]:
         key = (name, to, real, *sorted(options.items()))
         if key not in done:
-            own = pictures[name.partition(" ")[0]]
+            own = images[name.partition(" ")[0]]
             if options.get("quantize") == "int8":
                 options["calibrate"] = own[2:]
             if real:

@@ -30,9 +30,9 @@ def test_the_script_gives_the_answer_of_predict(exported, size, tmp_path):
 
 def test_the_script_runs_without_the_package(exported, tmp_path):
     path, _ = exported("mobile", output="panoptic", uint8=True)
-    Image.fromarray(synthesize("scenes", (96, 128), 5).image).save(tmp_path / "picture.png")
+    Image.fromarray(synthesize("scenes", (96, 128), 5).image).save(tmp_path / "image.png")
     code = f"{BLOCK}import runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    args = [sys.executable, "-c", code, str(path), str(tmp_path / "picture.png"), str(tmp_path / "ids.png")]
+    args = [sys.executable, "-c", code, str(path), str(tmp_path / "image.png"), str(tmp_path / "ids.png")]
     done = subprocess.run(args, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     ids = np.asarray(Image.open(tmp_path / "ids.png"))

@@ -145,8 +145,8 @@ def test_the_script_for_devices_runs_the_file(panoptic_file):
 def test_fewer_bits_change_the_answer_a_little(content, tmp_path, quantize):
     about = description(quantize=quantize)
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(4)]
-    small = quantize_litert(content, about, pictures if quantize == "int8" else None)
+    images = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(4)]
+    small = quantize_litert(content, about, images if quantize == "int8" else None)
     path = tmp_path / "small.tflite"
     path.write_bytes(described(small, about.to_json()))
     canvas = rng.normal(size=(1, 3, *SIZE)).astype(np.float32)
@@ -179,12 +179,12 @@ def test_files_that_are_not_ours_are_refused_in_one_line(content, file, tmp_path
         (b"no model", "not a LiteRT file that can be run"),
         (b"", "not a LiteRT file that can be run"),
     ]
-    picture = tmp_path / "picture.png"
-    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(picture)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(image)
     for number, (data, why) in enumerate(cases):
         path = tmp_path / f"{number}.tflite"
         path.write_bytes(data)
-        assert main(["predict", str(path), str(picture), "--out", str(tmp_path / "out")]) == 2
+        assert main(["predict", str(path), str(image), "--out", str(tmp_path / "out")]) == 2
         said = capfd.readouterr().err
         assert any(part in said for part in why.split("|")), said
         assert said.count("\n") == 1

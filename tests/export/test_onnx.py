@@ -54,12 +54,12 @@ def test_the_file_of_a_model_with_a_semantic_head_answers_as_the_model(exported,
 
 def test_panoptic_maps_of_real_images_are_equal_pixel_by_pixel(exported, models, shared):
     path, _ = exported("nuclei", size=SIZES["nuclei"])
-    pictures = sorted((shared / "data").glob("dsb2018-nuclei/**/*.png"))[:3]
+    images = sorted((shared / "data").glob("dsb2018-nuclei/**/*.png"))[:3]
     model = models["nuclei"]
     own = mc.load("nuclei")
     own.config.input = replace(model.input, mode="fit", size=SIZES["nuclei"])
     # Both fused, as a model file is run: plain and fused may round a pixel of an edge to either side.
-    for ours, theirs in zip(mc.Predictor(own.optimized())(pictures), mc.Predictor(path)(pictures)):
+    for ours, theirs in zip(mc.Predictor(own.optimized())(images), mc.Predictor(path)(images)):
         assert len(ours) > 1
         np.testing.assert_array_equal(theirs.ids, ours.ids)
         assert [s.label for s in theirs] == [s.label for s in ours]
@@ -240,14 +240,14 @@ def test_files_that_are_not_ours_are_refused_in_one_line(exported, tmp_path, cap
         ("{", "damaged description"),
         (json.dumps(told | {"uint8": True}), "export the model again"),
     ]
-    picture = tmp_path / "picture.png"
-    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(picture)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(image)
     files = [(described(path, text, tmp_path / f"{i}.onnx"), why) for i, (text, why) in enumerate(cases)]
     (tmp_path / "text.onnx").write_text("no model")
     files += [(tmp_path / "text.onnx", "not an ONNX file that can be run")]
     files += [(tmp_path / "none.onnx", "no model file")]
     for file, why in files:
-        assert main(["predict", str(file), str(picture), "--out", str(tmp_path / "out")]) == 2
+        assert main(["predict", str(file), str(image), "--out", str(tmp_path / "out")]) == 2
         said = capsys.readouterr().err
         assert why in said and said.count("\n") == 1
 

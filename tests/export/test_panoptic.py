@@ -103,15 +103,15 @@ def test_the_file_gives_the_maps_of_the_model_pixel_by_pixel(exported, quantize)
 def test_predict_takes_the_file_and_gives_answers_of_the_images_size(exported, models, tmp_path, capsys):
     path, _ = exported("mobile", output="panoptic")
     pixels = synthesize("scenes", (144, 192), 5).image
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    seg = mc.Predictor(path)(tmp_path / "picture.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    seg = mc.Predictor(path)(tmp_path / "image.png")
     own = mc.Predictor(models["mobile"])(pixels)
     assert seg.ids.shape == own.ids.shape == (144, 192) and seg.image is not None
     # The image fits the canvas without padding, so the two differ only along edges.
     assert [s.label for s in seg] == [s.label for s in own]
     assert (seg.ids == own.ids).mean() > 0.97
     out = tmp_path / "out"
-    assert main(["predict", str(path), str(tmp_path / "picture.png"), "--out", str(out), "--overlay"]) == 0
+    assert main(["predict", str(path), str(tmp_path / "image.png"), "--out", str(out), "--overlay"]) == 0
     (row,) = json.loads((out / "panoptic.json").read_text())["annotations"]
     assert len(row["segments_info"]) == len(seg)
     capsys.readouterr()
@@ -200,13 +200,13 @@ def test_quantised_maps_that_have_little_to_do_with_the_model_are_refused(models
 def test_the_shipped_model_with_its_own_merge_in_the_file(models, tmp_path, shared):
     """Suppressed duplicates, a pixel threshold and reassigned pixels, on real images."""
     folder = shared / "data" / "dsb2018-nuclei"
-    pictures = [np.array(Image.open(p).convert("RGB")) for p in sorted(folder.glob("**/*.png"))[:3]]
+    images = [np.array(Image.open(p).convert("RGB")) for p in sorted(folder.glob("**/*.png"))[:3]]
     result = mc.export_model(
         models["nuclei"],
         tmp_path / "n.onnx",
         output="panoptic",
         size=(128, 160),
         proposals=100,
-        images=pictures,
+        images=images,
     )
     assert result.images == 3 and result.differing == 0

@@ -34,12 +34,12 @@ def test_the_file_answers_as_the_model(exported, models, name, to, quantize):
 
 @pytest.mark.parametrize("quantize", [*BYTES])
 @pytest.mark.parametrize("to", FORMATS)
-def test_maps_of_the_trained_model_agree(exported, models, pictures, to, quantize):
+def test_maps_of_the_trained_model_agree(exported, models, images, to, quantize):
     path, _ = exported("nuclei", to, real=True, quantize=quantize)
     own, file = mc.Predictor(models["nuclei"]), mc.Predictor(path)
     metric = PanopticQuality(own.categories)
-    for picture in pictures["nuclei"][:6]:
-        expected, answer = own(picture), file(picture)
+    for image in images["nuclei"][:6]:
+        expected, answer = own(image), file(image)
         metric.update(answer.ids, answer.segments, expected.ids, expected.segments)
     assert metric.compute().all.pq > LEAST_PQ[quantize]
 
@@ -51,10 +51,10 @@ def test_a_litert_file_with_the_merge_inside_gives_the_models_maps(exported):
 
 
 @litert
-def test_bytes_go_into_a_litert_file_that_normalises_itself(exported, models, pictures):
+def test_bytes_go_into_a_litert_file_that_normalises_itself(exported, models, images):
     path, result = exported("mobile", "litert", uint8=True)
     assert result.differing == 0
     own = mc.Predictor(models["mobile"])
-    seg, expected = mc.Predictor(path)(pictures["mobile"][0]), own(pictures["mobile"][0])
+    seg, expected = mc.Predictor(path)(images["mobile"][0]), own(images["mobile"][0])
     assert replace(mc.Predictor(path).runtime.input) == own.runtime.input
     assert [s.label for s in seg][:3] == [s.label for s in expected][:3]

@@ -52,8 +52,8 @@ def test_the_command_writes_one_and_predict_runs_it(tmp_path, models, monkeypatc
     assert mc.Predictor(out).postprocess.hard_sigmoid
     figures = json.loads(capsys.readouterr().out)
     assert figures["differing"] == 0 and figures["bytes"] == out.stat().st_size
-    Image.fromarray(synthesize("scenes", (90, 160), 5).image).save(tmp_path / "picture.png")
-    assert main(["predict", str(out), str(tmp_path / "picture.png"), "--out", str(tmp_path / "out")]) == 0
+    Image.fromarray(synthesize("scenes", (90, 160), 5).image).save(tmp_path / "image.png")
+    assert main(["predict", str(out), str(tmp_path / "image.png"), "--out", str(tmp_path / "out")]) == 0
     assert "1 images" in capsys.readouterr().out
 
 
@@ -70,9 +70,9 @@ def test_files_that_are_not_ours_are_refused_in_one_line(file, tmp_path, capsys)
                 spoilt.writestr(name, source.read(name))
     cases = {"text": "not a file of torch.export", "object": "pickled objects", "none": "no model file"}
     cases["silent"] = "not written by maskconver export"
-    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "picture.png")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "image.png")
     for name, why in cases.items():
-        args = ["predict", str(tmp_path / f"{name}.pt2"), str(tmp_path / "picture.png")]
+        args = ["predict", str(tmp_path / f"{name}.pt2"), str(tmp_path / "image.png")]
         assert main([*args, "--out", str(tmp_path / "out")]) == 2
         said = capsys.readouterr().err
         assert why in said and said.count("\n") == 1

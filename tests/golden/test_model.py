@@ -136,13 +136,13 @@ def test_mask_embeddings_at_given_points(mobile: MaskConver) -> None:
 
 def test_whole_model(mobile: MaskConver) -> None:
     arrays = case("maskconver/model_mobile256")
-    picture = image(256, 256)
-    assert abs(picture.sum() - arrays["image_sum"]) < 1e-1
+    pixels = image(256, 256)
+    assert abs(pixels.sum() - arrays["image_sum"]) < 1e-1
     with torch.no_grad():
-        heatmap = mobile(nchw(picture)).heatmap_logits[0][0]
+        heatmap = mobile(nchw(pixels)).heatmap_logits[0][0]
     channels = torch.from_numpy(arrays["heatmap_channels"]).long()
     torch.testing.assert_close(heatmap[channels], nchw(arrays["heatmap_logits"]).squeeze(), atol=5e-5, rtol=0)
-    proposals = mobile.predict(nchw(picture), 50)
+    proposals = mobile.predict(nchw(pixels), 50)
     np.testing.assert_array_equal(proposals.labels[0], arrays["classes"])
     np.testing.assert_allclose(proposals.scores[0], arrays["scores"], atol=1e-5)
     torch.testing.assert_close(
@@ -156,10 +156,10 @@ def test_semantic_variants(name: str) -> None:
     classes, changes = SEMANTIC[name]
     arrays = case(f"maskconver/model_{name}_tiny")
     model = by_formula(create_model("maskconver_mobile_256", num_classes=classes, **changes))
-    picture = nchw(arrays["image"])
+    images = nchw(arrays["image"])
     with torch.no_grad():
-        decoded = model.decoder(model.backbone(picture))[4][0]
-        maps = model(picture)
+        decoded = model.decoder(model.backbone(images))[4][0]
+        maps = model(images)
     torch.testing.assert_close(
         decoded[:: decoded.shape[0] // arrays["decoder"].shape[-1]],
         nchw(arrays["decoder"]),
@@ -169,7 +169,7 @@ def test_semantic_variants(name: str) -> None:
     torch.testing.assert_close(
         maps.heatmap_logits[0][0], nchw(arrays["heatmap_logits"]), atol=1e-4, rtol=1e-4
     )
-    proposals = model.predict(picture, 20)
+    proposals = model.predict(images, 20)
     np.testing.assert_array_equal(proposals.labels[0], arrays["classes"])
     np.testing.assert_allclose(proposals.scores[0], arrays["scores"], atol=1e-5)
     torch.testing.assert_close(proposals.mask_logits[0], nchw(arrays["mask_logits"]), atol=1e-4, rtol=1e-4)

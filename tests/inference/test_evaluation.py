@@ -136,7 +136,7 @@ def test_colours_may_differ(dataset) -> None:
 def test_an_image_that_cannot_be_read_is_listed_and_the_others_count(tmp_path: Path) -> None:
     write_dataset(tmp_path, style="cells", count=3, size=(SIZE, SIZE), seed=0, split="val")
     data = open_dataset(tmp_path, "val")
-    Path(data.image_path(1)).write_bytes(b"not a picture")
+    Path(data.image_path(1)).write_bytes(b"not an image")
     result = evaluate(Predictor(_Constant(data.categories)), data)
     assert result.total.images == 2
     assert [Path(f).name for f, _ in result.failures] == [data.file_names[1]]

@@ -17,7 +17,7 @@ from maskconver.errors import ConfigError
 from maskconver.inference.evaluation import evaluate
 from maskconver.inference.predictor import Predictor
 from maskconver.merge import postprocess
-from tests.fakes import FakeRuntime, picture
+from tests.fakes import FakeRuntime, bright_image
 
 CATEGORIES = Categories.from_json(
     [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 0}]
@@ -57,7 +57,7 @@ def test_a_resized_answer_keeps_its_segments_and_measures_them_anew() -> None:
 
 
 def test_an_image_comes_with_its_answer_at_the_same_size() -> None:
-    answer = Predictor(FakeRuntime(), output_side=30)(picture())
+    answer = Predictor(FakeRuntime(), output_side=30)(bright_image())
     assert answer.ids.shape == (20, 30) and answer.image is not None and answer.image.shape == (20, 30, 3)
     assert answer.draw().size == (30, 20)
 

@@ -16,7 +16,7 @@ from maskconver.core.resize import resize_bilinear
 from maskconver.errors import ConfigError, ImageError, MaskconverError, MissingExtraError
 from maskconver.inference.predictor import Predictor, Runtime, open_runtime
 from maskconver.io.images import ImageWarning
-from tests.fakes import CATEGORIES, FakeRuntime, bright_and_dark, picture
+from tests.fakes import CATEGORIES, FakeRuntime, bright_and_dark, bright_image
 
 
 def overlap(seg, image) -> float:
@@ -39,7 +39,7 @@ def overlap(seg, image) -> float:
 )
 @pytest.mark.parametrize("size", [(60, 90), (200, 77), (64, 64), (90, 150)])
 def test_masks_lie_where_the_objects_are_at_the_images_own_size(runtime, size):
-    image = picture(*size)
+    image = bright_image(*size)
     seg = Predictor(runtime)(image)
     assert seg.ids.shape == size and seg.categories == CATEGORIES
     assert [s.category for s in seg] == ["cell", "ground"]
@@ -54,7 +54,7 @@ def test_one_pixel_images_are_fine():
 
 def test_path_pillow_array_and_tensor_give_the_same_answer(tmp_path):
     torch = pytest.importorskip("torch")
-    image = picture()
+    image = bright_image()
     path = tmp_path / "cells.png"
     Image.fromarray(image).save(path)
     predictor = Predictor(FakeRuntime())
@@ -68,14 +68,14 @@ def test_path_pillow_array_and_tensor_give_the_same_answer(tmp_path):
 
 def test_a_list_gives_a_list_and_an_empty_one_an_empty_one():
     predictor = Predictor(FakeRuntime())
-    assert [s.ids.shape for s in predictor([picture(), picture(30, 20)])] == [(60, 90), (30, 20)]
+    assert [s.ids.shape for s in predictor([bright_image(), bright_image(30, 20)])] == [(60, 90), (30, 20)]
     assert predictor([]) == []
 
 
 def test_images_of_one_canvas_run_together_up_to_the_batch_size_and_keep_their_order():
     runtime = FakeRuntime("native")
     sizes = [(16, 16), (10, 12), (40, 16), (16, 16), (16, 16)]
-    answers = Predictor(runtime, batch_size=3)([picture(*size) for size in sizes])
+    answers = Predictor(runtime, batch_size=3)([bright_image(*size) for size in sizes])
     assert runtime.shapes == [(2, 3, 16, 16), (1, 3, 48, 16), (2, 3, 16, 16)]
     assert [a.ids.shape for a in answers] == sizes
 
@@ -113,7 +113,7 @@ def test_the_white_level_is_shown_as_white():
 
 
 def test_pillow_images_are_turned_upright():
-    image = Image.fromarray(picture(20, 30))
+    image = Image.fromarray(bright_image(20, 30))
     exif = image.getexif()
     exif[0x0112] = 6
     assert Predictor(FakeRuntime())(image).ids.shape == (30, 20)
@@ -141,7 +141,7 @@ def test_what_is_not_an_image_is_refused(value, message):
 def test_thresholds_can_be_overridden_and_the_models_own_stay():
     runtime = FakeRuntime()
     predictor = Predictor(runtime, score_threshold=0.85)
-    assert [s.category for s in predictor(picture())] == ["cell"]
+    assert [s.category for s in predictor(bright_image())] == ["cell"]
     assert runtime.postprocess.score_threshold == PostprocessConfig().score_threshold
     with pytest.raises(ConfigError, match="no setting treshold; there are rule"):
         Predictor(runtime, treshold=1)
@@ -178,7 +178,7 @@ def test_settings_that_a_rule_does_not_have_are_refused_and_the_rest_works():
             Predictor(runtime, **setting)
     runtime.postprocess.nms_iou = 0.5  # of a recipe that names it for every model: it does nothing
     for setting in ({}, {"algorithm": "reference"}, {"hard_sigmoid": False}):
-        assert len(Predictor(runtime, **setting)(picture())) == 2
+        assert len(Predictor(runtime, **setting)(bright_image())) == 2
 
 
 def test_nan_from_the_network_is_an_error_with_a_name():
@@ -189,7 +189,7 @@ def test_nan_from_the_network_is_an_error_with_a_name():
             return proposals
 
     with pytest.raises(MaskconverError, match="mask logits hold NaN"):
-        Predictor(Broken())(picture())
+        Predictor(Broken())(bright_image())
 
 
 def test_what_cannot_be_run_is_refused():
@@ -238,9 +238,9 @@ def module():
 
 def test_a_module_runs_in_evaluation_without_gradients_and_goes_on_training(module):
     module.train()
-    seg = Predictor(module, proposals=7)(picture())
+    seg = Predictor(module, proposals=7)(bright_image())
     assert module.calls == [(False, False, 7)] and module.training
-    assert overlap(seg, picture()) > 0.8
+    assert overlap(seg, bright_image()) > 0.8
 
 
 @pytest.mark.parametrize("number", [0, -1])
@@ -261,8 +261,8 @@ def test_a_saved_model_gives_the_answer_of_the_model_itself(tmp_path):
     model = mc.create_model("maskconver_mobile_256", categories=CATEGORIES, proposals=20)
     mc.save(model, tmp_path / "model.safetensors")
     options = {"score_threshold": 0.0, "overlap_threshold": 0.0, "min_area": 0.0}
-    expected = Predictor(model, **options)(picture(100, 120))
-    answer = Predictor(tmp_path / "model.safetensors", device="cpu", **options)(picture(100, 120))
+    expected = Predictor(model, **options)(bright_image(100, 120))
+    answer = Predictor(tmp_path / "model.safetensors", device="cpu", **options)(bright_image(100, 120))
     assert answer.ids.shape == (100, 120)
     np.testing.assert_array_equal(answer.ids, expected.ids)
 
@@ -271,7 +271,7 @@ def test_a_stream_gives_every_item_with_the_answer_of_a_call_in_order(tmp_path):
     paths = []
     for number in range(5):
         paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(picture(40 + number, 60)).save(paths[-1])
+        Image.fromarray(bright_image(40 + number, 60)).save(paths[-1])
     predictor = Predictor(FakeRuntime(), batch_size=2)
     streamed = list(predictor.stream(iter(paths)))
     assert [path for path, _ in streamed] == paths
@@ -283,7 +283,7 @@ def test_a_stream_gives_every_item_with_the_answer_of_a_call_in_order(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_in_a_stream_an_error_takes_the_place_of_one_answer(batch_size):
-    images = [picture(), "no/such.png", picture(30, 20), None, picture(20, 20)]
+    images = [bright_image(), "no/such.png", bright_image(30, 20), None, bright_image(20, 20)]
     answers = [answer for _, answer in Predictor(FakeRuntime(), batch_size=batch_size).stream(images)]
     assert [type(a).__name__ for a in answers] == [
         "Segmentation",
@@ -303,7 +303,7 @@ def test_a_network_that_fails_on_a_batch_runs_its_images_one_by_one():
                 raise RuntimeError("out of\nmemory")
             return super().__call__(images)
 
-    images = [picture(64, 64), np.full((64, 64, 3), 255, np.uint8), picture(64, 64)]
+    images = [bright_image(64, 64), np.full((64, 64, 3), 255, np.uint8), bright_image(64, 64)]
     answers = [answer for _, answer in Predictor(Small(), batch_size=3).stream(images)]
     assert isinstance(answers[1], MaskconverError) and str(answers[1]) == "out of memory"
     assert isinstance(answers[1].__cause__, RuntimeError)
@@ -323,7 +323,7 @@ def test_a_stream_opens_its_items_with_the_function_given_in_another_thread():
 
     def read(number):
         seen.append((number, threading.current_thread() is threading.main_thread()))
-        return picture(20 + number, 30)
+        return bright_image(20 + number, 30)
 
     sizes = [(n, a.ids.shape) for n, a in Predictor(FakeRuntime()).stream(range(3), read=read)]
     assert sizes == [(n, (20 + n, 30)) for n in range(3)]
@@ -336,7 +336,7 @@ def test_a_stream_reads_no_further_ahead_than_asked(ahead):
 
     def reading(number):
         read.append(number)
-        return picture()
+        return bright_image()
 
     stream = Predictor(FakeRuntime()).stream(range(100), read=reading, ahead=ahead)
     for number, _ in stream:
@@ -348,13 +348,15 @@ def test_a_stream_reads_no_further_ahead_than_asked(ahead):
 
 
 def test_images_that_are_not_wanted_are_left_out_of_the_answers():
-    answers = [a for _, a in Predictor(FakeRuntime()).stream([picture(), picture()], keep_images=False)]
+    answers = [
+        a for _, a in Predictor(FakeRuntime()).stream([bright_image(), bright_image()], keep_images=False)
+    ]
     assert [a.image for a in answers] == [None, None] and answers[0].ids.shape == (60, 90)
 
 
 def test_warnings_of_a_stream_are_given_in_the_callers_thread_before_their_image():
     dark = np.full((4, 5), 1000, np.uint16)
-    stream = Predictor(FakeRuntime()).stream([picture(), dark])
+    stream = Predictor(FakeRuntime()).stream([bright_image(), dark])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         next(stream)
@@ -365,7 +367,7 @@ def test_warnings_of_a_stream_are_given_in_the_callers_thread_before_their_image
 
 def test_a_stream_says_how_long_each_stage_took():
     seconds: dict[str, float] = {}
-    list(Predictor(FakeRuntime()).stream([picture(), "no/such.png", picture()], seconds=seconds))
+    list(Predictor(FakeRuntime()).stream([bright_image(), "no/such.png", bright_image()], seconds=seconds))
     assert set(seconds) == {"decode", "prepare", "network", "postprocess", "waiting"}
     assert all(value > 0 for value in seconds.values())
 
@@ -373,7 +375,7 @@ def test_a_stream_says_how_long_each_stage_took():
 @pytest.mark.parametrize("turn", [1, 6])
 def test_a_reduced_jpeg_has_an_answer_of_its_own_size_and_no_image(tmp_path, turn):
     path = tmp_path / "large.jpg"
-    image = Image.fromarray(picture(400, 600))
+    image = Image.fromarray(bright_image(400, 600))
     exif = image.getexif()
     exif[0x0112] = turn
     image.save(path, quality=95, exif=exif)
@@ -387,7 +389,7 @@ def test_a_reduced_jpeg_has_an_answer_of_its_own_size_and_no_image(tmp_path, tur
 
 def test_jpegs_that_the_canvas_needs_whole_are_read_whole(tmp_path):
     path = tmp_path / "small.jpg"
-    Image.fromarray(picture(100, 100)).save(path)
+    Image.fromarray(bright_image(100, 100)).save(path)
     expected = Predictor(FakeRuntime(size=(64, 64)))(path)
     answer = Predictor(FakeRuntime(size=(64, 64)), draft_jpeg=True)(path)
     np.testing.assert_array_equal(answer.ids, expected.ids)

@@ -116,8 +116,8 @@ def failing(error):
 def test_what_cannot_be_reached_is_one_line(error, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing(error))
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (8, 8)).save("picture.png")
-    assert main(["predict", "user/cells", "picture.png"]) == 2
+    Image.new("RGB", (8, 8)).save("image.png")
+    assert main(["predict", "user/cells", "image.png"]) == 2
     line = capsys.readouterr().err
     assert said in line and '"user/cells" is no file here' in line and line.count("\n") == 1
 

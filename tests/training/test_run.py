@@ -232,9 +232,9 @@ def test_a_semantic_run_keeps_the_model_of_the_best_miou(tmp_path: Path) -> None
     for split in ("train", "val"):
         labels = np.zeros((64, 64), np.uint8)
         labels[32:], labels[:, 60:] = 1, 255
-        for kind, picture in (("images", np.repeat(labels[..., None] * 90, 3, 2)), ("labels", labels)):
+        for kind, image in (("images", np.repeat(labels[..., None] * 90, 3, 2)), ("labels", labels)):
             (tmp_path / "data" / kind / split).mkdir(parents=True)
-            Image.fromarray(picture).save(tmp_path / "data" / kind / split / "a.png")
+            Image.fromarray(image).save(tmp_path / "data" / kind / split / "a.png")
     (tmp_path / "data" / "classes.txt").write_text("sky\nroad\n")
     out = tmp_path / "out"
     assert main(tiny(tmp_path / "data", out, "--steps=2", "--val_every=1", "--data.batch_size=1")) == 0
@@ -263,8 +263,8 @@ def test_a_multi_scale_model_trains_resumes_evaluates_and_predicts_as_the_others
     model = load(tmp_path / "last.safetensors")
     assert model.name == "maskconver_r50_640" and model.config.backbone == "mobilenetv3_small_100"
     assert "frozen_bn: true" in read_metadata(tmp_path / "last.safetensors")["extra"]["recipe"]
-    picture = next((cells / "images" / "val").iterdir())
-    assert Predictor(tmp_path / "last.safetensors")(picture).ids.shape == (64, 64)
+    image = next((cells / "images" / "val").iterdir())
+    assert Predictor(tmp_path / "last.safetensors")(image).ids.shape == (64, 64)
     assert main(["evaluate", str(tmp_path / "last.safetensors"), f"--data={cells}", "--split=val"]) == 0
 
 
@@ -282,12 +282,12 @@ def test_backbone_weights_of_a_file_are_reported_and_used(
 
 
 def test_the_files_of_a_split_may_lie_anywhere(cells: Path, tmp_path: Path) -> None:
-    (tmp_path / "pictures").symlink_to(cells / "images" / "train")
+    (tmp_path / "images").symlink_to(cells / "images" / "train")
     words = [w for w in tiny(cells, tmp_path / "out", "--steps=2", "--val_every=2") if "--data=" not in w]
     for split in ("train", "val"):
-        pictures = tmp_path / "pictures" if split == "train" else cells / "images" / "val"
+        images = tmp_path / "images" if split == "train" else cells / "images" / "val"
         words += [
-            f"--data.{split}.images={pictures}",
+            f"--data.{split}.images={images}",
             f"--data.{split}.panoptic_pngs={cells / 'panoptic' / split}",
         ]
         words += [f"--data.{split}.panoptic_json={cells / f'panoptic_{split}.json'}"]

@@ -277,7 +277,7 @@ class TestReMask:
         ({"semantic_weight": 1.0}, {"remask"}),
     )
 
-    @pytest.mark.parametrize(("switch", "changed"), SWITCHES, ids=lambda v: "-".join(map(str, v)))
+    @pytest.mark.parametrize(("switch", "changed"), SWITCHES, ids=lambda v: "-".join(sorted(v)))
     def test_each_switch_changes_what_it_should(self, switch: dict[str, Any], changed: set[str]) -> None:
         batch = batch_of([squares()])
         losses = {"instance_samples": 10**6, "semantic_samples": 10**6}  # nothing drawn

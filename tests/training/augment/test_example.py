@@ -219,17 +219,17 @@ def test_a_crop_is_a_window_of_the_whole_resized_image() -> None:
 
 class TestColor:
     @staticmethod
-    def picture() -> np.ndarray:
+    def image() -> np.ndarray:
         return np.random.default_rng(3).random((6, 7, 3)).astype(np.float32)
 
     def test_no_strength_no_change(self) -> None:
         np.testing.assert_array_equal(
-            jitter_color(self.picture(), ColorConfig(), np.random.default_rng(0)), self.picture()
+            jitter_color(self.image(), ColorConfig(), np.random.default_rng(0)), self.image()
         )
 
     def test_inversion_is_the_negative(self) -> None:
-        made = jitter_color(self.picture(), ColorConfig(invert=1.0), np.random.default_rng(0))
-        np.testing.assert_allclose(made, 1 - self.picture(), atol=1e-6)
+        made = jitter_color(self.image(), ColorConfig(invert=1.0), np.random.default_rng(0))
+        np.testing.assert_allclose(made, 1 - self.image(), atol=1e-6)
 
     def test_gamma_keeps_black_white_and_order(self) -> None:
         ramp = np.repeat(np.linspace(0, 1, 9, dtype=np.float32)[None, :, None], 3, 2)
@@ -241,7 +241,7 @@ class TestColor:
     @settings(max_examples=30, deadline=None)
     def test_values_stay_in_range_and_depend_on_the_generator_alone(self, seed: int) -> None:
         config = ColorConfig(0.9, 0.9, 0.9, 0.5, 2.0, 0.5, 0.5)
-        one, other = (jitter_color(self.picture(), config, np.random.default_rng(seed)) for _ in range(2))
+        one, other = (jitter_color(self.image(), config, np.random.default_rng(seed)) for _ in range(2))
         np.testing.assert_array_equal(one, other)
         assert one.shape == (6, 7, 3) and one.dtype == np.float32
         assert (one >= 0).all() and (one <= 1).all()
