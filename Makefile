@@ -15,7 +15,8 @@ PIP := -m pip --disable-pip-version-check --quiet install
 # Tests run in so many processes of one thread each; a process that is done takes tests from another's end. All
 # must list the same tests in the same order, also where a name is made from a set: hence the seed.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := -m pytest -n $(WORKERS) --dist worksteal
+export PYTHONHASHSEED := 0
 LOWEST_VENV ?= .venv-lowest
 NEWER_VENV ?= .venv-newer
 # A newer Python than 3.11, where there is one.
@@ -50,10 +51,10 @@ demo: $(READY)  ## segment generated cells with the shipped model; prints where 
 	@echo "try your own images on a page: $(BIN)/maskconver serve $(MODEL)"
 
 test: $(READY)  ## the tests, without the long ones (at most 12 minutes on 2 cores)
-	@$(PYTEST) -m "not slow and not web"
+	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "not slow and not web"
 
 test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
-	@$(PYTEST) -m slow || [ $$? -eq 5 ]
+	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m slow || [ $$? -eq 5 ]
 
 test-web: $(READY)  ## the pages in a real browser (needs Chromium; skipped where there is none)
 	@$(BIN)/python -m pytest -m web -rs
@@ -67,22 +68,22 @@ test-core: $(CORE_READY)  ## the core's tests, in an environment without PyTorch
 	@rm -f $(CORE_VENV)/nuclei.tflite
 	@[ ! -x $(BIN)/maskconver ] || $(BIN)/maskconver export nuclei --to litert --size 128 160 --out $(CORE_VENV)/nuclei.tflite
 	@MASKCONVER_TFLITE=$$(ls $(CORE_VENV)/nuclei.tflite 2>/dev/null) \
-		$(CORE_VENV)/bin/python -m pytest -m "not slow and not web" -p no:cacheprovider $(CORE_TESTS)
+		$(CORE_VENV)/bin/python $(PYTEST) -m "not slow and not web" -p no:cacheprovider $(CORE_TESTS)
 
 # Only what the lowest versions may break: no files of other runtimes, no documentation.
 test-lowest:  ## the core's tests with the lowest versions that are allowed
 	@if [ ! -x $(LOWEST_VENV)/bin/python ]; then $(PYTHON) -m venv $(LOWEST_VENV); fi
 	@rm -rf build
-	@$(LOWEST_VENV)/bin/python $(PIP) -c constraints-lowest.txt pytest hypothesis '.[onnx]'
+	@$(LOWEST_VENV)/bin/python $(PIP) -c constraints-lowest.txt pytest pytest-xdist hypothesis '.[onnx]'
 	@$(LOWEST_VENV)/bin/python $(PIP) --force-reinstall --no-deps .
-	@$(LOWEST_VENV)/bin/python -m pytest -m "not slow and not web" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
+	@$(LOWEST_VENV)/bin/python $(PYTEST) -m "not slow and not web" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
 
 test-newer:  ## the core's tests with Python 3.13 or 3.12, where there is one
 	@if [ -z "$(NEWER)" ]; then echo "no Python 3.12 or 3.13 found: left out"; exit 0; fi; \
 	set -e; rm -rf build; [ -x $(NEWER_VENV)/bin/python ] || $(NEWER) -m venv $(NEWER_VENV); \
-	$(NEWER_VENV)/bin/python $(PIP) pytest hypothesis '.[onnx]'; \
+	$(NEWER_VENV)/bin/python $(PIP) pytest pytest-xdist hypothesis '.[onnx]'; \
 	$(NEWER_VENV)/bin/python $(PIP) --force-reinstall --no-deps .; \
-	$(NEWER_VENV)/bin/python -m pytest -m "not slow" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
+	$(NEWER_VENV)/bin/python $(PYTEST) -m "not slow" -p no:cacheprovider tests/test_core_without_torch.py $(CORE_ROOMS)
 
 wheel: $(READY)  ## build the package and look at what is in it
 	@rm -rf build
@@ -93,7 +94,7 @@ wheel: $(READY)  ## build the package and look at what is in it
 $(CORE_READY): pyproject.toml $(shell find src/maskconver -type f -not -path '*/__pycache__/*')
 	@if [ ! -x $(CORE_VENV)/bin/python ]; then $(PYTHON) -m venv $(CORE_VENV); fi
 	@rm -rf build
-	@$(CORE_VENV)/bin/python $(PIP) pytest hypothesis
+	@$(CORE_VENV)/bin/python $(PIP) pytest pytest-xdist hypothesis
 	@$(CORE_VENV)/bin/python $(PIP) --upgrade --force-reinstall --no-deps .
 	@$(CORE_VENV)/bin/python $(PIP) '.[onnx,litert]'
 	@touch $@

@@ -46,7 +46,7 @@ def test_the_file_answers_as_the_model_in_every_precision(exported, models, name
         assert result.scores < 1e-5 and result.masks < 1e-4
 
 
-@pytest.mark.parametrize("output", ["proposals", "panoptic"])
+@pytest.mark.parametrize("output", [pytest.param("proposals", marks=pytest.mark.slow), "panoptic"])
 def test_the_file_of_a_model_with_a_semantic_head_answers_as_the_model(exported, output):
     _, result = exported("mobile semantic", output=output)
     assert result.images == 2 and result.differing <= result.pixels * 1e-4
