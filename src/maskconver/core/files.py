@@ -57,3 +57,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Makes a hard link to a file, or a symbolic one from another disk; false where neither is possible."""
+    for make in (target.hardlink_to, target.symlink_to):
+        with suppress(OSError):
+            make(source.resolve())
+            return True
+    return False

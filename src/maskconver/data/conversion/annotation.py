@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from ...errors import DataError
 if TYPE_CHECKING:
     from .files import Files
 
+T, R = TypeVar("T"), TypeVar("R")
 Overlaps = Literal["small-on-top", "order", "score", "fail"]
 Edges = Literal["touched", "centers"]
 Images = Literal["link", "copy", "none"]
@@ -172,6 +174,13 @@ class Options:
     edges: Edges | None = None
     colors: Path | None = None
     class_attribute: str | None = None
+
+
+def readable(read: Callable[[T], R], rows: Iterable[T]) -> Iterator[R]:
+    """What is read of each row, without those that cannot be read: `Reader.images` lists them later."""
+    for row in rows:
+        with suppress(DataError):
+            yield read(row)
 
 
 class Reader:

@@ -37,6 +37,8 @@ _Entry = TypeVar("_Entry")
 class ToolReader(Reader):
     """A reader whose images hold shapes, each of which may be spoiled by itself."""
 
+    edges = "centers"
+
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
         self._taken: set[str] = set()

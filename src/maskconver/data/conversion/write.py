@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ...core.categories import Categories
-from ...core.files import atomic_path
+from ...core.files import atomic_path, linked
 from ...core.panoptic_png import write_panoptic_png
 from ...core.segments import measure
 from ...errors import ImageError, one_line
@@ -217,14 +217,9 @@ class SetWriter:
             (folder / name).write_bytes(path)
             self.how["taken from the annotation"] += 1
             return name
-        if self.images == "link":
-            for link in (os.link, os.symlink):  # the first needs the same disk
-                try:
-                    link(os.path.realpath(path), folder / name)
-                    self.how["linked"] += 1
-                    return name
-                except OSError:
-                    pass
+        if self.images == "link" and linked(path, folder / name):
+            self.how["linked"] += 1
+            return name
         shutil.copyfile(path, folder / name)
         self.how["copied"] += 1
         return name

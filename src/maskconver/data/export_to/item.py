@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.categories import Categories
+from ...core.files import linked
 from ...core.polygons import Polygon, Ring, ids_to_polygons
 from ...core.segmentation import Segmentation
 from ...core.segments import Segment
@@ -121,7 +122,7 @@ class Output:
             target.parent.mkdir(parents=True, exist_ok=True)
             if callable(source):
                 target.write_bytes(source())
-            elif self.images == "copy" or not _link(source.resolve(), target):
+            elif self.images == "copy" or not linked(source, target):
                 shutil.copyfile(source, target)
         elif isinstance(source, Path):
             return Path(os.path.relpath(source, (self.final / name).parent)).as_posix()
@@ -132,17 +133,6 @@ class Output:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Makes a hard link, or a symbolic one to another disk; false where neither is possible."""
-    for make in (target.hardlink_to, target.symlink_to):
-        try:
-            make(source)
-            return True
-        except OSError:
-            continue
-    return False
 
 
 def below(*parts: str) -> str:

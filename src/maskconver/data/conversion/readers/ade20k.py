@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ....errors import DataError
-from ..annotation import AnnotatedImage, Options, Reader, SourceClass
+from ..annotation import AnnotatedImage, Options, Reader, SourceClass, readable
 from ..files import Files
 from ..pairs import split_of
 from ..pixels import class_segments, named_segments, read_colours, read_values
@@ -30,11 +30,8 @@ class Ade20k(Reader):
         if not self.names:
             raise DataError("no *_seg.png here", where=files.where(files.only))
         names: dict[str, None] = {}
-        for mask in self.names:
-            try:
-                names |= dict.fromkeys(self._objects(mask)[0].values())
-            except DataError:
-                continue  # said when the image is read
+        for found, _ in readable(self._objects, self.names):
+            names |= dict.fromkeys(found.values())
         self.classes = [SourceClass(name) for name in names]
         self.decisions.append("parts of objects are left out")
         self.decisions.append("ADE20K does not say which classes are stuff; `stuff` does")

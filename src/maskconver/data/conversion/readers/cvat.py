@@ -45,7 +45,6 @@ class Cvat(ToolReader):
 
     name = "cvat"
     title = "CVAT for images 1.1"
-    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)

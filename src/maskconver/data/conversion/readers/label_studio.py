@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ....core.files import IMAGE_SUFFIXES, MAX_PIXELS
 from ....errors import DataError, ImageError
 from ....io.images import image_size
-from ..annotation import AnnotatedImage, Options, Shape, SourceClass
+from ..annotation import AnnotatedImage, Options, Shape, SourceClass, readable
 from ..files import Files, plain_name
 from ..geometry import box, ellipse, polygon
 from ..tool import (
@@ -51,22 +51,14 @@ class LabelStudio(ToolReader):
 
     name = "label-studio"
     title = "Label Studio"
-    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
         names = with_head(files, ".json", _FORM, refuse=_OTHER) or files.matching(".json")
         self._tasks = [(n, *task) for n in names for task in self._read(n)]
         self.count = len(self._tasks)
-        named: dict[str, None] = {}
-        for *_, regions in self._tasks:
-            for region in regions:
-                try:
-                    if _kind(region):
-                        named[_label(region)] = None
-                except DataError:
-                    continue  # images() lists it
-        self.classes = [SourceClass(n) for n in named]
+        areas = (region for *_, regions in self._tasks for region in regions if _kind(region))
+        self.classes = [SourceClass(n) for n in dict.fromkeys(readable(_label, areas))]
 
     @classmethod
     def detect(cls, files: Files) -> str | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import posixpath
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ....errors import DataError
-from ..annotation import AnnotatedImage, Options, Shape, SourceClass
+from ..annotation import AnnotatedImage, Options, Shape, SourceClass, readable
 from ..files import Files, plain_name
 from ..geometry import box, ellipse, polygon
 from ..tool import (
@@ -45,17 +44,14 @@ class Labelme(ToolReader):
 
     name = "labelme"
     title = "labelme"
-    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
         self.names = files.matching(".json")
-        named: dict[str, None] = {}
-        for name in self.names:
-            try:
-                named |= dict.fromkeys(_labels(files.json(name)))
-            except DataError:
-                continue  # images() lists it
+        contents = readable(files.json, self.names)
+        rows = (mapping(row) for content in contents for row in items(mapping(content).get("shapes")))
+        areas = (row.get("label") for row in rows if (row.get("shape_type") or "polygon") in _AREAS)
+        named = dict.fromkeys(readable(class_name, areas))
         listed = [n for n in files.names if posixpath.basename(n).lower() in ("labels.txt", "classes.txt")]
         order = [line.strip() for line in files.text(listed[0]).splitlines()] if listed else []
         names = [n for n in dict.fromkeys(order) if n and n not in _IGNORE] + [
@@ -140,12 +136,3 @@ class Labelme(ToolReader):
             what = f"its mask has {found} pixels, its two points span {expected[1]}×{expected[0]}"
             raise DataError(what, kind="broken-mask")
         return shape
-
-
-def _labels(content: Any) -> Iterator[str]:
-    for row in map(mapping, items(mapping(content).get("shapes"))):
-        if (row.get("shape_type") or "polygon") in _AREAS:
-            try:
-                yield class_name(row.get("label"))
-            except DataError:
-                continue

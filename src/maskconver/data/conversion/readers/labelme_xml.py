@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+from functools import partial
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import DataError
-from ..annotation import AnnotatedImage, Options, Shape, SourceClass
+from ..annotation import AnnotatedImage, Options, Shape, SourceClass, readable
 from ..files import Files
 from ..geometry import polygon
 from ..tool import (
@@ -37,20 +38,13 @@ class LabelmeXml(ToolReader):
 
     name = "labelme-xml"
     title = "LabelMe (XML)"
-    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
         self.names = files.matching(".xml")
-        named: dict[str, None] = {}
-        for name in self.names:
-            try:
-                for row in _root(files, name).iter("object"):
-                    if not _is_deleted(row) and (text := " ".join((row.findtext("name") or "").split())):
-                        named[text] = None
-            except DataError:
-                continue  # images() lists it
-        self.classes = [SourceClass(n) for n in named]
+        roots = readable(partial(_root, files), self.names)
+        rows = (row.findtext("name") for root in roots for row in root.iter("object") if not _is_deleted(row))
+        self.classes = [SourceClass(n) for n in dict.fromkeys(readable(class_name, rows))]
 
     @classmethod
     def detect(cls, files: Files) -> str | None:

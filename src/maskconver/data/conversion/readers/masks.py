@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ....errors import DataError
 from ....io.label_png import read_classes
-from ..annotation import AnnotatedImage, Faults, IdSegment, Options, Reader, SourceClass
+from ..annotation import AnnotatedImage, Faults, IdSegment, Options, Reader, SourceClass, readable
 from ..colors import UnknownColors, color_names, read_color_file, to_numbers
 from ..files import Files
 from ..pairs import MASK_FOLDERS, Pair, is_mask, pair_masks
@@ -132,11 +132,8 @@ class ClassMasks(Masks):
 
     def _names_of_values(self) -> None:
         values: set[int] = set()
-        for pair in self.pairs:
-            try:
-                values |= set(np.unique(read_values(self.files.path(pair.mask))).tolist())
-            except DataError:
-                continue  # said when the mask is read
+        for mask in readable(read_values, (self.files.path(pair.mask) for pair in self.pairs)):
+            values |= set(np.unique(mask).tolist())
         self._void |= {0}
         self._names = {v: f"class {v}" for v in sorted(values - self._void)}
         self.classes = [SourceClass(name, False, id=v) for v, name in self._names.items()]
@@ -200,11 +197,8 @@ class ColorMasks(Masks):
     def _seen(self) -> str:
         """The most frequent colours of the first masks."""
         counts: dict[int, int] = {}
-        for pair in self.pairs[:10]:
-            try:
-                colours = read_colours(self.files.path(pair.mask)).astype(np.int32)
-            except DataError:
-                continue
+        for first in readable(read_colours, (self.files.path(pair.mask) for pair in self.pairs[:10])):
+            colours = first.astype(np.int32)
             packed = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
             for value, count in zip(*(a.tolist() for a in np.unique(packed, return_counts=True))):
                 counts[value] = counts.get(value, 0) + count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ....core.files import IMAGE_SUFFIXES, MAX_PIXELS
 from ....errors import DataError
-from ..annotation import AnnotatedImage, Options, Shape, SourceClass
+from ..annotation import AnnotatedImage, Options, Shape, SourceClass, readable
 from ..files import Files
 from ..geometry import box, polygon
 from ..tool import (
@@ -45,7 +44,6 @@ class Supervisely(ToolReader):
 
     name = "supervisely"
     title = "Supervisely"
-    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
@@ -59,9 +57,10 @@ class Supervisely(ToolReader):
                     named.setdefault(title, SourceClass(title, color=hex_color(row.get("color"))))
         if not metas:
             self.decisions.append("there is no meta.json, so the classes are those of the objects")
-            for name in self.names:
-                for title in _titles(files, name):
-                    named.setdefault(title, SourceClass(title))
+            contents = readable(files.json, self.names)
+            rows = (mapping(row) for content in contents for row in items(mapping(content).get("objects")))
+            titles = readable(class_name, (row.get("classTitle") for row in rows))
+            named = {title: SourceClass(title) for title in titles}
         self.classes = list(named.values())
 
     @classmethod
@@ -148,15 +147,3 @@ def _filled(
     for part, value in ((outline, 1), *((hole, 0) for hole in holes)):
         draw.polygon([(int(x), int(y)) for x, y in part - low], fill=value, outline=value)
     return np.asarray(canvas).astype(bool), (int(low[0]), int(low[1]))
-
-
-def _titles(files: Files, name: str) -> Iterator[str]:
-    try:
-        content = files.json(name)
-    except DataError:
-        return
-    for row in items(mapping(content).get("objects")):
-        try:
-            yield class_name(mapping(row).get("classTitle"))
-        except DataError:
-            continue

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ....errors import DataError
-from ..annotation import AnnotatedImage, Options, Shape, SourceClass
+from ..annotation import AnnotatedImage, Options, Shape, SourceClass, readable
 from ..files import Files, plain_name
 from ..geometry import box, ellipse, polygon
 from ..tool import (
@@ -43,7 +43,6 @@ class Via(ToolReader):
 
     name = "via"
     title = "VIA"
-    edges = "centers"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
@@ -52,13 +51,7 @@ class Via(ToolReader):
         self.count = len(self._rows)
         regions = [region for _, row in self._rows for region in _regions(row)]
         self._attribute = self._choose(regions)
-        named: dict[str, None] = {}
-        for region in regions:
-            try:
-                named[self._class(region)] = None
-            except DataError:
-                continue  # images() lists it
-        self.classes = [SourceClass(n) for n in named]
+        self.classes = [SourceClass(n) for n in dict.fromkeys(readable(self._class, regions))]
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
