@@ -101,8 +101,8 @@ def test_three_commands_lead_to_a_trained_model(
     make, options = EXPORTS[tool]
     make(generated / "my_export")
     convert, check, train = commands()
-    small = "--steps 60 --val_every 60 --data.batch_size 2 --data.workers 0 --model.proposals 20"
-    small += " --model.input.size [64,64] --schedule.warmup 10"
+    small = "--steps 12 --val_every 12 --data.batch_size 2 --data.workers 0 --model.proposals 20"
+    small += " --model.input.size [64,64] --schedule.warmup 4"
     assert main([*convert, *options.split()]) == 0
     assert main(check) == 0
     assert main([*train, *small.split()]) == 0, capsys.readouterr()
