@@ -17,7 +17,8 @@ from ...errors import DataError
 if TYPE_CHECKING:
     from .files import Files
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 Overlaps = Literal["small-on-top", "order", "score", "fail"]
 Edges = Literal["touched", "centers"]
 Images = Literal["link", "copy", "none"]
