@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fakes import FakeRuntime, picture
+from tests.fakes import FakeRuntime, bright_image
 
 import maskconver as mc
 
@@ -25,7 +25,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_an_image_gives_an_overlay_and_a_row_for_each_class(app: dict[str, Any]) -> None:
-    image = picture()
+    image = bright_image()
     overlay, rows = app["segment"](image, 0.1, 0.5)
     assert overlay.shape == image.shape and not np.array_equal(overlay, image)
     assert [row[0] for row in rows] == ["cell", "ground"]

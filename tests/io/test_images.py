@@ -19,10 +19,10 @@ from maskconver.io.pixels import kept_warnings
 from maskconver.io.sources import list_images
 
 RNG = np.random.default_rng(0)
-PICTURE = np.asarray(
+COLOURED = np.asarray(
     Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8)).resize((40, 30), Image.Resampling.BICUBIC)
 )
-GREY = np.asarray(Image.fromarray(PICTURE).convert("L"))
+GREY = np.asarray(Image.fromarray(COLOURED).convert("L"))
 
 BROKEN = (
     *("truncated.jpg", "truncated_header.jpg", "truncated.png", "bad_crc.png", "empty.png", "text.jpg"),
@@ -87,9 +87,9 @@ def test_every_other_shared_image_is_read(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (encoded(Image.fromarray(PICTURE), "JPEG")[:400], "damaged or cut off"),
-        (encoded(Image.fromarray(PICTURE), "JPEG")[:60], "damaged or cut off"),
-        (encoded(Image.fromarray(PICTURE), "PNG")[:-900], "damaged or cut off"),
+        (encoded(Image.fromarray(COLOURED), "JPEG")[:400], "damaged or cut off"),
+        (encoded(Image.fromarray(COLOURED), "JPEG")[:60], "damaged or cut off"),
+        (encoded(Image.fromarray(COLOURED), "PNG")[:-900], "damaged or cut off"),
         (b"", "empty"),
         (b"just a line of text", "not an image"),
         (b"<html>404</html>", "web page"),
@@ -108,7 +108,7 @@ def test_broken_image_is_refused(tmp_path: Path, data: bytes, says: str) -> None
 
 
 def test_flipped_byte_is_refused() -> None:
-    data = bytearray(encoded(Image.fromarray(PICTURE), "PNG"))
+    data = bytearray(encoded(Image.fromarray(COLOURED), "PNG"))
     data[len(data) // 2] ^= 0xFF
     with pytest.raises(ImageError, match="scan 7: damaged"):
         read_image(bytes(data), name="scan 7")
@@ -123,7 +123,7 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
 
 def test_limit_of_pixels_can_be_raised_and_leaves_pillows_own_alone() -> None:
     before = Image.MAX_IMAGE_PIXELS
-    data = encoded(Image.fromarray(PICTURE), "PNG")
+    data = encoded(Image.fromarray(COLOURED), "PNG")
     with pytest.raises(ImageError, match="`max_pixels=1200`"):
         read_image(data, max_pixels=1199)
     assert read_image(data, max_pixels=1200).shape == (30, 40, 3)
@@ -133,25 +133,25 @@ def test_limit_of_pixels_can_be_raised_and_leaves_pillows_own_alone() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_lossless_formats_are_exact(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
-    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(PICTURE), kind, **options)), PICTURE)
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(COLOURED), kind, **options)), COLOURED)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "1", "P"])
 def test_alpha_is_dropped_and_grey_repeated(mode: str) -> None:
-    image = Image.fromarray(PICTURE)
+    image = Image.fromarray(COLOURED)
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1)))
     image = image.convert("L") if mode == "LA" else image
     image = image.convert(mode) if mode not in ("RGBA", "LA") else image
     if mode in ("RGBA", "LA"):
         image.putalpha(ramp)
-    expected = {"RGBA": PICTURE, "LA": grey3(GREY), "L": grey3(GREY)}.get(
+    expected = {"RGBA": COLOURED, "LA": grey3(GREY), "L": grey3(GREY)}.get(
         mode, np.asarray(image.convert("RGB"))
     )
     np.testing.assert_array_equal(read_image(encoded(image, "PNG")), expected)
 
 
 def test_transparent_palette_keeps_its_colours_without_a_warning() -> None:
-    image = Image.fromarray(PICTURE).quantize(16)
+    image = Image.fromarray(COLOURED).quantize(16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = read_image(encoded(image, "PNG", transparency=bytes([0, 128] + [255] * 14)))
@@ -169,7 +169,7 @@ def test_cmyk_jpeg_becomes_rgb() -> None:
 def test_exif_rotation_is_applied(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(PICTURE), kind, exif=exif)
+    data = encoded(Image.fromarray(COLOURED), kind, exif=exif)
     from PIL import ImageOps
 
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
@@ -219,10 +219,10 @@ def test_any_size_is_read(size: tuple[int, int]) -> None:
 
 def test_content_decides_not_the_name(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    path.write_bytes(encoded(Image.fromarray(PICTURE), "PNG"))
-    np.testing.assert_array_equal(read_image(path), PICTURE)
+    path.write_bytes(encoded(Image.fromarray(COLOURED), "PNG"))
+    np.testing.assert_array_equal(read_image(path), COLOURED)
     with path.open("rb") as file:
-        np.testing.assert_array_equal(read_image(file), PICTURE)
+        np.testing.assert_array_equal(read_image(file), COLOURED)
         assert not file.closed
 
 
@@ -298,9 +298,9 @@ def test_a_jpeg_is_reduced_as_far_as_it_stays_large_enough(least, step, turn) ->
 
 
 def test_other_formats_are_read_whole() -> None:
-    pixels, size = read_reduced(encoded(Image.fromarray(PICTURE), "PNG"), lambda size: (1, 1))
-    np.testing.assert_array_equal(pixels, PICTURE)
-    assert size == PICTURE.shape[:2]
+    pixels, size = read_reduced(encoded(Image.fromarray(COLOURED), "PNG"), lambda size: (1, 1))
+    np.testing.assert_array_equal(pixels, COLOURED)
+    assert size == COLOURED.shape[:2]
 
 
 def test_larger_jpegs_than_allowed_are_refused_before_they_are_reduced() -> None:

@@ -121,14 +121,14 @@ def _masks(batch: Batch, index: int, image: NDArray[np.uint8], categories: Categ
     drawn = np.asarray(found.draw(image)).copy()
     y, x = np.arange(ids.shape[0])[:, None], np.arange(ids.shape[1])
     drawn[~batch.valid[index].numpy() & ((x + y) // max(max(ids.shape) // 100, 1) % 3 == 0)] = 0
-    picture = Image.fromarray(drawn)
-    pen, reach = ImageDraw.Draw(picture), max(max(ids.shape) // 70, 2)
+    result = Image.fromarray(drawn)
+    pen, reach = ImageDraw.Draw(result), max(max(ids.shape) // 70, 2)
     for (cy, cx), label in zip(batch.centers[mine].tolist(), labels.tolist()):
         color = THING if categories.is_thing[label] else STUFF
         for width, fill in ((reach // 2 + 2, (255, 255, 255)), (max(reach // 3, 1), color)):
             pen.line((cx - reach, cy, cx + reach, cy), fill, width)
             pen.line((cx, cy - reach, cx, cy + reach), fill, width)
-    return picture
+    return result
 
 
 def _heat(
