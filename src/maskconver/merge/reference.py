@@ -64,19 +64,22 @@ def winners_at(
     places: NDArray[np.int64],
     scores: NDArray[np.float32],
     logits: NDArray[np.float32],
+    which: NDArray[np.int64],
     *,
     taps: tuple[Taps, Taps],
     config: PostprocessConfig,
 ) -> NDArray[np.int64]:
     """Who of the n wins each of some pixels (P,), counted row by row, n where nobody does.
 
-    The winners of `PlainCompetition`, whose arguments the others are.
+    The winners of `PlainCompetition`, whose arguments the others are. `which`: (n,) the masks that compete.
     """
     rows, columns = taps
     y, x = np.divmod(places, len(columns))
-    masks = logits.transpose(1, 2, 0)
     low, high = (
-        interpolate(masks[rows.low[y], at], masks[rows.high[y], at], rows.weight[y, None])
+        interpolate(
+            *(logits[which, row[:, None], at[:, None]] for row in (rows.low[y], rows.high[y])),
+            rows.weight[y, None],
+        )
         for at in (columns.low[x], columns.high[x])
     )
     values = interpolate(low, high, columns.weight[x, None])
