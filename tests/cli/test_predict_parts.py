@@ -36,7 +36,7 @@ def files(folder="out"):
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in sorted(Path(folder).rglob("*"))
-        if p.is_file() and p.parent.name != "parts"
+        if p.is_file() and "parts" not in p.parts
     }
 
 
@@ -141,6 +141,32 @@ def test_shards_are_disjoint_and_the_last_one_merges(runtime, capsys):
     assert "were done before" in capsys.readouterr().out
 
 
+def test_tables_and_labelling_files_of_shards_are_those_of_one_run(runtime, capsys):
+    own = ["--table", "all.csv", "--pixel-size", "0.5", "--to", "labelme"]
+    assert main(["predict", "model.onnx", "in", "--out", "whole", *own]) == 1
+    whole, table = files("whole"), Path("all.csv").read_bytes()
+    assert len(table.splitlines()) == 1 + 5 * 2 and "labelme/c.json" in whole
+    for k in (1, 2):
+        assert not Path("out/labelme").exists()
+        Path("all.csv").unlink(missing_ok=True)
+        main([*COMMAND, *own, "--shard", f"{k}/2"])
+    assert Path("all.csv").read_bytes() == table and files() == whole
+    Path("all.csv").unlink()
+    Path("out/labelme/a.json").write_text("corrected", encoding="utf-8")
+    runtime.shapes.clear()
+    assert main([*COMMAND, *own]) == 1 and runtime.shapes == []
+    assert "stays as it is" in capsys.readouterr().err
+    assert Path("out/labelme/a.json").read_text(encoding="utf-8") == "corrected"
+    assert Path("all.csv").read_bytes() == table
+
+
+def test_images_without_rows_for_a_table_are_done_again(runtime):
+    main(COMMAND)
+    runtime.shapes.clear()
+    assert main([*COMMAND, "--table", "all.csv"]) == 1 and len(runtime.shapes) == 5
+    assert len(Path("all.csv").read_text(encoding="utf-8").splitlines()) == 11
+
+
 def test_a_shard_without_images_is_done(runtime):
     assert main([*COMMAND, "--shard", "9/9"]) == 0
 
@@ -159,7 +185,7 @@ def test_a_shard_belongs_to_one_process(runtime, capsys):
         (["--shard", "0/2"], "--shard 0/2: write the number"),
         (["--shard", "3/2"], "--shard 3/2: write"),
         (["--shard", "half"], "--shard half: write"),
-        (["--resume", "--table", "a.csv"], "--table is written by one run"),
+        (["--resume", "--to", "labelme", "--no-masks", "--labels"], "leave out --no-masks"),
         (["--resume", "--score-threshold", "0.4"], "out holds results of other settings (score_threshold)"),
         ([], "out holds results of --resume or --shard; add --resume"),
     ],
