@@ -75,11 +75,9 @@ def winners_at(
     """
     rows, columns = taps
     y, x = np.divmod(places, len(columns))
+    above, below, weight = rows.low[y][:, None], rows.high[y][:, None], rows.weight[y, None]
     low, high = (
-        interpolate(
-            *(logits[which, row[:, None], at[:, None]] for row in (rows.low[y], rows.high[y])),
-            rows.weight[y, None],
-        )
+        interpolate(logits[which, above, at[:, None]], logits[which, below, at[:, None]], weight)
         for at in (columns.low[x], columns.high[x])
     )
     values = interpolate(low, high, columns.weight[x, None])
