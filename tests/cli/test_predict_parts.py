@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,7 +37,7 @@ def files(folder="out"):
     return {
         p.relative_to(folder).as_posix(): p.read_bytes()
         for p in sorted(Path(folder).rglob("*"))
-        if p.is_file() and p.parent.name != "parts"
+        if p.is_file() and "parts" not in p.parts
     }
 
 
@@ -141,6 +142,78 @@ def test_shards_are_disjoint_and_the_last_one_merges(runtime, capsys):
     assert "were done before" in capsys.readouterr().out
 
 
+def test_a_disk_that_fills_up_keeps_what_is_done(runtime, monkeypatch, capsys):
+    from maskconver.cli import predict
+
+    write = predict.write_panoptic_png
+
+    def full(path, ids):
+        if path.stem == "b":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, ids)
+
+    monkeypatch.setattr("maskconver.cli.predict.write_panoptic_png", full)
+    assert main(COMMAND) == 2
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and err.count("\n") == 1
+    monkeypatch.setattr("maskconver.cli.predict.write_panoptic_png", write)
+    assert main([*COMMAND, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["done_before"] == 1 and report["left"] == 0
+
+
+def test_large_tiff_files_that_are_damaged_or_of_too_many_tiles_are_listed(tmp_path, monkeypatch, capsys):
+    """The others are segmented; the run ends with exit code 1."""
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "maskconver.inference.predictor.open_runtime", lambda *_, **__: FakeRuntime("native", (64, 64))
+    )
+    monkeypatch.setattr("maskconver.inference.predictor.WINDOWED", 1)
+    monkeypatch.setattr("maskconver.inference.mosaic.MOST_TILES", 50)
+    for name, size in (("good", (150, 170)), ("bad", (150, 170)), ("wide", (64, 6400))):
+        noise = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+        tifffile.imwrite(f"{name}.tif", noise, tile=(32, 32), compression="zlib")
+    with tifffile.TiffFile("bad.tif") as file:
+        offset = file.pages[0].dataoffsets[20]
+    data = bytearray(Path("bad.tif").read_bytes())
+    data[offset : offset + 40] = bytes(40)
+    Path("bad.tif").write_bytes(data)
+    command = ["predict", "model.onnx", ".", "--out", "out", "--tile", "64", "--json"]
+    assert main(command) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == 1 and Path("out/panoptic/good.png").is_file()
+    reasons = {Path(row["file"]).name: row["reason"] for row in report["failed"]}
+    assert "damaged or cut off in part 21" in reasons["bad.tif"]
+    assert "tiles, more than 50" in reasons["wide.tif"] and "\n" not in str(reasons)
+
+
+def test_tables_and_labelling_files_of_shards_are_those_of_one_run(runtime, capsys):
+    own = ["--table", "all.csv", "--pixel-size", "0.5", "--to", "labelme"]
+    assert main(["predict", "model.onnx", "in", "--out", "whole", *own]) == 1
+    whole, table = files("whole"), Path("all.csv").read_bytes()
+    assert len(table.splitlines()) == 1 + 5 * 2 and "labelme/c.json" in whole
+    for k in (1, 2):
+        assert not Path("out/labelme").exists()
+        Path("all.csv").unlink(missing_ok=True)
+        main([*COMMAND, *own, "--shard", f"{k}/2"])
+    assert Path("all.csv").read_bytes() == table and files() == whole
+    Path("all.csv").unlink()
+    Path("out/labelme/a.json").write_text("corrected", encoding="utf-8")
+    runtime.shapes.clear()
+    assert main([*COMMAND, *own]) == 1 and runtime.shapes == []
+    assert "stays as it is" in capsys.readouterr().err
+    assert Path("out/labelme/a.json").read_text(encoding="utf-8") == "corrected"
+    assert Path("all.csv").read_bytes() == table
+
+
+def test_images_without_rows_for_a_table_are_done_again(runtime):
+    main(COMMAND)
+    runtime.shapes.clear()
+    assert main([*COMMAND, "--table", "all.csv"]) == 1 and len(runtime.shapes) == 5
+    assert len(Path("all.csv").read_text(encoding="utf-8").splitlines()) == 11
+
+
 def test_a_shard_without_images_is_done(runtime):
     assert main([*COMMAND, "--shard", "9/9"]) == 0
 
@@ -159,7 +232,7 @@ def test_a_shard_belongs_to_one_process(runtime, capsys):
         (["--shard", "0/2"], "--shard 0/2: write the number"),
         (["--shard", "3/2"], "--shard 3/2: write"),
         (["--shard", "half"], "--shard half: write"),
-        (["--resume", "--table", "a.csv"], "--table is written by one run"),
+        (["--resume", "--to", "labelme", "--no-masks", "--labels"], "leave out --no-masks"),
         (["--resume", "--score-threshold", "0.4"], "out holds results of other settings (score_threshold)"),
         ([], "out holds results of --resume or --shard; add --resume"),
     ],

@@ -25,7 +25,7 @@ from maskconver.export.driver import trace
 from maskconver.export.litert import LiteRt, described
 from maskconver.export.litert_quantize import quantize_litert
 from maskconver.export.panoptic import PanopticMerge, PanopticNetwork
-from maskconver.inference.exported import Exported
+from maskconver.inference.exported import KEY, Exported
 from maskconver.inference.litert import LiteRtRuntime
 from maskconver.merge import postprocess
 from tests.export.conftest import SCRIPT
@@ -71,7 +71,7 @@ def content() -> bytes:
 @pytest.fixture(scope="module")
 def file(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("litert") / "small.tflite"
-    path.write_bytes(described(content, description().to_json()))
+    path.write_bytes(described(content, {KEY: description().to_json()}))
     return path
 
 
@@ -148,7 +148,7 @@ def test_fewer_bits_change_the_answer_a_little(content, tmp_path, quantize):
     images = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(4)]
     small = quantize_litert(content, about, images if quantize == "int8" else None)
     path = tmp_path / "small.tflite"
-    path.write_bytes(described(small, about.to_json()))
+    path.write_bytes(described(small, {KEY: about.to_json()}))
     canvas = rng.normal(size=(1, 3, *SIZE)).astype(np.float32)
     expected = Small().eval()(torch.from_numpy(canvas))[2].detach().numpy()
     difference = np.abs(LiteRtRuntime(path)(canvas).mask_logits - expected).max()
@@ -171,10 +171,10 @@ def test_files_that_are_not_ours_are_refused_in_one_line(content, file, tmp_path
     whole = file.read_bytes()
     cases = [
         (content, "not written by maskconver export"),
-        (described(content, json.dumps(told | {"format": 9})), "in another format"),
-        (described(content, json.dumps(told | {"categories": []})), "damaged description"),
-        (described(content, json.dumps(told | {"uint8": True})), "export the model again"),
-        (described(content, json.dumps(told | {"output": "panoptic"})), "export the model again"),
+        (described(content, {KEY: json.dumps(told | {"format": 9})}), "in another format"),
+        (described(content, {KEY: json.dumps(told | {"categories": []})}), "damaged description"),
+        (described(content, {KEY: json.dumps(told | {"uint8": True})}), "export the model again"),
+        (described(content, {KEY: json.dumps(told | {"output": "panoptic"})}), "export the model again"),
         (whole[: len(whole) // 2], "again|cannot be|can be run"),
         (b"no model", "not a LiteRT file that can be run"),
         (b"", "not a LiteRT file that can be run"),

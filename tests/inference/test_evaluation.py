@@ -16,7 +16,9 @@ from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.data import open_dataset
 from maskconver.data.synth.write import synth_categories, write_dataset
 from maskconver.errors import ConfigError
-from maskconver.inference.evaluation import evaluate, tune, write_gallery
+from maskconver.inference.evaluation import _answers, evaluate, tune, write_gallery
+from maskconver.inference.mosaic import Tiling
+from tests.fakes import FakeRuntime
 
 SIZE = 48
 
@@ -75,6 +77,21 @@ def test_tuning_finds_the_threshold_that_drops_the_noise(dataset) -> None:
     assert config.score_threshold in (0.3, 0.6)
     assert max(v for *_, v in grid) == pytest.approx(1.0)
     assert config.min_area == oracle.postprocess.min_area
+
+
+def test_tuning_in_tiles_runs_the_network_once_a_tile(dataset) -> None:
+    runtime = FakeRuntime("native", (16, 16))
+    runtime.categories = dataset.categories
+    predictor = Predictor(runtime, tile=32, overlap=8)
+    configs = [replace(predictor.postprocess, score_threshold=s) for s in (0.1, 0.85)]
+    answers = [list(found) for _, found in _answers(predictor, dataset, configs, 0.1)]
+    tiles = len(Tiling.of((SIZE, SIZE), 32, 8, align=8))
+    assert len(runtime.shapes) == tiles * len(dataset)
+    for index, found in enumerate(answers):
+        for config, answer in zip(configs, found):
+            single = Predictor(runtime, tile=32, overlap=8, score_threshold=config.score_threshold)
+            expected = single(dataset.image(index))
+            assert (answer.ids == expected.ids).all() and answer.segments == expected.segments
 
 
 def test_tuned_figures_are_those_of_the_tuned_model_where_masks_are_a_softmax_over_all(dataset) -> None:

@@ -14,6 +14,7 @@ from maskconver.core.categories import Categories, Category
 from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.core.proposals import Proposals
 from maskconver.core.segmentation import Segmentation
+from maskconver.core.segments import let_go
 from maskconver.errors import ConfigError, MaskconverError
 from maskconver.inference.exported import CanvasMap
 from maskconver.inference.mosaic import Mosaic, Tiling, id_map
@@ -178,6 +179,20 @@ def test_scale_comes_on_top_of_the_models_own():
     assert runtime.shapes == [(1, 3, 64, 96)] and runtime.input.scale == 0.5
 
 
+def test_a_diameter_brings_objects_to_the_size_of_the_training_objects():
+    runtime = ColourRuntime(scale=0.5, diameter=20.0)
+    Predictor(runtime, tile=None, diameter=10)(np.zeros((64, 96, 3), np.uint8))
+    assert runtime.shapes == [(1, 3, 64, 96)]
+    with pytest.raises(ConfigError, match="leave out `scale`"):
+        Predictor(runtime, diameter=10, scale=2.0)
+    with pytest.raises(ConfigError, match="`diameter=0`"):
+        Predictor(runtime, diameter=0)
+    with pytest.raises(ConfigError, match=r"does not say how large.*give `scale`"):
+        Predictor(ColourRuntime(), diameter=10)
+    with pytest.raises(ConfigError, match="Change the side of `tile`"):
+        Predictor(ColourRuntime(mode="fit", diameter=10.0), diameter=10)
+
+
 def test_constant_tiles_are_skipped_where_asked():
     image = np.zeros((64, 400, 3), np.uint8)
     image[10:30, 300:320] = 0, 9, 1
@@ -281,6 +296,16 @@ def test_a_full_disk_is_told_in_one_line(monkeypatch):
         id_map((30, 40))
 
 
+def test_a_large_id_map_takes_no_memory_for_what_is_done(monkeypatch):
+    """The map lies in a file; its pages are let go of row after row, and its values stay."""
+    monkeypatch.setattr("maskconver.inference.mosaic.MEMORY_BYTES", 100)
+    image = painted(9, 200, 170)
+    kept = []
+    monkeypatch.setattr("maskconver.inference.mosaic.let_go", lambda ids: kept.append(let_go(ids)))
+    tiled = Predictor(ColourRuntime(), tile=64, overlap=24)(image)
+    assert same(tiled, Predictor(ColourRuntime(), tile=None)(image)) and len(kept) >= 5
+
+
 class PanopticFile(ColourRuntime):
     """A file of a fixed size that gives maps, not proposals."""
 
@@ -293,6 +318,15 @@ class PanopticFile(ColourRuntime):
         (answer,) = postprocess(super().__call__(images), self.postprocess, CATEGORIES)
         rows = np.array([[s.id, s.label, s.area] for s in answer] + [[0, -1, 0]], np.int32)
         return [CanvasMap(answer.ids, rows, np.float32([*(s.score for s in answer), 0]))]
+
+
+def test_a_file_of_a_fixed_size_and_a_scale_show_objects_at_that_scale_or_refuse():
+    image = painted(5, 150, 90)
+    file = PanopticFile()
+    tiled = Predictor(file, tile=32, scale=2.0)(image)
+    assert {shape[2:] for shape in file.shapes} == {(64, 64)} and tiled.ids.shape == (150, 90)
+    with pytest.raises(ConfigError, match=r"`tile=64` at a scale of 2 is larger.*at most 32"):
+        Predictor(PanopticFile(), tile=64, scale=2.0)
 
 
 def test_a_file_of_a_fixed_size_takes_images_of_any_size_in_tiles():

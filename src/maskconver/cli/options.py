@@ -162,11 +162,18 @@ def add_tile_options(parser: ArgumentParser) -> None:
         help="resize images by this factor first (models that keep the size of images): the size of objects "
         "in training divided by their size in your images",
     )
+    optional(
+        parser,
+        "--diameter",
+        float,
+        "diameter of typical objects in your images in pixels; sets --scale for models that know the size of "
+        "their training objects, such as nuclei",
+    )
 
 
 def tile_settings(args: Namespace) -> dict[str, Any]:
     """The arguments of `Predictor` for large images."""
-    own = {name: getattr(args, name) for name in ("overlap", "skip_empty", "scale")}
+    own = {name: getattr(args, name) for name in ("overlap", "skip_empty", "scale", "diameter")}
     return own | {"tile": None if args.tile == "none" else args.tile}
 
 

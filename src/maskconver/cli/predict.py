@@ -15,19 +15,22 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..core.files import WEIGHTS, atomic_path
-from ..core.panoptic_png import write_panoptic_png
+from ..core.panoptic_png import read_panoptic_png, write_panoptic_png
 from ..core.segmentation import Segmentation
 from ..data.export_to.write import FORMATS, writing_results
 from ..errors import CheckpointError, ConfigError, DataError, ImageError, MaskconverError
@@ -106,7 +109,7 @@ def configure(parser: ArgumentParser) -> None:
         type=str | None,
         default=None,
         help="segment one part of the images, e.g. 2/8, beside processes that write the others to the same "
-        "--out; the last one to end writes panoptic.json",
+        "--out; the last one to end writes panoptic.json, --table and --to",
     )
     add("--json", action="store_true", help="print the figures as JSON")
     add_common(parser, "device", "proposals")
@@ -144,10 +147,8 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     in_parts = args.resume or args.shard is not None
     shard = _shard(args.shard)
-    if in_parts and (args.table or args.to):
-        raise ConfigError(
-            f"--{'table' if args.table else 'to'} is written by one run; leave out --resume and --shard"
-        )
+    if in_parts and args.to and args.no_masks:
+        raise ConfigError("--to with --resume or --shard is made of the panoptic files; leave out --no-masks")
     out = Path(args.out)
     if not in_parts and (out / PARTS).is_dir():
         raise ConfigError(
@@ -172,12 +173,18 @@ def run(args: Namespace) -> int:
             opened = open_journal(out, shard, _settings(args), resume=args.resume)
             journal = stack.enter_context(opened)
             mine = paths[shard[0] - 1 :: shard[1]]
-            paths = [path for path in mine if not journal.is_done(tasks[path])]
+            paths = [path for path in mine if not _is_done(journal, tasks[path], args)]
             done.before = len(mine) - len(paths)
         done.given = len(paths) + len(failures)
         _segment(args, predictor, {path: tasks[path] for path in paths}, image_ids, done, failures, journal)
-        if journal and not args.no_masks:
-            done.left = journal.merge(tasks.values(), predictor.categories, image_ids)
+        if journal:
+            done.left = journal.merge(
+                tasks.values(),
+                predictor.categories,
+                image_ids,
+                masks=not args.no_masks,
+                then=lambda rows: _merge_parts(args, predictor.categories, tasks, rows, done, failures),
+            )
     done.seconds["total"] = time.perf_counter() - start
     _report(args, out, done, failures)
     return 1 if failures else 0
@@ -226,6 +233,68 @@ def _segment(
                 done.large += answer.ids.size > LARGE
                 done.segments.update(s.category for s in answer.segments)
             advance()
+
+
+def _table_part(args: Namespace, stem: str) -> Path:
+    """Where the rows of one image lie until all are done."""
+    return Path(args.out) / PARTS / "tables" / f"{stem}.csv"
+
+
+def _is_done(journal: Journal, task: Task, args: Namespace) -> bool:
+    return journal.is_done(task) and not (args.table and not _table_part(args, task.stem).is_file())
+
+
+def _merge_parts(
+    args: Namespace,
+    categories: Categories,
+    tasks: dict[Path, Task],
+    rows: Iterable[tuple[Task, dict[str, Any]]],
+    done: Done,
+    failures: list[tuple[str, str]],
+) -> None:
+    """Writes --table and --to from the results of all shards."""
+    out = Path(args.out)
+    if args.table:
+        parts = [part for task in tasks.values() if (part := _table_part(args, task.stem)).is_file()]
+        with atomic_path(args.table) as temporary, temporary.open("wb") as file:
+            for i, part in enumerate(parts):
+                with part.open("rb") as own:
+                    if i:
+                        own.readline()  # the names of the columns
+                    shutil.copyfileobj(own, file)
+    if not args.to:
+        return
+    if (out / args.to).exists():  # it may hold corrections
+        done.warned.append(f"{out / args.to} is there already and stays as it is; to renew it, remove it")
+        return
+    paths = {task: path for path, task in tasks.items()}
+    with writing_results(out / args.to, args.to, categories) as write:
+        for task, row in rows:
+            segments = row["segments_info"]
+            png = out / "panoptic" / row["file_name"]
+            result = Segmentation.from_ids(
+                read_panoptic_png(png),
+                categories,
+                labels=[np.flatnonzero(categories.ids == s["category_id"])[0] for s in segments],
+                segment_ids=[s["id"] for s in segments],
+                scores=[s["score"] for s in segments],
+                file_name=task.file_name,
+            )
+            _export(write, args.to, result, (task.stem, paths[task]), failures)
+
+
+def _export(
+    write: Callable[..., None],
+    to: str,
+    result: Segmentation,
+    names: tuple[str, Path],
+    failures: list[tuple[str, str]],
+) -> None:
+    """Writes a result for --to; one that the format cannot hold is a failure."""
+    try:
+        write(result, *names)
+    except DataError as error:
+        failures.append((str(names[1]), shown(f"not in {to}: {error.text}")))
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -328,7 +397,7 @@ def _results(
     """
     out = Path(args.out)
     with ExitStack() as stack:
-        others = writing_results(out / args.to, args.to, categories) if args.to else None
+        others = writing_results(out / args.to, args.to, categories) if args.to and not journal else None
         export = stack.enter_context(others) if others else None
         masks: Callable[[Segmentation, str], None] | None = None
         if journal and not args.no_masks:
@@ -337,19 +406,21 @@ def _results(
             masks = stack.enter_context(panoptic_writer(out, categories, image_ids))
         labels = label_writer(out, categories) if args.labels else None
         own = {"intensity": args.intensity, "pixel_size": args.pixel_size}
-        table = stack.enter_context(table_writer(Path(args.table), **own)) if args.table else None
+        table = None
+        if args.table and not journal:
+            table = stack.enter_context(table_writer(Path(args.table), **own))
 
         def write_files(result: Segmentation, stem: str, path: Path) -> None:
             if table:
                 table(result)
+            elif args.table:
+                with table_writer(_table_part(args, stem), **own) as part:
+                    part(result)
             if result.ids.size > LARGE:
                 write_large(out / "large", stem, result, pixel_size=args.pixel_size)
                 return
             if export:
-                try:
-                    export(result, stem, path)
-                except DataError as error:
-                    failures.append((str(path), shown(f"not in {args.to}: {error.text}")))
+                _export(export, args.to, result, (stem, path), failures)
             if masks:
                 masks(result, stem)
             if labels:
@@ -527,10 +598,10 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
         print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
         if done.before:
             print(f"{done.before} images were done before")
-        if args.to:
+        if args.to and not done.left:
             print(f"{args.to}: {out / args.to}")
         if done.left:
-            print(f"panoptic.json is written by the last shard; {done.left} images are left to do")
+            print(f"the last shard writes what is of all images; {done.left} images are left to do")
         elif not args.no_masks:
             print(f"panoptic: {out / 'panoptic.json'}")
         for given, what, folder in (
@@ -540,7 +611,7 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
         ):
             if given:
                 print(f"{what}: {out / folder}")
-        if args.table:
+        if args.table and not done.left:
             print(f"table: {args.table}")
         if done.large:
             print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")

@@ -30,6 +30,8 @@ class InputConfig:
         bits: 16 keeps what images of more than 8 bits hold; 8 rounds them.
         white_level: the value that becomes 1 in images of more than 8 bits, e.g. 4095 for 12 bits stored in
             16; the largest value that 16 bits can hold if None.
+        diameter: median diameter of the training objects in pixels of their images, that of a circle of the
+            same area; None where it is not known. Training measures it for `native` mode.
     """
 
     mode: Literal["fit", "native"] = "fit"
@@ -42,6 +44,7 @@ class InputConfig:
     percentiles: tuple[float, float] = (0.5, 99.8)
     bits: Literal[8, 16] = 8
     white_level: float | None = None
+    diameter: float | None = None
 
     @property
     def channels(self) -> int:

@@ -12,7 +12,7 @@ from ..errors import DataError, MaskconverError
 from .categories import Categories
 from .polygons import Polygon, ids_to_polygons
 from .rle import encode_segments
-from .segments import Runs, Segment, lookup
+from .segments import Runs, Segment, let_go, lookup
 
 BAND_PIXELS = 1 << 24  # of an id map that are measured at a time
 PIECE = 2048  # side in pixels; segments of larger maps are traced by pieces of about this size
@@ -63,6 +63,7 @@ def table(
             values.append(np.add.reduceat(flat, runs.y * ids.shape[1] + runs.x, dtype=np.float64))
         for total, value in zip(sums, values):
             total += np.bincount(row, value, count + 1)
+        let_go(ids)
     area, *moments = sums[:, :count]
     boxes = np.array([s.bbox for s in segments], np.int64).reshape(-1, 4)
     columns: dict[str, Any] = {
@@ -136,6 +137,7 @@ def _polygons(ids: NDArray[np.integer], segments: Sequence[Segment]) -> Iterator
         right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
         numbers = [segments[i].id for i in group]
         found = ids_to_polygons(lookup(ids[top:bottom, left:right], numbers, numbers, 0))
+        let_go(ids)
         shift = np.array([left, top], np.int32)
         for i in group:
             parts = found[segments[i].id]

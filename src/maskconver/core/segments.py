@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,6 +66,13 @@ def lookup(ids: NDArray[np.integer], keys: ArrayLike, values: ArrayLike, default
     table = np.full(max(int(ids.max(initial=0)), int(keys.max(initial=0))) + 1, default, np.int32)
     table[keys] = values
     return table[ids]
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Frees the memory that a file behind an array takes, if there is one; its values are read again."""
+    file = getattr(array, "_mmap", None)
+    if file is not None and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
 
 
 def reversed_channels_hint(ids: NDArray[np.integer], listed: NDArray[np.integer]) -> str:

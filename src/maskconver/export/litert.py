@@ -51,7 +51,7 @@ class LiteRt(Format):
 
     def write(self, graph: bytes, description: Exported, path: Path) -> None:
         """See `Format.write`."""
-        path.write_bytes(described(graph, description.to_json()))
+        path.write_bytes(described(graph, {KEY: description.to_json()} | description.plain()))
 
     def open(self, path: Path) -> LiteRtRuntime:
         """See `Format.open`."""
@@ -97,8 +97,8 @@ def _spread_by_resizing() -> Iterator[None]:
             table.update(old)
 
 
-def described(content: bytes, text: str) -> bytes:
-    """The file with a description in its metadata, and without the names of modules at every tensor."""
+def described(content: bytes, texts: dict[str, str]) -> bytes:
+    """The file with texts in its metadata, and without the names of modules at every tensor."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils as flatbuffers
 
@@ -107,10 +107,11 @@ def described(content: bytes, text: str) -> bytes:
     for graph in model.subgraphs:
         for i, tensor in enumerate(graph.tensors):
             tensor.name = f"t{i}".encode()
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(text.encode(), np.uint8)
-    model.buffers.append(buffer)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = KEY.encode(), len(model.buffers) - 1
-    model.metadata = [*(model.metadata or []), entry]
+    for name, text in texts.items():
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(text.encode(), np.uint8)
+        model.buffers.append(buffer)
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = name.encode(), len(model.buffers) - 1
+        model.metadata = [*(model.metadata or []), entry]
     return bytes(flatbuffers.convert_object_to_bytearray(model))

@@ -54,7 +54,8 @@ class Onnx(Format):
     def write(self, graph: Any, description: Exported, path: Path) -> None:
         """See `Format.write`."""
         del graph.metadata_props[:]
-        graph.metadata_props.add(key=KEY, value=description.to_json())
+        for key, value in ({KEY: description.to_json()} | description.plain()).items():
+            graph.metadata_props.add(key=key, value=value)
         path.write_bytes(graph.SerializeToString())
 
     def open(self, path: Path) -> OnnxRuntime:

@@ -31,7 +31,7 @@ class TorchExport(Format):
 
     def write(self, graph: Any, description: Exported, path: Path) -> None:
         """See `Format.write`."""
-        torch.export.save(graph, path, extra_files={KEY: description.to_json()})
+        torch.export.save(graph, path, extra_files={KEY: description.to_json()} | description.plain())
 
     def open(self, path: Path) -> TorchExportRuntime:
         """See `Format.open`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_ave
 from ..metrics.overlap import Overlap
 from ..metrics.panoptic_quality import match_segments
 from .predictor import Predictor
+from .runtime import Runtime
 
 # What `tune` tries: scores, then shares of its own mask a proposal must win.
 TRIED_THINGS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), (0.3, 0.5, 0.6, 0.7, 0.8)
@@ -304,8 +307,8 @@ def tune(
 ) -> tuple[PostprocessConfig, list[tuple[float, float, float]]]:
     """The thresholds with the best `Figures.headline`: PQ of things, or mIoU of semantic models.
 
-    The network runs once an image; only the merge is repeated. Where the data has no things and the model
-    a threshold of its own for stuff, that one is varied in place of `score_threshold`.
+    The network runs once an image or tile; only the merge is repeated. Where the data has no things and the
+    model a threshold of its own for stuff, that one is varied in place of `score_threshold`.
 
     Args:
         predictor, dataset: as for `evaluate`.
@@ -325,10 +328,9 @@ def tune(
     thresholds: list[dict[str, Any]] = [{varied: s, "overlap_threshold": o} for s, o in grid]
     configs = [replace(predictor.postprocess, **t) for t in thresholds]
     metrics = [Figures(dataset.categories) for _ in grid]
-    for index, proposals in _proposals(predictor, dataset, min(scores)):
+    for index, answers in _answers(predictor, dataset, configs, min(scores)):
         truth = dataset.ids(index), dataset.segments(index)
-        for metric, config in zip(metrics, configs):
-            answer = predictor.segmentations(proposals, config)[0]
+        for metric, answer in zip(metrics, answers):
             metric.add_image(answer, *truth, image_id=dataset.image_ids[index])
         on_image()
     values = [m.headline[1] for m in metrics]
@@ -346,20 +348,63 @@ def _has_things(dataset: PanopticDataset) -> bool:
     )
 
 
-def _proposals(
-    predictor: Predictor, dataset: PanopticDataset, least: float
-) -> Iterator[tuple[int, Proposals]]:
-    """Those of each image, as NumPy arrays, without what no threshold lets through."""
-    independent = RULES[predictor.postprocess.rule].independent_masks
+def _answers(
+    predictor: Predictor, dataset: PanopticDataset, configs: list[PostprocessConfig], least: float
+) -> Iterator[tuple[int, Iterator[Segmentation]]]:
+    """Each image's results with each of the thresholds, of which `least` is the lowest score."""
     predictor = predictor.for_dataset()
+    independent = RULES[predictor.postprocess.rule].independent_masks
+    keep = partial(_above, least=least) if independent else Proposals.numpy
+    whole = copy(predictor)
+    whole.tiles = None
     for index in range(len(dataset)):
-        found = replace(predictor.proposals(dataset.image(index)), class_logits=None).numpy()
-        if independent:
-            alive = ~(found.scores[0] <= np.float32(least))  # not finite: left to the post-processing
-            found = Proposals(
-                found.scores[:, alive],
-                found.labels[:, alive],
-                found.mask_logits[:, alive],
-                geometry=found.geometry,
-            )
-        yield index, found
+        image = dataset.image(index)
+        if predictor.cuts(image.shape):
+            yield index, _in_tiles(predictor, image, configs, keep)
+        else:
+            found = keep(replace(whole.proposals(image), class_logits=None))
+            yield index, (whole.segmentations(found, config)[0] for config in configs)
+
+
+def _above(proposals: Proposals, least: float) -> Proposals:
+    """As NumPy arrays, without what no threshold lets through in any image of the batch."""
+    found = proposals.numpy()
+    alive = ~(found.scores <= np.float32(least)).all(0)  # not finite: left to the post-processing
+    masks = found.mask_logits[:, alive]
+    return replace(found, scores=found.scores[:, alive], labels=found.labels[:, alive], mask_logits=masks)
+
+
+class _Replay:
+    """A runtime that keeps its answers, and gives them again from the first one on after `rewind`."""
+
+    def __init__(self, runtime: Runtime, keep: Callable[[Proposals], Proposals]) -> None:
+        self._runtime, self._keep, self._answers = runtime, keep, list[Proposals]()
+        self.rewind()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+    def rewind(self) -> None:
+        self._next = 0
+
+    def __call__(self, images: NDArray[Any]) -> Proposals:
+        if self._next == len(self._answers):
+            found = self._runtime(images)
+            assert isinstance(found, Proposals)
+            self._answers.append(self._keep(found))
+        self._next += 1
+        return self._answers[self._next - 1]
+
+
+def _in_tiles(
+    predictor: Predictor,
+    image: NDArray[Any],
+    configs: list[PostprocessConfig],
+    keep: Callable[[Proposals], Proposals],
+) -> Iterator[Segmentation]:
+    """An image in tiles with each of the thresholds; the network runs once."""
+    replay, one = _Replay(predictor.runtime, keep), copy(predictor)
+    one.runtime = replay
+    for one.postprocess in configs:
+        replay.rewind()
+        yield one(image)

@@ -68,6 +68,19 @@ class Exported:
         text: bytes = msgspec.json.encode({"format": FORMAT, **rows}, enc_hook=Categories.to_json)
         return text.decode()
 
+    def plain(self) -> dict[str, str]:
+        """What other viewers read: `names`, `task`, `stride` and `imgsz`, each a text, a Python literal.
+
+        `stride` is what sides of the input are multiples of, `imgsz` its height and width; of a file that
+        takes any size those of the training crop.
+        """
+        return {
+            "names": str(dict(enumerate(self.categories.names))),
+            "task": "panoptic" if self.categories.is_thing.any() else "semantic",
+            "stride": str(max(self.multiple, self.input.multiple)),
+            "imgsz": str(list(self.size or self.input.size)),
+        }
+
     @classmethod
     def from_json(cls, text: str | None, path: str | os.PathLike[str]) -> Exported:
         """The description that the file `path` carries.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.segmentation import Segmentation
-from ..core.segments import Segment, measure
+from ..core.segments import Segment, let_go, measure
 from ..errors import ConfigError, MaskconverError
 
 MOST_TILES = 1_000_000
@@ -136,9 +136,11 @@ class Mosaic:
             result: of the tile's window, at its size.
             tile: where it lies; tiles come in the order of `Tiling`.
         """
+        (ys, xs), (core_ys, core_xs) = tile.window, tile.core
+        if not xs.start:  # the rows before are done for now
+            let_go(self.ids)
         if not len(result):
             return
-        (ys, xs), (core_ys, core_xs) = tile.window, tile.core
         inner = (
             slice(core_ys.start - ys.start, core_ys.stop - ys.start),
             slice(core_xs.start - xs.start, core_xs.stop - xs.start),
@@ -297,6 +299,7 @@ class Mosaic:
         rows = max(BAND_PIXELS // max(self.ids.shape[1], 1), 1)
         for top in range(0, self.ids.shape[0], rows):
             yield top, self.ids[top : top + rows]
+            let_go(self.ids)
 
 
 def id_map(size: tuple[int, int]) -> NDArray[np.int32]:

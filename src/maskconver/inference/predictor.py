@@ -95,6 +95,8 @@ class Predictor:
         skip_empty: tiles of a single colour are void without asking the network.
         scale: for models of mode `native`: images are resized by this factor, on top of the model's own. Take
             the size of objects in training, divided by their size in your images.
+        diameter: in place of `scale`: diameter of typical objects in your images in pixels. The model must
+            know that of its training objects (`InputConfig.diameter`).
         settings: fields of `PostprocessConfig` to override, e.g. `score_threshold=0.3`.
 
     Attributes:
@@ -125,6 +127,7 @@ class Predictor:
         overlap: int | None = None,
         skip_empty: bool = False,
         scale: float | None = None,
+        diameter: float | None = None,
         **settings: Any,
     ) -> None:
         _require_settings(settings)  # before the model is loaded
@@ -147,6 +150,8 @@ class Predictor:
         self.semantic, self.instances = semantic, instances
         if semantic or instances:
             self._require_proposals()
+        if diameter is not None:
+            scale = _scale_for(self.runtime, diameter, scale)
         if scale is not None:
             self.runtime = _scaled(self.runtime, scale)
         self.tiles = tiles_of(self.runtime, tile, overlap, auto=not draft_jpeg)
@@ -352,6 +357,12 @@ class Predictor:
         keep = keep and pixels.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, pixels if keep else None, name)
 
+    def cuts(self, size: tuple[int, ...]) -> bool:
+        """Whether an image of (height, width) is segmented in tiles."""
+        if self.tiles is None or self.semantic or self.instances:
+            return False
+        return self.tiles.over(size) is not None
+
     def reads_in_parts(self, path: str | os.PathLike[str]) -> bool:
         """Whether a file is so large that it is read window by window, so that no answer has its image."""
         if self.tiles is None or self.semantic or self.instances:
@@ -519,11 +530,35 @@ def _scaled(runtime: Runtime, scale: float) -> Runtime:
         raise ConfigError(f"`scale={scale:g}` must be a factor above 0")
     if runtime.input.mode != "native":
         raise ConfigError(
-            "`scale` is for models of mode native; this one resizes every image to its own size"
+            "`scale` is for models of mode native; this one resizes every image to its own size. "
+            "Change the side of `tile` instead"
         )
     scaled = copy(runtime)
     scaled.input = replace(runtime.input, scale=runtime.input.scale * scale)
     return scaled
+
+
+def _scale_for(runtime: Runtime, diameter: float, scale: float | None) -> float:
+    """The scale at which objects of a diameter look like the training objects.
+
+    Raises:
+        ConfigError: no such diameter, a scale beside it, or a model that does not know its own.
+    """
+    if scale is not None:
+        raise ConfigError("`diameter` sets the scale; leave out `scale`")
+    if not 0 < diameter < math.inf:
+        raise ConfigError(f"`diameter={diameter:g}` must be a number of pixels above 0")
+    if runtime.input.mode != "native":
+        raise ConfigError(
+            "`diameter` is for models of mode native; this one resizes every image to its own size. "
+            "Change the side of `tile` instead"
+        )
+    if (own := runtime.input.diameter) is None:
+        raise ConfigError(
+            f"{runtime!r} does not say how large its training objects were; give `scale`: their size divided "
+            "by the size of yours"
+        )
+    return own / diameter
 
 
 def _require_settings(settings: dict[str, Any]) -> None:

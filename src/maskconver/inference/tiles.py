@@ -150,7 +150,12 @@ def tiles_of(
         tile = max(int(least / config.scale), 1)
     if tile < 1:
         raise ConfigError(f"`tile={tile}` is no side in pixels")
-    scale = min(fixed) / tile if fixed else config.scale
+    scale = min(fixed) / tile if fixed and config.mode == "fit" else config.scale
+    if fixed and round(tile * scale) > min(fixed):
+        raise ConfigError(
+            f"`tile={tile}` at a scale of {scale:g} is larger than the file's input, {fixed[0]}×{fixed[1]}; "
+            f"take at most {int(min(fixed) / scale)}"
+        )
     aligned = multiple / scale
     align = round(aligned) if abs(round(aligned) - aligned) < 1e-6 and round(aligned) <= tile // 4 else 1
     if tile * min(scale, 1.0) < multiple:

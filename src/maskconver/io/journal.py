@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +74,23 @@ class Journal:
             row |= {"height": height, "width": width, "annotation": result.to_coco(0, f"{task.stem}.png")}
         _append(self._own, row)
 
-    def merge(self, tasks: Iterable[Task], categories: Categories, ids: dict[str, int | str]) -> int:
+    def merge(
+        self,
+        tasks: Iterable[Task],
+        categories: Categories,
+        ids: dict[str, int | str],
+        *,
+        masks: bool = True,
+        then: Callable[[Iterable[tuple[Task, dict[str, Any]]]], None] = lambda rows: None,
+    ) -> int:
         """Write `panoptic.json` from the lines of all shards, if every image has been tried.
 
         Args:
             tasks: all images, in the order they get in the JSON.
             categories: of the results.
             ids: image ids by file name; the others are numbered from 1.
+            masks: whether there is a `panoptic.json`.
+            then: what else is made of all results; gets the annotations of the images that have a PNG.
 
         Returns:
             How many images are left to do; the JSON is written if that is 0.
@@ -93,13 +103,13 @@ class Journal:
             found = [(entries.get(task.file_name), task) for task in tasks]
             if left := sum(entry is None or entry.task != task for entry, task in found):
                 return left
-            with panoptic_json(self._folder / "panoptic.json", categories, ids) as add:
-                for entry, _ in found:
-                    if entry and entry.masks:
-                        with entry.path.open("rb") as file:
-                            file.seek(entry.offset)
-                            row = json.loads(file.readline())
-                        add(row["annotation"], row["file_name"], (row["height"], row["width"]))
+            if masks:
+                with panoptic_json(self._folder / "panoptic.json", categories, ids) as add:
+                    for entry, _ in found:
+                        if entry and entry.masks:
+                            row = _line(entry)
+                            add(row["annotation"], row["file_name"], (row["height"], row["width"]))
+            then((task, _line(entry)["annotation"]) for entry, task in found if entry and entry.masks)
             own = Path(self._own.name)
             if any(other != own and _is_locked(other) for other in own.parent.glob("*-of-*.jsonl")):
                 return 0
@@ -152,6 +162,13 @@ def open_journal(
                 own.write(b"\n")  # the process was killed within a line
             _append(own, {"pid": os.getpid(), "host": socket.gethostname()})
         yield Journal(folder, own, entries)
+
+
+def _line(entry: _Entry) -> dict[str, Any]:
+    with entry.path.open("rb") as file:
+        file.seek(entry.offset)
+        row: dict[str, Any] = json.loads(file.readline())
+    return row
 
 
 def _append(file: IO[bytes], row: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from ..core.exchange import features, table
 from ..core.files import atomic_path
 from ..core.panoptic_png import write_panoptic_png
 from ..core.segmentation import Segmentation
+from ..core.segments import let_go
 from ..errors import MissingExtraError
 from .label_png import IGNORE
 
@@ -181,6 +182,7 @@ def write_large(folder: Path, stem: str, result: Segmentation, *, pixel_size: fl
         for y in range(0, ids.shape[0], side):
             for x in range(0, ids.shape[1], side):
                 yield ids[y : y + side, x : x + side].astype(np.uint32)
+            let_go(ids)
 
     with atomic_path(folder / f"{stem}.tif") as temporary:
         own: dict[str, Any] = {"compression": "zlib", "tile": (side, side), "bigtiff": ids.nbytes > 1 << 32}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.segments import let_go
 from ..errors import ImageError, one_line
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -67,7 +68,9 @@ class TiffWindows:
         height, width, channels = rows.stop - rows.start, columns.stop - columns.start, self.shape[2]
         if self._values is not None:
             native = self._values.dtype.newbyteorder("=")
-            return self._values[rows, columns].astype(native).reshape(height, width, channels)
+            values = self._values[rows, columns].astype(native).reshape(height, width, channels)
+            let_go(self._values)
+            return values
         out = np.zeros((height, width, channels), self._page.dtype)
         (part_height, part_width), separate = self._part, self._page.planarconfig == 2
         across, down = -(-self.shape[1] // part_width), -(-self.shape[0] // part_height)

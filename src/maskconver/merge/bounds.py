@@ -9,13 +9,16 @@ pixels; what is left is interpolated pixel by pixel with the very operations of 
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import PostprocessConfig
 from ..core.resize import Taps
 from .blocks import Axis, Blocks, BoundsDoNotPay, Flags, Indices, Values, bounds_error, pixels, whole
-from .reference import PlainCompetition, probabilities, wins_share
+from .reference import SIXTH, PlainCompetition, probabilities, wins_share
 
 TILE = 4  # pixels a side that blocks are split down to
 SMALL = 6  # pixels a side that are not worth splitting
@@ -49,6 +52,8 @@ class BoundedCompetition:
         # How far rounding may lift an interpolated probability above its bound: relative, and absolute.
         error = bounds_error((self.y, self.x), logits)
         self.relative, self.absolute = np.float32(error), np.float32(error if config.hard_sigmoid else 0)
+        self.wholly: _Dense | _Sparse
+        self.partly: _Dense | _Sparse
         self.painted: list[tuple[Indices, Indices, NDArray[np.integer]]] = []
         won = np.zeros(self.nobody + 1, np.int64)
         self.cells, contested = self._settle_cells(won)
@@ -70,12 +75,11 @@ class BoundedCompetition:
             return asked & (differ | ((least == 0) & (most > 0)))
 
         area, indices, least = self._cell_area(), np.flatnonzero(asked), np.zeros(self.nobody, np.int64)
-        least[indices] = _row_sums(self.wholly[indices], area) + self.own_beyond
+        least[indices] = self.wholly.pixels(indices, area) + self.own_beyond
         most = least.copy()
-        most[indices] += _row_sums(self.partly[indices], area)
-        indices = np.flatnonzero(doubtful(most))
-        which, cell = np.nonzero(self.partly[indices] & (area > 0))
-        candidate, (y, x) = indices[which], self._cell_pixels(cell)
+        most[indices] += self.partly.pixels(indices, area)
+        candidate, cell = self.partly.pairs(np.flatnonzero(doubtful(most)), area > 0)
+        y, x = self._cell_pixels(cell)
         while len(candidate):
             blocks = Blocks.of(y, x, candidate, np.ones_like(candidate))
             parts = [self._measure(part, least) for part in blocks.chunks()]
@@ -107,13 +111,19 @@ class BoundedCompetition:
     def _settle_cells(self, won: Indices) -> tuple[Indices, Blocks]:
         """The winner of every cell that has only one, R×C, and the other cells as blocks."""
         area = self._cell_area()
-        floor, high = self._cell_bounds(area)
-        alive = self._may_win(high, self.scores[: len(high), None], floor)
-        count = np.add.reduce(alive.view(np.uint8), 0, dtype=np.uint16).astype(np.int64)
-        contested = self._contested(count, floor) & (area > 0)
+        if self.config.mask_threshold:
+            floor, candidate, cell = self._box_bounds(area)
+            count = np.bincount(cell, minlength=len(area))
+            contested = self._contested(count, floor) & (area > 0)
+        else:
+            floor, high = self._cell_bounds(area)
+            alive = self._may_win(high, self.scores[: len(high), None], floor)
+            count = np.add.reduce(alive.view(np.uint8), 0, dtype=np.uint16).astype(np.int64)
+            contested = self._contested(count, floor) & (area > 0)
         if count[contested].sum() > CROWDED * self.nobody * len(area):
             raise BoundsDoNotPay
-        candidate, cell = np.divmod(np.flatnonzero(alive), len(area))
+        if not self.config.mask_threshold:
+            candidate, cell = np.divmod(np.flatnonzero(alive), len(area))
         winner = np.full(len(area), self.nobody)
         winner[cell] = candidate
         won += _sums(winner, np.where(contested, 0, area), len(won))
@@ -129,7 +139,7 @@ class BoundedCompetition:
 
         Nobody bids more than the score, and the best scores come first: the n - m last candidates are left
         out where the others leave them nothing to win. Takes down, too, in which cells a mask exceeds 0.5:
-        `wholly` or perhaps `partly`, (n, R·C) each.
+        `wholly` or perhaps `partly`. For a pixel threshold of 0.
 
         The first row and column of the masks stand twice, so that cell (r, c) has the corners (r, c) and
         (r + 1, c + 1) of the flat array; the last ones are their own neighbours.
@@ -138,7 +148,8 @@ class BoundedCompetition:
         n, height, width = logits.shape
         step, cells = width + 1, len(area)
         floor, high = np.zeros(cells, np.float32), np.empty((n, cells), np.float32)
-        self.wholly, self.partly = (np.empty((n, cells), bool) for _ in range(2))
+        wholly, partly = (np.empty((n, cells), bool) for _ in range(2))
+        self.wholly, self.partly = _Dense(wholly), _Dense(partly)
         # A few candidates at a time, in memory used again: fresh memory costs more than the arithmetic.
         count = max(CHUNK_VALUES // cells, 1)
         scratch = np.empty((3, count, height + 1, step), np.float32)
@@ -157,14 +168,61 @@ class BoundedCompetition:
                 extreme(rows.ravel()[:-1], rows.ravel()[1:], out=bound.ravel()[:-1])
                 bound[:, :, -1] = rows[:, :, -1]
             least = low.reshape(-1, cells)
-            np.maximum(floor, self._claims(least, scores).max(0), out=floor)
-            np.greater(least, self._above(0.5) * scores, out=self.wholly[part])
-            np.greater(high[part], self._below(0.5) * scores, out=self.partly[part])
-            self.partly[part] ^= self.wholly[part]
+            np.maximum(floor, least.max(0), out=floor)
+            np.greater(least, self._above(0.5) * scores, out=wholly[part])
+            np.greater(high[part], self._below(0.5) * scores, out=partly[part])
+            partly[part] ^= wholly[part]
             rest = self.scores[part.stop :] * np.float32(1.0001)  # the hard sigmoid ends at 1.00002
             if len(rest) and not self._may_win(rest[:1], rest[:1], floor.min()):
                 return floor, high[: part.stop]
         return floor, high
+
+    def _box_bounds(self, area: Indices) -> tuple[Values, Indices, Indices]:
+        """As `_cell_bounds`, with a pixel threshold: `floor`, and candidate and cell of those that may win.
+
+        A candidate is looked at where its mask may exceed the threshold or 0.5: in a box of few cells for
+        small objects.
+        """
+        logits = self.logits[:, self.y.source, self.x.source]
+        n, height, width = logits.shape
+        floor = np.zeros((height + 1, width + 1), np.float32)
+        least = self._below(min(self.config.mask_threshold, 0.5))
+        beyond = np.float32(_logit(float(least), self.config.hard_sigmoid) - 1e-3)
+        found: list[tuple[Values, Values, Indices]] = []
+        counts = np.zeros(n, np.int64)
+        for i, (mask, score) in enumerate(zip(logits, self.scores)):
+            above = mask > beyond
+            rows = np.flatnonzero(above.any(1))
+            if not len(rows):
+                continue
+            top, bottom = rows[0], rows[-1] + 2  # cells reach one row beyond
+            columns = np.flatnonzero(above[top : bottom - 1].any(0))
+            left, right = columns[0], columns[-1] + 2
+            y, x = (
+                np.clip(np.arange(a - 1, b), 0, m - 1)
+                for a, b, m in ((top, bottom, height), (left, right, width))
+            )
+            corners = probabilities(mask[y[:, None], x], self.config.hard_sigmoid) * score
+            low, high = (
+                f(f(corners[:-1, :-1], corners[1:, :-1]), f(corners[:-1, 1:], corners[1:, 1:]))
+                for f in (np.minimum, np.maximum)
+            )
+            claimed = floor[top:bottom, left:right]
+            np.maximum(claimed, self._claims(low, score), out=claimed)
+            cells = np.arange(top, bottom)[:, None] * (width + 1) + np.arange(left, right)
+            some = high > least * score
+            found.append((low[some], high[some], cells[some]))
+            counts[i] = len(found[-1][0])
+        bids = [np.concatenate(column) for column in zip(*found)] if found else np.zeros((3, 0))
+        low, high, cell = bids[0], bids[1], bids[2].astype(np.int64)
+        candidate = np.repeat(np.arange(n), counts)
+        scores = self.scores[candidate]
+        inside = low > self._above(0.5) * scores
+        edge = (high > self._below(0.5) * scores) & ~inside
+        self.wholly, self.partly = (_Sparse(candidate[own], cell[own], n) for own in (inside, edge))
+        floor = floor.ravel()
+        alive = self._may_win(high, scores, floor[cell])
+        return floor, candidate[alive], cell[alive]
 
     def _cell_area(self) -> Indices:
         """(R·C,) pixels of every cell."""
@@ -307,6 +365,49 @@ class BoundedCompetition:
         logits = (side(right) - low)[:, None] * across
         logits += low[:, None]
         return probabilities(logits, self.config.hard_sigmoid)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    """Cells of candidates, as a flag for each, (n, R·C)."""
+
+    flags: Flags
+
+    def pixels(self, indices: Indices, area: Indices) -> Indices:
+        """How many pixels the cells of some candidates have."""
+        return _row_sums(self.flags[indices], area)
+
+    def pairs(self, indices: Indices, some: Flags) -> tuple[Indices, Indices]:
+        """Candidate and cell, for some candidates and the flagged cells."""
+        which, cell = np.nonzero(self.flags[indices] & some)
+        return indices[which], cell
+
+
+@dataclass(frozen=True, slots=True)
+class _Sparse:
+    """The same as pairs of candidate and cell."""
+
+    candidate: Indices
+    cell: Indices
+    n: int
+
+    def pixels(self, indices: Indices, area: Indices) -> Indices:
+        """See `_Dense`."""
+        return _sums(self.candidate, area[self.cell], self.n)[indices]
+
+    def pairs(self, indices: Indices, some: Flags) -> tuple[Indices, Indices]:
+        """See `_Dense`."""
+        asked = np.zeros(self.n, bool)
+        asked[indices] = True
+        kept = asked[self.candidate] & some[self.cell]
+        return self.candidate[kept], self.cell[kept]
+
+
+def _logit(probability: float, hard: bool) -> float:
+    """Where a mask has a probability; minus infinity where it is not above 0."""
+    if probability <= 0:
+        return -math.inf
+    return probability / SIXTH - 3 if hard else math.log(probability / (1 - probability))
 
 
 def _row_sums(flags: Flags, values: Indices) -> Indices:

@@ -119,7 +119,8 @@ def merge_masks(
     candidates, masks = _candidates(scores, mask_logits, config, drop=non_finite == "drop")
     if len(candidates) and config.nms_iou < 1:
         distinct = _distinct(masks, labels[candidates], config.nms_iou)
-        candidates, masks = candidates[distinct], masks[distinct]
+        if len(distinct) < len(candidates):
+            candidates, masks = candidates[distinct], masks[distinct]
     if not len(candidates) or not len(rows) or not len(columns):
         return np.zeros((len(rows), len(columns)), np.int32), candidates[:0]
     competition = competing(scores[candidates], masks, taps, config)
@@ -130,13 +131,15 @@ def merge_masks(
     if not config.reassign or not kept.any() or kept.all():
         return competition.paint(np.append(numbers, np.int32(0))), candidates[first]
     rejected = int(competition.visible[~kept].sum())
-    scores, masks, own = scores[candidates[kept]], masks[kept], np.append(numbers[kept], np.int32(0))
+    scores, own = scores[candidates[kept]], np.append(numbers[kept], np.int32(0))
     if competing is compete and rejected * len(scores) <= FEW:
         ids = competition.paint(np.append(np.where(kept, numbers, np.int32(-1)), np.int32(0)))
         places = np.flatnonzero(ids == -1)
-        ids.ravel()[places] = own[winners_at(places, scores, masks, taps=taps, config=config)]
+        ids.ravel()[places] = own[
+            winners_at(places, scores, masks, np.flatnonzero(kept), taps=taps, config=config)
+        ]
         return ids, candidates[first]
-    return competing(scores, masks, taps, config).paint(own), candidates[first]
+    return competing(scores, masks[kept], taps, config).paint(own), candidates[first]
 
 
 def with_maskness(
@@ -193,8 +196,9 @@ def _distinct(masks: Any, labels: NDArray[np.int64], iou: float) -> NDArray[np.i
     """Which of the masks, best first, overlap no better kept one of their label above `iou`; greedy."""
     above = masks > 0
     inside = (above if isinstance(above, np.ndarray) else above.cpu().numpy()).reshape(len(labels), -1)
-    areas = inside.sum(1, dtype=np.float32)
-    shared_cells = inside[:, inside.sum(0, dtype=np.int32) > 1].astype(np.float32)
+    own, cell = np.divmod(np.flatnonzero(inside), inside.shape[1])
+    areas = np.bincount(own, minlength=len(labels)).astype(np.float32)
+    shared_cells = inside[:, np.flatnonzero(np.bincount(cell) > 1)].astype(np.float32)
     shared = shared_cells @ shared_cells.T
     union = areas[:, None] + areas - shared
     clash = (shared > np.float32(iou) * union) & (labels[:, None] == labels)

@@ -64,19 +64,20 @@ def winners_at(
     places: NDArray[np.int64],
     scores: NDArray[np.float32],
     logits: NDArray[np.float32],
+    which: NDArray[np.int64],
     *,
     taps: tuple[Taps, Taps],
     config: PostprocessConfig,
 ) -> NDArray[np.int64]:
     """Who of the n wins each of some pixels (P,), counted row by row, n where nobody does.
 
-    The winners of `PlainCompetition`, whose arguments the others are.
+    The winners of `PlainCompetition`, whose arguments the others are. `which`: (n,) the masks that compete.
     """
     rows, columns = taps
     y, x = np.divmod(places, len(columns))
-    masks = logits.transpose(1, 2, 0)
+    above, below, weight = rows.low[y][:, None], rows.high[y][:, None], rows.weight[y, None]
     low, high = (
-        interpolate(masks[rows.low[y], at], masks[rows.high[y], at], rows.weight[y, None])
+        interpolate(logits[which, above, at[:, None]], logits[which, below, at[:, None]], weight)
         for at in (columns.low[x], columns.high[x])
     )
     values = interpolate(low, high, columns.weight[x, None])

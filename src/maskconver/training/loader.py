@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from ..core.preprocess import prepare
 from ..core.proposals import Geometry
 from ..core.segments import SegmentTable
 from ..data.dataset import PanopticDataset, Sample
+from ..data.label_folder import LabelFolder
 from ..data.layout import DataPaths
 from ..data.open import open_dataset
 from ..data.semantic import SemanticView
@@ -273,6 +275,20 @@ class SegmentationData(pl.LightningDataModule):
         if not len(self.train):
             raise DataError(f"{train.path}: no annotated image in {config.train_split}; nothing to train on")
         self.start = 0
+
+    def diameter(self, images: int = 2000) -> float | None:
+        """Median diameter of the training things in pixels, of up to so many images; None where none count.
+
+        That of a circle of the same area. Things of label folders do not count: one segment may be many.
+        """
+        base = self.train.dataset if isinstance(self.train, First) else self.train
+        if isinstance(base, LabelFolder) or not self.categories.is_thing.any():
+            return None
+        chosen = range(0, len(self.train), -(-len(self.train) // images))
+        tables = [self.train.segments(i) for i in chosen]
+        own = [t.areas[self.categories.is_thing[t.labels] & ~t.crowd & (t.areas > 0)] for t in tables]
+        areas = np.concatenate(own)
+        return round(2 * math.sqrt(float(np.median(areas)) / math.pi), 2) if len(areas) else None
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Batches from position `start` on."""

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         overfit=config.overfit,
     )
     network = config.model.config
+    if network.input.mode == "native" and network.input.diameter is None:
+        network.input = replace(network.input, diameter=data.diameter())
     model = build_model(
         network, len(data.categories), data.categories, name=config.model.name, training=config.training
     )
