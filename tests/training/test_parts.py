@@ -111,15 +111,20 @@ def test_images_a_second_and_the_wait_for_the_loader_are_on_the_progress_bar(
     logged: dict[str, tuple[float, bool]] = {}
 
     class Module:
+        device = torch.device("cpu")
+
         def log(self, name: str, value: float, prog_bar: bool = False) -> None:
             logged[name] = value, prog_bar
 
     throughput, module = Throughput(batch=4), Module()
+    trainer = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[{"lr": 0.25}])])
     for _ in range(20):
-        throughput.on_train_batch_start(None, module)  # type: ignore[arg-type]
-        throughput.on_train_batch_end(None, module)  # type: ignore[arg-type]
+        throughput.on_train_batch_start(trainer, module)  # type: ignore[arg-type]
+        throughput.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
     assert logged["images/s"] == (80 / 39, True) and logged["wait share"] == (19 / 39, True)
     assert logged["step images/s"][0] == 4
+    assert logged["learning rate"] == (0.25, True)
+    assert 0 < logged["memory GB"][0] < 1e4 and logged["memory GB"][1]
 
 
 def test_milestones_below_one_are_shares_of_all_steps() -> None:

@@ -94,7 +94,7 @@ class Variants:
             for factor in FACTORS["proposals"]:
                 number, other = max(round(self.own * factor), 1), copy(runtime)
                 if hasattr(other, "options"):  # of a model in PyTorch
-                    other.options = other.options | {"proposals": number}  # type: ignore[attr-defined]
+                    other.options = other.options | {"proposals": number}
                 elif number <= self.own:
                     other.proposals = number  # type: ignore[attr-defined]
                 else:

@@ -259,6 +259,7 @@ class Session:
         config.check()
         if kept.tiled:
             return await self._in_tiles(kept.image, config)
+        assert kept.proposals is not None
         loop = asyncio.get_running_loop()
         with self._timed("postprocess"):
             run = self.predictor.segmentations

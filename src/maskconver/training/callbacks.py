@@ -182,9 +182,7 @@ class Throughput(pl.Callback):
         self._end = time.perf_counter()
         self.busy += self._end - self._start
         self.steps += 1
-        if trainer.optimizers:
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            pl_module.log("learning rate", rate, prog_bar=True)
+        pl_module.log("learning rate", trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True)
         if self.steps % 20 == 0:
             pl_module.log("memory GB", used_memory(pl_module.device), prog_bar=True)
             images = 20 * self.batch
