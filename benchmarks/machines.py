@@ -84,21 +84,25 @@ def make_images(folder: Path, count: int) -> None:
         os.link(bad if k % 100 == 50 else sources[k % 50], place / f"{k:07}.jpg")
 
 
-def resident(name: str) -> list[int]:
-    """Memory in MB of the processes of this user whose command begins so."""
+def used(*names: str) -> list[tuple[int, float]]:
+    """Memory in MB and seconds of processor time of the processes here whose program is called so."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cmdline").read_bytes().startswith(name.encode()):
-                found.append(int((process / "statm").read_text().split()[1]) * 4096 >> 20)
+            program = (process / "cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
+            if program.startswith(names) or program.rpartition("/")[2] in names:
+                seconds = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+                memory = int((process / "statm").read_text().split()[1]) * 4096 >> 20
+                found.append((memory, sum(map(int, seconds)) / os.sysconf("SC_CLK_TCK")))
         except OSError:
             continue
-    return sorted(found)
+    return found
 
 
-def own_cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def own_seconds() -> float:
+    """Processor time of this process and of Ray's own programs, which the actors of all machines ask."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime + sum(seconds for _, seconds in used("gcs_server", "raylet"))
 
 
 class Watch:
@@ -106,27 +110,29 @@ class Watch:
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
-        self.rows: list[tuple[int, float, float, int, int]] = []
+        self.rows: list[tuple[int, float, float, int, int, float]] = []
         self.lock = threading.Lock()
 
     def __call__(self, count: int) -> None:
         before, self.done = self.done, self.done + count
         if not self.rows or self.done * 10 // self.total > before * 10 // self.total:
             own = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
-            actors = max(resident("ray::MapWorker") or resident("ray::"), default=0)
-            self.rows.append((self.done, time.perf_counter(), own_cpu(), own, actors))
+            actors = used("ray::MapWorker")
+            largest, seconds = max((m for m, _ in actors), default=0), sum(s for _, s in actors)
+            self.rows.append((self.done, time.perf_counter(), own_seconds(), own, largest, seconds))
 
 
-def show(watch: Watch, cores: float) -> None:
-    first, last = watch.rows[0], watch.rows[-1]  # without the start of Ray and of the actors
-    images, seconds, cpu = last[0] - first[0], last[1] - first[1], last[2] - first[2]
-    rate = images / seconds
-    print(f"{images} images in {seconds:.1f} s: {rate:.1f} images/s, {rate / cores:.1f} per core")
-    each = cpu / images
-    print(f"coordinator: {1e6 * each:.0f} µs of processor time an image, {1 / each:.0f} images/s at most")
+def show(watch: Watch) -> None:
+    """What came after the first tenth: so without the start of Ray and of the actors."""
+    (first, *_), last = (row for row in watch.rows if row[0] * 10 >= watch.total), watch.rows[-1]
+    images, seconds, own, _, _, actors = (b - a for a, b in zip(first, last))
+    print(f"{images} images in {seconds:.1f} s: {images / seconds:.1f} images/s")
+    ms, rate = 1e3 * actors / images, images / max(actors, 1e-9)
+    print(f"actors: {ms:.3f} ms of processor time an image, {rate:.0f} images/s per core")
+    print(f"coordinator: {1e6 * own / images:.0f} µs of processor time, {images / own:.0f} images/s at most")
     print("| images done | coordinator, MB | largest actor, MB |\n|---|---|---|")
-    for done, _, _, own, actor in watch.rows:
-        print(f"| {done} | {own} | {actor} |")
+    for done, _, _, memory, largest, _ in watch.rows:
+        print(f"| {done} | {memory} | {largest} |")
 
 
 def main() -> None:
@@ -137,7 +143,6 @@ def main() -> None:
     args = parser.parse_args()
     print(machine())
     plan = Plan("local", actors=args.actors)
-    cores = min(args.actors, len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_images(folder, args.images)
@@ -146,7 +151,7 @@ def main() -> None:
         print(f"{len(images)} images listed in {time.perf_counter() - start:.1f} s")
         watch = Watch(len(images))
         outcome = segment_on_ray(images, Stub(), folder / "out", plan=plan, threads=1, on_images=watch)
-        show(watch, cores)
+        show(watch)
         print(
             f"{outcome.images} segmented, {len(outcome.failed)} failed, {outcome.segments.total()} segments"
         )
@@ -163,7 +168,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             watch = Watch(len(names))
             segment_on_ray(names, None, temporary, plan=plan, on_images=watch)
-            show(watch, cores)
+            show(watch)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,14 @@ def test_equal_scores_come_in_the_models_order(models, tmp_path):
 def test_the_file_says_what_it_is(exported, models):
     path, _ = exported("nuclei", size=SIZES["nuclei"])
     proto = onnx.load(path)
-    assert [p.key for p in proto.metadata_props] == [KEY]
+    plain = {p.key: p.value for p in proto.metadata_props[1:]}
+    assert plain == {
+        "names": "{0: 'nucleus', 1: 'background'}",
+        "task": "panoptic",
+        "stride": str(models["nuclei"].input.multiple),
+        "imgsz": str(list(SIZES["nuclei"])),
+    }
+    assert proto.metadata_props[0].key == KEY
     told = Exported.from_json(proto.metadata_props[0].value, path)
     assert told.version == mc.__version__ and told.name == models["nuclei"].name
     assert told.input == replace(models["nuclei"].input, mode="fit", size=SIZES["nuclei"])

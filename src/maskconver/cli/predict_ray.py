@@ -107,9 +107,10 @@ def run_on_ray(args: Namespace, options: dict[str, Any], settings: dict[str, Any
     seconds = time.perf_counter() - start
     if args.format == "files":
         unpack(parts, Path(args.out), categories)
-    failed = [(path, shown(reason)) for path, reason in outcome.failed] + [
-        tuple(shown(text).split(": ", 1)) for text in wrong
-    ]
+    failed = [(path, shown(reason)) for path, reason in outcome.failed]
+    for text in wrong:
+        where, _, reason = shown(text).partition(": ")
+        failed.append((where, reason))
     rate = outcome.images / seconds
     if args.json:
         figures = {
@@ -133,7 +134,7 @@ def run_on_ray(args: Namespace, options: dict[str, Any], settings: dict[str, Any
             print(f"panoptic: {Path(args.out) / 'panoptic.json'}")
     for title, rows in (
         (f"{len(outcome.warned)} warnings:", outcome.warned),
-        (f"{len(failed)} of {len(images)} images failed:", [": ".join(row) for row in failed]),
+        (f"{len(failed)} of {len(images) + len(wrong)} images failed:", [": ".join(row) for row in failed]),
     ):
         if rows:
             more = [f"… and {len(rows) - SHOWN_ROWS} more"] if len(rows) > SHOWN_ROWS else []

@@ -54,12 +54,25 @@ class Onnx(Format):
     def write(self, graph: Any, description: Exported, path: Path) -> None:
         """See `Format.write`."""
         del graph.metadata_props[:]
-        graph.metadata_props.add(key=KEY, value=description.to_json())
+        for key, value in ({KEY: description.to_json()} | plain_words(description)).items():
+            graph.metadata_props.add(key=key, value=value)
         path.write_bytes(graph.SerializeToString())
 
     def open(self, path: Path) -> OnnxRuntime:
         """See `Format.open`."""
         return OnnxRuntime(path, "cpu")
+
+
+def plain_words(description: Exported) -> dict[str, str]:
+    """The keys that other viewers of ONNX files show."""
+    words: dict[str, Any] = {
+        "names": dict(enumerate(description.categories.names)),
+        "task": "panoptic" if description.categories.is_thing.any() else "semantic",
+        "stride": max(description.multiple, description.input.multiple),
+    }
+    if description.size:
+        words["imgsz"] = list(description.size)
+    return {key: str(value) for key, value in words.items()}
 
 
 def _strip(proto: Any) -> None:

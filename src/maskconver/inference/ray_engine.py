@@ -114,6 +114,7 @@ def segment_on_ray(
         done = _done(files, folder)
     todo = [image for image in images if image[0] not in done]
     outcome.before = len(images) - len(todo)
+    on_images(outcome.before)
     if not todo:
         return outcome
     with _cluster(ray, plan):
