@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import ConfigError, MaskconverError
@@ -153,10 +154,9 @@ class SegmentationTask(pl.LightningModule):
     def _means(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """The loss terms of the joint batch; so all processes see the same, and stop at the same step."""
         values = torch.stack(list(terms.values())).detach()
-        if self.trainer.world_size > 1:
-            gathered = self.all_gather(values)
-            assert isinstance(gathered, Tensor)
-            values = gathered.mean(0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
         return dict(zip(terms, values.tolist()))
 
     def _refuse(self, terms: dict[str, Tensor], batch: Batch) -> None:
