@@ -228,7 +228,7 @@ def test_options_that_do_not_fit_are_refused_before_any_work(models, tmp_path, c
             mc.export_model(model, tmp_path / name, "litert", **options)
     (tmp_path / "empty").mkdir()
     for words, message in [
-        (["--dynamic"], "one size; leave out --dynamic"),
+        (["--dynamic"], "takes one image of one size; leave out --dynamic"),
         (["--quantize", "int8"], "give --calibrate"),
         (
             ["--size", "64", "64", "--quantize", "int8", "--calibrate", str(tmp_path / "empty")],

@@ -89,16 +89,71 @@ def test_padding_of_a_file_that_takes_bytes_is_the_mean_colour(exported):
         runtime(np.zeros((1, 3, 96, 128), np.float32))
 
 
-def test_a_dynamic_file_takes_any_size_also_where_there_are_fewer_cells_than_proposals(exported, models):
-    path, result = exported("mobile", dynamic=True, proposals=600)
+@pytest.mark.parametrize("dynamic", [True, "batch,size"])
+def test_a_dynamic_file_takes_any_size_also_where_there_are_fewer_cells_than_proposals(
+    exported, models, dynamic
+):
+    path, result = exported("mobile", dynamic=dynamic, proposals=600)
     assert result.images == 3 and result.differing == 0
     runtime = OnnxRuntime(path)
+    assert runtime.file.batch == (dynamic is not True)
     for size in ((32, 32), (64, 96)):
         canvas = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
         expected = models["mobile"].predict(canvas, 600).numpy()
         answer = runtime(canvas.numpy())
         assert answer.mask_logits.shape == expected.mask_logits.shape
         np.testing.assert_allclose(answer.scores, expected.scores, atol=1e-4)
+
+
+def test_images_of_one_size_go_through_a_file_together_if_it_takes_a_batch(exported, tmp_path, monkeypatch):
+    path, _ = exported("mobile", dynamic="batch,size", proposals=600)
+    images = [np.random.default_rng(k).integers(0, 255, (60, 80, 3)).astype(np.uint8) for k in range(3)]
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    expected = [mc.Predictor(path)(image) for image in images]
+    given = []
+    answer = OnnxRuntime._answer
+    monkeypatch.setattr(
+        OnnxRuntime, "_answer", lambda self, canvas: given.append(len(canvas)) or answer(self, canvas)
+    )
+    together = mc.Predictor(path, batch_size=2)(images)
+    assert given == [2, 1]
+    assert [len(s) for s in together] == [len(s) for s in expected]
+    assert sum(differing_pixels(a, b) for a, b in zip(together, expected)) < 10
+    given.clear()
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["predict", str(path), f"{tmp_path}/*.png", *out, "--batch-size", "3"]) == 0
+    assert given == [3]
+
+
+def test_what_a_file_leaves_open_is_named(models, tmp_path, capsys):
+    for dynamic, message in (
+        ("width", "there is size, batch and batch,size"),
+        ("batch,width", "is not known"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            mc.export_model(models["mobile"], tmp_path / "model.onnx", dynamic=dynamic)
+    with pytest.raises(ConfigError, match="takes one image of one size: leave out `dynamic`"):
+        mc.export_model(models["mobile"], tmp_path / "model.onnx", output="panoptic", dynamic="batch")
+    words = [
+        "export",
+        "nuclei",
+        "--dynamic",
+        "batch",
+        "--to",
+        "litert",
+        "--out",
+        str(tmp_path / "model.tflite"),
+    ]
+    assert main(words) == 2
+    assert "takes one image of one size; leave out --dynamic" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kmax_files_take_a_batch_of_one_size(tmp_path):
+    torch.manual_seed(0)
+    model = mc.create_model("kmax_r50", categories=CATEGORIES, input={"size": (65, 97)}).eval()
+    assert mc.export_model(model, tmp_path / "model.onnx", dynamic="batch").unpaired == 0
 
 
 def test_equal_scores_come_in_the_models_order(models, tmp_path):
@@ -120,7 +175,14 @@ def test_equal_scores_come_in_the_models_order(models, tmp_path):
 def test_the_file_says_what_it_is(exported, models):
     path, _ = exported("nuclei", size=SIZES["nuclei"])
     proto = onnx.load(path)
-    assert [p.key for p in proto.metadata_props] == [KEY]
+    plain = {p.key: p.value for p in proto.metadata_props[1:]}
+    assert plain == {
+        "names": "{0: 'nucleus', 1: 'background'}",
+        "task": "panoptic",
+        "stride": str(models["nuclei"].input.multiple),
+        "imgsz": str(list(SIZES["nuclei"])),
+    }
+    assert proto.metadata_props[0].key == KEY
     told = Exported.from_json(proto.metadata_props[0].value, path)
     assert told.version == mc.__version__ and told.name == models["nuclei"].name
     assert told.input == replace(models["nuclei"].input, mode="fit", size=SIZES["nuclei"])

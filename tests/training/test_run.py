@@ -217,17 +217,6 @@ def test_print_config_shows_every_field_with_its_value(capsys: pytest.CaptureFix
     assert "backbone: mobilenet_mh" in printed
 
 
-@pytest.mark.slow
-def test_two_processes_train_together_and_one_speaks(cells: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "maskconver.cli", *tiny(cells, tmp_path, "--devices=2", "--steps=2")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert sum(line.startswith("learning rate") for line in done.stdout.splitlines()) == 1
-    assert done.stdout.count("step 2/2: loss") == 1
-    assert done.stdout.count("pq_things   ") == 1
-    assert json.loads((tmp_path / "curve.jsonl").read_text())["step"] == 2
-
-
 def test_a_semantic_run_keeps_the_model_of_the_best_miou(tmp_path: Path) -> None:
     for split in ("train", "val"):
         labels = np.zeros((64, 64), np.uint8)

@@ -36,7 +36,15 @@ def configure(parser: ArgumentParser) -> None:
         nargs=2,
         metavar=("H", "W"),
     )
-    add("--dynamic", action="store_true", help="take images of any size, in steps of 32 pixels")
+    optional(
+        parser,
+        "--dynamic",
+        str,
+        "what the file leaves open: size, images of any size in steps of 32 pixels; batch, several images of "
+        "one size at a time; or batch,size; size by default where nothing follows",
+        nargs="?",
+        const="size",
+    )
     add(
         "--quantize",
         type=Literal["none", "fp16", "int8-weights", "int8"],
@@ -74,7 +82,7 @@ def run(args: Namespace) -> int:
     out = Path(args.out or name + FORMATS[args.to].suffix)
     options = ExportOptions(
         size=tuple(args.size) if args.size else None,
-        dynamic=args.dynamic,
+        dynamic=args.dynamic or False,
         proposals=args.proposals,
         quantize=args.quantize,
         uint8=args.uint8,

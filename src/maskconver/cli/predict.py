@@ -4,7 +4,7 @@ Writes COCO panoptic files: `panoptic.json`, and one PNG per image in `panoptic/
 draws the segments over each image (`overlays/`), with --labels it writes PNGs of classes (`labels/`), with
 --geojson polygons for QuPath (`geojson/`), and with --table a CSV file of measurements. If an image cannot be
 read, the others are still processed. With --resume and --shard, a large set of images is segmented in several
-runs or by several processes.
+runs or by several processes; with --engine ray, by the processes of a Ray cluster, which write Parquet files.
 
 Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 """
@@ -54,6 +54,7 @@ from .options import (
     shown,
     tile_settings,
 )
+from .predict_ray import ONLY_HERE, add_ray_options, refuse_ray_options, run_on_ray
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -123,6 +124,14 @@ def configure(parser: ArgumentParser) -> None:
         help="read large JPEG files at reduced size: faster, with slightly different results",
     )
     add("--threads", type=int, default=2, help="number of images read at the same time")
+    add(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="number of images of one size that the network gets at a time; faster on GPUs; exported files "
+        "must have been made with --dynamic batch",
+    )
+    add_ray_options(parser)
     add_common(parser, "white_level")
 
 
@@ -145,6 +154,11 @@ def run(args: Namespace) -> int:
         raise ConfigError("--semantic-from is about the PNGs of --labels; add --labels or leave it out")
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size {args.batch_size}: at least one image is needed")
+    if args.engine == "ray":
+        return run_on_ray(args, _options(args), _settings(args))
+    refuse_ray_options(args)
     in_parts = args.resume or args.shard is not None
     shard = _shard(args.shard)
     if in_parts and args.to and args.no_masks:
@@ -328,6 +342,9 @@ NO_SETTING = (
     "ids_from",
     "table",
     "to",
+    "batch_size",
+    "engine",
+    *ONLY_HERE,
 )
 
 
@@ -444,17 +461,14 @@ def _results(
 def _predictor(args: Namespace) -> Predictor:
     from ..inference.predictor import Predictor
 
-    return Predictor(
-        args.model,
-        device=args.device,
-        proposals=args.proposals,
-        max_pixels=args.max_pixels,
-        white_level=args.white_level,
-        draft_jpeg=args.draft_jpeg,
-        tta=args.tta,
-        **postprocess_settings(args),
-        **tile_settings(args),
-    )
+    return Predictor(args.model, **_options(args))
+
+
+def _options(args: Namespace) -> dict[str, Any]:
+    """The other arguments of `Predictor`."""
+    names = "device", "proposals", "batch_size", "max_pixels", "white_level", "draft_jpeg", "tta"
+    own = {name: getattr(args, name) for name in names}
+    return own | postprocess_settings(args) | tile_settings(args)
 
 
 def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, str]]]:

@@ -31,7 +31,7 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
         ConfigError: an option that does not fit the model.
     """
     own: InputConfig = model.input
-    size, dynamic = options.size, options.dynamic
+    size, dynamic = options.size, "size" in options.free
     if model.categories is None:
         raise ConfigError("the model has no categories, which the file must name; make it with categories=…")
     postprocess = replace(
@@ -56,6 +56,7 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
         name=model.name,
         version=__version__,
         size=fixed,
+        batch="batch" in options.free,
         multiple=step,
         proposals=options.proposals or model.config.proposals,
         uint8=options.uint8,
@@ -74,7 +75,7 @@ def _check_limits(model: SegmentationModel, options: ExportOptions, form: Format
         raise ConfigError(f"{name} cannot be exported to {form.name}; choose {' or '.join(limits.formats)}")
     if options.output == "panoptic" and not limits.panoptic:
         raise ConfigError(f"{name} cannot be exported with post-processing: leave out `output=panoptic`")
-    if options.dynamic and not limits.dynamic:
+    if "size" in options.free and not limits.dynamic:
         raise ConfigError(f"{name} is exported for one size: leave out `dynamic`")
     if options.hard_sigmoid and not limits.hard_sigmoid:
         raise ConfigError(f"{name} has no hard sigmoid: leave out `hard_sigmoid`")
@@ -127,19 +128,24 @@ def build(model: SegmentationModel, description: Exported, *, topk: TopK = opera
 
 
 def example(description: Exported) -> Tensor:
-    """An image as the file takes it, all zeros; of any size that a dynamic file takes."""
+    """Images as the file takes them, all zeros; of any size and number that a dynamic file takes."""
     height, width = description.size or (4 * description.multiple, 5 * description.multiple)
-    channels = description.input.channels
+    count, channels = 2 if description.batch else 1, description.input.channels
     if description.uint8:
-        return torch.zeros(1, height, width, channels, dtype=torch.uint8)
-    return torch.zeros(1, channels, height, width)
+        return torch.zeros(count, height, width, channels, dtype=torch.uint8)
+    return torch.zeros(count, channels, height, width)
 
 
-def any_size(description: Exported) -> dict[int, Any]:
-    """Dimensions of the input that are not fixed, by their position, for torch.export."""
-    step, first = description.multiple, 1 if description.uint8 else 2
-    rows, columns = (torch.export.Dim(name, min=1, max=1024) for name in ("rows", "columns"))
-    return {first: step * rows, first + 1: step * columns}
+def free_dimensions(description: Exported) -> tuple[dict[int, Any]] | None:
+    """Dimensions of the input that are not fixed, by their position, for torch.export; None for none."""
+    free: dict[int, Any] = {}
+    if description.batch:
+        free[0] = torch.export.Dim("batch", min=1, max=1024)
+    if description.size is None:
+        step, first = description.multiple, 1 if description.uint8 else 2
+        rows, columns = (torch.export.Dim(name, min=1, max=1024) for name in ("rows", "columns"))
+        free |= {first: step * rows, first + 1: step * columns}
+    return (free,) if free else None
 
 
 def calibration_feeds(

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..inference.exported import INPUT, KEY, OUTPUTS, Exported
 from ..inference.onnx import OnnxRuntime
-from .network import any_size, example
+from .network import example, free_dimensions
 from .onnx_quantize import compress, quantize_onnx
 from .options import Format
 
@@ -37,7 +37,7 @@ class Onnx(Format):
             opset_version=opset,
             input_names=[INPUT],
             output_names=list(OUTPUTS[description.output]),
-            dynamic_shapes=None if description.size else (any_size(description),),
+            dynamic_shapes=free_dimensions(description),
         )
         assert program is not None
         proto = program.model_proto

@@ -28,8 +28,10 @@ class ExportOptions:
     Attributes:
         size: (height, width) of the network input in pixels, to which images are then scaled; the model's own
             if None.
-        dynamic: the file takes inputs of any size that is a multiple of 32. Models that keep images at their
-            own size are exported so unless they get a `size`; kinds of files that have one size need it.
+        dynamic: what the file does not fix, `size`, `batch` or `batch,size`; True is `size`. With `size` it
+            takes inputs of any size that is a multiple of 32. Models that keep images at their own size are
+            exported so unless they get a `size`; kinds of files that have one size need it. With `batch` it
+            takes several images of one size at a time, as `Predictor(batch_size=…)` then gives it.
         proposals: masks per image; the model's number if None.
         quantize: `none` is float32; `fp16` and `int8-weights` store the weights in 16 or 8 bits and calculate
             in float32; `int8` calculates in 8 bits, with the ranges of values seen on `calibrate`.
@@ -43,7 +45,7 @@ class ExportOptions:
     """
 
     size: tuple[int, int] | None = None
-    dynamic: bool = False
+    dynamic: bool | str = False
     proposals: int | None = None
     quantize: Precision = "none"
     uint8: bool = False
@@ -51,6 +53,12 @@ class ExportOptions:
     hard_sigmoid: bool = False
     calibrate: str | os.PathLike[str] | Sequence[Any] | None = None
     images: str | os.PathLike[str] | Sequence[Any] | None = None
+
+    @property
+    def free(self) -> frozenset[str]:
+        """What `dynamic` names."""
+        words = ("size" if self.dynamic is True else self.dynamic or "").split(",")
+        return frozenset(word.strip() for word in words) - {""}
 
     def check(self, form: Format) -> None:
         """Refuses values and combinations that no model can be exported with.
@@ -69,11 +77,15 @@ class ExportOptions:
             raise ConfigError(
                 f"`quantize={self.quantize}` needs no images; leave out `calibrate`, or give `quantize=int8`"
             )
-        if self.dynamic and not form.dynamic:
-            raise ConfigError(f"a {form.title} file has one size; leave out `dynamic`")
-        if self.dynamic and self.output == "panoptic":
-            raise ConfigError("a file with `output=panoptic` has one size: leave out `dynamic`")
-        if self.dynamic and self.size is not None:
+        if self.free - {"batch", "size"}:
+            raise ConfigError(f"`dynamic={self.dynamic}` is not known; there is size, batch and batch,size")
+        if self.free and not form.dynamic:
+            raise ConfigError(f"a {form.title} file takes one image of one size; leave out `dynamic`")
+        if self.free and self.output == "panoptic":
+            raise ConfigError(
+                "a file with `output=panoptic` takes one image of one size: leave out `dynamic`"
+            )
+        if "size" in self.free and self.size is not None:
             raise ConfigError("a file has one size or takes any: give either `size` or `dynamic`")
         if self.size is not None and min(self.size) < 1:
             raise ConfigError(
@@ -93,7 +105,7 @@ class Format(ABC):
         packages: what must be installed to write and run them.
         quantizers: the same for other precisions than `none`.
         precisions: values of `ExportOptions.quantize` it can have.
-        dynamic: whether a file may take inputs of any size.
+        dynamic: whether a file may take inputs of any size, and several at a time.
         ordered_topk: whether the runtime's top-k gives the lower index first on a tie, as the model does.
     """
 

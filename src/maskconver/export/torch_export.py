@@ -10,7 +10,7 @@ from torch import nn
 
 from ..inference.exported import KEY, Exported
 from ..inference.torch import TorchExportRuntime
-from .network import any_size, example
+from .network import example, free_dimensions
 from .options import Format
 
 
@@ -26,7 +26,7 @@ class TorchExport(Format):
         return torch.export.export(
             network,
             (example(description),),
-            dynamic_shapes=None if description.size else (any_size(description),),
+            dynamic_shapes=free_dimensions(description),
         )
 
     def write(self, graph: Any, description: Exported, path: Path) -> None:

@@ -48,6 +48,7 @@ class Exported:
         categories: the label set.
         output: `proposals`, the fields of `Proposals`; or `panoptic`, those of `CanvasMap`: then the merge,
             with the thresholds of `postprocess`, is in the file.
+        batch: the file takes several canvases of one size at a time.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Exported:
     postprocess: PostprocessConfig
     categories: Categories
     output: Output = "proposals"
+    batch: bool = False
 
     def to_json(self) -> str:
         """The description as JSON."""
@@ -159,7 +161,8 @@ class CanvasMap:
 class FileRuntime(ABC):
     """A file written by `maskconver export`; see `Runtime` for the attributes.
 
-    A format gives `_answer`, which runs one canvas, and whether it wants channels last.
+    A format gives `_answer`, which runs one canvas (or several, if the file takes a batch), and whether it
+    wants channels last.
 
     Args:
         path: the file.
@@ -212,7 +215,7 @@ class FileRuntime(ABC):
 
     @abstractmethod
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
-        """One canvas, as the file takes it, to the file's outputs in the order of `OUTPUTS`."""
+        """Canvases, as the file takes them, to the file's outputs in the order of `OUTPUTS`."""
 
     def _require(self, given: list[tuple[str, str]], expected: tuple[str, str], outputs: list[str]) -> None:
         """Refuses a file whose input or outputs are not what its description says."""
@@ -224,12 +227,11 @@ class FileRuntime(ABC):
             )
 
     def _run(self, images: NDArray[Any]) -> list[list[NDArray[Any]]]:
-        """The outputs for every canvas; files take one at a time.
-
-        A batch is no faster on a CPU, and phones want fixed sizes.
-        """
+        """The outputs for all canvases, or one after the other: most files take one at a time."""
         self._check_canvases(images)
         fed = as_fed(images, self.channels_last)
+        if self.file.batch:
+            return [self._answer(fed)]
         return [self._answer(fed[i : i + 1]) for i in range(len(fed))]
 
     def _check_canvases(self, images: NDArray[Any]) -> None:

@@ -8,11 +8,13 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from ..models.checkpoint import save
@@ -87,8 +89,11 @@ class ModelFiles(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Before EMA.on_validation_end (callback order), so that the averaged weights are the ones written.
         self.validated = trainer.global_step
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
+        with _whole_weights(trainer):
+            if trainer.is_global_zero and not trainer.sanity_checking:
+                self._write(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         extra = {"recipe": self.recipe, "step": trainer.global_step, "metrics": _json_safe(metrics)}
         save(pl_module.model, self.folder / "last.safetensors", extra=extra)  # type: ignore[arg-type]
@@ -105,6 +110,18 @@ class ModelFiles(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+def _whole_weights(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """All weights in every process while the block runs, where FSDP has shared them out."""
+    if not isinstance(trainer.strategy, FSDPStrategy):
+        return nullcontext()
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    whole: AbstractContextManager[None] = FullyShardedDataParallel.summon_full_params(
+        trainer.strategy.model, writeback=False
+    )
+    return whole
 
 
 def _json_safe(metrics: dict[str, float]) -> dict[str, float | None]:

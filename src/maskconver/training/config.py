@@ -77,7 +77,10 @@ class TrainConfig:
         overfit: train and evaluate on the first N training images, without augmentation.
         channels_last: memory layout of images and weights; faster on CPUs and tensor cores.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        devices: number of devices.
+        devices: number of devices of each machine, with a process for each.
+        nodes: number of machines.
+        strategy: how several processes share the work: `ddp` keeps the whole model in each; `fsdp` shares
+            its weights out among GPUs. `auto` is `ddp` where there are several.
         threads: number of CPU threads of PyTorch; its own default if None.
     """
 
@@ -109,6 +112,8 @@ class TrainConfig:
     channels_last: bool = True
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -129,6 +134,16 @@ class TrainConfig:
             raise ConfigError(f"{self.model.name} has no options of {type(self.training).__name__}")
         family.check(self.model.config, self.loss)
 
+    @property
+    def processes(self) -> int:
+        """Of the whole run, on all machines."""
+        return self.devices * self.nodes
+
+    @property
+    def step_images(self) -> int:
+        """Images a step, of all processes."""
+        return self.data.images * self.accumulate * self.processes
+
     def _check(self) -> None:
         """Refuses numbers that mean nothing.
 
@@ -144,6 +159,7 @@ class TrainConfig:
             "log_images": (self.log_images, 0),
             "overfit": (self.overfit, 1),
             "devices": (self.devices, 1),
+            "nodes": (self.nodes, 1),
             "threads": (self.threads, 1),
             "data.batch_size": (None if self.data.batch_size == "auto" else self.data.batch_size, 1),
             "data.workers": (self.data.workers, 0),
@@ -158,6 +174,15 @@ class TrainConfig:
                 raise ConfigError(f"`{name}` must be at least {low}, got {value}")
         if self.freeze_steps and not self.freeze:
             raise ConfigError("`freeze_steps` is how long `freeze` lasts; say which modules, or leave it out")
+        if self.freeze_steps and self.processes > 1:
+            raise ConfigError(
+                "`freeze_steps` works in one process; freeze for the whole run, or give `devices=1` `nodes=1`"
+            )
+        if self.strategy == "fsdp" and (self.ema or self.optim.clip_norm):
+            raise ConfigError(
+                "`strategy=fsdp` has neither averaged weights nor clipped gradients: set `ema=0` and "
+                "`optim.clip_norm=null`, or take `strategy=ddp`"
+            )
         if self.init_modules and not self.init_from:
             raise ConfigError("`init_modules` are parts of `init_from`; give that, too")
         if not 0 <= self.seed < 2**32:

@@ -166,15 +166,19 @@ class TrainDataset(Dataset[Example]):
 
 @dataclass(slots=True)
 class ValidationItem:
-    """One validation image: its canvas C×h×w, how it lies on the image, and the sample."""
+    """One validation image: its canvas C×h×w, how it lies on the image, the sample, and whether it counts."""
 
     canvas: NDArray[np.float32]
     geometry: Geometry
     sample: Sample
+    counted: bool = True
 
 
 class ValidationDataset(Dataset[ValidationItem]):
-    """Images as inference sees them, with their annotation."""
+    """Images as inference sees them, with their annotation.
+
+    From the last one on it begins anew, with items that do not count: so all processes get equally many.
+    """
 
     def __init__(self, dataset: PanopticDataset | First, input_config: InputConfig) -> None:
         self.dataset, self.input = dataset, input_config
@@ -183,10 +187,11 @@ class ValidationDataset(Dataset[ValidationItem]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> ValidationItem:
+        counted, index = index < len(self), index % len(self)
         sample = self.dataset[index]
         sample.segments = self.dataset.segments(index)  # those without a pixel too: they count as missed
         canvas, geometry = prepare(sample.image, self.input)
-        return ValidationItem(canvas, geometry, sample)
+        return ValidationItem(canvas, geometry, sample, counted)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -290,6 +295,10 @@ class SegmentationData(pl.LightningDataModule):
         areas = np.concatenate(own)
         return round(2 * math.sqrt(float(np.median(areas)) / math.pi), 2) if len(areas) else None
 
+    def go_on(self, seen: int, samples: int) -> None:
+        """Has the training stream begin at a position, and give so many examples from there."""
+        self.start, self.samples = seen, seen + samples
+
     def train_dataloader(self) -> DataLoader[Example]:
         """Batches from position `start` on."""
         rank, world = self._process()
@@ -314,8 +323,9 @@ class SegmentationData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[ValidationItem]:
         """One image a batch, in order; each process takes its share."""
         rank, world = self._process()
+        share = range(rank, -(-len(self.val) // world) * world, world)
         return DataLoader(
-            Subset(ValidationDataset(self.val, self.input), range(rank, len(self.val), world)),
+            Subset(ValidationDataset(self.val, self.input), share),
             batch_size=None,
             num_workers=min(self.config.workers, 1),
             collate_fn=_same,  # type: ignore[arg-type]  # without batches it gets the item itself

@@ -77,7 +77,7 @@ def fitting_batch_size(config: TrainConfig) -> int:
     Raises:
         ConfigError: several devices, or this system does not tell how much memory it has.
     """
-    if config.devices > 1:
+    if config.processes > 1:
         raise ConfigError("`data.batch_size=auto` is measured on one device; give a number for several")
     kind = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "mps":

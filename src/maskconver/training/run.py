@@ -48,12 +48,13 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         DataError, ConfigError, CheckpointError, NonFiniteLoss: see there.
         OSError: `config.out` cannot be written.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the same run
+    first = _is_first(config)
+    if not first:
         say = _silent
     out = Path(config.out)
     _require_device(config)
     loggers = logger_names(config.logger)
-    if not int(os.environ.get("LOCAL_RANK", 0)):
+    if first:
         _require_no_run(config, out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
@@ -62,7 +63,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         config = _with_batch_size(config, out, say)
         recipe = recipe and recipe_yaml(config)
     pl.seed_everything(config.seed, verbose=False)
-    step_images = config.data.images * config.accumulate * config.devices
+    step_images = config.step_images
     data = SegmentationData(
         config.data,
         config.model.config.input,
@@ -88,10 +89,6 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
             f"note: an image has {most} segments, but masks are learned of {learned} at most "
             "(`data.targets.max_segments`)"
         )
-    if len(data.val) < config.devices:
-        raise ConfigError(
-            f"{len(data.val)} validation images for {config.devices} devices; give each at least one"
-        )
     _require_shared_memory(config)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -116,28 +113,30 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     terminal = sys.stdout.isatty()
     if not terminal:
         callbacks.append(LogLines(config.log_every, config.steps, step_images, say))
-    if config.freeze_steps and config.devices > 1:
-        raise ConfigError("`freeze_steps` works on one device; freeze for the whole run, or give `devices=1`")
     task = SegmentationTask(model, config)
     if not checkpoint:
         task.keep_still(_still(model, config, began))
     if task.still:
         say(f"{len(task.still)} batch norms keep the statistics they came with (`batch_norm`)")
     if checkpoint:
-        step = _check_resumable(checkpoint, task, data.categories.to_json(), config)
-        data.start = step * step_images
+        step, seen = _check_resumable(checkpoint, task, data.categories.to_json(), config)
+        data.go_on(seen, (config.steps - step) * step_images)
+        task.began = step, seen
         task.last_checkpoint = f"{checkpoint} (step {step})"
-        with suppress(FileNotFoundError):  # Lightning's logger deletes the file of an earlier run
+        if first and (out / "metrics.csv").exists():  # Lightning's logger deletes it
             (out / "metrics.csv").replace(out / f"metrics_before_{step}.csv")
         say(f"resuming from {task.last_checkpoint}")
-    if config.overwrite and not int(os.environ.get("LOCAL_RANK", 0)):
+    if config.overwrite and first:
         _remove_run(out)
-    (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
+    if first:
+        (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)  # hardware lists and advertising
     trainer = pl.Trainer(
         accelerator=config.device,
         devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
         precision=PRECISION[config.precision],
         max_steps=config.steps,
         accumulate_grad_batches=config.accumulate,
@@ -153,7 +152,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         logger=create_loggers(loggers, out, dataclasses.asdict(config)),
         callbacks=[*callbacks, checkpoints],
         default_root_dir=out,
-        sync_batchnorm=config.devices > 1 and config.device != "cpu" and torch.cuda.is_available(),
+        sync_batchnorm=config.processes > 1 and config.device != "cpu" and torch.cuda.is_available(),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
@@ -184,9 +183,27 @@ def _with_batch_size(config: TrainConfig, out: Path, say: Callable[[str], None])
     return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=size))
 
 
+def _is_first(config: TrainConfig) -> bool:
+    """Whether this is the process of the run that speaks and writes; started by torchrun, Slurm or Lightning.
+
+    Raises:
+        ConfigError: another number of processes was started than the recipe has.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 0)) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    if started and started != config.processes:
+        raise ConfigError(
+            f"torchrun has started {started} processes, but the run has {config.processes}: "
+            f"`devices={config.devices}` on each of `nodes={config.nodes}`"
+        )
+    ranks = "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"
+    return config.processes == 1 or not any(int(os.environ.get(name) or 0) for name in ranks)
+
+
 def _require_device(config: TrainConfig) -> None:
     there = {"auto": True, "cpu": True}
     there |= {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if config.strategy == "fsdp" and not (there["cuda"] and config.device in ("auto", "cuda")):
+        raise ConfigError("`strategy=fsdp` needs CUDA devices; take `strategy=ddp`")
     if not there[config.device]:
         names = ", ".join(name for name, found in there.items() if found and name != "auto")
         raise ConfigError(f'`device`: "{config.device}" cannot be used here; there is {names}')
@@ -267,8 +284,8 @@ def _silent(line: str) -> None:
 
 def _check_resumable(
     checkpoint: str, task: SegmentationTask, categories: list[dict[str, Any]], config: TrainConfig
-) -> int:
-    """The step of a checkpoint that this run can go on from."""
+) -> tuple[int, int]:
+    """The step of a checkpoint that this run can go on from, and how many images were seen until then."""
     try:
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         step, theirs = int(state["global_step"]), {k: v.shape for k, v in state["state_dict"].items()}
@@ -314,7 +331,7 @@ def _check_resumable(
         )
     if step >= config.steps:
         raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise `steps` to go on")
-    return step
+    return step, int(state.get("seen", step * config.step_images))
 
 
 def _shape(group: dict[str, Any]) -> tuple[int, tuple[str, ...]]:

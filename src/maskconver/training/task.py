@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import ConfigError, MaskconverError
@@ -75,6 +76,7 @@ class SegmentationTask(pl.LightningModule):
         self.figures = Figures(model.categories)
         self.headline = "pq" if model.categories.is_thing.any() else "miou"
         self.last_checkpoint = "none yet"
+        self.began = 0, 0  # step and images seen until then
 
     def train(self, mode: bool = True) -> SegmentationTask:
         """As in `nn.Module`, but what is frozen stays in evaluation mode."""
@@ -106,8 +108,7 @@ class SegmentationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.config
-        batch = config.data.images * config.accumulate * self.trainer.world_size
-        peak = scaled_lr(config.optim, batch)
+        peak = scaled_lr(config.optim, config.step_images)
         optimizer = self.optimizer(peak)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, config.steps, peak, config.schedule) / peak
@@ -116,8 +117,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Options of the optimiser are this run's, also where a checkpoint of other ones was restored."""
-        batch = self.config.data.images * self.config.accumulate * self.trainer.world_size
-        fresh = self.optimizer(scaled_lr(self.config.optim, batch))
+        fresh = self.optimizer(scaled_lr(self.config.optim, self.config.step_images))
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
         groups = self.trainer.optimizers[0].param_groups
         for i, (group, new) in enumerate(zip(groups, fresh.param_groups, strict=True)):
@@ -140,18 +140,28 @@ class SegmentationTask(pl.LightningModule):
             criterion.watching = watching  # only in the steps that are logged: it takes time
         terms = criterion(self.model, self.model(images), batch, generator=generator)
         total = torch.stack(list(terms.values())).sum()
-        if not math.isfinite(total.item()):
+        means = self._means(terms)
+        if not math.isfinite(sum(means.values())):
             self._refuse(terms, batch)
-        self.log_dict({f"train/{k}": v for k, v in terms.items()}, prog_bar=True, batch_size=len(batch))
+        self.log_dict({f"train/{k}": v for k, v in means.items()}, prog_bar=True, batch_size=len(batch))
         if watching:
             measures = {f"train/{k}": v for k, v in criterion.measures.items()}
             self.log_dict(measures, batch_size=len(batch))
-        self.log("train/total", total, batch_size=len(batch))
+        self.log("train/total", sum(means.values()), batch_size=len(batch))
         self.log("train/dropped", batch.dropped.float(), batch_size=len(batch))
         return total
 
+    def _means(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """The loss terms of the joint batch; so all processes see the same, and stop at the same step."""
+        values = torch.stack(list(terms.values())).detach()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
+        return dict(zip(terms, values.tolist()))
+
     def _refuse(self, terms: dict[str, Tensor], batch: Batch) -> None:
         bad = ", ".join(f"{k} = {v.item()}" for k, v in terms.items() if not math.isfinite(v.item()))
+        bad = bad or "in another process"
         raise NonFiniteLoss(
             f"step {self.global_step}: the loss is not finite ({bad}) on images {list(batch.image_ids)}; "
             f"last good checkpoint: {self.last_checkpoint}. A lower "
@@ -165,6 +175,8 @@ class SegmentationTask(pl.LightningModule):
         assert self.model.categories is not None
         checkpoint["categories"] = self.model.categories.to_json()
         checkpoint["still"] = self.still
+        step, seen = self.began  # in images, as the next run may have another number of processes
+        checkpoint["seen"] = seen + (checkpoint["global_step"] - step) * self.config.step_images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.keep_still(checkpoint.get("still", []))
@@ -182,6 +194,8 @@ class SegmentationTask(pl.LightningModule):
         assert self.model.categories is not None
         result = postprocess(proposals, self.model.postprocess, self.model.categories)[0]
         sample = item.sample
+        if not item.counted:
+            return None
         return self.figures.add_image(result, sample.ids, sample.segments, image_id=sample.image_id)[0]
 
     def on_validation_epoch_end(self) -> None:

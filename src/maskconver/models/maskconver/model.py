@@ -275,7 +275,7 @@ class MaskConver(SegmentationModel):
         """The mask logits B×k×h×w of k peaks an image, with what covers the images' padding."""
         b, k = peaks.labels.shape
         device = peaks.labels.device
-        image = torch.arange(b, device=device).repeat_interleave(k)
+        image = torch.arange(b, device=device)[:, None].expand(b, k).flatten()
         # As in training: half precision would lose the small difference of large terms of the quadratic form.
         with full_precision(device.type):
             embeddings = self.mask_embeddings(

@@ -76,7 +76,8 @@ class LateHeads(Folded):
         (level,), detail = features.pyramid, features.detail
         peaks = network.peaks((class_head(level, detail),), proposals, topk=self.topk)
         b, k = peaks.labels.shape
-        image = torch.arange(b, device=images.device).repeat_interleave(k)
+        # onnxscript 0.7 writes a repeat_interleave that is wrong where b is not fixed.
+        image = torch.arange(b, device=images.device)[:, None].expand(b, k).flatten()
         cells = peaks.cells.flatten(0, 1)
         before = head.convolve(head.join(level, detail), part=slice(-1))
         pooled = before.new_zeros(0, self.config.embedding_dim)
