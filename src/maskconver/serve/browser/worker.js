@@ -131,7 +131,8 @@ async function overlay({ ids, size: [height, width], rows }, blob, categories) {
 const ANSWERS = {
   async open() {
     const { about, device } = await loaded(), { score_threshold, overlap_threshold } = about.postprocess;
-    return { name: about.name, categories: about.categories, runtime: device, thresholds: { score_threshold, overlap_threshold },
+    const { mode, size, scale } = about.input; // camera frames come no larger than the model's images in training
+    return { name: about.name, categories: about.categories, runtime: device, side: Math.max(...size) / (mode === "native" ? scale : 1), thresholds: { score_threshold, overlap_threshold },
       note: `${device}. Images stay on this device. Drop an image here, paste one, or open one.` };
   },
   async segment(given) {

@@ -296,9 +296,10 @@ $("camera").addEventListener("click", async () => {
   blob.name = "photograph.png";
   await add([blob]);
 });
-function frame() {
-  const video = $("video"), canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
-  canvas.getContext("2d").drawImage(video, 0, 0);
+function frame(side = Infinity) {
+  const { videoWidth: width, videoHeight: height } = $("video"), scale = Math.min(1, side / Math.max(width, height));
+  const canvas = new OffscreenCanvas(Math.round(width * scale), Math.round(height * scale));
+  canvas.getContext("2d").drawImage($("video"), 0, 0, canvas.width, canvas.height);
   return canvas;
 }
 
@@ -310,7 +311,7 @@ $("live").addEventListener("click", async () => {
   let last = performance.now(), pace = 0;
   try {
     while (stream && on && $("live").getAttribute("aria-pressed") === "true") {
-      const bitmap = frame(), { width, height } = bitmap;
+      const bitmap = frame(model.side || 640), { width, height } = bitmap;
       const image = { name: "camera.png", bitmap, width, height, blob: await bitmap.convertToBlob({ type: "image/jpeg", quality: 0.95 }) };
       take(image, await backend.segment(image, settings(), { side: MAX_SIDE }));
       if (!stream) break;
@@ -318,7 +319,7 @@ $("live").addEventListener("click", async () => {
       pace = pace ? 0.8 * pace + 0.2 * (now - last) : now - last;
       last = now;
       show(image);
-      say(`${image.answer.segments.length} segments, ${(1000 / pace).toFixed(1)} frames/s`);
+      say(`${image.answer.segments.length} segments, ${(1000 / pace).toPrecision(2)} frames/s`);
     }
   } catch (error) {
     stopCamera();
