@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from maskconver.core.categories import Categories, Category
 from maskconver.core.config import InputConfig, PostprocessConfig
+from maskconver.core.polygons import ids_to_polygons
 from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Geometry, Proposals
+from maskconver.core.segments import measure
 from maskconver.merge import postprocess
 
 from tests.node import NODE, call_all
@@ -190,3 +192,52 @@ def test_grey_is_pillows() -> None:
     assert np.array_equal(
         found["answer"].reshape(20, 30), np.asarray(Image.fromarray(pixels[..., :3]).convert("L"))
     )
+
+
+def random_map(seed: int) -> NDArray[np.int32]:
+    """Few ids, pixel by pixel: holes in holes, and rings that touch themselves."""
+    random = np.random.default_rng(seed)
+    return random.choice(4, (23, 31), p=(0.3, 0.5, 0.15, 0.05)).astype(np.int32)
+
+
+def rings(polygon: list[Any]) -> list[Any]:
+    """A polygon's rings, each begun at its least corner, in an order."""
+    found = []
+    for ring in polygon:
+        corners = [tuple(corner) for corner in ring]
+        at = corners.index(min(corners))
+        found.append(corners[at:] + corners[:at])
+    return [found[0], *sorted(found[1:])]
+
+
+def test_polygons_are_pythons() -> None:
+    maps = [random_map(seed) for seed in range(8)]
+    code = [[{"ids": ids.ravel(), "size": ids.shape, "rows": rows(ids)}, CATEGORIES] for ids in maps]
+    for ids, found in zip(maps, call_all("formats.js", "features", code)):
+        own = ids_to_polygons(ids)
+        for feature in found["answer"]:
+            geometry = feature["geometry"]
+            parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+            assert all(ring[0] == ring[-1] for part in parts for ring in part)
+            got = [rings([ring[:-1] for ring in part]) for part in parts]
+            number = feature["properties"]["measurements"]["id"]
+            want = [rings([outer.tolist(), *(hole.tolist() for hole in holes)]) for outer, holes in own[number]]
+            assert sorted(got) == sorted(want)
+
+
+CATEGORIES = [{"id": 10 + i, "name": f"a, {i}", "isthing": i % 2, "color": [i, i, i]} for i in range(3)]
+
+
+def rows(ids: NDArray[np.int32]) -> list[dict[str, Any]]:
+    one = {"ids": ids.ravel(), "size": ids.shape, "labels": [0, 1, 2], "scores": [0.9, 0.5, 0.25]}
+    (found,) = call_all("formats.js", "rowsOf", [[one, CATEGORIES]])
+    return found["answer"]
+
+
+def test_areas_and_boxes_are_pythons() -> None:
+    ids = random_map(3)
+    areas, boxes = measure(ids, np.array([1, 2, 3]))
+    found = rows(ids)
+    assert [row["area"] for row in found] == areas.tolist()
+    assert [row["bbox"] for row in found] == boxes.tolist()
+    assert [row["thing"] for row in found] == [False, True, False]

@@ -30,6 +30,7 @@ const zeros = (ort, { input }) => {
 
 async function start(kind, model, about) {
   const ort = await import(`./ort.${kind}.js`), { wasm } = ort.env;
+  ort.env.logLevel = "error";
   wasm.wasmBinary = await bytesOf(`ort.${kind}.wasm.gz`);
   wasm.numThreads = crossOriginIsolated ? Number(wanted.get("threads")) || Math.min(navigator.hardwareConcurrency, 4) : 1;
   const session = await ort.InferenceSession.create(model, { executionProviders: [kind] });
