@@ -31,7 +31,7 @@ def _encoded(value: Any) -> Any:
 
 
 def _decoded(value: dict[str, Any]) -> Any:
-    dtypes = {name: dtype for name, dtype in KINDS.values()}
+    dtypes = dict(KINDS.values())
     if value.get("type") in dtypes:
         return np.frombuffer(base64.b64decode(value["data"]), dtypes[value["type"]])
     return value

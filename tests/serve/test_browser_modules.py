@@ -18,7 +18,6 @@ from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Geometry, Proposals
 from maskconver.core.segments import measure
 from maskconver.merge import postprocess
-
 from tests.node import NODE, call_all
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
@@ -73,6 +72,10 @@ def merge_cases() -> dict[str, list[Any]]:
     return cases
 
 
+# Thresholds of things and stuff, overlap, exponent of the mask score: of COCO, Cityscapes and ADE20K.
+PUBLISHED = ((0.7, 0.5, 0.8, 1.0), (0.5, 0.3, 0.9, 0.0), (0.4, 0.4, 0.8, 1.0))
+
+
 def kmax_cases() -> dict[str, list[Any]]:
     thing = [True, False, True, False, True, False]
     cases = {}
@@ -88,7 +91,11 @@ def kmax_cases() -> dict[str, list[Any]]:
         proposals = Proposals(
             real.max(-1)[None], real.argmax(-1)[None], arrays["mask_logits"][None], geometry=geometry
         )
-        for things, stuff, overlap, exponent in ((0.7, 0.5, 0.8, 1.0), (0.5, 0.3, 0.9, 0.0), (0.4, 0.4, 0.8, 1)):
+        for things, stuff, overlap, exponent in (
+            (0.7, 0.5, 0.8, 1.0),
+            (0.5, 0.3, 0.9, 0.0),
+            (0.4, 0.4, 0.8, 1),
+        ):
             config = PostprocessConfig(
                 rule="kmax", score_threshold=things, stuff_threshold=stuff, overlap_threshold=overlap,
                 mask_exponent=exponent, mask_threshold=0.4, min_area=0.0,
@@ -115,14 +122,16 @@ OPTIONS = {
     "pixel threshold": {"mask_threshold": 0.5},
     "reassigned": {"reassign": True, "overlap_threshold": 0.8},
     "as the bundled nuclei": {
-        "score_threshold": 0.4, "overlap_threshold": 0.5, "min_area": 0.0, "mask_threshold": 0.5, "nms_iou": 0.3,
-        "reassign": True, "maskness": 1.0, "fill_label": 3,
+        "score_threshold": 0.4, "overlap_threshold": 0.5, "min_area": 0.0, "mask_threshold": 0.5,
+        "nms_iou": 0.3, "reassign": True, "maskness": 1.0, "fill_label": 3,
     },
     "hard": {"hard_sigmoid": True, "mask_threshold": 0.4},
     "filled": {"fill_label": 2, "score_threshold": 0.7},
     "nothing left": {"score_threshold": 1.0},
     "kmax": {"rule": "kmax", "score_threshold": 0.3, "mask_threshold": 0.4, "stuff_min_area": 0.01},
-    "kmax sigmoid": {"rule": "kmax", "mask_activation": "sigmoid", "mask_threshold": 0.5, "mask_exponent": 0.5},
+    "kmax sigmoid": {
+        "rule": "kmax", "mask_activation": "sigmoid", "mask_threshold": 0.5, "mask_exponent": 0.5,
+    },
 }  # fmt: skip
 
 
@@ -217,11 +226,15 @@ def test_polygons_are_pythons() -> None:
         own = ids_to_polygons(ids)
         for feature in found["answer"]:
             geometry = feature["geometry"]
-            parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+            parts = (
+                geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+            )
             assert all(ring[0] == ring[-1] for part in parts for ring in part)
             got = [rings([ring[:-1] for ring in part]) for part in parts]
             number = feature["properties"]["measurements"]["id"]
-            want = [rings([outer.tolist(), *(hole.tolist() for hole in holes)]) for outer, holes in own[number]]
+            want = [
+                rings([outer.tolist(), *(hole.tolist() for hole in holes)]) for outer, holes in own[number]
+            ]
             assert sorted(got) == sorted(want)
 
 

@@ -50,7 +50,16 @@ def test_another_model_is_another_version(package: Path, tmp_path: Path) -> None
 def test_what_is_missing_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MaskconverError, match=r"has no ort.wasm.bundle.min.mjs; `runtime=fetch` downloads"):
         runtime_files(str(tmp_path))
-    words = ["export", str(NUCLEI), "--to", "web", "--out", str(tmp_path / "site"), "--runtime", str(tmp_path)]
+    words = [
+        "export",
+        str(NUCLEI),
+        "--to",
+        "web",
+        "--out",
+        str(tmp_path / "site"),
+        "--runtime",
+        str(tmp_path),
+    ]
     assert main(words) == 2
     error = capsys.readouterr().err.strip()
     assert "--runtime fetch" in error and error.count("\n") == 0

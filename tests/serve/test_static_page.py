@@ -67,7 +67,9 @@ def page(browser: Any, site: Path) -> Iterator[Any]:
     server.shutdown()
     server.server_close()
     assert errors == []
-    assert asked and all(url.startswith((address, "blob:", "data:")) for url in asked), "another host was asked"
+    assert asked and all(url.startswith((address, "blob:", "data:")) for url in asked), (
+        "another host was asked"
+    )
     context.close()
 
 

@@ -4,8 +4,8 @@ Before the file is kept, it is run and compared with the model: scores and masks
 pixel by pixel, or, with --quantize, within the bounds of that precision. With --output panoptic the file
 includes post-processing. Needs the extras train and export.
 
-With --to web, --out is a folder of static files instead: a page that segments images in the browser, without a
-server of its own. MODEL may then also be an ONNX file, which needs the extra onnx only.
+With --to web, --out is a folder of static files: a page that segments images in the browser, without a server
+of its own. MODEL may then also be an ONNX file, which needs the extra onnx only.
 
 Example: maskconver export nuclei --to onnx --out nuclei.onnx
 """
@@ -37,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
         parser,
         "--out",
         str,
-        "file to write; MODEL.onnx (.tflite, .pt2) in this folder by default. Of web a folder; MODEL_web by default",
+        "file to write, for web a folder; MODEL.onnx (.tflite, .pt2, _web) in this folder by default",
     )
     optional(
         parser,
@@ -82,6 +82,11 @@ def run(args: Namespace) -> int:
     """Runs `maskconver export`; 0 when the file was written."""
     web = args.to == "web"
     if web and args.model.endswith(".onnx"):
+        parts = "size dynamic quantize calibrate output proposals hard_sigmoid uint8 images".split()
+        if given := [name for name in parts if getattr(args, name) not in (None, False, "none", "proposals")]:
+            raise ConfigError(
+                f"{args.model} is an exported file already: leave out `{given[0]}`, or give its model"
+            )
         return _site(args, args.model, time.perf_counter())
     if args.runtime and not web:
         raise ConfigError("`runtime` is for pages; give `to=web`, or leave it out")

@@ -59,10 +59,11 @@ def write_site(
         OSError: the folder cannot be written.
     """
     file = OnnxRuntime(model, "cpu").file
+    channels = file.input.channels
     for wrong, what in (
         (file.output != "proposals", "has its post-processing inside; export it with `output=proposals`"),
         (file.uint8, "takes bytes; export it without `uint8`"),
-        (file.input.channels not in (1, 3), f"takes {file.input.channels} channels; browsers read colour and grey"),
+        (channels not in (1, 3), f"takes {channels} channels; browsers read colour and grey"),
         (file.input.bits != 8, "takes 16 bits; browsers read 8"),
     ):
         if wrong:
@@ -106,7 +107,8 @@ def runtime_files(source: str | None = None) -> dict[str, bytes]:
             where = "this installation has no onnxruntime-web" if source is None else f"{source} has no {own}"
             raise MaskconverError(
                 where,
-                fix=f"`runtime=fetch` downloads version {VERSION} from npm (33 MB), `runtime=DIR` takes it from a folder",
+                fix=f"`runtime=fetch` downloads version {VERSION} from npm (33 MB), "
+                "`runtime=DIR` takes it from a folder",
             )
         found[key] = _packed(key, path.read_bytes()) if path.name != key else path.read_bytes()
     return found

@@ -1,11 +1,11 @@
 // The kMaX-DeepLab rule of Python's merge/kmax.py: masks, best first, take the free ones of their pixels.
 import { alignedTaps, lerp, resizeTaps, roundEven } from "./resize.js";
-import { smallestArea } from "./merge.js";
+import { isFinite, smallestArea } from "./merge.js";
 const f = Math.fround;
 
 export function mergeKmax(proposals, config, isThing) {
   const { scores, labels, masks, maskSize } = proposals;
-  if (!scores.every(Number.isFinite) || !masks.every(Number.isFinite))
+  if (!isFinite(scores) || !isFinite(masks))
     throw new Error("the network's scores or mask logits hold NaN or infinite values");
   const thing = (i) => labels[i] >= 0 && isThing[labels[i]];
   const stuffThreshold = config.stuff_threshold ?? config.score_threshold;

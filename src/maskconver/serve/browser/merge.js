@@ -13,7 +13,7 @@ const hardSigmoid = (x) => f(Math.min(Math.max(f(x + 3), 0), 6) * f(0.16667));
  * @returns ids (Int32Array, 0 = void), size [height, width], labels and scores of segments 1, 2, … */
 export function postprocess(proposals, config, isThing, outputSize = null) {
   const rule = { maskconver: mergeMasks, kmax: mergeKmax }[config.rule];
-  if (!rule) throw new Error(`this page does not know the rule "${config.rule}"; export the model with an older version`);
+  if (!rule) throw new Error(`this page does not know the rule "${config.rule}"; export the model again`);
   const { ids, size, first, scores } = rule(proposals, config, isThing, outputSize);
   const found = { ids, size, labels: first.map((i) => proposals.labels[i]), scores: first.map((i) => scores[i]) };
   const fill = config.fill_label;
@@ -25,6 +25,13 @@ export function postprocess(proposals, config, isThing, outputSize = null) {
   return found;
 }
 
+/** Whether a mask holds neither NaN nor infinite values. */
+export function isFinite(mask) {
+  let bad = 0;
+  for (let i = 0; i < mask.length; i++) bad += mask[i] - mask[i];
+  return bad === 0;
+}
+
 /** `min_area` in pixels of an answer; a segment must have more. */
 export const smallestArea = (share, [height, width]) => Math.round(share * Math.max(height, width) ** 2 * 1e6) / 1e6;
 
@@ -34,11 +41,11 @@ function mergeMasks(proposals, config, isThing, outputSize) {
   const { masks, maskSize, labels } = proposals, cells = maskSize[0] * maskSize[1];
   const maskOf = (i) => masks.subarray(i * cells, (i + 1) * cells);
   const scores = withMaskness(proposals, config, maskOf);
-  if (!scores.every(Number.isFinite)) throw new Error("the network's scores hold NaN or infinite values");
+  if (!isFinite(scores)) throw new Error("the network's scores hold NaN or infinite values");
   let candidates = [...scores.keys()].filter((i) => scores[i] > f(config.score_threshold));
   candidates.sort((a, b) => scores[b] - scores[a] || a - b);
   for (const i of candidates)
-    if (!maskOf(i).every(Number.isFinite)) throw new Error("the network's mask logits hold NaN or infinite values");
+    if (!isFinite(maskOf(i))) throw new Error("the network's mask logits hold NaN or infinite values");
   if (config.nms_iou < 1) candidates = distinct(candidates, maskOf, { labels, size: maskSize, iou: f(config.nms_iou) });
 
   const [rows, columns] = outputTaps(maskSize, proposals.geometry, outputSize);
@@ -50,7 +57,7 @@ function mergeMasks(proposals, config, isThing, outputSize) {
   const own = competition.run(competitors, winner);
 
   const visible = new Float64Array(candidates.length), smallest = smallestArea(config.min_area, size);
-  for (const k of winner) if (k >= 0) visible[k]++;
+  for (let i = 0; i < winner.length; i++) if (winner[i] >= 0) visible[winner[i]]++;
   const kept = candidates.map((i, k) => visible[k] > smallest && labels[i] >= 0 && own[k] > 0 &&
     f(visible[k]) > f(f(config.overlap_threshold) * f(own[k])));
   if (config.reassign && kept.includes(true) && kept.includes(false))
@@ -73,9 +80,9 @@ function withMaskness({ scores }, config, maskOf) {
   if (!config.maskness) return scores;
   return scores.map((score, i) => {
     const mask = score > f(config.score_threshold) ? maskOf(i) : null;
-    if (!mask || !mask.every(Number.isFinite)) return score;
+    if (!mask || !isFinite(mask)) return score;
     let sum = 0, count = 0;
-    for (const x of mask) if (x > 0) { sum += sigmoid(x); count++; }
+    for (let j = 0; j < mask.length; j++) if (mask[j] > 0) { sum += sigmoid(mask[j]); count++; }
     return score * f(f(count ? sum / count : 0) ** config.maskness);
   });
 }
@@ -84,22 +91,26 @@ function withMaskness({ scores }, config, maskOf) {
 function distinct(candidates, maskOf, { labels, size: [height, width], iou }) {
   const kept = [];
   for (const i of candidates) {
-    const mask = maskOf(i), box = { index: i, mask, area: 0, top: height, bottom: -1, left: width, right: -1 };
+    const mask = maskOf(i);
+    let [area, top, bottom, left, right] = [0, height, -1, width, -1];
     for (let y = 0, at = 0; y < height; y++)
-      for (let x = 0; x < width; x++, at++)
-        if (mask[at] > 0) {
-          box.area++;
-          box.top = Math.min(box.top, y); box.bottom = y;
-          box.left = Math.min(box.left, x); box.right = Math.max(box.right, x);
-        }
+      for (let x = 0; x < width; x++, at++) {
+        if (!(mask[at] > 0)) continue;
+        area++;
+        if (y < top) top = y;
+        bottom = y;
+        if (x < left) left = x;
+        if (x > right) right = x;
+      }
+    const box = { index: i, mask, area, top, bottom, left, right };
     const clashes = (other) => {
       if (labels[other.index] !== labels[i]) return false;
       let shared = 0;
-      const [left, right] = [Math.max(box.left, other.left), Math.min(box.right, other.right)];
-      for (let y = Math.max(box.top, other.top); y <= Math.min(box.bottom, other.bottom); y++)
-        for (let at = y * width + left; at <= y * width + right; at++)
+      const from = Math.max(left, other.left), to = Math.min(right, other.right);
+      for (let y = Math.max(top, other.top); y <= Math.min(bottom, other.bottom); y++)
+        for (let at = y * width + from; at <= y * width + to; at++)
           if (mask[at] > 0 && other.mask[at] > 0) shared++;
-      return shared > f(iou * f(f(box.area + other.area) - shared));
+      return shared > f(iou * f(f(area + other.area) - shared));
     };
     if (!kept.some(clashes)) kept.push(box);
   }
@@ -143,7 +154,8 @@ class Competition {
     const { rowBlocks, columnBlocks, maskWidth, least, half, config } = this;
     const n = competitors.length, across = columnBlocks.length, own = new Float64Array(n);
     let largest = 0;
-    for (const { mask } of competitors) for (const x of mask) largest = Math.max(largest, Math.abs(x));
+    for (const { mask } of competitors)
+      for (let i = 0; i < mask.length; i++) if (mask[i] > largest || -mask[i] > largest) largest = Math.abs(mask[i]);
     const slack = 1e-6 * (1 + largest); // what rounding may add to a logit, or to a probability, relative
     const highs = new Float32Array(n * across), floor = new Float64Array(across), alive = new Int32Array(n);
     const up = new Float32Array(maskWidth), down = new Float32Array(maskWidth);

@@ -38,9 +38,16 @@ async function start(kind, model, about) {
   return { ort, session, device: kind === "webgpu" ? "WebGPU" : `WASM, ${wasm.numThreads} thread${wasm.numThreads > 1 ? "s" : ""}` };
 }
 
+/** Whether the browser reaches a real GPU; one computed by the CPU is slower than WASM. */
+async function hasGpu() {
+  if (wanted.get("device") === "wasm") return false;
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
+}
+
 async function load() {
   const about = await (await fetched("model.json")).json(), model = await bytesOf("model.onnx");
-  if (wanted.get("device") !== "wasm" && (await navigator.gpu?.requestAdapter().catch(() => null))) {
+  if (await hasGpu()) {
     try {
       return { about, ...(await start("webgpu", model, about)) };
     } catch (error) {
