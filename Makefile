@@ -28,7 +28,7 @@ CORE_ROOMS := $(addprefix tests/,core io data merge metrics inference cli)
 CORE_TESTS := tests/test_core_without_torch.py tests/test_layout.py tests/test_docs.py $(CORE_ROOMS) \
 	$(addprefix tests/golden/,test_merge.py test_preprocess.py test_pq.py)
 
-.PHONY: help setup demo test test-slow test-core test-lowest test-newer test-web wheel golden lint format bench docs clean
+.PHONY: help setup demo test test-slow test-core test-lowest test-newer test-web web wheel golden lint format bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ test: $(READY)  ## the tests, without the long ones (at most 12 minutes on 2 cor
 
 test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m slow || [ $$? -eq 5 ]
+
+# One version, by its checksum; see serve/site.py. Wheels built afterwards hold it.
+web: $(READY)  ## fetch onnxruntime-web, for pages that need no server (33 MB from npm)
+	@$(BIN)/python -c 'from maskconver.serve.site import fetch_runtime; fetch_runtime()'
 
 test-web: $(READY)  ## the pages in a real browser (needs Chromium; skipped where there is none)
 	@$(BIN)/python -m pytest -m web -rs

@@ -10,6 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "maskconver"
 DATA = {".html", ".css", ".js", ".yaml", ".json", ".pyi", ".typed", ".safetensors", ".onnx", ".md"}
+DATA |= {".gz", ".txt"}  # of onnxruntime-web, after `make web`
 
 
 @pytest.fixture(scope="module")

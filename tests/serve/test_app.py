@@ -15,12 +15,12 @@ pytest.importorskip("starlette")
 pytest.importorskip("httpx")
 
 from starlette.testclient import TestClient
-from tests.fakes import FakeRuntime
 
 import maskconver as mc
 from maskconver.core.panoptic_png import read_panoptic_png
 from maskconver.serve.app import create_app
 from maskconver.serve.session import Session
+from tests.fakes import FakeRuntime
 
 
 def png(size: tuple[int, int] = (48, 64), seed: int = 0) -> bytes:

@@ -1,7 +1,5 @@
 """The page in a real browser: what a person does, on real answers of the server."""
 
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,18 +14,9 @@ import pytest
 
 import maskconver as mc
 from maskconver.core.panoptic_png import read_panoptic_png
-from maskconver.data.synth.write import write_dataset
+from tests.pages import told
 
 pytestmark = pytest.mark.web
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = "--no-sandbox --disable-gpu --disable-quic --disable-background-networking --disable-component-update"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cells")
-    write_dataset(folder, style="cells", count=2, size=(160, 200))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +39,6 @@ def address() -> Iterator[str]:
     assert server.wait(20) is not None
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (set CHROMIUM to its path)")
-    with sync.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
-
-
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1200, "height": 800})
@@ -72,12 +52,6 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     assert errors == []
     assert all(url.startswith((address, "blob:", "data:")) for url in asked), "something from elsewhere"
     page.close()
-
-
-def told(page: Any, text: str) -> None:
-    from playwright.sync_api import expect
-
-    expect(page.locator("#status")).to_contain_text(text, timeout=30_000)
 
 
 def test_an_image_is_segmented_as_in_python(page: Any, data: Path, tmp_path: Path) -> None:

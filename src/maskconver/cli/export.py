@@ -4,6 +4,9 @@ Before the file is kept, it is run and compared with the model: scores and masks
 pixel by pixel, or, with --quantize, within the bounds of that precision. With --output panoptic the file
 includes post-processing. Needs the extras train and export.
 
+With --to web, --out is a folder of static files: a page that segments images in the browser, without a server
+of its own. MODEL may then also be an ONNX file, which needs the extra onnx only.
+
 Example: maskconver export nuclei --to onnx --out nuclei.onnx
 """
 
@@ -11,8 +14,10 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
@@ -26,8 +31,14 @@ def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver export`."""
     add = parser.add_argument
     add("model", type=str, help="bundled model name, folder of a training run, or .safetensors file")
-    add("--to", type=Literal["onnx", "litert", "torch-export"], default="onnx", help="format of the file")
-    optional(parser, "--out", str, "file to write; MODEL.onnx (.tflite, .pt2) in this folder by default")
+    kinds = Literal["onnx", "litert", "torch-export", "web"]
+    add("--to", type=kinds, default="onnx", help="format of the file, or web for a page")
+    optional(
+        parser,
+        "--out",
+        str,
+        "file to write, for web a folder; MODEL.onnx (.tflite, .pt2, _web) in this folder by default",
+    )
     optional(
         parser,
         "--size",
@@ -66,20 +77,33 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--uint8", action="store_true", help="take H×W×3 bytes; the file normalises them")
     optional(parser, "--images", str, "folder or glob of images to compare on, at most 32")
+    optional(
+        parser,
+        "--runtime",
+        str,
+        "of web: folder with onnxruntime-web, or fetch to download it from npm; the installed one by default",
+    )
     add("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(args: Namespace) -> int:
     """Runs `maskconver export`; 0 when the file was written."""
+    web = args.to == "web"
+    if web and args.model.endswith(".onnx"):
+        parts = "size dynamic quantize calibrate output proposals hard_sigmoid uint8 images".split()
+        if given := [name for name in parts if getattr(args, name) not in (None, False, "none", "proposals")]:
+            raise ConfigError(
+                f"{args.model} is an exported file already: leave out `{given[0]}`, or give its model"
+            )
+        return _site(args, args.model, time.perf_counter())
+    if args.runtime and not web:
+        raise ConfigError("`runtime` is for pages; give `to=web`, or leave it out")
     from ..export.driver import FORMATS, export_model, format_of
     from ..export.options import ExportOptions
     from ..models.checkpoint import load
 
     if args.model.endswith(tuple(form.suffix for form in FORMATS.values())):
         raise ConfigError(f"{args.model} is an exported file already; export the model it was made from")
-    # A folder may have a point in its name, or be ".".
-    name = Path(args.model).resolve().name.removesuffix(".safetensors")
-    out = Path(args.out or name + FORMATS[args.to].suffix)
     options = ExportOptions(
         size=tuple(args.size) if args.size else None,
         dynamic=args.dynamic or False,
@@ -91,15 +115,44 @@ def run(args: Namespace) -> int:
         calibrate=args.calibrate,
         images=args.images,
     )
-    options.check(format_of(out, args.to))  # before the model is loaded
-    model = load(args.model)
-    start = time.perf_counter()
-    with stages() as report:
-        result = export_model(model, out, args.to, options=options, report=report)
-    seconds, size = time.perf_counter() - start, out.stat().st_size
+    with ExitStack() as stack:
+        if web:
+            kind, out = "onnx", Path(stack.enter_context(TemporaryDirectory()), "model.onnx")
+        else:
+            kind, out = args.to, Path(args.out or _name(args.model) + FORMATS[args.to].suffix)
+        options.check(format_of(out, kind))  # before the model is loaded
+        model = load(args.model)
+        start = time.perf_counter()
+        with stages() as report:
+            result = export_model(model, out, kind, options=options, report=report)
+        if web:
+            return _site(args, out, start)
+        seconds, size = time.perf_counter() - start, out.stat().st_size
     if args.json:
         figures = {"file": str(out), "bytes": size, "seconds": round(seconds, 2), **asdict(result)}
         print(json.dumps(figures, ensure_ascii=False))
     else:
         print(f"{out}: {size / 1e6:.2f} MB in {seconds:.1f} s; {result}")
+    return 0
+
+
+def _name(model: str) -> str:
+    """Of a model, from its path; a folder may have a point in its name, or be "."."""
+    return Path(model).resolve().name.removesuffix(".safetensors").removesuffix(".onnx")
+
+
+def _site(args: Namespace, file: str | Path, start: float) -> int:
+    """Writes the page of an ONNX file."""
+    from ..serve.site import runtime_files, write_site
+
+    name = _name(args.model)
+    folder = Path(args.out or f"{name}_web")
+    size = write_site(file, folder, name=name, runtime=runtime_files(args.runtime))
+    seconds, weights = time.perf_counter() - start, Path(file).stat().st_size
+    if args.json:
+        figures = {"folder": str(folder), "bytes": size, "model_bytes": weights, "seconds": round(seconds, 2)}
+        print(json.dumps(figures, ensure_ascii=False))
+    else:
+        print(f"{folder}: {size / 1e6:.1f} MB and the model, {weights / 1e6:.1f} MB, in {seconds:.1f} s")
+        print(f"look at it: python -m http.server --directory {folder} --bind 127.0.0.1")
     return 0

@@ -42,6 +42,8 @@ THRESHOLDS = {"score_threshold": 1.0, "overlap_threshold": 1.0, "min_area": 1.0}
 PAGE = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/backend.js": ("server.js", "text/javascript"),
+    "/paint.js": ("paint.js", "text/javascript"),
     "/app.css": ("app.css", "text/css"),
 }
 HEADERS = {

@@ -1,9 +1,11 @@
-// The page of `maskconver serve`: images in, coloured masks out. No library, nothing from elsewhere.
+// The page: images in, coloured masks out. No library, nothing from elsewhere.
+import * as backend from "./backend.js";
+import { colours, paint } from "./paint.js";
 const $ = (id) => document.getElementById(id);
 const stage = $("stage"), photo = $("photo"), masks = $("masks"), tip = $("tip");
 const MAX_SIDE = 2048; // of what is drawn; results keep the image's own size
 let model = { categories: [], thresholds: {} };
-const images = []; // { blob, name, bitmap, answer, ids, width, height }
+const images = []; // { blob, name, bitmap, answer, ids, width, height }, and what the backend adds
 let current = null, picked = 0, hidden = new Set(), stream = null;
 
 function say(text, isError = false) {
@@ -11,81 +13,14 @@ function say(text, isError = false) {
   $("status").className = isError ? "error" : "";
 }
 
-async function fetchChecked(url, options) {
-  let answer;
-  try {
-    answer = await fetch(url, options);
-  } catch {
-    throw new Error("the server does not answer; is it still running?");
-  }
-  if (!answer.ok) {
-    const told = await answer.json().catch(() => ({ error: answer.statusText }));
-    const error = new Error(told.error || `error ${answer.status}`);
-    error.status = answer.status;
-    throw error;
-  }
-  return answer;
-}
-
-const thresholds = () => {
-  const query = new URLSearchParams();
+const settings = () => {
+  const changed = {};
   for (const name of Object.keys(model.thresholds)) {
     const input = $(name);
-    if (input && input.dataset.changed) query.set(name, input.value);
+    if (input && input.dataset.changed) changed[name] = Number(input.value);
   }
-  return query;
+  return changed;
 };
-
-// Segments of one image, by its file or, where the server still has it, by its token.
-async function request(image, format, signal) {
-  const query = thresholds();
-  query.set("format", format);
-  if (format === "labelme") query.set("name", image.name);
-  if (image.token) {
-    query.set("token", image.token);
-    try {
-      return await fetchChecked(`v1/segment?${query}`, { method: "POST", signal });
-    } catch (error) {
-      if (error.status !== 410) throw error;
-      query.delete("token");
-    }
-  }
-  return fetchChecked(`v1/segment?${query}`, { method: "POST", body: image.blob, signal });
-}
-
-async function idsOf(answer) {
-  const bytes = Uint8Array.from(atob(answer.ids), (c) => c.charCodeAt(0));
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }),
-    { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
-  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingEnabled = false;
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  const { data, width, height } = context.getImageData(0, 0, canvas.width, canvas.height);
-  const ids = new Int32Array(width * height);
-  for (let i = 0, j = 0; i < ids.length; i++, j += 4) ids[i] = data[j] | (data[j + 1] << 8) | (data[j + 2] << 16);
-  return { ids, width, height };
-}
-
-// Things get colours near their class's, stuff gets the colour itself, as in Python's overlays.
-function colourOf(segment, step) {
-  const category = model.categories.find((c) => c.id === segment.category_id);
-  const [r, g, b] = category ? category.color : [128, 128, 128];
-  if (!segment.thing || step === 0) return [r, g, b];
-  const turn = 0.6180339887 * step, light = 0.75 + 0.5 * ((turn * 0.618) % 1);
-  const spread = model.categories.filter((c) => c.isthing).length < 3 ? 1 : 0.25;
-  return hueTurned([r, g, b], spread * ((turn + 0.5) % 1 - 0.5)).map((v) => Math.min(255, Math.round(v * light)));
-}
-
-function hueTurned([r, g, b], turn) {
-  const high = Math.max(r, g, b), low = Math.max(Math.min(r, g, b), 0), range = Math.max(high - low, 110);
-  const d = high - low || 1;
-  let hue = high === r ? ((g - b) / d + 6) % 6 : high === g ? (b - r) / d + 2 : (r - g) / d + 4;
-  hue = (hue + 6 * turn + 12) % 6;
-  const x = range * (1 - Math.abs((hue % 2) - 1)), base = Math.max(high - range, 0);
-  return [[range, x, 0], [x, range, 0], [0, range, x], [0, x, range], [x, 0, range], [range, 0, x]][Math.floor(hue)].map((v) => v + base);
-}
 
 function drawPhoto(image) {
   photo.width = image.width;
@@ -103,29 +38,11 @@ function drawMasks() {
   const { ids, width, height } = image;
   masks.width = width;
   masks.height = height;
-  const alpha = Math.round(255 * $("opacity").value), steps = new Map(), table = new Map();
-  for (const segment of image.answer.segments) {
-    const step = steps.get(segment.category_id) || 0;
-    steps.set(segment.category_id, step + 1);
-    if (!hidden.has(segment.category_id)) table.set(segment.id, colourOf(segment, step));
-  }
-  const context = masks.getContext("2d"), pixels = context.createImageData(width, height), out = pixels.data;
-  const from = Math.round(width * $("compare").value / 100);
-  let last = -1, colour = null;
-  for (let y = 0, i = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, i++) {
-      const id = ids[i];
-      if (id !== last) { last = id; colour = table.get(id); }
-      if (!colour || x < from) continue;
-      const edge = (x + 1 < width && ids[i + 1] !== id) || (x > 0 && ids[i - 1] !== id) ||
-        (y + 1 < height && ids[i + width] !== id) || (y > 0 && ids[i - width] !== id);
-      const j = 4 * i, light = edge || id === picked ? 60 : 0;
-      out[j] = Math.min(255, colour[0] + light);
-      out[j + 1] = Math.min(255, colour[1] + light);
-      out[j + 2] = Math.min(255, colour[2] + light);
-      out[j + 3] = edge ? 255 : id === picked ? Math.min(255, alpha + 80) : alpha;
-    }
-  }
+  const table = new Map(image.colours);
+  for (const segment of image.answer.segments) if (hidden.has(segment.category_id)) table.delete(segment.id);
+  const context = masks.getContext("2d"), pixels = context.createImageData(width, height);
+  const from = Math.round(width * $("compare").value / 100), alpha = Math.round(255 * $("opacity").value);
+  paint(pixels.data, { data: ids, width, height }, table, { alpha, from, picked });
   context.putImageData(pixels, 0, 0);
 }
 
@@ -147,7 +64,7 @@ function list() {
     tick.checked = !hidden.has(number);
     tick.addEventListener("change", () => { tick.checked ? hidden.delete(number) : hidden.add(number); drawMasks(); });
     const swatch = document.createElement("i"), name = document.createElement("span"), count = document.createElement("small");
-    swatch.style.background = `rgb(${colourOf(segments[0], 0).join(",")})`;
+    swatch.style.background = `rgb(${current.colours.get(segments[0].id).join(",")})`;
     name.textContent = segments[0].category;
     count.textContent = segments.length;
     row.append(tick, swatch, name, count);
@@ -195,6 +112,11 @@ stage.addEventListener("pointermove", (event) => {
 });
 stage.addEventListener("pointerleave", () => { tip.hidden = true; pick(0); });
 
+function take(image, answer) {
+  const { data: ids, width, height } = answer.ids;
+  Object.assign(image, { answer, ids, width, height, colours: colours(answer.segments, model.categories) });
+}
+
 let running = null; // the request whose answer will be shown
 async function update(image, { quiet = false } = {}) {
   if (running) running.abort();
@@ -203,10 +125,9 @@ async function update(image, { quiet = false } = {}) {
   if (!quiet) say(`Segmenting ${image.name}…`);
   const start = performance.now();
   try {
-    const answer = await (await request(image, "json", control.signal)).json();
-    const found = await idsOf(answer);
+    const answer = await backend.segment(image, settings(), { side: MAX_SIDE, signal: control.signal });
     if (control.signal.aborted) return;
-    Object.assign(image, { answer, token: answer.token, ...found });
+    take(image, answer);
     if (image === current) show(image);
     say(`${image.name}: ${answer.width} × ${answer.height} pixels, ${answer.segments.length} segments, ${Math.round(performance.now() - start)} ms`);
   } catch (error) {
@@ -273,7 +194,7 @@ async function add(files) {
   stopCamera();
   const first = images.length;
   for (const blob of files) {
-    const image = { blob, name: blob.name || "pasted image", token: null };
+    const image = { blob, name: blob.name || "pasted image" };
     try {
       image.bitmap = await createImageBitmap(blob); // upright, as the browser shows it
       const scale = Math.min(1, MAX_SIDE / Math.max(image.bitmap.width, image.bitmap.height));
@@ -334,7 +255,7 @@ $("downloads").addEventListener("click", async (event) => {
   const { format, name } = event.target.dataset;
   if (!format || !current) return;
   try {
-    const blob = await (await request(current, format)).blob();
+    const blob = await backend.download(current, settings(), format);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = `${current.name.replace(/\.[^.]*$/, "")}_${name}`;
@@ -345,12 +266,13 @@ $("downloads").addEventListener("click", async (event) => {
   }
 });
 
-// The camera: a button takes a photograph.
+// The camera: one button takes a photograph, another segments what it sees.
 function stopCamera() {
   if (!stream) return;
   for (const track of stream.getTracks()) track.stop();
   stream = null;
-  $("video").hidden = true;
+  $("video").hidden = $("live").hidden = true;
+  $("live").setAttribute("aria-pressed", "false");
   $("camera").textContent = "Camera";
 }
 $("camera").addEventListener("click", async () => {
@@ -367,18 +289,50 @@ $("camera").addEventListener("click", async () => {
     video.hidden = false;
     $("frame").hidden = $("hint").hidden = true;
     $("camera").textContent = "Take photograph";
+    $("live").hidden = false;
     return;
   }
-  const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  const blob = await canvas.convertToBlob({ type: "image/png" });
+  const blob = await frame().convertToBlob({ type: "image/png" });
   blob.name = "photograph.png";
   await add([blob]);
 });
+function frame(side = Infinity) {
+  const { videoWidth: width, videoHeight: height } = $("video"), scale = Math.min(1, side / Math.max(width, height));
+  const canvas = new OffscreenCanvas(Math.round(width * scale), Math.round(height * scale));
+  canvas.getContext("2d").drawImage($("video"), 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+// Live: frame after frame, as fast as the answers come.
+$("live").addEventListener("click", async () => {
+  const on = $("live").getAttribute("aria-pressed") !== "true";
+  $("live").setAttribute("aria-pressed", String(on));
+  $("video").hidden = on;
+  let last = performance.now(), pace = 0;
+  try {
+    while (stream && on && $("live").getAttribute("aria-pressed") === "true") {
+      const bitmap = frame(model.side || 640), { width, height } = bitmap;
+      const image = { name: "camera.png", bitmap, width, height, blob: await bitmap.convertToBlob({ type: "image/jpeg", quality: 0.95 }) };
+      take(image, await backend.segment(image, settings(), { side: MAX_SIDE }));
+      if (!stream) break;
+      const now = performance.now();
+      pace = pace ? 0.8 * pace + 0.2 * (now - last) : now - last;
+      last = now;
+      show(image);
+      say(`${image.answer.segments.length} segments, ${(1000 / pace).toPrecision(2)} frames/s`);
+    }
+  } catch (error) {
+    stopCamera();
+    say(error.message, true);
+  }
+  if (stream) { $("frame").hidden = true; $("video").hidden = false; }
+});
 
 try {
-  model = await (await fetchChecked("v1/model")).json();
+  model = await backend.open();
   $("model").textContent = model.name;
+  $("model").title = model.runtime;
+  if (model.note) say(model.note);
   $("thresholds").hidden = !Object.keys(model.thresholds).length;
   for (const button of $("downloads").querySelectorAll("button"))
     button.hidden = !(model.formats || [button.dataset.format]).includes(button.dataset.format);
