@@ -34,7 +34,8 @@ from ..data.export_to.write import FORMATS, writing_results
 from ..errors import CheckpointError, ConfigError, DataError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
-from ..io.journal import PARTS, Journal, Task, open_journal
+from ..io.journal import LOCK, PARTS, Journal, Task, open_journal
+from ..io.lock import hold
 from ..io.panoptic_json import read_panoptic_json
 from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
 from ..io.sources import list_images
@@ -182,7 +183,9 @@ def run(args: Namespace) -> int:
     start = time.perf_counter()
     with ExitStack() as stack:
         journal = None
-        if in_parts:
+        if not in_parts:
+            done.alive = stack.enter_context(hold(out / LOCK, str(out))).beat
+        else:
             opened = open_journal(out, shard, _settings(args), resume=args.resume)
             journal = stack.enter_context(opened)
             mine = paths[shard[0] - 1 :: shard[1]]
@@ -239,6 +242,7 @@ def _segment(
                 done.images += 1
                 done.large += answer.ids.size > LARGE
                 done.segments.update(s.category for s in answer.segments)
+            done.alive()
             advance()
 
 
@@ -314,7 +318,10 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
 
 @dataclass
 class Done:
-    """What the run did with `given` images, what was done before and is left; segments, warnings, seconds."""
+    """What the run did with `given` images, what was done before and is left; segments, warnings, seconds.
+
+    `alive` is called after each image.
+    """
 
     given: int
     images: int = 0
@@ -324,6 +331,7 @@ class Done:
     segments: Counter[str] = field(default_factory=Counter)
     warned: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    alive: Callable[[], None] = lambda: None
 
 
 @contextmanager

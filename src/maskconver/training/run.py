@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ..errors import CheckpointError, ConfigError, first_line
+from ..io.lock import hold
 from ..models.backbones.weights import load_backbone
 from ..models.base import SegmentationModel
 from ..models.checkpoint import init_from
@@ -44,12 +45,19 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         DataError, ConfigError, CheckpointError, NonFiniteLoss: see there.
         OSError: `config.out` cannot be written.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the same run
-        say = _silent
     out = Path(config.out)
     _require_device(config)
-    if not int(os.environ.get("LOCAL_RANK", 0)):
-        _require_no_run(config, out)
+    if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the same run
+        return _train(config, recipe, _silent, alive=lambda: None)
+    _require_no_run(config, out)
+    with hold(out / ".train.lock", f"the run in {out}") as lock:
+        return _train(config, recipe, say, alive=lock.beat)
+
+
+def _train(
+    config: TrainConfig, recipe: str, say: Callable[[str], None], *, alive: Callable[[], None]
+) -> dict[str, float]:
+    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -92,7 +100,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {step_images}/{config.optim.base_batch} "
         "images a step)"
     )
-    checkpoints = Checkpoints(out, config.checkpoint_every)
+    checkpoints = Checkpoints(out, config.checkpoint_every, alive)
     callbacks: list[pl.Callback] = [
         Throughput(config.data.batch_size),
         Predictions(out, config.log_images),
