@@ -125,6 +125,16 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"maskconver: error: {shown(error)}", file=sys.stderr)
         return 2
+    except RecursionError:  # of JSON or YAML; nothing of ours goes deep
+        if debug:
+            raise
+        print("maskconver: error: an input is nested too deeply; is it damaged?", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        if debug:
+            raise
+        print(f"maskconver: error: not enough memory ({shown(error)})", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if debug or package not in _EXTRA_OF:
