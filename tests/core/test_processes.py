@@ -32,6 +32,8 @@ def test_a_script_without_the_guard_ends_with_one_line_that_names_it(tmp_path: P
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     # The interpreter may add a warning of its own below it.
-    told = [line for line in done.stderr.splitlines() if line.startswith("maskconver.errors.MaskconverError: ")]
+    told = [
+        line for line in done.stderr.splitlines() if line.startswith("maskconver.errors.MaskconverError: ")
+    ]
     assert len(told) == 1
     assert '`if __name__ == "__main__":`' in told[0]

@@ -1,10 +1,10 @@
 """Runs cases of one target in this process and prints what breaks a promise, a line of JSON each.
 
-    python -m tests.fuzz.worker image --first 0 --count 100 [--seed 0] [--keep]
+    python -m tests.fuzz.worker image --first 0 --count 100 [--seed 0] [--keep FOLDER]
 
-A case depends on the target, the seed and its number alone. A command must end with exit code 0, 1 or 2, say
-one line where it refuses, take less than ten seconds (of the processor) and a gigabyte, write only in the folder
-of the case, and run no code of a file.
+A case depends on the target, the seed and its number alone. A command must end with exit code 0, 1 or 2,
+say one line where it refuses, take less than ten seconds (of the processor) and a gigabyte, write only in
+the folder of the case, and run no code of a file.
 """
 
 from __future__ import annotations

@@ -365,7 +365,11 @@ def _results(
             if table:
                 table(result)
             if result.ids.size > LARGE:
-                write_large(out / "large", stem, result, pixel_size=args.pixel_size)
+                if not args.no_masks:
+                    write_large(out / "large", stem, result, pixel_size=args.pixel_size)
+                elif args.geojson:
+                    path = out / "geojson" / f"{stem}.geojson"
+                    write_geojson(path, result, pixel_size=args.pixel_size)
                 return
             if export:
                 try:
@@ -563,7 +567,7 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
             print(f"polygons: {out / 'geojson'}")
         if args.table:
             print(f"table: {args.table}")
-        if done.large:
+        if done.large and not args.no_masks:
             print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
     _list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     _list(

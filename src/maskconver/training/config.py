@@ -76,6 +76,9 @@ class TrainConfig:
         device: `auto`, `cpu`, `cuda` or `mps`.
         devices: number of devices.
         threads: number of CPU threads of PyTorch; its own default if None.
+        deterministic: let PyTorch use only operations that give the same bits each time, which is slower; one
+            that has no such form ends the run by its name. On a CPU runs are repeatable without it, as long
+            as `threads` stays the same.
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -106,6 +109,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     threads: int | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         family = family_of(self.model.config)

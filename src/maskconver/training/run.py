@@ -50,8 +50,12 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the same run
         return _train(config, recipe, _silent, alive=lambda: None)
     _require_no_run(config, out)
+    before = torch.are_deterministic_algorithms_enabled()
     with hold(out / ".train.lock", f"the run in {out}") as lock:
-        return _train(config, recipe, say, alive=lock.beat)
+        try:
+            return _train(config, recipe, say, alive=lock.beat)
+        finally:
+            torch.use_deterministic_algorithms(before)
 
 
 def _train(
@@ -149,6 +153,7 @@ def _train(
         logger=[CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="")],
         callbacks=[*callbacks, checkpoints],
         default_root_dir=out,
+        deterministic=True if config.deterministic else None,
         sync_batchnorm=config.devices > 1 and config.device != "cpu" and torch.cuda.is_available(),
     )
     with warnings.catch_warnings():
@@ -158,7 +163,12 @@ def _train(
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
         warnings.filterwarnings("ignore", message=".*infer the indices fetched.*")
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        except RuntimeError as error:
+            if config.deterministic and "deterministic" in str(error):
+                raise ConfigError(f"`deterministic`: {first_line(error)}; leave it out") from error
+            raise
         if not checkpoints.stopped and files.validated != trainer.global_step:
             trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
     if checkpoints.stopped:
