@@ -79,7 +79,7 @@ def main() -> None:
         "What each install brings with it, and under which licence, as the packages themselves state it.",
         "A package stands under the first install that needs it. No package of the core or of the extra",
         "`train` is under the GPL, LGPL or AGPL. Two are partly under the MPL, which covers changes to their",
-        "own files: tqdm and certifi. NVIDIA's libraries, which come with PyTorch for Linux, are proprietary.",
+        "own files: tqdm and certifi. NVIDIA's libraries, which come with PyTorch on Linux, are proprietary.",
         "",
         "| install | package | version | licence |",
         "|---|---|---|---|",
