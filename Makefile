@@ -28,7 +28,7 @@ CORE_ROOMS := $(addprefix tests/,core io data merge metrics inference cli)
 CORE_TESTS := tests/test_core_without_torch.py tests/test_layout.py tests/test_docs.py $(CORE_ROOMS) \
 	$(addprefix tests/golden/,test_merge.py test_preprocess.py test_pq.py)
 
-.PHONY: help setup demo test test-slow test-core test-lowest test-newer test-web web wheel golden lint format bench docs clean
+.PHONY: help setup demo test test-slow fuzz faults soak audit test-core test-lowest test-newer test-web web wheel golden lint format bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,19 @@ test-slow: $(READY)  ## the long tests (at most 30 minutes on 2 cores)
 # One version, by its checksum; see serve/site.py. Wheels built afterwards hold it.
 web: $(READY)  ## fetch onnxruntime-web, for pages that need no server (33 MB from npm)
 	@$(BIN)/python -c 'from maskconver.serve.site import fetch_runtime; fetch_runtime()'
+
+fuzz: $(READY)  ## 20,000 spoiled files (MASKCONVER_FUZZ_SEED=1 for others)
+	@MASKCONVER_FUZZ_CASES=$${MASKCONVER_FUZZ_CASES:-20000} $(BIN)/python -m pytest tests/fuzz
+
+faults: $(READY)  ## 50 kills at random moments, full disks, too little memory
+	@MASKCONVER_KILLS=$${MASKCONVER_KILLS:-50} $(BIN)/python -m pytest tests/faults tests/training/test_determinism.py tests/io/test_lock.py
+
+soak: $(READY)  ## hours of work in one process: memory, files and threads stay flat (75 minutes)
+	@$(BIN)/python benchmarks/soak.py
+
+# Needs the network.
+audit: $(READY)  ## known vulnerabilities of all that is installed
+	@$(BIN)/python $(PIP) pip-audit && $(BIN)/python -m pip_audit --local --skip-editable
 
 test-web: $(READY)  ## the pages in a real browser (needs Chromium; skipped where there is none)
 	@$(BIN)/python -m pytest -m web -rs
@@ -112,7 +125,7 @@ format: $(READY)  ## let ruff mend what it can
 # A script that fails, for want of data or of a trained model, does not stop the others; all such are named at the end.
 bench: $(READY)  ## run every script of benchmarks/ (hours)
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
-	@failed=; for script in $(filter-out benchmarks/harness.py,$(sort $(wildcard benchmarks/*.py))); do \
+	@failed=; for script in $(filter-out benchmarks/harness.py benchmarks/soak.py,$(sort $(wildcard benchmarks/*.py))); do \
 		echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
 	done; [ -z "$$failed" ] || { echo "make: not finished:$$failed" >&2; exit 1; }
 

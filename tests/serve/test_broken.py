@@ -21,11 +21,11 @@ pytest.importorskip("uvicorn")
 
 import httpx
 from starlette.testclient import TestClient
-from tests.fakes import FakeRuntime
 
 import maskconver as mc
 from maskconver.serve import server as serving
 from maskconver.serve.app import create_app
+from tests.fakes import FakeRuntime
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 UPLOADS = 500

@@ -1,13 +1,17 @@
 """Entry point: finds the command, imports only that one, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 done but some inputs failed (or defects were found), 2 refused.
+Exit codes: 0 done, 1 done but some inputs failed (or defects were found), 2 refused, 130 and 143 stopped by
+Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -86,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     name, rest = found
     module_name, text = COMMANDS[name]
+    terminated, forget = _on_sigterm()
     try:
         from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -115,11 +120,21 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("\nmaskconver: stopped", file=sys.stderr)
-        return 130
+        return 143 if terminated else 130
     except (MaskconverError, OSError) as error:
         if debug:
             raise
         print(f"maskconver: error: {shown(error)}", file=sys.stderr)
+        return 2
+    except RecursionError:  # of JSON or YAML; nothing of ours goes deep
+        if debug:
+            raise
+        print("maskconver: error: an input is nested too deeply; is it damaged?", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        if debug:
+            raise
+        print(f"maskconver: error: not enough memory ({shown(error)})", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -130,6 +145,28 @@ def main(argv: list[str] | None = None) -> int:
             f'maskconver: error: "{name}" needs {package}: pip install "maskconver[{extra}]"', file=sys.stderr
         )
         return 2
+    finally:
+        forget()
+
+
+def _on_sigterm() -> tuple[list[int], Callable[[], Any]]:
+    """Has SIGTERM end a command as Ctrl-C does: temporary files go, what is done stays.
+
+    Returns:
+        A list that gets the signal's number when it comes, and what takes the handler away again.
+    """
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return came, lambda: None
+    signal.signal(signal.SIGTERM, stop)
+    return came, lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 _EXTRA_OF = dict.fromkeys(("torch", "torchvision", "timm", "lightning", "scipy", "tensorboard"), "train") | {

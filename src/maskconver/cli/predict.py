@@ -36,7 +36,8 @@ from ..data.export_to.write import FORMATS, writing_results
 from ..errors import CheckpointError, ConfigError, DataError, ImageError, MaskconverError
 from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
-from ..io.journal import PARTS, Journal, Task, open_journal
+from ..io.journal import LOCK, PARTS, Journal, Task, open_journal
+from ..io.lock import hold
 from ..io.panoptic_json import read_panoptic_json
 from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
 from ..io.sources import list_images
@@ -183,7 +184,9 @@ def run(args: Namespace) -> int:
     start = time.perf_counter()
     with ExitStack() as stack:
         journal = None
-        if in_parts:
+        if not in_parts:
+            done.alive = stack.enter_context(hold(out / LOCK, str(out))).beat
+        else:
             opened = open_journal(out, shard, _settings(args), resume=args.resume)
             journal = stack.enter_context(opened)
             mine = paths[shard[0] - 1 :: shard[1]]
@@ -246,6 +249,7 @@ def _segment(
                 done.images += 1
                 done.large += answer.ids.size > LARGE
                 done.segments.update(s.category for s in answer.segments)
+            done.alive()
             advance()
 
 
@@ -386,7 +390,10 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
 
 @dataclass
 class Done:
-    """What the run did with `given` images, what was done before and is left; segments, warnings, seconds."""
+    """What the run did with `given` images, what was done before and is left; segments, warnings, seconds.
+
+    `alive` is called after each image.
+    """
 
     given: int
     images: int = 0
@@ -396,6 +403,7 @@ class Done:
     segments: Counter[str] = field(default_factory=Counter)
     warned: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    alive: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -434,7 +442,11 @@ def _results(
                 with table_writer(_table_part(args, stem), **own) as part:
                     part(result)
             if result.ids.size > LARGE:
-                write_large(out / "large", stem, result, pixel_size=args.pixel_size)
+                if not args.no_masks:
+                    write_large(out / "large", stem, result, pixel_size=args.pixel_size)
+                elif args.geojson:
+                    path = out / "geojson" / f"{stem}.geojson"
+                    write_geojson(path, result, pixel_size=args.pixel_size)
                 return
             if export:
                 _export(export, args.to, result, (stem, path), failures)
@@ -627,7 +639,7 @@ def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, st
                 print(f"{what}: {out / folder}")
         if args.table and not done.left:
             print(f"table: {args.table}")
-        if done.large:
+        if done.large and not args.no_masks:
             print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
     print_list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
     print_list(

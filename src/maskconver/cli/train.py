@@ -98,7 +98,7 @@ def _recipe(name: str) -> tuple[str, str]:
     path = find_recipe(name)
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # the parser says what is wrong with it
         return str(path), ""
     if not isinstance(recipe, dict):
         return str(path), ""

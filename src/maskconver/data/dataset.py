@@ -137,7 +137,9 @@ class PanopticDataset(Sequence[Sample]):
             ImageError: a white level that is not above 0.
         """
         self.channels, self.bits = config.channels, config.bits
-        given = (white_level, self.white_level, config.white_level)
+        # What the data set was opened with, not what another model left behind.
+        self.own_white_level = own = getattr(self, "own_white_level", self.white_level)
+        given = (white_level, own, config.white_level)
         self.white_level = next((level for level in given if level is not None), None)
         check_white_level(self.white_level)
 

@@ -37,6 +37,7 @@ class SemanticView(PanopticDataset):
         self.image_ids, self.file_names = dataset.image_ids, dataset.file_names
         self.unannotated = dataset.unannotated
         self.max_pixels, self.white_level = dataset.max_pixels, dataset.white_level
+        self.own_white_level = getattr(dataset, "own_white_level", dataset.white_level)
         self.channels, self.bits = dataset.channels, dataset.bits
         own = dataset.categories
         self.categories, self._label = semantic_categories(own, classes)

@@ -19,7 +19,7 @@ from ..core.proposals import Geometry, Proposals
 from ..core.resize import resize_nearest
 from ..core.segmentation import Segmentation
 from ..core.segments import lookup
-from ..errors import CheckpointError, ConfigError, DataError, MaskconverError
+from ..errors import CheckpointError, ConfigError, MaskconverError
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 KEY = "maskconver"  # under which the description stands in a file's own metadata
@@ -102,7 +102,14 @@ class Exported:
                     f"version reads ({FORMAT}); export the model again"
                 )
             return msgspec.convert(renamed(rows), cls, dec_hook=lambda _, rows: Categories.from_json(rows))
-        except (msgspec.MsgspecError, TypeError, KeyError, DataError) as error:
+        except (
+            msgspec.MsgspecError,
+            TypeError,
+            KeyError,
+            ValueError,
+            RecursionError,
+            MaskconverError,
+        ) as error:
             raise CheckpointError(f"{path} has a damaged description: {error}; export it again") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import threading
@@ -33,6 +34,8 @@ _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", *TIFF, b"BM", b"GIF8")
 _EXIF_ORIENTATION = 0x0112
 _BITS, _STRIPS, _SAMPLES, _PLANAR, _NUMBERS = 258, 273, 277, 284, 339  # tags of TIFF
 _pillow_limit = threading.Lock()
+for _library in ("PIL", "tifffile"):  # what they log about a damaged file is in our message, in one line
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 
 def read_image(
@@ -216,12 +219,30 @@ def image_size(
             width, height = image.size
             if image.format == "TIFF":  # some versions of Pillow have turned this size already
                 width, height = _tags(image)[256], _tags(image)[257]
-            return (width, height) if _orientation(image) >= 5 else (height, width)
+            turned = not _is_bare_png(image) and _orientation(image) >= 5
+            return (width, height) if turned else (height, width)
     except ImageError as error:
         if error.kind != "tiff":
             raise
         kind = error.what
     return _beyond_pillow(source, name, kind, tiff_size)
+
+
+def _is_bare_png(image: ImageFile.ImageFile) -> bool:
+    """Whether a PNG surely has no EXIF: looking for it, Pillow would decode all pixels first."""
+    if image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info:
+        return False
+    file = cast(BinaryIO, image.fp)
+    at, end = file.tell(), file.seek(0, os.SEEK_END)
+    place, found = 8, False
+    while place + 8 <= end and not found:
+        file.seek(place)
+        head = file.read(8)
+        found = head[4:] in (b"eXIf", b"zTXt", b"iTXt", b"tEXt")
+        place += 12 + int.from_bytes(head[:4])
+    file.seek(at)
+    width, height = image.size
+    return not found or width * height > MAX_PIXELS
 
 
 def image_form(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,10 +15,13 @@ from ..core.categories import Categories
 from ..core.files import atomic_path
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError
+from .lock import hold, lock_file
 from .results import panoptic_json
 
 PARTS = "parts"
 """The folder of the journals, beside `panoptic/`."""
+LOCK = ".predict.lock"
+"""Held by a run that is not one of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,9 @@ def open_journal(
         OSError: the folder cannot be written, or its file system has no locks.
     """
     parts = folder / PARTS
+    if (folder / LOCK).exists():  # a run without shards is at work, or was killed
+        with hold(folder / LOCK, str(folder)):
+            pass
     parts.mkdir(parents=True, exist_ok=True)
     path = parts / f"{shard[0]}-of-{shard[1]}.jsonl"
     with path.open("ab+", buffering=0) as own:
@@ -149,7 +154,7 @@ def open_journal(
                         f"{folder}: shard {other.stem.replace('-of-', '/')} is at work ({_owner(other)}); "
                         "give all processes the same number of shards"
                     )
-            if not _lock(own):
+            if not lock_file(own):
                 raise ConfigError(f"{folder}: shard {shard[0]}/{shard[1]} is at work ({_owner(path)})")
             _require_same(parts / "settings.json", settings, folder)
             entries: dict[str, _Entry] = {}
@@ -215,30 +220,13 @@ def _require_same(path: Path, settings: dict[str, Any], folder: Path) -> None:
 def _start(parts: Path) -> Iterator[None]:
     """One process at a time begins a shard or merges."""
     with (parts / "start.lock").open("ab+", buffering=0) as file:
-        _lock(file, wait=True)
+        lock_file(file, wait=True)
         yield
-
-
-def _lock(file: IO[bytes], *, wait: bool = False) -> bool:
-    """Lock an open file until it is closed; false if another process has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(1 << 30)  # beyond the content, which others may read
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def _is_locked(path: Path) -> bool:
     with path.open("ab+", buffering=0) as file:
-        return not _lock(file)
+        return not lock_file(file)
 
 
 def _owner(path: Path) -> str:

@@ -70,6 +70,8 @@ def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}: not JSON: {error.msg} at line {error.lineno}") from None
+        except RecursionError:
+            raise DataError(f"{path}: not JSON of classes: nested too deeply") from None
         if isinstance(rows, dict):
             ignore, rows = rows.get("ignore", IGNORE), rows.get("classes")
     else:

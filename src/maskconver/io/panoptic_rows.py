@@ -123,6 +123,8 @@ def parse(data: bytes, name: str) -> PanopticJson:
     except UnicodeDecodeError as error:
         what = f"not UTF-8 text ({error.reason} at byte {error.start})"
         raise DataError(what, where=name, fix="save it as UTF-8") from None
+    except RecursionError:
+        raise DataError("not a COCO panoptic file: its JSON is nested too deeply", where=name) from None
     except msgspec.DecodeError as error:
         if data.startswith(LFS_POINTER):
             raise DataError("not JSON", where=name, fix=LFS_FIX) from None
@@ -147,7 +149,7 @@ def sound_text(name: str) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text ({error.reason})", where=name, fix="save it as UTF-8") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise DataError(f"not JSON: {one_line(error)}", where=name) from None
 
 

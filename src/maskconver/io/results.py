@@ -47,6 +47,8 @@ def panoptic_writer(
     with panoptic_json(folder / "panoptic.json", categories, image_ids) as add:
 
         def write(result: Segmentation, stem: str) -> None:
+            # An earlier run's JSON does not describe the PNGs that are replaced from here on.
+            (folder / "panoptic.json").unlink(missing_ok=True)
             write_panoptic_png(folder / "panoptic" / f"{stem}.png", result.ids)
             add(result.to_coco(0, f"{stem}.png"), result.file_name, result.ids.shape)
 

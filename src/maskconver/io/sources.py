@@ -15,6 +15,9 @@ from typing import Any
 from ..core.files import IMAGE_SUFFIXES as SUFFIXES
 from ..errors import DataError, ImageError, one_line
 
+LARGEST = 1 << 30
+"""Bytes of one file in a zip, at most."""
+
 
 class FileSource:
     """A folder or a .zip from which files are read by the name that an annotation file gives.
@@ -52,11 +55,17 @@ class FileSource:
         if found is None:
             raise DataError("no such file", where=self.where(name), fix=self._similar(name))
         try:
-            if self.is_zip:
-                archive = self._archive()
-                return archive.file.read(archive.keys[found])
-            return (self.path / found).read_bytes()
-        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+            if not self.is_zip:
+                return (self.path / found).read_bytes()
+            archive = self._archive()
+            entry = archive.file.getinfo(archive.keys[found])
+            if entry.file_size > LARGEST:
+                what = f"{entry.file_size / 1e9:.1f} GB in a zip are too much to read at once"
+                raise DataError(what, where=self.where(name), fix="unpack the zip and name the folder")
+            return archive.file.read(entry)
+        except DataError:
+            raise
+        except Exception as error:  # what is damaged in a zip can raise almost anything
             raise DataError(f"cannot be read ({one_line(error)})", where=self.where(name)) from None
 
     def exists(self, name: str) -> bool:
@@ -89,7 +98,11 @@ class FileSource:
     def _archive(self) -> _Archive:
         with self._lock:
             if self._open is None or self._open[0] != os.getpid():
-                self._open = (os.getpid(), _Archive(self.path))
+                try:
+                    self._open = (os.getpid(), _Archive(self.path))
+                except Exception as error:  # a damaged directory can raise almost anything
+                    what = f"a damaged zip ({one_line(error)})"
+                    raise DataError(what, where=str(self.path), fix="copy or download it again") from None
             return self._open[1]
 
     def _similar(self, name: str) -> str:

@@ -66,15 +66,19 @@ def _of_image(
     told = is_thing[labels] & (found > 0)
     queries, labels, found = queries[told], labels[told], found[told]
     chosen, place = np.unique(queries, return_inverse=True)
-    parts, area, total = [], np.zeros(len(chosen), np.int64), np.zeros(len(chosen))
+    parts, width, area, total = [], 0, np.zeros(len(chosen), np.int64), np.zeros(len(chosen))
     for values in mask_bands(proposals, index, config, output_size=size):
         part = values[chosen]
         sure = part > np.float32(SURE)
-        parts.append(sure)
+        parts.append(np.packbits(sure, axis=2))  # an eighth of the memory until all is known
+        width = sure.shape[2]
         area += sure.sum((1, 2))
         total += np.where(sure, part, 0).sum((1, 2), dtype=np.float64)
-    masks = np.concatenate(parts, 1)
     scores = (found * (total / np.maximum(area, 1))[place]).astype(np.float32)
     order = np.argsort(-scores, kind="stable")
     order = order[area[place[order]] > 0]
-    return Instances(masks[place[order]], labels[order].astype(np.int64), scores[order])
+    masks, row = np.empty((len(order), sum(p.shape[1] for p in parts), width), bool), 0
+    for part in parts:
+        rows = slice(row, row := row + part.shape[1])
+        masks[:, rows] = np.unpackbits(part[place[order]], axis=2, count=width)
+    return Instances(masks, labels[order].astype(np.int64), scores[order])

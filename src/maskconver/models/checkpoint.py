@@ -119,8 +119,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} holds weights but no maskconver config; it was not saved by maskconver.save"
         )
     try:
-        meta: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+        meta: dict[str, Any] = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged config ({error})") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(

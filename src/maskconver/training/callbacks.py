@@ -132,10 +132,16 @@ class Checkpoints(pl.Callback):
     """Writes `last.ckpt`, from which a run goes on exactly, every `every` steps and at the end.
 
     A Ctrl-C or SIGTERM lets the step end, then saves and stops; a second one stops at once.
+
+    Args:
+        folder: of the run.
+        every: steps between them.
+        alive: called after each step.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: Path, every: int, alive: Callable[[], None]) -> None:
         self.folder, self.every, self.saved, self.stopped = folder, every, -1, False
+        self.alive = alive
         self._before: dict[int, Any] = {}
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -146,6 +152,7 @@ class Checkpoints(pl.Callback):
             module.last_checkpoint = f"{path} (step {trainer.global_step})"  # type: ignore[assignment]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.alive()
         if trainer.global_step and trainer.global_step % self.every == 0:
             self._save(trainer, pl_module)
 

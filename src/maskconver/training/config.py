@@ -82,6 +82,9 @@ class TrainConfig:
         strategy: how several processes share the work: `ddp` keeps the whole model in each; `fsdp` shares
             its weights out among GPUs. `auto` is `ddp` where there are several.
         threads: number of CPU threads of PyTorch; its own default if None.
+        deterministic: let PyTorch use only operations that give the same bits each time, which is slower; one
+            that has no such form ends the run by its name. On a CPU runs are repeatable without it, as long
+            as `threads` stays the same.
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -115,6 +118,7 @@ class TrainConfig:
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     threads: int | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         family = family_of(self.model.config)

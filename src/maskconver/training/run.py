@@ -19,6 +19,7 @@ import lightning.pytorch as pl
 import torch
 
 from ..errors import CheckpointError, ConfigError, first_line
+from ..io.lock import hold
 from ..models.backbones.weights import load_backbone
 from ..models.base import SegmentationModel
 from ..models.checkpoint import init_from
@@ -48,14 +49,24 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         DataError, ConfigError, CheckpointError, NonFiniteLoss: see there.
         OSError: `config.out` cannot be written.
     """
-    first = _is_first(config)
-    if not first:
-        say = _silent
     out = Path(config.out)
     _require_device(config)
-    loggers = logger_names(config.logger)
-    if first:
-        _require_no_run(config, out)
+    logger_names(config.logger)
+    if not _is_first(config):  # a further process of the same run
+        return _train(config, recipe, _silent, first=False, alive=lambda: None)
+    _require_no_run(config, out)
+    before = torch.are_deterministic_algorithms_enabled()
+    with hold(out / ".train.lock", f"the run in {out}") as lock:
+        try:
+            return _train(config, recipe, say, first=True, alive=lock.beat)
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+def _train(
+    config: TrainConfig, recipe: str, say: Callable[[str], None], *, first: bool, alive: Callable[[], None]
+) -> dict[str, float]:
+    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -99,7 +110,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {step_images}/{config.optim.base_batch} "
         "images a step)"
     )
-    checkpoints = Checkpoints(out, config.checkpoint_every)
+    checkpoints = Checkpoints(out, config.checkpoint_every, alive)
     callbacks: list[pl.Callback] = [
         Throughput(config.data.images),
         *([FirstBatches(out)] if config.log_images else []),
@@ -149,9 +160,10 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=terminal,
-        logger=create_loggers(loggers, out, dataclasses.asdict(config)),
+        logger=create_loggers(logger_names(config.logger), out, dataclasses.asdict(config)),
         callbacks=[*callbacks, checkpoints],
         default_root_dir=out,
+        deterministic=True if config.deterministic else None,
         sync_batchnorm=config.processes > 1 and config.device != "cpu" and torch.cuda.is_available(),
     )
     with warnings.catch_warnings():
@@ -161,7 +173,12 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
         warnings.filterwarnings("ignore", message=".*infer the indices fetched.*")
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        except RuntimeError as error:
+            if config.deterministic and "deterministic" in str(error):
+                raise ConfigError(f"`deterministic`: {first_line(error)}; leave it out") from error
+            raise
         if not checkpoints.stopped and files.validated != trainer.global_step:
             trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
     if checkpoints.stopped:

@@ -42,7 +42,9 @@ def unpack(archive: Path, folder: Path, faults: Faults) -> Path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with file.open(entry) as source, target.open("wb") as out:
                         shutil.copyfileobj(source, out)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # what is damaged in a zip can raise almost anything
         raise DataError(f"cannot be unpacked ({one_line(error)})", where=str(archive)) from None
     folder.mkdir(exist_ok=True)
     inside = [p for p in folder.iterdir() if p.name != "__MACOSX" and not p.name.startswith(".")]

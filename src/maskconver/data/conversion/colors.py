@@ -99,7 +99,7 @@ def _json_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
         if isinstance(content, dict):
             return [(str(name), _color(color, where)) for name, color in content.items()]
         return [(str(row["name"]), _color(row.get("color", row.get("hex")), where)) for row in content]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise DataError("is no JSON of class names and colours", where=where, fix=_FORM) from None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from ...errors import DataError
 from .annotation import Edges, Faults, IdSegment, Overlaps, Shape
 
 _ROUNDING = 0.01  # pixels that six digits of a relative coordinate may be off
+_BAND = 1 << 20  # pixels that are filled at a time, for which eight bytes are taken
 _FAR = 1e7  # coordinates are drawn as if they were no farther away
 
 
@@ -106,6 +108,7 @@ def rasterize(
     if size[0] * size[1] > MAX_PIXELS:
         raise DataError(f"{size[1]}×{size[0]} pixels are more than {MAX_PIXELS}", kind="too-large")
     regions: list[Region] = []
+    widths: list[int] = []
     for number, shape in enumerate(shapes, 1):
         try:
             region = region_of(shape, size, edges, note=faults.note)
@@ -113,7 +116,8 @@ def rasterize(
             faults.add(error.kind or "bad-shape", f"{where}, {shape.entry or f'shape {number}'}", error.what)
             continue
         if region.area:
-            regions.append(region)
+            widths.append(region.mask.shape[1])  # all are kept until their order is known: as bits
+            regions.append(replace(region, mask=np.packbits(region.mask, axis=1)))
         else:
             faults.note("shapes-without-pixels")
     keys: dict[Hashable, int] = {}  # of segments, from 1 in file order
@@ -126,9 +130,9 @@ def rasterize(
     lost: Counter[str] = Counter()
     for i in _order(regions, numbers, overlaps):
         region, number = regions[i], numbers[i]
-        height, width = region.mask.shape
-        here = ids[region.y : region.y + height, region.x : region.x + width]
-        covered = here[region.mask]
+        mask = np.unpackbits(region.mask, axis=1, count=widths[i]).view(bool)
+        here = ids[region.y : region.y + len(mask), region.x : region.x + widths[i]]
+        covered = here[mask]
         covered = covered[(covered != 0) & (covered != number)]
         if covered.size:
             counts = np.bincount(covered)
@@ -141,7 +145,7 @@ def rasterize(
                     what = f"{one} ({names[other]}) and {two} ({names[number]}) share {counts[other]} pixels"
                     fix = "choose a rule with `overlaps`"
                     raise DataError(what, where=where, fix=fix, kind="overlap")
-        here[region.mask] = number
+        here[mask] = number
     left = np.unique(ids)
     left = left[left > 0]
     faults.note("hidden-segments", len(keys) - len(left))
@@ -256,8 +260,15 @@ def _fill_centers(polygon: NDArray[np.float64], height: int, width: int) -> NDAr
     slope = (lower - upper)[edge]
     x = upper[edge, 0] + (rows + 0.5 - upper[edge, 1]) * slope[:, 0] / slope[:, 1]
     columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    flips = np.bincount(rows * (width + 1) + columns, minlength=height * (width + 1))
-    inside: NDArray[np.bool_] = np.cumsum(flips.reshape(height, width + 1)[:, :width], 1) % 2 == 1
+    inside = np.empty((height, width), bool)
+    step = max(_BAND // (width + 1), 1)
+    order = np.argsort(rows, kind="stable")
+    cuts = np.searchsorted(rows[order], np.arange(0, height + step, step))
+    for top, (start, stop) in zip(range(0, height, step), pairwise(cuts)):
+        some, deep = order[start:stop], min(step, height - top)
+        flips = np.bincount((rows[some] - top) * (width + 1) + columns[some], minlength=deep * (width + 1))
+        parity = np.cumsum(flips.reshape(deep, width + 1)[:, :width], 1, dtype=np.uint8) & 1
+        inside[top : top + deep] = parity.view(bool)
     return inside
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 import zipfile
 from collections import Counter
@@ -20,6 +21,7 @@ from ...core.files import atomic_path
 from ...core.segments import lookup
 from ...errors import ConfigError, DataError, ImageError, MaskconverError, one_line
 from ...io.images import image_size
+from ...io.lock import Lock, hold
 from .annotation import AnnotatedImage, Edges, Fault, Faults, Images, Options, Overlaps, Reader
 from .archive import unpack
 from .classes import ClassPlan, plan_classes
@@ -133,7 +135,6 @@ def convert(
             there already.
         OSError: the folder cannot be written. Nothing is left behind then.
     """
-    start = time.perf_counter()
     source, out = Path(source), Path(out)
     options = Options(
         things=tuple(things),
@@ -153,6 +154,36 @@ def convert(
     )
     _require_possible(options)
     _require_free(source, out, overwrite)
+    with hold(out.absolute().with_name(f".{out.name}.lock"), str(out)) as lock:
+        return _convert(source, out, from_format, options=options, progress=_beating(progress, lock))
+
+
+def _beating(
+    progress: Callable[[int], Callable[[], Any]] | None, lock: Lock
+) -> Callable[[int], Callable[[], Any]]:
+    """A progress that is a sign of life as well."""
+
+    def begin(total: int) -> Callable[[], Any]:
+        advance = progress(total) if progress else lambda: None
+
+        def step() -> None:
+            lock.beat()
+            advance()
+
+        return step
+
+    return begin
+
+
+def _convert(
+    source: Path,
+    out: Path,
+    from_format: str | None,
+    *,
+    options: Options,
+    progress: Callable[[int], Callable[[], Any]],
+) -> Conversion:
+    start = time.perf_counter()
     partial = out.with_name(out.name + ".partial")
     _start(partial)
     try:
@@ -434,12 +465,19 @@ def _reader(files: Files, name: str | None, options: Options) -> tuple[Reader, s
 
 
 def _replace(new: Path, out: Path) -> None:
-    """Puts the finished folder in its place."""
-    old = out.with_name(out.name + ".old")
-    if out.exists():
-        if any(out.iterdir()):
-            out.rename(old)
-        else:
-            out.rmdir()
-    new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    """Puts the finished folder in the place of an earlier one, which comes back if that fails."""
+    if not out.exists() or not any(out.iterdir()):
+        out.rmdir() if out.exists() else None
+        new.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.old.", dir=out.parent))
+    try:
+        out.rename(aside / "set")
+        new.rename(out)
+    except OSError:
+        if (aside / "set").exists() and not out.exists():
+            (aside / "set").rename(out)
+        raise
+    finally:
+        if out.exists():
+            shutil.rmtree(aside, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count as count_from
 from typing import IO, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ def coco_instances(out: Output) -> Iterator[Callable[[Item], None]]:
     categories = [row | {"supercategory": kinds[row["isthing"]]} for row in out.categories.to_json()]
     files: dict[str, IO[str]] = {}
     images: dict[str, list[dict[str, Any]]] = {}
+    taken: dict[str, set[int]] = {}
     count = 0
     with ExitStack() as stack:
 
@@ -35,7 +37,11 @@ def coco_instances(out: Output) -> Iterator[Callable[[Item], None]]:
             rows, file = images[split], files[split]
             out.place(item, below("images", split, item.name))
             height, width = item.size
-            number = item.image_id if isinstance(item.image_id, int) else len(rows) + 1
+            used, number = taken.setdefault(split, set()), item.image_id
+            if not isinstance(number, int) or number in used:  # COCO's tools want whole numbers
+                number = next(n for n in count_from(len(rows) + 1) if n not in used)
+                out.note("image ids that are no numbers, or taken, are numbered anew", 1)
+            used.add(number)
             rows.append({"id": number, "file_name": item.name, "height": height, "width": width})
             numbers = [
                 s.id for s in item.result if s.id in item.crowd or any(h for _, h in item.polygons[s.id])

@@ -18,6 +18,7 @@ from ...core.files import atomic_path
 from ...core.processes import process_pool
 from ...core.segments import measure
 from ...errors import ConfigError, DataError
+from ...io.lock import hold
 from ...io.panoptic_json import write_panoptic_png
 from ..dataset import Sample
 from .cells import CELLS, cells
@@ -109,35 +110,39 @@ def write_dataset(
         raise DataError(
             f"{path}: this split is there already; choose another folder or allow it with `overwrite`"
         )
-    for kind in ("images", "panoptic"):
-        (out / kind / split).mkdir(parents=True, exist_ok=True)
-    digits = max(5, len(str(count)))
-    names = [f"{style}_{k:0{digits}d}.png" for k in range(1, count + 1)]
-    write = partial(
-        _write_one, out=out, style=style, size=size, seed=seed, split=split, categories=categories
-    )
-    rows = []
-    if workers > 1:
-        with process_pool(workers) as pool:
-            for row in pool.map(write, enumerate(names, 1)):
-                rows.append(row)
+    with hold(out / f".{split}.lock", f"the split {split} of {out}") as lock:
+        path.unlink(missing_ok=True)  # it does not describe the files that are replaced from here on
+        for kind in ("images", "panoptic"):
+            (out / kind / split).mkdir(parents=True, exist_ok=True)
+        digits = max(5, len(str(count)))
+        names = [f"{style}_{k:0{digits}d}.png" for k in range(1, count + 1)]
+        write = partial(
+            _write_one, out=out, style=style, size=size, seed=seed, split=split, categories=categories
+        )
+        rows = []
+        if workers > 1:
+            with process_pool(workers) as pool:
+                for row in pool.map(write, enumerate(names, 1)):
+                    rows.append(row)
+                    lock.beat()
+                    if progress:
+                        progress()
+        else:
+            for numbered in enumerate(names, 1):
+                rows.append(write(numbered))
+                lock.beat()
                 if progress:
                     progress()
-    else:
-        for numbered in enumerate(names, 1):
-            rows.append(write(numbered))
-            if progress:
-                progress()
-    content = {
-        "info": {"description": f"generated: {style}, seed {seed}, split {split}", "version": "1.0"},
-        "licenses": [],
-        "images": [image for image, _ in rows],
-        "annotations": [annotation for _, annotation in rows],
-        "categories": categories.to_json(),
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-    return path
+        content = {
+            "info": {"description": f"generated: {style}, seed {seed}, split {split}", "version": "1.0"},
+            "licenses": [],
+            "images": [image for image, _ in rows],
+            "annotations": [annotation for _, annotation in rows],
+            "categories": categories.to_json(),
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        return path
 
 
 def _write_one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -102,7 +101,7 @@ class TwoChannels(Reader):
             raise DataError("no PNG with two channels here", where=files.where(files.only))
         lists = [n for n in files.names if n.lower().endswith(".json") and _is_category_list(files, n)]
         if lists:
-            categories = Categories.from_json(json.loads(files.text(lists[0])))
+            categories = Categories.from_json(files.json(lists[0]))
             self.decisions.append(f"the categories are those of {lists[0]}")
         else:
             categories = Categories.coco()

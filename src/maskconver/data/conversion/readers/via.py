@@ -161,6 +161,8 @@ class Via(ToolReader):
                 content = content.get("_via_img_metadata", content)
             if not isinstance(content, dict | list):
                 raise DataError("is no VIA file", where=where, kind="other-json")
+        except csv.Error as error:
+            return self.faults.reject(DataError(f"is not CSV ({error})", where=where), where)
         except DataError as error:
             return self.faults.reject(error, where)
         for row in content.values() if isinstance(content, dict) else content:
@@ -183,7 +185,7 @@ def _attributes(region: Any) -> dict[str, Any]:
 def _of_csv(text: str) -> list[Any]:
     """The entries of the CSV export, which has a line a region, as those of the JSON."""
     images: dict[str, dict[str, Any]] = {}
-    for row in csv.DictReader(io.StringIO(text)):
+    for row in csv.DictReader(io.StringIO(text, newline="")):
         row = {(k or "").strip().lstrip("#"): v for k, v in row.items()}
         name = row.get("filename") or ""
         image = images.setdefault(name, {"filename": name, "regions": []})
@@ -193,7 +195,7 @@ def _of_csv(text: str) -> list[Any]:
             shape, attributes = (
                 json.loads(row[k] or "") for k in ("region_shape_attributes", "region_attributes")
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             shape, attributes = None, None
         image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
     return list(images.values())

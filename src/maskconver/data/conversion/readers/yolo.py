@@ -72,7 +72,7 @@ class Yolo(Reader):
         found: dict[str, str] = {}
         for split in _SPLITS:
             named = content.get(split) or []
-            for entry in [named] if isinstance(named, str) else named:
+            for entry in named if isinstance(named, list) else [named]:
                 for image in self._below(str(entry), folder, images, content.get("path")):
                     found.setdefault(image, split)
         if not found:
@@ -197,7 +197,7 @@ def _yaml_file(files: Files) -> str | None:
 def _yaml(files: Files, name: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(files.text(name))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"is not YAML ({first_line(error)})", where=files.where(name)) from None
     return content if isinstance(content, dict) else {}
 
