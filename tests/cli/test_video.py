@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime")
 
 from maskconver.cli.main import main
 from maskconver.data.synth.write import synthesize
+from maskconver.errors import ImageError
 from maskconver.io.video import VideoReader, video_writer
 
 
@@ -82,3 +83,25 @@ def test_options_that_do_not_fit_are_refused(
     assert main(["predict", "nuclei", *named, "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err.strip()
     assert words in told and "\n" not in told
+
+
+def test_a_video_is_never_replaced_by_its_result(clip: Path, capsys: pytest.CaptureFixture) -> None:
+    before = clip.read_bytes()
+    assert main(["predict", "nuclei", str(clip), "--out", str(clip.parent)]) == 2
+    assert "would be replaced by its result" in capsys.readouterr().err
+    assert clip.read_bytes() == before
+
+
+def test_all_results_of_the_frames_before_a_fault_stay(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(VideoReader, "_require_all", lambda reader, *_: _cut_off(reader.name))
+    assert main(["predict", "nuclei", str(clip), "--out", str(tmp_path), "--frame-masks"]) == 1
+    assert capsys.readouterr().err.strip() == f"{clip}: the video ends early"
+    assert len(json.loads((tmp_path / "cells" / "panoptic.json").read_text())["images"]) == 4
+    with VideoReader(tmp_path / "cells.mp4") as reader:
+        assert reader.frames == 4
+
+
+def _cut_off(name: str) -> None:
+    raise ImageError("the video ends early", where=name)

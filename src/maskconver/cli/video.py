@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.segmentation import Segmentation
-from ..errors import ConfigError, ImageError, MaskconverError
+from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..inference.stream import behind, timed
 from ..inference.video import segment_video
 from ..io.results import panoptic_writer, table_writer
@@ -68,6 +68,10 @@ def run_videos(args: Namespace, predictor: Predictor) -> int:
     out, rows, failures = Path(args.out), [], []
     start = time.perf_counter()
     stems = _stems(args.paths)
+    for source, stem in zip(args.paths, stems):
+        target = out / f"{stem}.mp4"
+        if target.exists() and Path(source).exists() and target.samefile(source):
+            raise ConfigError(f"{source} would be replaced by its result; choose another folder with --out")
     with ExitStack() as stack:
         table = None
         if args.table:
@@ -131,6 +135,7 @@ def _segment(
         max_pixels=predictor.max_pixels,
     )
     seen: set[int] = set()
+    fault: ImageError | None = None
     with ExitStack() as stack:
         frames = segment_video(predictor, reader, track=not args.no_track, seconds=seconds)
         advance = stack.enter_context(progress_bar(Path(source).name, reader.frames, "frames"))
@@ -145,7 +150,7 @@ def _segment(
                     masks(result, name)
                 if table:
                     table(result)
-                video.write(np.asarray(result.draw()), at)
+                video.write(np.asarray(result.draw(by_id=not args.no_track)), at)
 
         try:
             with behind(write) as hand_over, closing(frames) as coming:
@@ -162,7 +167,13 @@ def _segment(
             if not reader.live:  # the usual end of a camera's video
                 raise
         except MaskconverError as error:
-            raise ImageError(error.text, where=error.where or source) from None
+            fault = ImageError(error.text, where=error.where or source)
+        except OSError as error:  # a full disk
+            fault = ImageError(one_line(error), where=source)
+        if fault is not None and not row["frames"]:
+            raise fault
+    if fault is not None:  # after the files are closed, which hold the frames before it
+        raise fault
 
 
 def _stems(sources: list[str]) -> list[str]:
@@ -171,7 +182,7 @@ def _stems(sources: list[str]) -> list[str]:
     for source in sources:
         stem = "camera" + source if source.isdecimal() else Path(source.split("?")[0].rstrip("/")).stem
         stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in stem) or "video"
-        stem = stem[:100]
+        stem = stem.encode()[:200].decode(errors="ignore")  # names have at most 255 bytes
         name, number = stem, 1
         while name.lower() in (one.lower() for one in stems):
             number += 1

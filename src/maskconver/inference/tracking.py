@@ -125,14 +125,15 @@ class Tracker:
     def _matches(self, ids: NDArray[np.int32], things: list[Segment]) -> dict[int, _Track]:
         """The track of each thing that has one, by the thing's id."""
         size = int(ids.max(initial=0)) + 1
+        by_id = {s.id: s for s in things}
         pairs = []
         for number, track in enumerate(self._tracks):
-            same = [s for s in things if s.label == track.label]
-            if not same:
-                continue
             common = track.overlaps(ids, size)
-            for segment in same:
-                both = int(common[segment.id])
+            for touched in np.flatnonzero(common).tolist():
+                segment = by_id.get(touched)
+                if segment is None or segment.label != track.label:
+                    continue
+                both = int(common[touched])
                 iou = both / (track.area + segment.area - both)
                 if iou >= self.min_iou or 2 * both >= segment.area:
                     pairs.append((iou, -track.unseen, -number, segment.id))

@@ -108,6 +108,9 @@ class VideoReader:
             max_frames,
             max_pixels,
         )
+        for name, value in (("every", every), ("max_frames", max_frames)):
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}={value}` is a number of frames, 1 or more")
         self.live = is_live(source)
         self._container = _opened(self.name)
         try:
@@ -125,9 +128,10 @@ class VideoReader:
         Raises:
             ImageError: the file is damaged or cut off; the frames before that have been given.
         """
-        given, start = 0, None
+        given, start, last = 0, None, 0.0
         try:
             for index, frame in enumerate(self._container.decode(self._stream)):
+                last = frame.time or 0.0
                 if index % self.every:
                     continue
                 if self.max_frames is not None and given >= self.max_frames:
@@ -150,7 +154,7 @@ class VideoReader:
             ) from None
         if not given:
             raise ImageError("the video has no frame that can be read", where=self.name)
-        self._require_all(given)
+        self._require_all(given, last)
 
     def close(self) -> None:
         """Let go of the file or camera."""
@@ -173,10 +177,17 @@ class VideoReader:
         stream.thread_type = "AUTO"
         return stream
 
-    def _require_all(self, given: int) -> None:
+    def _require_all(self, given: int, last: float) -> None:
         """A file that ends early, but between two frames, is told from what it says of itself."""
         told = self._stream.frames or 0
-        if self.live or self.max_frames is not None or told <= 0:
+        if self.live or self.max_frames is not None:
+            return
+        if told <= 0:  # Matroska and WebM say how long they are; of others, this is an estimate
+            length = (self._container.duration or 0) / 1e6
+            alone = "matroska" in self._container.format.name and len(self._container.streams) == 1
+            if alone and length - last > max(1.0, length / 20):
+                what = f"it says it has {length:.1f} s, the last frame is at {last:.1f} s"
+                raise ImageError(f"the video ends early: {what}", where=self.name)
             return
         missing = -(-told // self.every) - given
         if missing > max(2, told // (20 * self.every)):  # some containers count a few frames too many
@@ -238,7 +249,9 @@ class VideoWriter:
         try:
             if self._stream is None:
                 codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-                options = {"preset": "veryfast", "crf": "20"} if codec == "libx264" else {"qscale": "3"}
+                options = {"qscale": "3"}
+                if codec == "libx264":  # with B frames the file's length would be wrong for uneven times
+                    options = {"preset": "veryfast", "crf": "20", "bf": "0"}
                 self._stream = self._container.add_stream(codec, rate=30, options=options)
                 self._stream.width, self._stream.height = image.shape[1], image.shape[0]
                 self._stream.pix_fmt = "yuv420p"
