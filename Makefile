@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@if [ ! -x $(BIN)/python ]; then echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "installing torch, then maskconver with its extras (a few minutes the first time)"
 	@$(BIN)/python $(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,tiff,export,serve,dev]'
+	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,tiff,video,export,serve,dev]'
 	@touch $@
 
 demo: $(READY)  ## segment generated cells with the shipped model; prints where the images are

@@ -214,6 +214,14 @@ def test_every_thing_has_its_own_colour_and_stuff_its_categorys():
     assert (np.abs(np.diff(colors[:-1].astype(int), axis=0)).max(1) > 12).mean() > 0.95
 
 
+def test_colours_by_id_do_not_depend_on_the_order_of_the_segments():
+    ids = np.arange(1, 41).reshape(5, 8)
+    rows = Segmentation.from_ids(ids, CATEGORIES, labels=[0] * 20 + [1] * 20).segments
+    colors = segment_colors(rows, CATEGORIES, by_id=True)
+    np.testing.assert_array_equal(segment_colors(rows[::-1], CATEGORIES, by_id=True), colors[::-1])
+    assert len(np.unique(colors, axis=0)) == 40
+
+
 def test_drawing_on_another_image_needs_its_size():
     with pytest.raises(ConfigError, match="does not lie under"):
         large().draw(np.zeros((3, 4, 3), np.uint8))

@@ -241,12 +241,12 @@ def refuse_old_options(_: ArgumentParser, argv: list[str]) -> list[str]:
 
 
 @contextmanager
-def progress_bar(title: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
+def progress_bar(title: str, total: int | None, unit: str = "images") -> Iterator[Callable[..., None]]:
     """Show a bar with rate and time left while the block runs, where the error stream is a terminal.
 
     Args:
         title: what stands before the bar; may be empty.
-        total: how many steps there are.
+        total: how many steps there are; None if nobody knows.
         unit: what a step is, in the plural.
 
     Yields:

@@ -1,10 +1,13 @@
-"""Segment images, folders or glob patterns.
+"""Segment images, folders or glob patterns; or videos, a camera or a network stream.
 
 Writes COCO panoptic files: `panoptic.json`, and one PNG per image in `panoptic/`. With --overlay it also
 draws the segments over each image (`overlays/`), with --labels it writes PNGs of classes (`labels/`), with
 --geojson polygons for QuPath (`geojson/`), and with --table a CSV file of measurements. If an image cannot be
 read, the others are still processed. With --resume and --shard, a large set of images is segmented in several
 runs or by several processes; with --engine ray, by the processes of a Ray cluster, which write Parquet files.
+
+A video (`clip.mp4`), a camera (`0`) or a stream (`rtsp://…`) becomes an MP4 file with the segments drawn over
+every frame. Things keep their id from frame to frame.
 
 Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 """
@@ -56,6 +59,7 @@ from .options import (
     tile_settings,
 )
 from .predict_ray import ONLY_HERE, add_ray_options, refuse_ray_options, run_on_ray
+from .video import names_videos, require_images, require_video_options, run_videos
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -75,7 +79,13 @@ def configure(parser: ArgumentParser) -> None:
     """Adds the arguments of `maskconver predict`."""
     add = parser.add_argument
     add_model(parser)
-    add("paths", nargs="+", type=str, help="images, folders (with their subfolders) or glob patterns")
+    add(
+        "paths",
+        nargs="+",
+        type=str,
+        help="images, folders (with their subfolders) or glob patterns; or video files, the number of a "
+        "camera (0), or an address (rtsp://…)",
+    )
     add("--out", type=str, default="predictions", help="folder for the results")
     add("--overlay", action="store_true", help="also draw the segments over every image")
     add("--labels", action="store_true", help="also write PNGs whose values are classes, and classes.json")
@@ -113,6 +123,10 @@ def configure(parser: ArgumentParser) -> None:
         help="segment one part of the images, e.g. 2/8, beside processes that write the others to the same "
         "--out; the last one to end writes panoptic.json, --table and --to",
     )
+    add("--every", type=int | None, default=None, help="videos: segment every n-th frame only")
+    add("--max-frames", type=int | None, default=None, help="videos: stop after this number of frames")
+    add("--frame-masks", action="store_true", help="videos: also write COCO panoptic files of the frames")
+    add("--no-track", action="store_true", help="videos: number the segments of each frame anew")
     add("--json", action="store_true", help="print the figures as JSON")
     add_common(parser, "device", "proposals")
     add_postprocess_options(parser)
@@ -138,6 +152,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
+    if names_videos(args.paths):
+        require_video_options(args)
+        _require_writable(Path(args.out))
+        return run_videos(args, _predictor(args))
+    require_images(args)
     if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table or args.to):
         raise ConfigError("--no-masks leaves nothing; add --overlay, --labels, --geojson, --table or --to")
     if args.to and args.output_side:

@@ -31,6 +31,7 @@ def draw(
     borders: bool = True,
     labels: bool | None = None,
     scores: bool = False,
+    by_id: bool = False,
 ) -> Image.Image:
     """The segments over the image, as `Segmentation.draw` gives it.
 
@@ -44,6 +45,7 @@ def draw(
         borders: draw a line around every segment.
         labels: write the category where there is room; None: if there are more than two categories.
         scores: add the score in percent.
+        by_id: a thing's colour depends on its id alone, so that it stays where ids do.
 
     Raises:
         ConfigError: the image has another size than the id map, or alpha is not in 0…1.
@@ -58,7 +60,7 @@ def draw(
         raise ConfigError(f"an image of shape {image.shape} does not lie under an id map of {ids.shape}")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must lie in 0…1, got {alpha}")
-    colors = segment_colors(segments, categories)
+    colors = segment_colors(segments, categories, by_id=by_id)
     index = lookup(ids, [s.id for s in segments], np.arange(1, len(segments) + 1), 0)
 
     # image · (256 - a) + colour · a in whole numbers; row 0 of the tables is void, which stays as it is.
@@ -93,11 +95,18 @@ def side_by_side(left: Image.Image, right: Image.Image, height: int | None = Non
     return Image.fromarray(np.concatenate([np.asarray(one) for one in pair], 1))
 
 
-def segment_colors(segments: list[Segment], categories: Categories) -> NDArray[np.uint8]:
+def segment_colors(
+    segments: list[Segment], categories: Categories, *, by_id: bool = False
+) -> NDArray[np.uint8]:
     """The RGB of every segment: stuff has its category's colour, things have colours near their category's.
 
     Things step through hue, brightness and saturation by the golden ratio, so that neighbours in the list
     differ. The fewer thing classes there are, the wider their hues may wander.
+
+    Args:
+        segments: a row each.
+        categories: the label set.
+        by_id: the steps are those of the ids, not of the list.
 
     Returns:
         (S, 3) uint8.
@@ -108,7 +117,7 @@ def segment_colors(segments: list[Segment], categories: Categories) -> NDArray[n
     colors = np.zeros((len(segments), 3), np.uint8)
     for row, segment in enumerate(segments):
         color = categories[segment.label].color
-        step = seen[segment.label]
+        step = segment.id if by_id else seen[segment.label]
         seen[segment.label] += 1
         if not segment.is_thing or (step == 0 and things > 1):
             colors[row] = color

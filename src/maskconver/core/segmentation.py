@@ -201,6 +201,7 @@ class Segmentation:
         borders: bool = True,
         labels: bool | None = None,
         scores: bool = False,
+        by_id: bool = False,
     ) -> Image:
         """The segments as a coloured layer over the image.
 
@@ -212,6 +213,7 @@ class Segmentation:
             borders: draw a line around every segment.
             labels: write the category where there is room; None: if there are more than two categories.
             scores: add the score in percent.
+            by_id: a thing's colour depends on its id alone, so that it stays from frame to frame.
         """
         return draw(
             self.ids,
@@ -222,6 +224,7 @@ class Segmentation:
             borders=borders,
             labels=labels,
             scores=scores,
+            by_id=by_id,
         )
 
     def to_coco(
