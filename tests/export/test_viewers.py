@@ -9,12 +9,13 @@ import onnx
 import pytest
 import torch
 
-import maskconver as mc
 from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.core.files import WEIGHTS
 from maskconver.export.onnx import Onnx
 from maskconver.export.torch_export import TorchExport
-from maskconver.inference.exported import KEY, OUTPUTS, Exported
+from maskconver.inference.exported import KEY, Exported
+from maskconver.models.base import SegmentationModel
+from maskconver.models.topk import operator_topk
 from tests.fakes import CATEGORIES
 
 # "Y" in docs/operators.md of onnx-tensorrt for TensorRT 8.5, of those that our models may use, and what its
@@ -72,14 +73,30 @@ def test_tensorrt_has_all_operators_of_the_bundled_files(name):
     assert all(m["mode"] in ("nearest", "linear") for m in modes)
 
 
+class Network(torch.nn.Module):
+    def __init__(self, model: SegmentationModel, proposals: int) -> None:
+        super().__init__()
+        self.model, self.proposals = model.optimized(topk=operator_topk), proposals
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model.predict(images, self.proposals)
+        return found.scores, found.labels, found.mask_logits
+
+
 @pytest.mark.slow
-def test_core_ml_takes_pt2_files(models, tmp_path):
+def test_core_ml_takes_the_network(models, tmp_path):
     """As docs/tasks/ship.md says; Core ML itself runs on Apple's systems only."""
     coremltools = pytest.importorskip("coremltools", reason="pip install coremltools")
-    mc.export_model(models["mobile"], tmp_path / "m.pt2")
-    program = torch.export.load(tmp_path / "m.pt2").run_decompositions({})
+    network = Network(models["mobile"], 50).eval()
+    program = torch.export.export(network, (torch.zeros(1, 3, 96, 128),)).run_decompositions()
+    for node in list(program.graph.nodes):
+        if node.target == torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+        if node.target in (torch.ops.aten.alias.default, torch.ops.aten._assert_tensor_metadata.default):
+            program.graph.erase_node(node)
     converted = coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS17)
     converted.save(str(tmp_path / "m.mlpackage"))
     spec = coremltools.utils.load_spec(str(tmp_path / "m.mlpackage"))
     assert [i.name for i in spec.description.input] == ["images"]
-    assert len(spec.description.output) == len(OUTPUTS["proposals"])
+    shapes = [tuple(o.type.multiArrayType.shape) for o in spec.description.output]
+    assert len(shapes) == 3 and all(shape[:2] == (1, 50) for shape in shapes if shape)
