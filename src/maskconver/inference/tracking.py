@@ -107,14 +107,14 @@ class Tracker:
             box = segment.bbox
             x, y, width, height = box
             mask = frame.ids[y : y + height, x : x + width] == segment.id
-            track = found.get(segment.id)
-            if track is None:
-                track = _Track(self._next(), segment.label, box, mask, segment.area)
-                self._tracks.append(track)
+            own = found.get(segment.id)
+            if own is None:
+                own = _Track(self._next(), segment.label, box, mask, segment.area)
+                self._tracks.append(own)
             else:
-                track.unseen -= 1
-                track.seen(box, mask, segment.area, self.memory)
-            new[segment.id] = track.id
+                own.unseen -= 1
+                own.seen(box, mask, segment.area, self.memory)
+            new[segment.id] = own.id
         for segment in frame.segments:  # without a pixel
             if segment.id not in new:
                 new[segment.id] = self._next()

@@ -119,8 +119,8 @@ class VideoReader:
             self._container.close()
             raise
         told = self._stream.frames or 0
-        counts = [-(-told // every)] * (told > 0) + [max_frames] * (max_frames is not None)
-        self.frames: int | None = min(counts, default=None)
+        counts = [-(-told // every) if told > 0 else None, max_frames]
+        self.frames = min((n for n in counts if n is not None), default=None)
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode; once only.
