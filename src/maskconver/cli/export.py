@@ -90,18 +90,12 @@ def run(args: Namespace) -> int:
     """Runs `maskconver export`; 0 when the file was written."""
     web = args.to == "web"
     if web and args.model.endswith(".onnx"):
-        parts = [
-            "size",
-            "dynamic",
-            "quantize",
-            "calibrate",
-            "output",
-            "proposals",
-            "hard_sigmoid",
-            "uint8",
-            "images",
-        ]
-        if given := [name for name in parts if getattr(args, name) not in (None, False, "none", "proposals")]:
+        parts = ("size", "dynamic", "quantize", "calibrate", "output", "proposals", "hard_sigmoid", "uint8")
+        if given := [
+            name
+            for name in (*parts, "images")
+            if getattr(args, name) not in (None, False, "none", "proposals")
+        ]:
             raise ConfigError(
                 f"{args.model} is an exported file already: leave out `{given[0]}`, or give its model"
             )
