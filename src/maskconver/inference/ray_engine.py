@@ -270,9 +270,10 @@ class _Actor:
 def columns(result: Segmentation) -> dict[str, Any]:
     """The columns of an image in the Parquet files; see docs/tasks/machines.md."""
     height, width = result.ids.shape
-    kept = "id", "category_id", "category", "is_thing", "area", "bbox"
+    kept = "id", "category_id", "category", "is_thing", "area"
     segments = [
-        {name: getattr(s, name) for name in kept} | {"score": round(s.score, 5)} for s in result.segments
+        {name: getattr(s, name) for name in kept} | {"score": round(s.score, 5), "bbox": list(s.bbox)}
+        for s in result.segments
     ]
     png = encode_panoptic_png(result.ids)
     return {"height": height, "width": width, "panoptic_png": png, "segments": segments}
