@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from PIL import Image
 
 from maskconver import Predictor
 from maskconver.cli.main import main
+from maskconver.core.files import WEIGHTS
 from maskconver.core.panoptic_png import read_panoptic_png
 from maskconver.errors import ConfigError, ImageError, MaskconverError
 from maskconver.inference import ray_engine
@@ -124,8 +126,8 @@ def test_the_command_writes_the_files_of_a_run_on_one_machine(
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(folder)
-    weights = str(Path(__import__("maskconver").__file__).parent / "weights" / "nuclei.onnx")
-    command = ["predict", weights, "in/sub", "--tile", "none"]
+    shutil.copy(WEIGHTS / "nuclei.onnx", "model.onnx")
+    command = ["predict", "model.onnx", "in/sub", "--tile", "none"]
     assert main([*command, "--out", "plain"]) == 0
     more = ["--engine", "ray", "--actors", "2", "--actor-cpus", "0.5", "--format", "files", "--json"]
     capsys.readouterr()

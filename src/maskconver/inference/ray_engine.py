@@ -119,7 +119,11 @@ def segment_on_ray(
         return outcome
     with _cluster(ray, plan):
         size = min(BATCH, -(-len(todo) // (4 * _actors(ray, plan))))
-        work = {"model": model, "options": options or {}, "out": str(out), "threads": threads}
+        # Actors begin in another folder.
+        place = str(out) if "://" in str(out) else folder
+        if isinstance(model, str | os.PathLike) and Path(model).exists():
+            model = str(Path(model).absolute())
+        work = {"model": model, "options": options or {}, "out": place, "threads": threads}
         work["settings"] = settings or {}
         for batch in (size, 1):  # what ends its actor is then alone
             todo = _run(ray, todo, batch, plan=plan, work=work, outcome=outcome, on_images=on_images)
@@ -270,9 +274,10 @@ class _Actor:
 def columns(result: Segmentation) -> dict[str, Any]:
     """The columns of an image in the Parquet files; see docs/tasks/machines.md."""
     height, width = result.ids.shape
-    kept = "id", "category_id", "category", "is_thing", "area", "bbox"
+    kept = "id", "category_id", "category", "is_thing", "area"
     segments = [
-        {name: getattr(s, name) for name in kept} | {"score": round(s.score, 5)} for s in result.segments
+        {name: getattr(s, name) for name in kept} | {"score": round(s.score, 5), "bbox": list(s.bbox)}
+        for s in result.segments
     ]
     png = encode_panoptic_png(result.ids)
     return {"height": height, "width": width, "panoptic_png": png, "segments": segments}
