@@ -409,7 +409,7 @@ def unpack(out: str | os.PathLike[str], folder: Path, categories: Categories) ->
     @lru_cache(maxsize=8)
     def rows(path: str) -> list[dict[str, Any]]:
         table = pq.read_table(path, filesystem=files, columns=[*_schema().names])
-        return table.to_pylist()  # type: ignore[no-any-return]
+        return table.to_pylist()
 
     parts = [path for path in _files(files, place) if posixpath.basename(path).startswith(DONE)]
     order = sorted((row["file_name"], path, i) for path in parts for i, row in enumerate(_names(files, path)))
@@ -433,7 +433,7 @@ def unpack(out: str | os.PathLike[str], folder: Path, categories: Categories) ->
 def _names(files: Any, path: str) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, filesystem=files, columns=["file_name"]).to_pylist()  # type: ignore[no-any-return]
+    return pq.read_table(path, filesystem=files, columns=["file_name"]).to_pylist()
 
 
 def _schema() -> Any:

@@ -118,9 +118,9 @@ def _whole_weights(trainer: pl.Trainer) -> AbstractContextManager[None]:
         return nullcontext()
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    whole: AbstractContextManager[None] = FullyShardedDataParallel.summon_full_params(
-        trainer.strategy.model, writeback=False
-    )
+    model = trainer.strategy.model
+    assert model is not None
+    whole: AbstractContextManager[None] = FullyShardedDataParallel.summon_full_params(model, writeback=False)
     return whole
 
 

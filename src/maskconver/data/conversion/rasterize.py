@@ -117,7 +117,7 @@ def rasterize(
             continue
         if region.area:
             widths.append(region.mask.shape[1])  # all are kept until their order is known: as bits
-            regions.append(replace(region, mask=np.packbits(region.mask, axis=1)))
+            regions.append(replace(region, mask=np.packbits(region.mask, axis=1).view(np.bool_)))
         else:
             faults.note("shapes-without-pixels")
     keys: dict[Hashable, int] = {}  # of segments, from 1 in file order
@@ -130,7 +130,7 @@ def rasterize(
     lost: Counter[str] = Counter()
     for i in _order(regions, numbers, overlaps):
         region, number = regions[i], numbers[i]
-        mask = np.unpackbits(region.mask, axis=1, count=widths[i]).view(bool)
+        mask = np.unpackbits(region.mask.view(np.uint8), axis=1, count=widths[i]).view(np.bool_)
         here = ids[region.y : region.y + len(mask), region.x : region.x + widths[i]]
         covered = here[mask]
         covered = covered[(covered != 0) & (covered != number)]

@@ -42,7 +42,7 @@ const ready = register();
 /** As of server.js. */
 export async function open() {
   await ready;
-  return ask("open", {});
+  return { ...(await ask("open", {})), formats: ["overlay", "png", "coco", "csv", "geojson"] };
 }
 
 export async function segment(image, settings, { side, signal } = {}) {
