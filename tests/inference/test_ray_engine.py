@@ -29,7 +29,7 @@ from maskconver.inference.ray_engine import (
     segment_on_ray,
     unpack,
 )
-from tests.fakes import FakeRuntime, picture
+from tests.fakes import FakeRuntime, bright_image
 
 
 class Mortal(FakeRuntime):
@@ -58,7 +58,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for k in range(41):
         height = {17: 128, 30: 96}.get(k, 64)
-        Image.fromarray(picture(height, 96)).save(tmp_path / "in" / ("sub" if k % 2 else ".") / f"{k:02}.png")
+        path = tmp_path / "in" / ("sub" if k % 2 else ".") / f"{k:02}.png"
+        Image.fromarray(bright_image(height, 96)).save(path)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
     return tmp_path
 
@@ -101,7 +102,7 @@ def test_nothing_is_lost_or_twice_when_an_actor_is_killed(folder: Path, cluster:
 
     # What is done is not done again; what failed is.
     (folder / "pids").unlink()
-    Image.fromarray(picture(64, 96)).save(folder / "in" / "bad.png")
+    Image.fromarray(bright_image(64, 96)).save(folder / "in" / "bad.png")
     (folder / "out" / "_part-x.parquet.12345678").write_bytes(b"of a process that was killed")
     again = segment_on_ray(images, Mortal(folder), folder / "out", plan=Plan(actors=1), resume=True)
     assert (again.images, again.before, again.failed) == (1, 41, [])
@@ -234,7 +235,7 @@ def test_unpacked_names_do_not_collide(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     from maskconver.inference.ray_engine import DONE, FAILED, _write
 
-    result = Predictor(FakeRuntime())(picture())
+    result = Predictor(FakeRuntime())(bright_image())
     given = [{"path": f"/{n}", "file_name": n} | columns(result) for n in ("b/A.png", "a.jpg", "a.png")]
     files, place = filesystem(tmp_path / "parquet")
     files.create_dir(place)
