@@ -202,6 +202,8 @@ def _load_libraries(target: str) -> None:
         import torch  # noqa: F401
 
         from maskconver.models import checkpoint  # noqa: F401
+    if target in ("recipe", "checkpoint"):
+        import maskconver.training.run  # noqa: F401
     if target == "onnx":
         import onnxruntime  # noqa: F401
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 
@@ -33,6 +34,30 @@ def require_content(path: str | os.PathLike[str]) -> None:
     with suppress(OSError), Path(path).open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise CheckpointError("not a model", where=os.fspath(path), fix=LFS_FIX)
+
+
+def load_yaml(text: str, *, most: int = 100_000) -> Any:
+    """The content of a YAML text; tags that make objects are refused.
+
+    Args:
+        text: of the file.
+        most: values that it may hold. A short text can stand for billions, by names for parts of itself.
+
+    Raises:
+        ValueError: it holds more, itself, or what cannot be built.
+        yaml.YAMLError: not YAML.
+    """
+    import yaml
+
+    content = yaml.safe_load(text)
+    waiting, seen = [content], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if seen > most:
+            raise ValueError(f"it stands for more than {most} values")
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return content
 
 
 @contextmanager
