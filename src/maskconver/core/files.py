@@ -61,8 +61,12 @@ def load_yaml(text: str, *, most: int = 100_000) -> Any:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
+
+    Args:
+        path: the file; its folder is made.
+        sync: wait until the content is on the disk, so that it survives a power cut.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; `path` is then as it was before.
@@ -74,6 +78,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is as readable as any other
