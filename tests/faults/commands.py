@@ -73,8 +73,9 @@ def _run(argv: list[str], log: str, limits: dict[str, Any]) -> None:
 
     code = main(argv)
     sys.stdout.flush()
-    if "disk" in limits:  # the disk goes with this process: what it holds is looked at here
-        _WHOLE[limits["whole"]](Path(limits["at"]) / "out")
+    # The disk goes with this process: what it holds is looked at here.
+    if "disk" in limits and (out := Path(limits["at"]) / "out").exists():
+        _WHOLE[limits["whole"]](out)
     sys.exit(code)
 
 

@@ -45,7 +45,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(
         if not mounted:  # the next best: no file may be larger
             limits = {"file": 1024 * kilobytes}  # type: ignore[dict-item]
         done = finish(command.argv(disk / "out"), tmp_path / "log", **limits)
-        assert done.in_order, (kilobytes, done.code, done.said)
+        assert done.in_order, f"{kilobytes} KB: {done.code} {done.said}"
         command.check(disk / "out")
         shutil.rmtree(disk / "out", ignore_errors=True)
     assert digest(inputs[0]) == before

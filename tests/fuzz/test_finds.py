@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,19 @@ def test_recipes_build_no_objects(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["train", f"--config={path}", "--print_config"]) == 2
     assert not (tmp_path / "made").exists()
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_recipe_that_stands_for_billions_of_values_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lightning")
+    names = "abcdefghij"
+    rows = [f"{n}: &{n} [{', '.join([f'*{before}'] * 9)}]" for before, n in pairwise(names)]
+    path = tmp_path / "a.yaml"
+    path.write_text("\n".join([f"{names[0]}: &{names[0]} [1, 2]", *rows, "s: &s [*s]"]))
+    assert main(["train", f"--config={path}", "--print_config"]) == 2
+    said = capsys.readouterr().err
+    assert "stands for more than" in said and said.count("\n") == 1
 
 
 def test_commands_say_in_one_line_that_memory_is_lacking(

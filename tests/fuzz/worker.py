@@ -57,7 +57,13 @@ class Guard:
     def __init__(self) -> None:
         self.folder: str | None = None
         self.seen: list[str] = []
-        self.harmless = (tempfile.gettempdir() + "/tmp", "/dev/null", "/dev/shm", "/proc")
+        self.harmless = (
+            tempfile.gettempdir() + "/tmp",
+            tempfile.gettempdir() + "/torchinductor",
+            "/dev/null",
+            "/dev/shm",
+            "/proc",
+        )
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if self.folder is None:
@@ -202,6 +208,8 @@ def _load_libraries(target: str) -> None:
         import torch  # noqa: F401
 
         from maskconver.models import checkpoint  # noqa: F401
+    if target in ("recipe", "checkpoint"):
+        import maskconver.training.run  # noqa: F401
     if target == "onnx":
         import onnxruntime  # noqa: F401
 

@@ -6,6 +6,7 @@ Ctrl-C and SIGTERM.
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from ..errors import MaskconverError
+from ..errors import MaskconverError, first_line
 from .options import shown, use_options
 
 # command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
@@ -131,10 +132,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("maskconver: error: an input is nested too deeply; is it damaged?", file=sys.stderr)
         return 2
-    except MemoryError as error:
-        if debug:
+    except (MemoryError, RuntimeError) as error:  # PyTorch's own are the latter
+        lacking = isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", str(error))
+        if debug or not lacking:
             raise
-        print(f"maskconver: error: not enough memory ({shown(error)})", file=sys.stderr)
+        print(f"maskconver: error: not enough memory ({first_line(error)})", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -16,7 +16,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
@@ -92,13 +92,16 @@ def _recipe(name: str) -> tuple[str, str]:
     """A recipe as the parser takes it, a file or its content, and the model it names ("" for none)."""
     import yaml
 
+    from ..core.files import load_yaml
     from ..recipes import find_recipe
     from ..training.config import upgraded
 
     path = find_recipe(name)
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # the parser says what is wrong with it
+        recipe = load_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # text that is not UTF-8, too
+        raise ConfigError(f"{path} is not a recipe ({one_line(error)})") from None
+    except (OSError, RecursionError, yaml.YAMLError):  # the parser says what is wrong with it
         return str(path), ""
     if not isinstance(recipe, dict):
         return str(path), ""

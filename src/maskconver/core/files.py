@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 
@@ -35,9 +36,37 @@ def require_content(path: str | os.PathLike[str]) -> None:
             raise CheckpointError("not a model", where=os.fspath(path), fix=LFS_FIX)
 
 
+def load_yaml(text: str, *, most: int = 100_000) -> Any:
+    """The content of a YAML text; tags that make objects are refused.
+
+    Args:
+        text: of the file.
+        most: values that it may hold. A short text can stand for billions, by names for parts of itself.
+
+    Raises:
+        ValueError: it holds more, itself, or what cannot be built.
+        yaml.YAMLError: not YAML.
+    """
+    import yaml
+
+    content = yaml.safe_load(text)
+    waiting, seen = [content], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if seen > most:
+            raise ValueError(f"it stands for more than {most} values")
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return content
+
+
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
+
+    Args:
+        path: the file; its folder is made.
+        sync: wait until the content is on the disk, so that it survives a power cut.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; `path` is then as it was before.
@@ -49,6 +78,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is as readable as any other

@@ -66,7 +66,7 @@ def save(
         "extra": dict(extra or {}),
     }
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path, sync=True) as temporary:
             save_file(tensors, temporary, metadata={"maskconver": json.dumps(meta)})
     except SafetensorError as error:  # safetensors wraps the operating system's error
         raise OSError(f"cannot write {path}: {error}") from error
@@ -151,7 +151,7 @@ def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu
         categories = Categories.from_json(meta["categories"]) if meta["categories"] else None
         with torch.device("meta"):  # no time for random weights that are replaced at once
             model = build_model(config, meta["num_classes"], categories, name=meta["model"])
-    except (KeyError, TypeError, msgspec.ValidationError, MaskconverError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, MaskconverError) as error:
         raise CheckpointError(f"{path} has a config this version does not understand: {error}") from error
     state, own = read_state(path), weights_of(model)
     counters = {k: torch.zeros((), dtype=torch.long) for k in model.state_dict() if k not in own}

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
+from ..core.files import atomic_path
 from ..models.checkpoint import save
 from .memory import used_memory
 
@@ -147,7 +148,11 @@ class Checkpoints(pl.Callback):
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step != self.saved:
             path = self.folder / "last.ckpt"
-            trainer.save_checkpoint(path, weights_only=False)
+            if trainer.is_global_zero:
+                with atomic_path(path, sync=True) as temporary:
+                    trainer.save_checkpoint(temporary, weights_only=False)
+            else:
+                trainer.save_checkpoint(path, weights_only=False)  # takes part, and writes nothing
             self.saved = trainer.global_step
             module.last_checkpoint = f"{path} (step {trainer.global_step})"  # type: ignore[assignment]
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import yaml
 
+from ....core.files import load_yaml
 from ....errors import DataError, ImageError, first_line
 from ....io.images import image_size
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
@@ -196,7 +197,7 @@ def _yaml_file(files: Files) -> str | None:
 
 def _yaml(files: Files, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(files.text(name))
+        content = load_yaml(files.text(name))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"is not YAML ({first_line(error)})", where=files.where(name)) from None
     return content if isinstance(content, dict) else {}
