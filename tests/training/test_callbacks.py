@@ -28,6 +28,7 @@ def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_st
             global_step=step,
             sanity_checking=False,
             is_global_zero=True,
+            strategy=None,
             callback_metrics={"val/pq": torch.tensor(value)},
         )
         files.on_validation_end(trainer, SimpleNamespace(model=model))  # type: ignore[arg-type]

@@ -339,10 +339,13 @@ def test_matching_s_share_of_the_step_is_logged(scenes: Path, tmp_path: Path) ->
 
     logged: dict[str, float] = {}
     module = SimpleNamespace(
-        criterion=SimpleNamespace(matching_seconds=0.5), log=lambda k, v, **_: logged.update({k: v})
+        criterion=SimpleNamespace(matching_seconds=0.5),
+        device=torch.device("cpu"),
+        log=lambda k, v, **_: logged.update({k: v}),
     )
     throughput = Throughput(2)
+    trainer = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[{"lr": 0.001}])])
     for _ in range(20):
-        throughput.on_train_batch_start(None, module)  # type: ignore[arg-type]
-        throughput.on_train_batch_end(None, module)  # type: ignore[arg-type]
+        throughput.on_train_batch_start(trainer, module)  # type: ignore[arg-type]
+        throughput.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
     assert logged["matching share"] > 0
