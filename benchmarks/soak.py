@@ -69,7 +69,7 @@ class Watch:
         self.rows.append((seconds, memory, files, int(found["Threads"])))
         return True
 
-    def verdict(self) -> dict[str, float | bool]:
+    def verdict(self) -> dict[str, object]:
         """Slope and growth over the last two thirds."""
         rows = np.array(self.rows[len(self.rows) // 3 :], float)
         slope = np.polyfit(rows[:, 0] / 60, rows[:, 1], 1)[0] if len(rows) > 2 else float("nan")
@@ -79,6 +79,7 @@ class Watch:
             "minutes": round(self.rows[-1][0] / 60, 1),
             "MB": round(float(rows[:, 1].max())),
             "MB a minute": round(float(slope), 2),
+            "MB, ten times": [round(row[1]) for row in self.rows[:: max(len(self.rows) // 10, 1)]],
             "more files": grown[0],
             "more threads": grown[1],
             "flat": bool(slope < MAX_SLOPE and max(grown) <= 2),

@@ -142,7 +142,7 @@ def test_a_via_csv_with_stray_carriage_returns_is_no_traceback(tmp_path: Path) -
 
 
 def test_recipes_build_no_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("lightning")
+    pytest.importorskip("maskconver.training.run", exc_type=ImportError)
     path = tmp_path / "a.yaml"
     path.write_text(f"steps: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
     assert main(["train", f"--config={path}", "--print_config"]) == 2
@@ -153,7 +153,7 @@ def test_recipes_build_no_objects(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_recipe_that_stands_for_billions_of_values_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("lightning")
+    pytest.importorskip("maskconver.training.run", exc_type=ImportError)
     names = "abcdefghij"
     rows = [f"{n}: &{n} [{', '.join([f'*{before}'] * 9)}]" for before, n in pairwise(names)]
     path = tmp_path / "a.yaml"
@@ -161,6 +161,17 @@ def test_a_recipe_that_stands_for_billions_of_values_is_refused(
     assert main(["train", f"--config={path}", "--print_config"]) == 2
     said = capsys.readouterr().err
     assert "stands for more than" in said and said.count("\n") == 1
+
+
+def test_a_lone_value_in_the_place_of_a_group_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("maskconver.training.run", exc_type=ImportError)
+    path = tmp_path / "a.yaml"
+    path.write_text("model: {postprocess: 600}\n")
+    assert main(["train", f"--config={path}", "--print_config"]) == 2
+    said = capsys.readouterr().err
+    assert "model.postprocess" in said and said.count("\n") == 1
 
 
 def test_commands_say_in_one_line_that_memory_is_lacking(

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from ..errors import MaskconverError, first_line
+from ..errors import ConfigError, MaskconverError, first_line
 from .options import shown, use_options
 
 # command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
@@ -110,7 +110,9 @@ def main(argv: list[str] | None = None) -> int:
         module.configure(parser)
         rest = module.prepare(parser, rest) if hasattr(module, "prepare") else rest
         use_options(parser)
-        return int(module.run(parser.instantiate(parser.parse_args(rest))))
+        parsed = parser.parse_args(rest)
+        _require_groups(parser, parsed)
+        return int(module.run(parser.instantiate(parsed)))
     except SystemExit as stop:  # after --help
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2
     except ArgumentError as error:
@@ -182,6 +184,14 @@ _EXTRA_OF = dict.fromkeys(("torch", "torchvision", "timm", "lightning", "scipy",
     "ai_edge_quantizer": "export",
     "ai_edge_litert": "litert",
 }
+
+
+def _require_groups(parser: Any, parsed: Any) -> None:
+    """Refuses a lone value, of a recipe or an option, in the place of a group of options."""
+    for name, group in parser.groups.items():
+        value = parsed.get(name) if getattr(group, "group_class", None) else None
+        if value is not None and not hasattr(value, "as_dict"):
+            raise ConfigError(f"`{name}` is a group of options, such as those of `{name}.…`, not {value!r}")
 
 
 def _near_options(message: str, parser: Any) -> str:
