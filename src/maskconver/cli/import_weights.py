@@ -59,11 +59,11 @@ def run(args: Namespace) -> int:
 
 def _categories(path: str | None) -> Categories | None:
     from ..core.categories import Categories
-    from ..errors import ConfigError
+    from ..errors import ConfigError, DataError
 
     if path is None:
         return None
     try:
         return Categories.from_json(json.loads(Path(path).read_text())["categories"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
         raise ConfigError(f'--categories {path}: no JSON file with a "categories" list ({error})') from error

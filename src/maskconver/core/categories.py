@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 
 VOID_LABEL = -1
 
@@ -122,16 +122,15 @@ class Categories(Sequence[Category]):
 
     @classmethod
     def from_json(cls, rows: Iterable[Mapping[str, Any]]) -> Categories:
-        """From the `categories` list of a COCO panoptic file; colours are made up where there are none."""
-        return cls(
-            Category(
-                int(row["id"]),
-                str(row.get("name", row["id"])),
-                bool(row["isthing"]),
-                tuple(int(v) for v in row["color"]) if row.get("color") else made_up_color(i),  # type: ignore[arg-type]
-            )
-            for i, row in enumerate(rows)
-        )
+        """From the `categories` list of a COCO panoptic file; colours are made up where there are none.
+
+        Raises:
+            DataError: a row that is no category.
+        """
+        try:
+            return cls(_category(i, row) for i, row in enumerate(rows))
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DataError(f"not a list of categories ({one_line(error)})") from None
 
     def to_json(self) -> list[dict[str, Any]]:
         """The `categories` list of a COCO panoptic file."""
@@ -147,6 +146,13 @@ class Categories(Sequence[Category]):
 
         text = files("maskconver.core").joinpath("coco_categories.json").read_text(encoding="utf-8")
         return cls.from_json(json.loads(text))
+
+
+def _category(position: int, row: Mapping[str, Any]) -> Category:
+    color = tuple(int(v) for v in row["color"]) if row.get("color") else made_up_color(position)
+    if len(color) != 3 or not all(0 <= v <= 255 for v in color):
+        raise ValueError(f"the colour {color} is not three numbers from 0 to 255")
+    return Category(int(row["id"]), str(row.get("name", row["id"])), bool(row["isthing"]), color)  # type: ignore[arg-type]
 
 
 def differences(
