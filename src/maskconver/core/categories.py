@@ -152,7 +152,7 @@ def _category(position: int, row: Mapping[str, Any]) -> Category:
     color = tuple(int(v) for v in row["color"]) if row.get("color") else made_up_color(position)
     if len(color) != 3 or not all(0 <= v <= 255 for v in color):
         raise ValueError(f"the colour {color} is not three numbers from 0 to 255")
-    return Category(int(row["id"]), str(row.get("name", row["id"])), bool(row["isthing"]), color)  # type: ignore[arg-type]
+    return Category(int(row["id"]), str(row.get("name", row["id"])), bool(row["isthing"]), color)
 
 
 def differences(
