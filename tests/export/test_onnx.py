@@ -58,10 +58,15 @@ def test_panoptic_maps_of_real_images_are_equal_but_for_a_rounded_edge(exported,
     model = models["nuclei"]
     own = mc.load("nuclei")
     own.config.input = replace(model.input, mode="fit", size=SIZES["nuclei"])
-    # Both fused, as a model file is run: plain and fused may round a pixel of an edge to either side.
-    for ours, theirs in zip(mc.Predictor(own.optimized())(images), mc.Predictor(path)(images)):
+    # Both fused, as a model file is run. Rounding may move a pixel whose mask probability is the threshold,
+    # so each pixel is that of ours at this threshold or at one a thousandth away.
+    fused, given = own.optimized(), own.config.postprocess.mask_threshold
+    near = [mc.Predictor(fused, mask_threshold=given + step)(images) for step in (0, -0.001, 0.001)]
+    for ours, lower, higher, theirs in zip(*near, mc.Predictor(path)(images)):
         assert len(ours) > 1
-        assert np.count_nonzero(theirs.ids != ours.ids) <= 2  # of 65,536 pixels: ties that rounding decides
+        same = theirs.ids == ours.ids
+        assert (same | (theirs.ids == lower.ids) | (theirs.ids == higher.ids)).all()
+        assert np.count_nonzero(~same) <= 2
         assert [s.label for s in theirs] == [s.label for s in ours]
 
 
