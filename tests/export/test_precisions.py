@@ -28,7 +28,9 @@ def test_the_file_answers_as_the_model(exported, models, name, to, quantize):
     assert path.stat().st_size < BYTES[quantize] * sum(p.numel() for p in model.parameters())
     assert result.images == 2 and result.proposals == 2 * model.config.proposals
     if quantize == "none":
-        assert result.unpaired == 0 and result.scores < 1e-4 and result.masks < 1e-4
+        assert result.scores < 1e-4 and result.masks < 1e-4
+        # A cell that is 1e-6 below its neighbour may be a peak in one of the two: rounding decides.
+        assert result.unpaired <= 2e-3 * result.proposals
         assert result.differing <= 1e-5 * result.pixels  # where two masks are equal but for rounding
 
 
