@@ -2,7 +2,6 @@
 
 VENV ?= .venv
 CORE_VENV ?= .venv-core
-MODEL ?= nuclei
 SHELL := /bin/bash
 # The first Python that is new enough and can make environments; say `make PYTHON=... setup` for another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -44,11 +43,14 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@$(BIN)/python $(PIP) -c constraints.txt -e '.[train,ap,scale,tiff,video,export,serve,dev]'
 	@touch $@
 
-demo: $(READY)  ## segment generated cells with the shipped model; prints where the images are
+demo: $(READY)  ## segment generated images with both bundled models; prints where they are
 	@$(BIN)/maskconver data synth demo_out/cells --style cells --count 4 --size 256 320 --seed 7 --split demo --overwrite
-	@$(BIN)/maskconver predict $(MODEL) demo_out/cells/images/demo --out demo_out --overlay
-	@echo "look at: $(CURDIR)/demo_out/overlays/cells_00001.png"
-	@echo "try your own images on a page: $(BIN)/maskconver serve $(MODEL)"
+	@$(BIN)/maskconver predict nuclei demo_out/cells/images/demo --out demo_out/nuclei --overlay
+	@$(BIN)/maskconver data synth demo_out/houses --style houses --count 2 --size 512 640 --seed 7 --split demo --overwrite
+	@$(BIN)/maskconver predict facade demo_out/houses/images/demo --out demo_out/facade --overlay
+	@echo "look at: $(CURDIR)/demo_out/nuclei/overlays/cells_00001.png"
+	@echo "    and: $(CURDIR)/demo_out/facade/overlays/houses_00001.png"
+	@echo "try your own images on a page: $(BIN)/maskconver serve nuclei"
 
 test: $(READY)  ## the tests, without the long ones (at most 12 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "not slow and not web"

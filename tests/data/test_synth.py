@@ -69,6 +69,20 @@ def test_cells_are_grey_touch_and_differ_in_size() -> None:
     assert min(areas) < 60 and max(areas) > 900
 
 
+def test_houses_have_windows_in_walls_and_the_classes_of_the_bundled_model() -> None:
+    from maskconver import load
+
+    categories = synth_categories("houses")
+    assert [(c.id, c.name, c.is_thing) for c in categories] == [
+        (c.id, c.name, c.is_thing) for c in load("facade").categories
+    ]
+    for seed in range(4):
+        sample = synthesize("houses", (96, 128), seed)
+        names = [categories[label].name for label in sample.segments.labels]
+        assert names.count("window") >= 6 and {"facade", "street", "vegetation", "other"} <= set(names)
+        assert (sample.ids > 0).all()
+
+
 def test_scenes_have_void_crowd_occlusion_and_stuff_in_islands() -> None:
     categories = synth_categories("scenes")
     void = crowd = 0
@@ -113,7 +127,7 @@ def test_split_that_is_there_is_kept_unless_overwriting_is_asked_for(tmp_path: P
 
 
 def test_impossible_wishes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="scenes, cells"):
+    with pytest.raises(ConfigError, match="scenes, cells, houses"):
         synthesize("dogs", (8, 8))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="0×8"):
         synthesize("cells", (0, 8))

@@ -44,7 +44,7 @@ def test_the_container_serves_a_model() -> None:
                 break
             except OSError:
                 time.sleep(1)
-        data = (ROOT / "docs/images/cells.jpg").read_bytes()
+        data = (ROOT / "docs/images/first.jpg").read_bytes()
         with urlopen(Request(f"{address}/v1/segment?format=csv", data, method="POST"), timeout=120) as answer:
             assert answer.read().count(b"\n") > 2
     finally:

@@ -140,6 +140,14 @@ class TestBalance:
         assert weights is not None
         np.testing.assert_allclose(weights * 5 / weights[0], [5, 5, 25, 5, 5, 25 / 6])
 
+    def test_large_images_are_drawn_more_often(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = data(folder, balance_area=0.5)
+        areas = [100, 100, 400, 100, 100, 0]
+        monkeypatch.setattr(module.train, "segments", lambda i: SimpleNamespace(areas=np.array([areas[i]])))
+        weights = module._weights()
+        assert weights is not None
+        np.testing.assert_allclose(weights / weights[0], [1, 1, 2, 1, 1, 0.1])
+
     def test_without_a_key_every_image_comes_once_an_epoch(self, folder: Path) -> None:
         assert data(folder)._weights() is None
 

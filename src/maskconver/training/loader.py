@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -48,6 +49,8 @@ class DataConfig:
             `classes` draws images of rare classes more often, as each image's rarest class asks
             (repeat factors, arXiv 1908.03195, section 4.2, without their threshold).
         balance_power: 1 draws every value equally often, 0 as often as it occurs.
+        balance_area: large images are drawn more often, in proportion to this power of their annotated area.
+            For models of mode native, where a large image holds many crops; 0 ignores size.
         augment: augmentation.
         targets: how the annotation becomes training targets.
     """
@@ -63,6 +66,7 @@ class DataConfig:
     val_images: int | None = None
     balance: str | None = None
     balance_power: float = 0.5
+    balance_area: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
 
@@ -335,20 +339,25 @@ class SegmentationData(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _weights(self) -> NDArray[np.float64] | None:
-        key = self.config.balance
-        if key is None or isinstance(self.train, First):
+        key, config = self.config.balance, self.config
+        if (key is None and not config.balance_area) or isinstance(self.train, First):
             return None
+        n = len(self.train)
+        weights = np.ones(n)
         if key == "classes":
-            held = [np.unique(self.train.segments(i).labels) for i in range(len(self.train))]
+            held = [np.unique(self.train.segments(i).labels) for i in range(n)]
             count = np.bincount(np.concatenate(held), minlength=len(self.categories))
-            weights = np.array([1 / count[one].min() if len(one) else 1 / len(held) for one in held])
-            weights = weights**self.config.balance_power
-            return weights / weights.sum()
-        values = [str(self.train.info(i).get(key)) for i in range(len(self.train))]
-        if set(values) == {"None"}:
-            raise DataError(f'no image of {self.config.data} has the key "{key}" that balance names')
-        counts = {v: values.count(v) for v in set(values)}
-        weights = np.array([counts[v] ** -self.config.balance_power for v in values])
+            weights = np.array([1 / count[one].min() if len(one) else 1 / n for one in held])
+        elif key is not None:
+            values = [str(self.train.info(i).get(key)) for i in range(n)]
+            if set(values) == {"None"}:
+                raise DataError(f'no image of {config.data} has the key "{key}" that balance names')
+            counts = Counter(values)
+            weights = np.array([1 / counts[v] for v in values])
+        weights = weights**config.balance_power
+        if config.balance_area:
+            areas = np.array([self.train.segments(i).areas.sum() for i in range(n)], np.float64)
+            weights *= np.maximum(areas, 1) ** config.balance_area
         return weights / weights.sum()
 
 

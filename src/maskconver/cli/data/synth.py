@@ -1,7 +1,8 @@
 """Generate a panoptic data set, for trying things out.
 
 `scenes` are landscapes with overlapping things, stuff in islands, crowds and void; `cells` are nuclei under
-a fluorescence microscope. The same seed gives the same files.
+a fluorescence microscope; `houses` are house fronts with the classes of the model `facade`. The same seed
+gives the same files.
 
 Example: maskconver data synth my_data --style cells --count 20 --size 256 256
 """

@@ -22,13 +22,15 @@ from ...io.lock import hold
 from ...io.panoptic_json import write_panoptic_png
 from ..dataset import Sample
 from .cells import CELLS, cells
+from .houses import HOUSES, houses
 from .scenes import SCENES, scenes
 
-Style = Literal["scenes", "cells"]
+Style = Literal["scenes", "cells", "houses"]
 STYLES: tuple[Style, ...] = get_args(Style)
 _MAKERS: dict[str, tuple[Callable[..., Sample], Categories]] = {
     "scenes": (scenes, SCENES),
     "cells": (cells, CELLS),
+    "houses": (houses, HOUSES),
 }
 
 
@@ -48,9 +50,10 @@ def synthesize(style: Style, size: tuple[int, int], seed: int | tuple[int, ...] 
 
     `scenes`: textured landscape, overlapping things of five classes, stuff in islands, crowd, void.
     `cells`: nuclei under the fluorescence microscope, of many sizes, touching, blurred and noisy; grey.
+    `houses`: house fronts with windows as things, a street and shrubs; the classes of the model `facade`.
 
     Args:
-        style: `scenes` or `cells`; labels are those of `synth_categories(style)`.
+        style: `scenes`, `cells` or `houses`; labels are those of `synth_categories(style)`.
         size: height and width in pixels, each at least 1.
         seed: the same seed gives the same image; several numbers make one seed.
 
