@@ -56,6 +56,7 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
         hard_sigmoid=bool(random.integers(2)),
         maskness=float(random.choice([0, 1, 2])),
         fill_label=[None, 1, 3][seed % 3],
+        fill_only=seed % 3 > 0 and seed % 4 == 0,
     )
     expected = postprocess(
         Proposals(scores, labels, masks), config, FIVE, output_size=size, algorithm="reference"
