@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from maskconver.errors import CheckpointError, ConfigError, ExportError, Missing
 from maskconver.export.driver import trace
 from maskconver.export.litert import LiteRt, described
 from maskconver.export.litert_quantize import quantize_litert
-from maskconver.export.panoptic import PanopticMerge, PanopticNetwork
+from maskconver.export.mediapipe import segmenter_metadata
+from maskconver.export.panoptic import PanopticMerge, PanopticNetwork, SemanticNetwork
 from maskconver.inference.exported import KEY, Exported
 from maskconver.inference.litert import LiteRtRuntime
 from maskconver.merge import postprocess
@@ -60,7 +62,7 @@ def description(**changes: object) -> Exported:
         "postprocess": PostprocessConfig(),
     }
     about = {"name": "small", "version": "0", "size": SIZE, "multiple": 1, "proposals": 5}
-    return Exported(**(about | given | changes), categories=CATEGORIES)  # type: ignore[arg-type]
+    return Exported(**(about | given | {"categories": CATEGORIES} | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +252,72 @@ def test_a_network_that_cannot_be_converted_is_refused_in_one_line():
     with pytest.raises(ExportError, match="strange cannot be exported to LiteRT: ") as caught:
         trace(LiteRt(), Strange().eval(), description(size=(8, 8)), opset=18, name="strange")
     assert "\n" not in str(caught.value)
+
+
+class Tables:
+    """A flatbuffer read without its schema: fields by number."""
+
+    def __init__(self, data, at=None):
+        from flatbuffers.table import Table
+
+        first = int.from_bytes(data[:4], "little") if at is None else at
+        self.data, self.table = data, Table(data, first)
+
+    def __getitem__(self, field):
+        """A table, or the first one of a vector of tables."""
+        place = self.table.Offset(4 + 2 * field)
+        return Tables(self.data, self.table.Indirect(self.table.Pos + place))
+
+    def first(self, field):
+        start = self.table.Vector(self.table.Offset(4 + 2 * field))
+        return Tables(self.data, self.table.Indirect(start))
+
+    def text(self, field):
+        return self.table.String(self.table.Pos + self.table.Offset(4 + 2 * field)).decode()
+
+    def small(self, field):
+        return self.data[self.table.Pos + self.table.Offset(4 + 2 * field)]
+
+
+def test_media_pipe_finds_kind_and_names_of_a_semantic_file(tmp_path):
+    """By the numbers of the fields in its schema; MediaPipe itself reads the file where it is installed."""
+    network = SemanticNetwork(_Bytes(Small().eval()), len(CATEGORIES))
+    about = description(uint8=True, output="semantic", categories=CATEGORIES.as_stuff())
+    path = tmp_path / "m.tflite"
+    LiteRt().write(LiteRt().trace(network, about), about, path)
+    image = np.random.default_rng(0).integers(0, 255, (1, *SIZE, 3), np.uint8)
+    (scores,) = (found.class_scores for found in LiteRtRuntime(path)(image))
+    assert scores.shape == (2, SIZE[0] // 4, SIZE[1] // 4)
+
+    with zipfile.ZipFile(path) as archive:
+        (entry,) = archive.infolist()
+        assert archive.read(entry).decode().split() == list(CATEGORIES.names)
+        assert entry.filename == "labels.txt" and entry.compress_type == zipfile.ZIP_STORED
+    data = segmenter_metadata(about)
+    graph = Tables(data).first(3)
+    assert data[4:8] == b"M001"
+    assert graph.first(2)[3][0].small(0) == 2 and graph.first(2)[3][0][1].small(0) == 1  # an image, RGB
+    labels = graph.first(3).first(6)
+    assert labels.text(0) == "labels.txt" and labels.small(2) == 2
+    assert graph.first(9).text(0) == "SEGMENTER_METADATA"
+
+    vision = pytest.importorskip("mediapipe.tasks.python.vision", reason="pip install mediapipe")
+    import mediapipe
+    from mediapipe.tasks.python import BaseOptions
+
+    options = vision.ImageSegmenterOptions(base_options=BaseOptions(model_asset_path=str(path)))
+    with vision.ImageSegmenter.create_from_options(options) as segmenter:
+        assert segmenter.labels == list(CATEGORIES.names)
+        result = segmenter.segment(
+            mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image[0]))
+        )
+    assert len(result.confidence_masks) == 2
+
+
+class _Bytes(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.network(images.permute(0, 3, 1, 2).float() / 255)

@@ -22,10 +22,11 @@ from maskconver.data.synth.write import synthesize
 from maskconver.errors import ConfigError, ExportError, MaskconverError
 from maskconver.export.onnx import Onnx
 from maskconver.export.onnx_quantize import FLOAT_LAYER
-from maskconver.export.panoptic import PanopticMerge
-from maskconver.inference.exported import CanvasMap
+from maskconver.export.panoptic import PanopticMerge, SemanticNetwork
+from maskconver.inference.exported import CanvasMap, ClassScores
 from maskconver.inference.onnx import OnnxRuntime
 from maskconver.merge import postprocess
+from maskconver.merge.semantic import semantic_maps, semantic_scores
 from tests.fakes import CATEGORIES
 
 FIVE = Categories([Category(i + 1, str(i), i % 2 == 0, (i, 0, 0)) for i in range(5)])
@@ -55,6 +56,7 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
         hard_sigmoid=bool(random.integers(2)),
         maskness=float(random.choice([0, 1, 2])),
         fill_label=[None, 1, 3][seed % 3],
+        fill_only=seed % 3 > 0 and seed % 4 == 0,
     )
     expected = postprocess(
         Proposals(scores, labels, masks), config, FIVE, output_size=size, algorithm="reference"
@@ -210,3 +212,50 @@ def test_the_shipped_model_with_its_own_merge_in_the_file(models, tmp_path, shar
         images=images,
     )
     assert result.images == 3 and result.differing == 0
+
+
+def test_scores_of_classes_are_those_of_the_masks():
+    generator = torch.Generator().manual_seed(0)
+    masks, labels = torch.randn(2, 7, 6, 8, generator=generator), torch.arange(14).view(2, 7) % 4
+    scores = torch.rand(2, 7, generator=generator)
+    (found,) = SemanticNetwork(lambda images: (scores, labels, masks), len(FIVE))(masks)
+    wanted = semantic_scores(Proposals(scores, labels, masks), PostprocessConfig(), len(FIVE))
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [None, 20])
+def test_each_class_of_a_semantic_file_is_one_segment(side):
+    scores = np.full((3, 4, 4), 0.1, np.float32)
+    scores[0, :, 2:], scores[2, :, :2] = 0.9, 0.6
+    own = InputConfig(size=(16, 16))
+    geometry = prepare(np.zeros((20, 40, 3), np.uint8), own)[1]  # the lower half of the input is padding
+    answer = ClassScores(scores).segmentation(geometry, own, FIVE.as_stuff(), side=side)
+    assert answer.ids.shape == ((20, 40) if side is None else (10, 20))
+    assert [(s.label, s.is_thing) for s in answer] == [(0, False), (2, False)]
+    assert (answer.ids[:, 0] == 2).all() and (answer.ids[:, -1] == 1).all()
+    assert answer.segments[0].score == pytest.approx(0.9, abs=0.1)
+
+
+def test_a_semantic_file_is_used_like_any_other(models, exported, tmp_path):
+    path, comparison = exported("mobile", output="semantic")
+    assert comparison.scores < 1e-4 and not comparison.differing and "classes" in str(comparison)
+    image = synthesize("scenes", (96, 128), 5).image
+    found = mc.Predictor(path)(image)
+    labels = np.array([-1, *(s.label for s in found)])[found.ids]
+    proposals = mc.Predictor(models["mobile"]).proposals(image)
+    wanted = semantic_maps(proposals, PostprocessConfig(), 133)[0]
+    assert (labels == wanted).mean() > 0.9  # masks are enlarged before, not after, their sum
+    assert not found.categories.is_thing.any()
+    with pytest.raises(ConfigError, match="output=proposals"):
+        mc.Predictor(path, score_threshold=0.3)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert main(["predict", str(path), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [("m.tflite", {}, "give `uint8`"), ("m.onnx", {"hard_sigmoid": True}, "leave out `hard_sigmoid`")],
+)
+def test_semantic_files_that_cannot_be_are_refused(models, tmp_path, name, options, words):
+    with pytest.raises(ConfigError, match=words):
+        mc.export_model(models["mobile"], tmp_path / name, output="semantic", **options)

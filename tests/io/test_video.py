@@ -81,24 +81,42 @@ def test_some_of_the_frames(tmp_path: Path, every: int, limit: int | None, expec
         assert brightness(reader) == expected
 
 
-def test_a_turned_clip_of_a_phone_is_upright(tmp_path: Path) -> None:
+ONE = 1 << 16
+LIGHT, GREY, DARK = 250, 120, 0
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),  # a, b, c, d: (x, y) goes to (ax + cy, bx + dy)
+    [
+        ((0, ONE, -ONE, 0), [[DARK, LIGHT], [DARK, GREY]]),  # turned clockwise, as phones store it
+        ((0, -ONE, ONE, 0), [[GREY, DARK], [LIGHT, DARK]]),
+        ((-ONE, 0, 0, -ONE), [[DARK, DARK], [GREY, LIGHT]]),
+        ((-ONE, 0, 0, ONE), [[GREY, LIGHT], [DARK, DARK]]),  # mirrored, as front cameras store it
+        ((ONE, 0, 0, -ONE), [[DARK, DARK], [LIGHT, GREY]]),
+        ((0, ONE, ONE, 0), [[LIGHT, DARK], [GREY, DARK]]),  # turned and mirrored
+        ((0, -ONE, -ONE, 0), [[DARK, GREY], [DARK, LIGHT]]),
+    ],
+)
+def test_a_turned_or_mirrored_clip_is_upright(
+    tmp_path: Path, matrix: tuple[int, ...], shown: list[list[int]]
+) -> None:
     path = tmp_path / "a.mp4"
     with video_writer(path) as writer:
-        image = np.zeros((48, 64, 3), np.uint8)
-        image[:, 32:] = 250  # bright at the right
+        image = np.full((48, 64, 3), DARK, np.uint8)
+        image[:24, :32], image[:24, 32:] = LIGHT, GREY
         for i in range(3):
             writer.write(image, i / 10)
     data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
-    one = 1 << 16
-    data[matrix : matrix + 36] = struct.pack(
-        ">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30
-    )  # show it turned clockwise
+    start = data.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
+    a, b, c, d = matrix
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     with VideoReader(path) as reader:
         frame = next(iter(reader)).image
-    assert frame.shape == (64, 48, 3)
-    assert frame[:28].mean() < 20 and frame[36:].mean() > 230  # the right side is now at the bottom
+    height, width = (64, 48) if b else (48, 64)
+    assert frame.shape == (height, width, 3)
+    found = frame[height // 4 :: height // 2, width // 4 :: width // 2, 0]
+    np.testing.assert_allclose(found, shown, atol=6)
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "gray"), ("ffv1", "yuv420p10le"), ("ffv1", "bgra")])
@@ -146,6 +164,33 @@ def test_a_cut_off_clip_gives_the_frames_before_and_then_one_line(tmp_path: Path
     mp4.write_bytes(data[:start] + bytes(len(data) - start))
     with pytest.raises(ImageError, match=r"b\.mp4"):
         VideoReader(mp4)
+
+
+@pytest.mark.parametrize(("codec", "packets"), [("libx264", True), ("libx264", False), ("mpeg2video", False)])
+def test_a_cut_off_transport_stream_gives_the_frames_before_and_then_one_line(
+    tmp_path: Path, codec: str, packets: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.ts"
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(40):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (48, 64, 3), np.uint8), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    whole = path.read_bytes()
+    with VideoReader(path) as reader:
+        assert len(list(reader)) == 40
+    half = len(whole) // 376 * 188
+    path.write_bytes(whole[: half if packets else half + 30])
+    seen = 0
+    with VideoReader(path) as reader, pytest.raises(ImageError, match="cut off") as caught:
+        for _ in reader:
+            seen += 1
+    assert 5 < seen < 40 and "\n" not in str(caught.value)
 
 
 def test_frames_that_the_file_promises_and_lacks_are_told(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,19 @@ class TestFillLabel:
     def test_it_joins_the_segment_of_its_class(self) -> None:
         filled = self.answer(0, 0)
         assert len(filled) == 1 and (filled.ids == 1).all() and filled.segments[0].score > 0.8
+
+    def test_its_own_proposals_need_not_compete(self) -> None:
+        """A background that is sure of every pixel leaves nothing to a faint thing."""
+        masks = np.full((1, 2, 4, 6), 4, np.float32)
+        masks[0, 1, :, 3:] = -4
+        proposals = Proposals(np.array([[0.9, 0.6]], np.float32), np.array([[0, 1]]), masks)
+        config = PostprocessConfig(mask_threshold=0.5, min_area=0.0, fill_label=0)
+        (before,) = postprocess(proposals, config, self.CATEGORIES)
+        (after,) = postprocess(proposals, replace(config, fill_only=True), self.CATEGORIES)
+        assert (before.category_map() == 0).all()
+        assert (after.category_map()[:, :3] == 1).all() and (after.category_map()[:, 3:] == 0).all()
+        with pytest.raises(ConfigError, match="fill_only"):
+            postprocess(proposals, PostprocessConfig(fill_only=True), self.CATEGORIES)
 
     @pytest.mark.parametrize("fill", [1, 2, -1])
     def test_things_and_labels_that_do_not_exist_are_refused(self, fill: int) -> None:

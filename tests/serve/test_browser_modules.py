@@ -127,6 +127,8 @@ OPTIONS = {
     },
     "hard": {"hard_sigmoid": True, "mask_threshold": 0.4},
     "filled": {"fill_label": 2, "score_threshold": 0.7},
+    "filled only": {"fill_label": 3, "fill_only": True, "maskness": 1.0, "score_threshold": 0.2},
+    "filled only, kmax": {"rule": "kmax", "fill_label": 3, "fill_only": True, "score_threshold": 0.3},
     "nothing left": {"score_threshold": 1.0},
     "kmax": {"rule": "kmax", "score_threshold": 0.3, "mask_threshold": 0.4, "stuff_min_area": 0.01},
     "kmax sigmoid": {

@@ -65,9 +65,10 @@ def configure(parser: ArgumentParser) -> None:
     optional(parser, "--calibrate", str, "images on which int8 measures its ranges", metavar="DIR")
     add(
         "--output",
-        type=Literal["proposals", "panoptic"],
+        type=Literal["proposals", "panoptic", "semantic"],
         default="proposals",
-        help="what the file gives: scored masks, or the panoptic map, with post-processing in the file",
+        help="what the file gives: scored masks; the panoptic map, with post-processing in the file; or the "
+        "score of every class at every pixel of the masks",
     )
     optional(parser, "--proposals", int, "number of masks per image; the model's own number by default")
     add(

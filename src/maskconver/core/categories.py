@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -98,6 +98,10 @@ class Categories(Sequence[Category]):
     def names(self) -> tuple[str, ...]:
         """Names in label order."""
         return tuple(c.name for c in self._categories)
+
+    def as_stuff(self) -> Categories:
+        """The same categories without things, as semantic segmentation has them."""
+        return Categories(replace(c, is_thing=False) for c in self)
 
     def label(self, category_id: int) -> int:
         """The label of a category id.

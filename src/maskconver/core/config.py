@@ -95,6 +95,8 @@ class PostprocessConfig:
             1 is usual (rule `maskconver` only).
         fill_label: label (0…C-1, of stuff) of the pixels that no segment claims; None leaves them void. The
             public code of MaskConver's semantic models fills with class 0 (VOC's background).
+        fill_only: proposals of `fill_label` do not compete: the class is what nothing else claims, however
+            certain the network is of it. For a background whose mask may also cover faint objects.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
         stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
         class_exponent: proposals are ordered by class score^a · mask score^b; this is a (rule `kmax` only).
@@ -113,6 +115,7 @@ class PostprocessConfig:
     reassign: bool = False
     maskness: float = 0.0
     fill_label: int | None = None
+    fill_only: bool = False
     hard_sigmoid: bool = False
     stuff_threshold: float | None = None
     class_exponent: float = 1.0
@@ -141,6 +144,9 @@ class PostprocessConfig:
             raise ConfigError(f"maskness is an exponent, 0 or more, got {self.maskness}")
         if self.fill_label is not None and self.fill_label < 0:
             raise ConfigError(f"fill_label is a label of 0 or more, not {self.fill_label}")
+
+        if self.fill_only and self.fill_label is None:
+            raise ConfigError("fill_only is about the class of fill_label; set that, too")
 
     def smallest_area(self, height: int, width: int, *, stuff: bool = False) -> float:
         """`min_area`, or `stuff_min_area`, in pixels of an answer of that size; a segment must have more."""

@@ -67,9 +67,12 @@ def draw(
     strength = np.full(len(segments) + 1, round(alpha * 256), np.uint16)
     strength[0] = 0
     fill = np.concatenate([np.zeros((1, 3), np.uint16), colors.astype(np.uint16)]) * strength[:, None]
-    drawn = image * (256 - strength)[index][..., None]
-    drawn += fill[index]
-    canvas = (drawn >> 8).astype(np.uint8)
+    keep = (256 - strength).take(index, mode="clip")
+    canvas = np.empty(image.shape, np.uint8)
+    for channel in range(3):  # one at a time: three times as fast as rows of three values
+        drawn = image[..., channel] * keep
+        drawn += fill[:, channel].take(index, mode="clip")
+        np.right_shift(drawn, 8, out=canvas[..., channel], casting="unsafe")
     if borders and segments:
         lines = _borders(index, segments)
         canvas[lines] = _lightened(colors)[index[lines] - 1]
@@ -141,8 +144,8 @@ def _borders(index: NDArray[np.int32], segments: list[Segment]) -> NDArray[np.bo
     """
     thickest = max(round(max(index.shape) / 700), 1)
     extents = np.array([min(s.bbox[2:]) for s in segments])
-    thickness = np.minimum(np.append(0, extents // 14 + 1), thickest).astype(np.uint8)[index]
-    thing = np.array([False, *(s.is_thing for s in segments)])[index]
+    thickness = np.minimum(np.append(0, extents // 14 + 1), thickest).astype(np.uint8).take(index)
+    thing = np.array([False, *(s.is_thing for s in segments)]).take(index)
     lines = np.zeros(index.shape, bool)
     for step in range(1, thickest + 1):
         wide = thickness >= step

@@ -14,9 +14,10 @@ from ..core.preprocess import normalize, prepare
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
 from ..errors import ExportError, MaskconverError
-from ..inference.exported import Exported, FileRuntime, Precision
+from ..inference.exported import CanvasMap, ClassScores, Exported, FileRuntime, Precision
 from ..inference.torch import TorchRuntime
 from ..merge import postprocess
+from ..merge.semantic import semantic_scores
 from ..models.base import SegmentationModel
 
 
@@ -86,6 +87,21 @@ class PanopticComparison(Comparison):
         )
 
 
+@dataclass
+class SemanticComparison(Comparison):
+    """How much a file's scores of classes differ from those of its model's proposals.
+
+    `scores` is the greatest difference as a share of the image's largest if above 1; `differing` are pixels
+    whose class is worse by more than the precision explains.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"on {self.images} images scores of classes differ by at most {self.scores:.1e}, "
+            f"{self.differing} of {self.pixels} pixels have another class"
+        )
+
+
 def compare(
     model: SegmentationModel, file: FileRuntime, images: Sequence[NDArray[np.uint8]] | None = None
 ) -> Comparison:
@@ -99,11 +115,13 @@ def compare(
     Raises:
         ExportError: the file gives NaN or infinite values, or a map and a table that do not agree.
     """
-    with_maps = file.file.output == "panoptic"
-    result = PanopticComparison() if with_maps else Comparison()
-    add = _add_maps if with_maps else _add_proposals
+    result, add = Comparison(), _add_proposals
+    if file.file.output == "panoptic":
+        result, add = PanopticComparison(), _add_maps
+    elif file.file.output == "semantic":
+        result, add = SemanticComparison(), _add_classes
     # A file's last proposals may be the model's next ones, where it can be asked for more.
-    more = 1 if with_maps or not model.first_stay_first else 2
+    more = 1 if file.file.output != "proposals" or not model.first_stay_first else 2
     own = TorchRuntime(model, proposals=more * file.proposals)
     for canvases, normalized, geometry in _batches(file, images or generated(file.file)):
         try:
@@ -213,12 +231,36 @@ def _add_maps(
     maps = file(canvases)
     assert isinstance(maps, list)
     for one, answer, at in zip(wanted, maps, geometry):
+        assert isinstance(answer, CanvasMap)
         given = answer.segmentation(at, file.input, file.categories, image=False)
         result.images += 1
         result.pixels += one.ids.size
         result.differing += differing_pixels(one, given)
         if [s.label for s in one] == [s.label for s in given]:
             result.scores = max(result.scores, *(abs(a.score - b.score) for a, b in zip(one, given)), 0.0)
+
+
+def _add_classes(
+    result: Comparison,
+    expected: Proposals,
+    file: FileRuntime,
+    canvases: NDArray[Any],
+    geometry: tuple[Geometry, ...],
+) -> None:
+    """Counts the pixels of some images' masks, and how far their scores are apart."""
+    answers = file(canvases)
+    assert isinstance(answers, list)
+    wanted = semantic_scores(replace(expected, geometry=()), file.postprocess, len(file.categories))
+    for own, answer in zip(wanted, answers):
+        assert isinstance(answer, ClassScores)
+        given, span = answer.class_scores, max(float(own.max()), 1.0)
+        if own.shape != given.shape or not np.isfinite(given).all():
+            raise ExportError(f"the file gives scores {given.shape}, some NaN or infinite; not {own.shape}")
+        apart = float(np.abs(own - given).max()) / span
+        chosen = np.take_along_axis(own, given.argmax(0)[None], 0)[0]
+        worse = own.max(0) - chosen > TOLERANCES[file.file.quantize].scores * span
+        result.images, result.pixels = result.images + 1, result.pixels + worse.size
+        result.scores, result.differing = max(result.scores, apart), result.differing + int(worse.sum())
 
 
 def _pair(result: Comparison, expected: Proposals, answer: Proposals, tolerance: Tolerance) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..inference.exported import INPUT, KEY, OUTPUTS, Exported
 from ..inference.litert import LiteRtRuntime
 from ..models.optimize import fold_batch_norms
+from . import mediapipe
 from .litert_quantize import quantize_litert
 from .network import example
 from .options import Format
@@ -51,7 +52,13 @@ class LiteRt(Format):
 
     def write(self, graph: bytes, description: Exported, path: Path) -> None:
         """See `Format.write`."""
-        path.write_bytes(described(graph, {KEY: description.to_json()} | description.plain()))
+        entries: dict[str, str | bytes] = {KEY: description.to_json(), **description.plain()}
+        if description.output == "semantic":
+            entries[mediapipe.KEY] = mediapipe.segmenter_metadata(description)
+        content = described(graph, entries)
+        if description.output == "semantic":
+            content = mediapipe.with_labels(content, description.categories.names)
+        path.write_bytes(content)
 
     def open(self, path: Path) -> LiteRtRuntime:
         """See `Format.open`."""
@@ -67,7 +74,10 @@ class _Named(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         fed = images if images.dtype == torch.uint8 else images.permute(0, 3, 1, 2)
-        return dict(zip(self.names, self.network(fed)))
+        answer = self.network(fed)
+        if self.names == OUTPUTS["semantic"]:
+            answer = (answer[0].permute(0, 2, 3, 1),)
+        return dict(zip(self.names, answer))
 
 
 @contextmanager
@@ -97,8 +107,8 @@ def _spread_by_resizing() -> Iterator[None]:
             table.update(old)
 
 
-def described(content: bytes, texts: dict[str, str]) -> bytes:
-    """The file with texts in its metadata, and without the names of modules at every tensor."""
+def described(content: bytes, entries: Mapping[str, str | bytes]) -> bytes:
+    """The file with entries in its metadata, and without the names of modules at every tensor."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils as flatbuffers
 
@@ -107,9 +117,9 @@ def described(content: bytes, texts: dict[str, str]) -> bytes:
     for graph in model.subgraphs:
         for i, tensor in enumerate(graph.tensors):
             tensor.name = f"t{i}".encode()
-    for name, text in texts.items():
+    for name, data in entries.items():
         buffer = schema.BufferT()
-        buffer.data = np.frombuffer(text.encode(), np.uint8)
+        buffer.data = np.frombuffer(data.encode() if isinstance(data, str) else data, np.uint8)
         model.buffers.append(buffer)
         entry = schema.MetadataT()
         entry.name, entry.buffer = name.encode(), len(model.buffers) - 1

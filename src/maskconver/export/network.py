@@ -19,7 +19,7 @@ from ..inference.exported import Exported, as_fed
 from ..models.base import SegmentationModel
 from ..models.topk import TopK, operator_topk
 from .options import ExportOptions, Format
-from .panoptic import PanopticMerge, PanopticNetwork
+from .panoptic import PanopticMerge, PanopticNetwork, SemanticNetwork
 
 MULTIPLE = 32  # of the sides of files that take any size
 
@@ -64,7 +64,7 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
         output=options.output,
         input=replace(own, mode="fit", size=fixed) if fixed else replace(own, multiple=step),
         postprocess=postprocess,
-        categories=model.categories,
+        categories=model.categories.as_stuff() if options.output == "semantic" else model.categories,
     )
 
 
@@ -73,8 +73,10 @@ def _check_limits(model: SegmentationModel, options: ExportOptions, form: Format
     name, limits = model.family.name, model.family.limits
     if form.name not in limits.formats:
         raise ConfigError(f"{name} cannot be exported to {form.name}; choose {' or '.join(limits.formats)}")
-    if options.output == "panoptic" and not limits.panoptic:
-        raise ConfigError(f"{name} cannot be exported with post-processing: leave out `output=panoptic`")
+    if options.output != "proposals" and not limits.panoptic:
+        raise ConfigError(
+            f"{name} cannot be exported with post-processing: leave out `output={options.output}`"
+        )
     if "size" in options.free and not limits.dynamic:
         raise ConfigError(f"{name} is exported for one size: leave out `dynamic`")
     if options.hard_sigmoid and not limits.hard_sigmoid:
@@ -107,9 +109,9 @@ class Network(nn.Module):
 
 
 def build(model: SegmentationModel, description: Exported, *, topk: TopK = operator_topk) -> nn.Module:
-    """A copy of the model as `description` says, on the CPU in evaluation mode: one tensor in, three out.
+    """A copy of the model as `description` says, on the CPU in evaluation mode: one tensor in, `OUTPUTS` out.
 
-    They are the fields of `Proposals`, or what `PanopticMerge` gives.
+    They are the fields of `Proposals`, or what `PanopticMerge` or `SemanticNetwork` gives.
 
     Args:
         model: unchanged.
@@ -117,7 +119,9 @@ def build(model: SegmentationModel, description: Exported, *, topk: TopK = opera
         topk: how scores are ranked; `stable_topk` where PyTorch runs the graph.
     """
     result: nn.Module = Network(model.optimized(topk=topk), description)
-    if description.output == "panoptic":
+    if description.output == "semantic":
+        result = SemanticNetwork(result, len(description.categories))
+    elif description.output == "panoptic":
         assert description.size is not None
         height, width = (-(-n // model.stride) for n in description.size)
         merge = PanopticMerge(

@@ -36,7 +36,8 @@ class ExportOptions:
         quantize: `none` is float32; `fp16` and `int8-weights` store the weights in 16 or 8 bits and calculate
             in float32; `int8` calculates in 8 bits, with the ranges of values seen on `calibrate`.
         uint8: the file takes RGB bytes; scaling to 0…1, mean and standard deviation are part of it.
-        output: `proposals`, or `panoptic` with the post-processing in the file; that needs one size.
+        output: `proposals`; `panoptic` with the post-processing in the file, which needs one size; or
+            `semantic`, the score of every class at every pixel of the masks.
         hard_sigmoid: mask probabilities by relu6(x + 3) / 6, as in the paper's mobile models.
         calibrate: images such as the file will see, for `int8`: a folder or glob, or anything that
             `Predictor` takes; at most 32 of them are used.
@@ -84,6 +85,13 @@ class ExportOptions:
         if self.free and self.output == "panoptic":
             raise ConfigError(
                 "a file with `output=panoptic` takes one image of one size: leave out `dynamic`"
+            )
+        if self.output == "semantic" and self.hard_sigmoid:
+            raise ConfigError("`output=semantic` has the masks' sigmoid inside: leave out `hard_sigmoid`")
+        if self.output == "semantic" and form.name == "litert" and not self.uint8:
+            raise ConfigError(
+                "a LiteRT file with `output=semantic` takes bytes, because MediaPipe normalises all channels "
+                "alike: give `uint8`"
             )
         if "size" in self.free and self.size is not None:
             raise ConfigError("a file has one size or takes any: give either `size` or `dynamic`")

@@ -1,4 +1,4 @@
-"""The MaskConver merge as a part of the network, for files that answer with a panoptic map."""
+"""Post-processing as a part of the network: files that answer with a panoptic map or scores of classes."""
 
 from __future__ import annotations
 
@@ -66,6 +66,8 @@ class PanopticMerge(nn.Module):
             With `fill_label` there is a row more.
         """
         score, label, logits = scores[0], labels[0], mask_logits[0]
+        if self.config.fill_only:
+            score = score.where(label != self.config.fill_label, 0.0)
         if self.config.maskness:  # see `merge.maskconver.with_maskness`
             inside = (logits > 0).float()
             total = (((-logits).exp() + 1).reciprocal() * inside).sum((1, 2))
@@ -196,6 +198,21 @@ class PanopticNetwork(nn.Module):
         """Images as the network takes them to `PanopticMerge`'s answer."""
         answer: tuple[Tensor, Tensor, Tensor] = self.postprocess(*self.network(images))
         return answer
+
+
+class SemanticNetwork(nn.Module):
+    """A network up to its proposals, and the score of every class at every pixel of its masks."""
+
+    def __init__(self, network: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.network, self.num_classes = network, num_classes
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Images as the network takes them to B×C×h×w scores, as of `merge.semantic.semantic_scores`."""
+        scores, labels, masks = self.network(images)
+        classes = (labels[:, None] == torch.arange(self.num_classes)[:, None]) * scores[:, None]
+        values = classes @ masks.sigmoid().flatten(2)
+        return (values.unflatten(2, masks.shape[2:]),)
 
 
 def _counts(values: Tensor, n: int) -> Tensor:

@@ -16,18 +16,24 @@ from ..core.categories import Categories
 from ..core.config import InputConfig, PostprocessConfig, renamed
 from ..core.preprocess import scaled_size
 from ..core.proposals import Geometry, Proposals
-from ..core.resize import resize_nearest
+from ..core.resize import lerp, resize_nearest
 from ..core.segmentation import Segmentation
 from ..core.segments import lookup
 from ..errors import CheckpointError, ConfigError, MaskconverError
+from ..merge.maskconver import output_taps
+from ..merge.semantic import BAND_VALUES
 
 FORMAT = 1  # raised when files of an older package can no longer be read as they are
 KEY = "maskconver"  # under which the description stands in a file's own metadata
 
 INPUT = "images"
-OUTPUTS = {"proposals": ("scores", "labels", "mask_logits"), "panoptic": ("ids", "segments", "scores")}
+OUTPUTS = {
+    "proposals": ("scores", "labels", "mask_logits"),
+    "panoptic": ("ids", "segments", "scores"),
+    "semantic": ("class_scores",),
+}
 
-Output = Literal["proposals", "panoptic"]
+Output = Literal["proposals", "panoptic", "semantic"]
 Precision = Literal["none", "fp16", "int8-weights", "int8"]
 
 
@@ -46,8 +52,8 @@ class Exported:
         input: how an image is brought to the canvas.
         postprocess: the thresholds of the model's answer.
         categories: the label set.
-        output: `proposals`, the fields of `Proposals`; or `panoptic`, those of `CanvasMap`: then the merge,
-            with the thresholds of `postprocess`, is in the file.
+        output: `proposals`, the fields of `Proposals`; `panoptic`, those of `CanvasMap`: then the merge, with
+            the thresholds of `postprocess`, is in the file; or `semantic`, that of `ClassScores`.
         batch: the file takes several canvases of one size at a time.
     """
 
@@ -165,6 +171,44 @@ class CanvasMap:
         return Segmentation.from_ids(numbered, categories, labels=labels[rows], scores=self.scores[rows])
 
 
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """The score of every class at every pixel of the masks of one network input.
+
+    Attributes:
+        class_scores: C×h×w float32, see `merge.semantic.semantic_scores`.
+    """
+
+    class_scores: NDArray[np.float32]
+
+    def segmentation(
+        self, geometry: Geometry, config: InputConfig, categories: Categories, *, side: int | None = None
+    ) -> Segmentation:
+        """Each pixel has the class of the highest score, and each class is one segment.
+
+        Args:
+            geometry: how the network input lies on the image.
+            config: the file's input.
+            categories: the label set, of stuff only.
+            side: longer side of the answer in pixels, the image's own if left out.
+        """
+        rows, columns = output_taps(self.class_scores.shape[1:], geometry.of_side(side), None)
+        lines = lerp(self.class_scores, columns, 2)
+        band = max(BAND_VALUES // max(lines[:, 0].size, 1), 1)
+        labels, best = [], []
+        for top in range(0, len(rows), band):
+            scores = lerp(lines, rows[top : top + band], 1)
+            labels.append(scores.argmax(0).astype(np.int32))
+            best.append(scores.max(0))
+        of_pixels = np.concatenate(labels)
+        sums = np.bincount(of_pixels.ravel(), np.concatenate(best).ravel())
+        counts = np.bincount(of_pixels.ravel())
+        there = np.flatnonzero(counts)
+        ids = lookup(of_pixels, there, np.arange(1, len(there) + 1), 0)
+        means = np.minimum(sums[there] / counts[there], 1)
+        return Segmentation.from_ids(ids, categories, labels=there, scores=means)
+
+
 class FileRuntime(ABC):
     """A file written by `maskconver export`; see `Runtime` for the attributes.
 
@@ -185,7 +229,7 @@ class FileRuntime(ABC):
     def __init__(self, path: str | os.PathLike[str], file: Exported, proposals: int | None) -> None:
         self.path, self.file = path, file
         self.input, self.postprocess, self.categories = file.input, file.postprocess, file.categories
-        if proposals is not None and file.output == "panoptic":
+        if proposals is not None and file.output != "proposals":
             raise ConfigError(
                 f"{path} has its merge and its number of proposals inside; export it with another"
             )
@@ -204,8 +248,8 @@ class FileRuntime(ABC):
         """Of the network inputs it takes: B×3×h×w float32 normalised, or B×h×w×3 uint8."""
         return np.uint8 if self.file.uint8 else np.float32
 
-    def __call__(self, images: NDArray[Any]) -> Proposals | list[CanvasMap]:
-        """Network inputs, as `dtype` says, to their proposals, without geometry; or to a panoptic map each.
+    def __call__(self, images: NDArray[Any]) -> Proposals | list[CanvasMap | ClassScores]:
+        """Network inputs, as `dtype` says, to their proposals, without geometry; or to one map each.
 
         Raises:
             ConfigError: inputs of another dtype, number of channels or size than the file takes.
@@ -213,6 +257,10 @@ class FileRuntime(ABC):
         answers = self._run(images)
         if self.file.output == "panoptic":
             return [CanvasMap(*(part[0] for part in answer)) for answer in answers]
+        if self.file.output == "semantic":
+            last = self.channels_last
+            each = (one for answer in answers for one in answer[0])
+            return [ClassScores(one.transpose(2, 0, 1) if last else one) for one in each]
         scores, labels, masks = (
             np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*answers)
         )

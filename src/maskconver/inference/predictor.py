@@ -38,7 +38,7 @@ from .tiles import WINDOWED, InMemory, Large, segment_tiles, tiles_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from .exported import CanvasMap
+    from .exported import CanvasMap, ClassScores
 
 Item = TypeVar("Item")
 
@@ -439,7 +439,7 @@ class Predictor:
         return replace(answer, image=_of_size(pixels, answer.ids.shape), file_name=large.name)
 
     def _segmentations(
-        self, found: Proposals | list[CanvasMap], geometry: tuple[Geometry, ...]
+        self, found: Proposals | list[CanvasMap | ClassScores], geometry: tuple[Geometry, ...]
     ) -> list[Segmentation]:
         """What the runtime gave for some network inputs, as segmentations of their images."""
         if isinstance(found, Proposals):
@@ -476,7 +476,8 @@ class Predictor:
     def _require_proposals(self) -> None:
         if has_postprocessing(self.runtime):
             raise ConfigError(
-                f"{self.runtime!r} gives panoptic maps, not proposals; export it with `output=proposals`"
+                f"{self.runtime!r} has its post-processing inside and gives no proposals; "
+                "export it with `output=proposals`"
             )
 
     def segmentations(

@@ -15,7 +15,7 @@ from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from .exported import CanvasMap
+    from .exported import CanvasMap, ClassScores
 
 
 class Runtime(Protocol):
@@ -32,7 +32,7 @@ class Runtime(Protocol):
     postprocess: PostprocessConfig
     categories: Categories
 
-    def __call__(self, images: NDArray[Any]) -> Proposals | list[CanvasMap]:
+    def __call__(self, images: NDArray[Any]) -> Proposals | list[CanvasMap | ClassScores]:
         """Network inputs B×C×h×w float32 (or B×h×w×C uint8) to their proposals, without geometry.
 
         A file with its post-processing inside gives a panoptic map of each input instead.
@@ -41,8 +41,8 @@ class Runtime(Protocol):
 
 
 def has_postprocessing(runtime: Runtime) -> bool:
-    """Whether it is a file that gives panoptic maps: its post-processing is inside, and cannot be changed."""
-    return getattr(getattr(runtime, "file", None), "output", "proposals") == "panoptic"
+    """Whether it is a file with its post-processing inside, which cannot be changed."""
+    return getattr(getattr(runtime, "file", None), "output", "proposals") != "proposals"
 
 
 def open_runtime(

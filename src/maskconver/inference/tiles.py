@@ -26,7 +26,7 @@ from .runtime import Runtime
 from .stream import look_ahead, timed
 
 if TYPE_CHECKING:
-    from .exported import CanvasMap
+    from .exported import CanvasMap, ClassScores
 
 AUTO_SIDE = 1024  # of the network's input, by default
 WINDOWED = 1 << 24  # pixels from which a TIFF is read window by window
@@ -241,7 +241,7 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
 
 
 def _segmentation(
-    predictor: Settings, found: Proposals | list[CanvasMap], i: int, geometry: Geometry
+    predictor: Settings, found: Proposals | list[CanvasMap | ClassScores], i: int, geometry: Geometry
 ) -> Segmentation:
     """That of one tile of a batch."""
     tiles = predictor.tiles

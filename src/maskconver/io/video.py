@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -73,8 +72,9 @@ class Frame:
 class VideoReader:
     """The frames of a video, in order, decoded one at a time.
 
-    Sound is left out. Frames are turned as the file says (phones store that instead of turning pixels), and
-    keep their own times, which need not be evenly spaced. 10 bits, grey and alpha become 8-bit RGB.
+    Sound is left out. Frames are turned and mirrored as the file says (phones store that instead of turning
+    pixels), and keep their own times, which need not be evenly spaced. 10 bits, grey and alpha become 8-bit
+    RGB.
 
     Args:
         source: a file, the number of a camera (`0`), or an address (`rtsp://…`, `https://…`).
@@ -108,9 +108,6 @@ class VideoReader:
             max_frames,
             max_pixels,
         )
-        for name, value in (("every", every), ("max_frames", max_frames)):
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}={value}` is a number of frames, 1 or more")
         self.live = is_live(source)
         self._container = _opened(self.name)
         try:
@@ -128,10 +125,10 @@ class VideoReader:
         Raises:
             ImageError: the file is damaged or cut off; the frames before that have been given.
         """
-        given, start, last = 0, None, 0.0
+        given, start, last, broken = 0, None, 0.0, False
         try:
             for index, frame in enumerate(self._container.decode(self._stream)):
-                last = frame.time or 0.0
+                last, broken = frame.time or 0.0, frame.is_corrupt
                 if index % self.every:
                     continue
                 if self.max_frames is not None and given >= self.max_frames:
@@ -154,7 +151,7 @@ class VideoReader:
             ) from None
         if not given:
             raise ImageError("the video has no frame that can be read", where=self.name)
-        self._require_all(given, last)
+        self._require_all(given, last, broken)
 
     def close(self) -> None:
         """Let go of the file or camera."""
@@ -177,8 +174,8 @@ class VideoReader:
         stream.thread_type = "AUTO"
         return stream
 
-    def _require_all(self, given: int, last: float) -> None:
-        """A file that ends early, but between two frames, is told from what it says of itself."""
+    def _require_all(self, given: int, last: float, broken: bool = False) -> None:
+        """A file that ends early is told from its last frame and from what it says of itself."""
         told = self._stream.frames or 0
         if self.live or self.max_frames is not None:
             return
@@ -188,6 +185,10 @@ class VideoReader:
             if alone and length - last > max(1.0, length / 20):
                 what = f"it says it has {length:.1f} s, the last frame is at {last:.1f} s"
                 raise ImageError(f"the video ends early: {what}", where=self.name)
+            if broken or self._ends_in_a_packet():  # transport streams say nothing of their length
+                raise ImageError(
+                    f"the video is cut off: its last frame, at {last:.1f} s, is not complete", where=self.name
+                )
             return
         missing = -(-told // self.every) - given
         if missing > max(2, told // (20 * self.every)):  # some containers count a few frames too many
@@ -195,6 +196,13 @@ class VideoReader:
                 f"the video ends early: it says it has {told} frames, {missing * self.every} are missing",
                 where=self.name,
             )
+
+    def _ends_in_a_packet(self) -> bool:
+        """Whether a file that is a transport stream ends within one of its packets."""
+        path = Path(self.name)
+        if "mpegts" not in self._container.format.name or not path.is_file():
+            return False
+        return all(path.stat().st_size % size for size in (188, 192, 204))
 
 
 @contextmanager
@@ -317,6 +325,13 @@ def _words(error: Exception) -> str:
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
+    """The pixels as players show them: turned by quarters and mirrored as the display matrix says."""
     image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    turns = round(math.floor((getattr(frame, "rotation", 0) or 0) / 90 + 0.5)) % 4  # anticlockwise
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return image
+    # Row vectors: (x, y) · [[a, b], [c, d]] is where a pixel is shown.
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

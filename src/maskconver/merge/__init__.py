@@ -168,6 +168,8 @@ def postprocess(
     results = []
     for i, (scores, labels, masks) in enumerate(zip(arrays.scores, arrays.labels, all_masks)):
         geometry = arrays.geometry[i].of_side(output_side) if arrays.geometry else None
+        if config.fill_only:
+            scores = np.where(labels == fill, np.float32(0), scores)
         if rule.rescored is not None:
             scores = rule.rescored(scores, masks, config)
         ids, first = rule.merge(

@@ -14,9 +14,11 @@ const hardSigmoid = (x) => f(Math.min(Math.max(f(x + 3), 0), 6) * f(0.16667));
 export function postprocess(proposals, config, isThing, outputSize = null) {
   const rule = { maskconver: mergeMasks, kmax: mergeKmax }[config.rule];
   if (!rule) throw new Error(`this page does not know the rule "${config.rule}"; export the model again`);
+  const fill = config.fill_label;
+  if (config.fill_only)
+    proposals = { ...proposals, scores: proposals.scores.map((score, i) => proposals.labels[i] === fill ? 0 : score) };
   const { ids, size, first, scores } = rule(proposals, config, isThing, outputSize);
   const found = { ids, size, labels: first.map((i) => proposals.labels[i]), scores: first.map((i) => scores[i]) };
-  const fill = config.fill_label;
   if (fill !== null && fill !== undefined && ids.includes(0)) {
     if (!found.labels.includes(fill)) { found.labels.push(fill); found.scores.push(0); }
     const number = found.labels.indexOf(fill) + 1;
