@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..errors import ConfigError
 from .categories import Categories
@@ -168,6 +168,8 @@ def _write_names(
 ) -> None:
     """Write each name where a box of its size lies inside the segment; leave it out where none does."""
     largest = min(max(max(ids.shape) // 45, FONT_SIZES[0]), FONT_SIZES[1])
+    from PIL import ImageDraw, ImageFont  # only when used: a prediction draws nothing
+
     fonts = [ImageFont.load_default(size) for size in sorted({largest, FONT_SIZES[0]}, reverse=True)]
     pen = ImageDraw.Draw(drawing)
     points_of = _roomy_points(ids, segments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
@@ -339,6 +338,8 @@ class Segmentation:
         Raises:
             OSError: the folder cannot be written.
         """
+        import json
+
         from .panoptic_png import write_panoptic_png
 
         stem = self._free_stem(Path(folder)) if name is None else name

@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -36,6 +35,8 @@ from .stream import look_ahead, timed
 from .tiles import WINDOWED, InMemory, Large, segment_tiles, tiles_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from torch import nn
 
     from .exported import CanvasMap, ClassScores

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +33,8 @@ def look_ahead(
         Each item and the future of its result, in the order of the items. What is not yet begun when the
         caller stops early is never begun.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(threads, thread_name_prefix="look-ahead") as pool:
         begun: deque[tuple[Item, Future[Result]]] = deque()
         try:
@@ -54,6 +58,8 @@ def behind(work: Callable[..., None]) -> Iterator[Callable[..., None]]:
         is ever in flight, and raises what that one raised; the end of the block does so for the last call.
         When the block ends with an exception, the call in flight is finished first.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(1, thread_name_prefix="behind") as pool:
         last: Future[None] | None = None
 

@@ -13,6 +13,8 @@ from ..core.categories import Categories
 from ..core.segments import SegmentTable, reversed_channels_hint, run_starts
 from ..errors import DataError
 
+HASH_BITS = 12
+
 
 class Counts:
     """Sums over images, a row a label.
@@ -150,17 +152,17 @@ class Overlap:
             raise DataError(f"{where}the prediction is {sizes[0]} pixels, the ground truth {sizes[1]}")
         pred_flat, gt_flat = pred_map.ravel(), gt_map.ravel()
         starts = run_starts(pred_flat, gt_flat)  # far fewer than pixels
-        p, g, lengths = pred_flat[starts], gt_flat[starts], np.diff(starts, append=gt_flat.size)
+        p, g, lengths = pred_flat[starts], gt_flat[starts], np.diff(np.append(starts, gt_flat.size))
         width, height = len(pred) + 1, len(gt) + 2
-        columns = _positions(p, pred, len(categories), where + "prediction", len(pred), None)
-        rows = _positions(g, gt, len(categories), where + "ground truth", len(gt), len(gt) + 1)
+        columns = _positions(p, pred, len(categories), where + "prediction", None)
+        rows = _positions(g, gt, len(categories), where + "ground truth", len(gt) + 1)
         # Weights make bincount return floats; counts of pixels are exact in them.
         joint = np.bincount(rows * width + columns, lengths, height * width).astype(np.int64)
         overlap = cls(pred, gt, joint.reshape(height, width), image)
-        empty = np.flatnonzero(overlap.joint.sum(axis=0)[:-1] == 0)
-        if len(empty):
+        there = overlap.joint.any(0)[:-1]
+        if not there.all():
             raise DataError(
-                f"{where}the prediction lists segment {pred.ids[empty[0]]}, which has no pixel in its map"
+                f"{where}the prediction lists segment {pred.ids[~there][0]}, which has no pixel in its map"
             )
         return overlap
 
@@ -173,24 +175,30 @@ def _map(ids: ArrayLike, what: str) -> NDArray[np.integer]:
 
 
 def _positions(
-    ids: NDArray[np.integer], table: SegmentTable, classes: int, what: str, void: int, unlisted: int | None
+    ids: NDArray[np.integer], table: SegmentTable, classes: int, what: str, unlisted: int | None
 ) -> NDArray[np.int64]:
-    """The row of `table` of each id; `void` for 0, `unlisted` (or an error) for an id that has no row."""
-    order = np.argsort(table.ids)
-    known = table.ids[order]
-    if len(known):
-        if known[0] < 1:
-            raise DataError(f"{what}: segment id {known[0]} is not possible; ids begin at 1, 0 is void")
-        if (known[1:] == known[:-1]).any():
-            twice = known[1:][known[1:] == known[:-1]][0]
+    """The row of `table` of each id; its length for 0, `unlisted` (or an error) for an id that has no row."""
+    if len(table) and table.ids.min() < 1:
+        raise DataError(f"{what}: segment id {table.ids.min()} is not possible; ids begin at 1, 0 is void")
+    known, rows = np.append(table.ids, 0), np.arange(len(table) + 1)
+    # The row of an id stands where its hash says, unless two ids share one: much faster than searching.
+    slots = _hash(known)
+    places = np.full(1 << HASH_BITS, len(table))
+    places[slots] = rows
+    if (places[slots] == rows).all():
+        positions: NDArray[np.int64] = np.take(places, _hash(ids))
+    else:
+        order = np.argsort(known, kind="stable")
+        ascending = known[order]
+        if (ascending[1:] == ascending[:-1]).any():
+            twice = ascending[1:][ascending[1:] == ascending[:-1]][0]
             raise DataError(f"{what}: segment id {twice} is listed twice; ids must be unique in an image")
+        positions = order[np.minimum(np.searchsorted(ascending, ids), len(table))]
+    if len(table):
         low, high = int(table.labels.min()), int(table.labels.max())
         if low < 0 or high >= classes:
             raise DataError(f"{what}: labels {low}…{high} do not fit 0…{classes - 1}")
-    known, order = np.concatenate(([0], known)), np.concatenate(([void], order))
-    place = np.minimum(np.searchsorted(known, ids), len(order) - 1)
-    positions = order[place]
-    strange = known[place] != ids
+    strange = np.take(known, positions) != ids
     if strange.any():
         stray = ids[strange]
         hint = reversed_channels_hint(ids, table.ids)
@@ -198,3 +206,8 @@ def _positions(
             raise DataError(f"{what}: the map holds id {stray[0]}, which is not listed{hint}")
         positions[strange] = unlisted
     return positions
+
+
+def _hash(ids: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """A number of `HASH_BITS` bits for each id, by Knuth's multiplication."""
+    return (ids.astype(np.uint32) * np.uint32(2654435761)) >> np.uint32(32 - HASH_BITS)

@@ -49,8 +49,8 @@ def match_segments(overlap: Overlap, threshold: float = 0.5) -> Matches:
     """
     pred, gt = overlap.pred, overlap.gt
     shared = overlap.joint[: len(gt), : len(pred)]
-    pred_areas = overlap.joint.sum(axis=0)[:-1]
-    gt_areas = np.where(gt.areas > 0, gt.areas, overlap.joint.sum(axis=1)[:-2])
+    pred_areas = np.add.reduce(overlap.joint, 0)[:-1]
+    gt_areas = np.where(gt.areas > 0, gt.areas, np.add.reduce(overlap.joint, 1)[:-2])
     in_void = overlap.joint[len(gt), :-1]
 
     g, p = np.nonzero(shared)
@@ -70,7 +70,7 @@ def match_segments(overlap: Overlap, threshold: float = 0.5) -> Matches:
     g, p, iou = g[hit], p[hit], iou[hit]
 
     excused = in_void.copy()
-    crowd_of = {int(gt.labels[row]): row for row in np.flatnonzero(gt.crowd)}  # the last of each category
+    crowd_of = {int(gt.labels[row]): row for row in gt.crowd.nonzero()[0]}  # the last of each category
     for label, row in crowd_of.items():
         mine = pred.labels == label
         excused[mine] += shared[row, mine]
@@ -79,7 +79,7 @@ def match_segments(overlap: Overlap, threshold: float = 0.5) -> Matches:
     ignored = alone & (2 * excused > pred_areas)
     missed = ~gt.crowd
     missed[g] = False
-    return Matches(g, p, iou, *(np.flatnonzero(m) for m in (alone & ~ignored, ignored, missed)))
+    return Matches(g, p, iou, *(m.nonzero()[0] for m in (alone & ~ignored, ignored, missed)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +218,12 @@ class PanopticQuality(Counts):
         matches = match_segments(overlap)
         gt_labels, pred_labels, classes = overlap.gt.labels, overlap.pred.labels, len(self.categories)
         hits = gt_labels[matches.gt]
-        columns = (
-            (hits, None),
-            (pred_labels[matches.false_positives], None),
-            (gt_labels[matches.false_negatives], None),
-            (hits, matches.iou),
-        )
-        for column, (labels, weights) in enumerate(columns):
-            self._counts[:, column] += np.bincount(labels, weights, classes)
+        # The four columns as one row of figures, column after column.
+        labels = (hits, pred_labels[matches.false_positives], gt_labels[matches.false_negatives], hits)
+        places = np.concatenate([of + classes * column for column, of in enumerate(labels)])
+        weights = np.ones(len(places))
+        weights[len(places) - len(hits) :] = matches.iou
+        self._counts += np.bincount(places, weights, 4 * classes).reshape(4, classes).T
         if self.details is not None:
             self.details.append(_details(overlap, matches, self.categories))
 
