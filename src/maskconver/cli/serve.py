@@ -66,7 +66,7 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"`port` must be at most 65535, got {args.port}")
     try:
         from ..serve.app import create_app
-        from ..serve.server import create_server
+        from ..serve.server import create_server, use_one_heap
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("uvicorn", "starlette", "multipart", "python_multipart"):
             raise MissingExtraError("serving", "serve") from None
@@ -76,6 +76,7 @@ def run(args: Namespace) -> int:
 
     from ..inference.predictor import Predictor
 
+    use_one_heap()
     limits = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
     predictor = Predictor(
         args.model,
