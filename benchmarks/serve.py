@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -73,6 +75,48 @@ def many(address: str, files: list[bytes], clients: int) -> float:
     return time.perf_counter() - begin
 
 
+def one(args: Namespace, predictor: Predictor, paths: list[Path], server: Any, address: str) -> None:
+    """The time of one image, and of a new threshold."""
+    data = paths[0].read_bytes()
+    with httpx.Client(timeout=120) as client:
+        calls = {"Python": lambda: predictor(paths[0]), "HTTP": lambda: send(client, address, data)}
+        times = in_turn(calls, 15, clock=time.perf_counter, warm=3)
+        found = client.post(f"{address}/v1/segment", content=data).json()
+        again = f"{address}/v1/segment?token={found['token']}&score_threshold=0.4"
+        rerun = median(lambda: client.post(again).raise_for_status(), 15, clock=time.perf_counter)
+    row = table("one image", "ms, median", "ms, least")
+    for way, values in times.items():
+        row(way, f"{1000 * statistics.median(values):.0f}", f"{1000 * min(values):.0f}")
+    row("HTTP, new threshold", f"{1000 * rerun:.0f}", "")
+
+
+def compared(args: Namespace, predictor: Predictor, paths: list[Path], server: Any, address: str) -> None:
+    """Images a second of several clients, and of one process."""
+    files = [path.read_bytes() for path in paths]
+    calls = {
+        "Predictor.stream": lambda: sum(1 for _ in predictor.stream(paths)),
+        f"HTTP, {CLIENTS} clients": lambda: many(address, files, CLIENTS),
+    }
+    turns = in_turn(calls, 3, clock=time.perf_counter)
+    row = table("many images", "images/s", "ratio")
+    base = statistics.median(turns["Predictor.stream"])
+    for way, values in turns.items():
+        spent = statistics.median(values)
+        row(way, f"{len(files) / spent:.2f}", f"{base / spent:.2f}")
+
+
+def grown(args: Namespace, predictor: Predictor, paths: list[Path], server: Any, address: str) -> None:
+    """The server's memory while requests go on."""
+    files = [path.read_bytes() for path in paths]
+    row, sent = table("requests", "resident memory, MB"), 0
+    step = max(args.requests // 10, 1)
+    while sent < args.requests:
+        row(sent, f"{resident(server):.0f}")
+        many(address, [files[i % len(files)] for i in range(sent, sent + step)], CLIENTS)
+        sent += step
+    row(sent, f"{resident(server):.0f}")
+
+
 def main() -> None:
     """Prints the three tables."""
     parser = arguments(__doc__)
@@ -80,56 +124,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--only", nargs="+", choices=("one", "many", "memory"), help="these tables only")
     parser.add_argument("--size", type=int, nargs=2, default=[256, 320], metavar=("HEIGHT", "WIDTH"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         write_dataset(Path(name), style="cells", count=args.images, size=tuple(args.size), seed=5)
         paths = sorted(Path(name, "images").rglob("*.png"))
-        files = [path.read_bytes() for path in paths]
         predictor = Predictor(args.model, device=args.device)
         server, address = start(args.model, "--device", args.device)
         try:
-            with httpx.Client(timeout=120) as client:
-                calls = {
-                    "Python": lambda: predictor(paths[0]),
-                    "HTTP": lambda: send(client, address, files[0]),
-                }
-                times = in_turn(calls, 15, clock=time.perf_counter, warm=3)
-                found = client.post(f"{address}/v1/segment", content=files[0]).json()
-                again = f"{address}/v1/segment?token={found['token']}&score_threshold=0.4"
-                rerun = median(lambda: client.post(again).raise_for_status(), 15, clock=time.perf_counter)
-            row = table("one image", "ms, median", "ms, least")
-            for way, values in times.items():
-                row(way, f"{1000 * statistics.median(values):.0f}", f"{1000 * min(values):.0f}")
-            row("HTTP, new threshold", f"{1000 * rerun:.0f}", "")
-            print()
-            turns = in_turn(
-                {
-                    "Predictor.stream": lambda: sum(1 for _ in predictor.stream(paths)),
-                    f"HTTP, {CLIENTS} clients": lambda: many(address, files, CLIENTS),
-                },
-                3,
-                clock=time.perf_counter,
-            )
-            row = table("many images", "images/s", "ratio")
-            base = statistics.median(turns["Predictor.stream"])
-            for way, values in turns.items():
-                spent = statistics.median(values)
-                row(way, f"{len(files) / spent:.2f}", f"{base / spent:.2f}")
-            print()
-            row, sent = table("requests", "resident memory, MB"), 0
-            step = max(args.requests // 8, 1)
-            while sent < args.requests:
-                row(sent, f"{resident(server):.0f}")
-                many(address, [files[i % len(files)] for i in range(sent, sent + step)], CLIENTS)
-                sent += step
-            row(sent, f"{resident(server):.0f}")
+            for part, call in {"one": one, "many": compared, "memory": grown}.items():
+                if args.only is None or part in args.only:
+                    call(args, predictor, paths, server, address)
+                    print()
         finally:
             server.terminate()
             server.wait(30)
-    print(
-        f"\n{machine('maskconver', 'torch', 'starlette', 'uvicorn', where=f'{args.model} on {args.device}')}"
-    )
+    print(f"{machine('maskconver', 'torch', 'starlette', 'uvicorn', where=f'{args.model} on {args.device}')}")
 
 
 if __name__ == "__main__":

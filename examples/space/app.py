@@ -56,16 +56,25 @@ def interface() -> Any:
     """The page."""
     import gradio as gr
 
+    def told(
+        image: np.ndarray | None, score: float, overlap: float
+    ) -> tuple[np.ndarray | None, list[list[Any]]]:
+        try:
+            return segment(image, score, overlap)
+        except (ValueError, mc.MaskconverError) as error:  # the page shows it
+            raise gr.Error(str(error), print_exception=False) from None
+
     return gr.Interface(
-        segment,
+        told,
         [
             gr.Image(type="numpy", label="Image"),
             gr.Slider(0, 1, value=0.4, step=0.01, label="Score threshold"),
             gr.Slider(0, 1, value=0.5, step=0.01, label="Overlap threshold"),
         ],
-        [gr.Image(label="Segments"), gr.Dataframe(headers=COLUMNS, label="Classes")],
+        [gr.Image(label="Segments", format="png"), gr.Dataframe(headers=COLUMNS, label="Classes")],
         title="maskconver",
         description="Panoptic segmentation of an image.",
+        api_name="segment",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,7 +140,7 @@ def test_predictions_from_files_and_the_page(folder: Path, capsys: pytest.Captur
     dropped = 0
     for row, annotation in enumerate(content["annotations"]):
         ids = data.ids(row).copy()
-        gone = annotation["segments_info"].pop()["id"]
+        gone = annotation["segments_info"].pop(0)["id"]
         dropped += 1
         ids[ids == gone] = 0
         write_panoptic_png(folder / "found" / annotation["file_name"], ids)
@@ -167,6 +168,9 @@ def test_predictions_from_files_and_the_page(folder: Path, capsys: pytest.Captur
     assert math.isclose(answer["All"]["pq"] + sum(answer["losses"].values()), 1)
     text = page.read_text(encoding="utf-8")
     assert "http" not in text and text.count('class="image"') == 3
+    name = min(found.images, key=lambda n: found.quality[found.images.index(n)])
+    first = text[text.index('class="worst"') : text.index("<h2>")]  # before all tables
+    assert f"<b>{name}</b>" in first and re.search(r"PQ [\d.]+: 1 of \d+ [\w ]+ not found", first)
 
 
 def test_bad_input_is_told_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

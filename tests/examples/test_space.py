@@ -41,13 +41,19 @@ def test_no_image_and_a_huge_one(app: dict[str, Any]) -> None:
 
 
 def test_the_page_has_a_field_for_each_argument(app: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = SimpleNamespace(Interface=lambda *given, **more: (given, more))
+    class Error(Exception):
+        def __init__(self, told: str, *, print_exception: bool) -> None:
+            super().__init__(told)
+
+    made = SimpleNamespace(Interface=lambda *given, **more: (given, more), Error=Error)
     for part in ("Image", "Slider", "Dataframe"):
         setattr(made, part, lambda *args, _part=part, **options: _part)
     monkeypatch.setitem(sys.modules, "gradio", made)  # type: ignore[arg-type]
     (function, inputs, outputs), _ = app["interface"]()
-    assert function is app["segment"] and inputs == ["Image", "Slider", "Slider"]
-    assert outputs == ["Image", "Dataframe"]
+    assert inputs == ["Image", "Slider", "Slider"] and outputs == ["Image", "Dataframe"]
+    assert len(function(bright_image(), 0.1, 0.5)) == 2
+    with pytest.raises(Error, match="more than 4,000,000 pixels"):  # which the page shows
+        function(np.zeros((3000, 3000, 3), np.uint8), 0.1, 0.5)
 
 
 def test_it_asks_for_nothing_that_needs_pytorch() -> None:

@@ -17,6 +17,7 @@ import pytest
 import maskconver as mc
 from maskconver.core.files import WEIGHTS
 from maskconver.core.panoptic_png import read_panoptic_png
+from maskconver.data.synth.write import write_dataset
 from maskconver.serve.site import RUNTIME, RUNTIME_FILES, write_site
 from tests.pages import told
 
@@ -121,6 +122,17 @@ def test_thresholds_change_the_result(page: Any, data: Path) -> None:
 
     fewer = len(mc.Predictor(NUCLEI, score_threshold=0.8)(path))
     expect(page.locator("#count")).to_have_text(f"{fewer} segments")
+
+
+def test_a_large_image_is_segmented_in_tiles_as_in_python(page: Any, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", style="cells", count=1, size=(200, 640))
+    path = images(tmp_path / "data")[0]
+    own = mc.Predictor(NUCLEI)(path)
+    page.set_input_files("#files", str(path))
+    told(page, "of 2 tiles…")
+    told(page, "segments,")
+    assert page.text_content("#count") == f"{len(own)} segments"
+    assert (ids_of(page, tmp_path) != own.ids).mean() <= MOST_OTHER_PIXELS
 
 
 def test_it_works_offline_after_the_first_visit(page: Any, data: Path) -> None:

@@ -29,6 +29,17 @@ SWEPT = {
     "proposals": "masks the network proposes",
     "size": "longer side of the network input in pixels, or factor by which images are resized",
 }
+HOW = "Prediction on the left of the line, ground truth on the right; drag the line."
+REASONS = {
+    "boundary": "with inexact edges",
+    "coverage": "incomplete",
+    "wrong class": "named {other}",
+    "merged": "merged with others",
+    "split": "split in pieces",
+    "inaccurate": "too inaccurate to count",
+    "missed": "not found",
+    "spurious": "predicted where there is none",
+}
 
 
 def write_report(
@@ -53,12 +64,14 @@ def write_report(
     Raises:
         OSError: the file cannot be written.
     """
+    shown = _Images(analysis, dataset, worst)
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{len(analysis.images)} images, {len(analysis.categories)} classes. '
         "All figures in percent.</p>",
         f'<p class="advice">{escape(analysis.advice())}</p>',
         _headline(analysis),
+        shown.worst,
         *([_comparison(comparison)] if comparison else []),
         "<h2>Where panoptic quality is lost</h2>",
         "<p>The parts add up: PQ and all losses together are 100, the mean over the classes that occur.</p>",
@@ -69,7 +82,7 @@ def write_report(
         _charts(analysis),
         "<h2>What would help most</h2>",
         _oracles(analysis),
-        _images(analysis, dataset, worst),
+        shown.section,
         _failures(analysis),
     ]
     write_page(path, title, body)
@@ -227,41 +240,75 @@ def _comparison(c: Comparison) -> str:
     return text
 
 
-def _images(analysis: Analysis, dataset: PanopticDataset, worst: Iterable[tuple[int, Segmentation]]) -> str:
-    number_of = {index: number for number, index in enumerate(analysis.indices)}
-    cards = []
-    used: dict[str, int] = dict.fromkeys(CAUSES, 0)
-    for index, result in worst:
-        number = number_of[index]
-        causes = image_causes(analysis, number)
-        for cause in causes:
-            used[cause] += 1
-        sample = dataset[index]
-        drawn = [jpeg(one.draw(sample.image)) for one in (result, sample.segmentation(dataset.categories))]
-        pq = analysis.quality[number]
-        name = escape(sample.file_name)
-        told = ", ".join(f"{n} {cause}" for cause, n in causes.items()) or "no mistake"
-        cards.append(
-            f'<div class="image" data-causes="{"|".join(causes)}"><div class="slider">'
-            f'<img src="{drawn[0]}" alt="prediction for {name}">'
-            f'<img src="{drawn[1]}" alt="ground truth of {name}">'
-            '<input type="range" min="0" max="100" value="50" '
-            'aria-label="prediction left, ground truth right">'
-            f"</div><div><b>{name}</b>: PQ {percent(pq)}<br><span class=soft>{told}</span></div></div>"
+class _Images:
+    """The images that are shown: `worst`, the first of them, for the top of the page; and `section`, all."""
+
+    def __init__(
+        self, analysis: Analysis, dataset: PanopticDataset, worst: Iterable[tuple[int, Segmentation]]
+    ) -> None:
+        number_of = {index: number for number, index in enumerate(analysis.indices)}
+        cards: list[str] = []
+        used: dict[str, int] = dict.fromkeys(CAUSES, 0)
+        self.worst = self.section = ""
+        for index, result in worst:
+            number = number_of[index]
+            causes = image_causes(analysis, number)
+            for cause in causes:
+                used[cause] += 1
+            sample = dataset[index]
+            drawn = [
+                jpeg(one.draw(sample.image)) for one in (result, sample.segmentation(dataset.categories))
+            ]
+            name, pq = escape(sample.file_name), percent(analysis.quality[number])
+            slider = (
+                f'<div class="slider"><img src="{drawn[0]}" alt="prediction for {name}">'
+                f'<img src="{drawn[1]}" alt="ground truth of {name}">'
+                '<input type="range" min="0" max="100" value="50" '
+                'aria-label="prediction left, ground truth right"></div>'
+            )
+            told = escape("; ".join(reasons(analysis, number)) or "no mistake")
+            if not cards:
+                self.worst = (
+                    f'<div class="worst">{slider}<div>The worst image<b>{name}</b>PQ {pq}: {told}.'
+                    f'<p class="soft">{HOW}</p><a href="#images">More of the worst images</a></div></div>'
+                )
+            cards.append(
+                f'<div class="image" data-causes="{"|".join(causes)}">{slider}<div><b>{name}</b>: PQ {pq}<br>'
+                f"<span class=soft>{told}</span></div></div>"
+            )
+        if not cards:
+            return
+        chips = "".join(
+            f'<button class="chip" aria-pressed="false" data-cause="{cause}">'
+            f'<i style="background:{color}"></i>'
+            f"{cause} ({used[cause]})</button>"
+            for (cause, _), color in zip(CAUSES.items(), COLORS)
+            if used[cause]
         )
-    if not cards:
-        return ""
-    chips = "".join(
-        f'<button class="chip" aria-pressed="false" data-cause="{cause}"><i style="background:{color}"></i>'
-        f"{cause} ({used[cause]})</button>"
-        for (cause, _), color in zip(CAUSES.items(), COLORS)
-        if used[cause]
-    )
-    return (
-        "<h2>The worst images</h2><p>Prediction on the left of the line, ground truth on the right; drag the "
-        f'line. A button shows only images with that mistake.</p><div class="chips">{chips}</div>'
-        f'<div class="images">{"".join(cards)}</div>'
-    )
+        self.section = (
+            '<h2 id="images">The worst images</h2><p>By the PQ of all their things together (of stuff where '
+            f"there is no thing). {HOW} A button shows only images with that mistake.</p>"
+            f'<div class="chips">{chips}</div>'
+            f'<div class="images">{"".join(cards)}</div>'
+        )
+
+
+def reasons(analysis: Analysis, number: int, most: int = 3) -> list[str]:
+    """What costs an image most of its PQ, the most frequent first, such as `9 of 12 window not found`."""
+    m = analysis.mistakes[analysis.mistakes.image == number]
+    things = analysis.categories.is_thing[m.label]
+    m = m[things] if things.any() else m
+    found = []
+    for k, cause in enumerate(CAUSES):
+        rows = ~m.matched & (m.cause == k)
+        for label in np.unique(m.label[rows]).tolist():
+            mine, name = rows & (m.label == label), analysis.categories[label].name
+            if (true := mine & ~m.predicted).any():  # with its predictions it counts once
+                mine, name = true, f"of {((m.label == label) & ~m.predicted).sum()} {name}"
+            others = [analysis.categories[o].name for o in np.unique(m.other[mine]).tolist() if o >= 0]
+            found.append((int(mine.sum()), name, REASONS[cause].format(other=" or ".join(others))))
+    found.sort(key=lambda one: -one[0])
+    return [f"{count} {name} {text}" for count, name, text in found[:most]]
 
 
 def image_causes(analysis: Analysis, number: int) -> dict[str, int]:

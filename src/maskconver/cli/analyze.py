@@ -69,7 +69,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver analyze`; 0 when every image was analyzed, 1 when some failed."""
-    from ..analysis.report import write_report
+    from ..analysis.report import reasons, write_report
     from ..analysis.run import analyze, results
     from ..analysis.summary import compare
     from ..data.open import open_dataset
@@ -123,6 +123,10 @@ def run(args: Namespace) -> int:
         print(found.advice())
         for cause, loss in sorted(answer["losses"].items(), key=lambda item: -item[1]):
             print(f"  {cause:<12} {100 * loss:5.1f}")
+        if worst:
+            first = found.indices.index(worst[0])
+            told = "; ".join(reasons(found, first)) or "no mistake"
+            print(f"worst image {found.images[first]}, PQ {100 * ranked[0][0]:.1f}: {told}")
         for name in found.seconds:
             print(f"PQ against {name}:")
             for row in found.sweep(name):

@@ -66,7 +66,7 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"`port` must be at most 65535, got {args.port}")
     try:
         from ..serve.app import create_app
-        from ..serve.server import create_server
+        from ..serve.server import create_server, use_one_heap
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("uvicorn", "starlette", "multipart", "python_multipart"):
             raise MissingExtraError("serving", "serve") from None
@@ -76,6 +76,7 @@ def run(args: Namespace) -> int:
 
     from ..inference.predictor import Predictor
 
+    use_one_heap()
     limits = {} if args.max_pixels is None else {"max_pixels": args.max_pixels}
     predictor = Predictor(
         args.model,
@@ -100,7 +101,8 @@ def run(args: Namespace) -> int:
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # By its number, or asyncio leaves TCP_NODELAY off, and each answer waits 40 ms for the client's receipt.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((args.host, args.port))

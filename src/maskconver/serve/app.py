@@ -206,8 +206,7 @@ async def _segment(request: Request, session: Session, max_bytes: int) -> Respon
     else:
         token, kept, result = await session.segment(await _body(request, max_bytes), settings)
     called = request.query_params.get("name", "image.png")[:255]
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(None, _render, form, token, kept, result, called)
+    return await session.work(_render, form, token, kept, result, called)
 
 
 def _settings(request: Request) -> dict[str, float]:

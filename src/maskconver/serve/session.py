@@ -7,11 +7,11 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from ..inference.runtime import has_postprocessing
 from ..io.images import read_image
 from ..merge import RULES
 
+T = TypeVar("T")
 LEAST_SCORE = 0.05  # proposals below are not kept: no threshold of the page goes there
 
 
@@ -105,8 +106,7 @@ class Session:
             MaskconverError: the image cannot be read, or a threshold is out of range.
         """
         with self._place():
-            loop = asyncio.get_running_loop()
-            image, canvas, geometry = await loop.run_in_executor(self._workers, self._read, data)
+            image, canvas, geometry = await self.work(self._read, data)
             if canvas is None or geometry is None:
                 kept = Kept(image, None, await self._in_tiles(image), tiled=True)
             else:
@@ -114,7 +114,7 @@ class Session:
                 self._jobs.append(job)
                 self._start()
                 found = await job.done
-                kept = await loop.run_in_executor(self._workers, self._finish, image, found, geometry)
+                kept = await self.work(self._finish, image, found, geometry)
             token = hashlib.sha256(data).hexdigest()[:24]
             self._keep(token, kept)
             self.images += 1
@@ -148,6 +148,10 @@ class Session:
             return kept, await self._again(kept, settings)
         with self._place():
             return kept, await self._again(kept, settings)
+
+    async def work(self, call: Callable[..., T], *args: Any) -> T:
+        """A call in one of the threads for images."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, call, *args)
 
     def close(self) -> None:
         """Stop the threads; what runs is finished."""
@@ -260,10 +264,8 @@ class Session:
         if kept.tiled:
             return await self._in_tiles(kept.image, config)
         assert kept.proposals is not None
-        loop = asyncio.get_running_loop()
         with self._timed("postprocess"):
-            run = self.predictor.segmentations
-            return (await loop.run_in_executor(self._workers, run, kept.proposals, config))[0]
+            return (await self.work(self.predictor.segmentations, kept.proposals, config))[0]
 
     def _keep(self, token: str, kept: Kept) -> None:
         self._kept.pop(token, None)

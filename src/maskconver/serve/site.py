@@ -18,6 +18,7 @@ from urllib.request import urlopen
 from ..core.files import atomic_path
 from ..errors import ConfigError, MaskconverError, one_line
 from ..inference.onnx import OnnxRuntime
+from ..inference.tiles import tiles_of
 
 VERSION = "1.30.0"  # of onnxruntime-web, and what npm says of its archive:
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
@@ -58,7 +59,8 @@ def write_site(
         MaskconverError: the runtime is not installed.
         OSError: the folder cannot be written.
     """
-    file = OnnxRuntime(model, "cpu").file
+    own = OnnxRuntime(model, "cpu")
+    file = own.file
     channels = file.input.channels
     for wrong, what in (
         (file.output != "proposals", "has its post-processing inside; export it with `output=proposals`"),
@@ -74,6 +76,8 @@ def write_site(
     for one in PAGE:
         content[one] = files("maskconver.serve").joinpath("page", one).read_bytes()
     about = json.loads(file.to_json()) | ({"name": name} if name else {})
+    if (tiles := tiles_of(own, "auto", None)) is not None:
+        about["tiles"] = {key: getattr(tiles, key) for key in ("tile", "overlap", "align", "canvas", "side")}
     content["model.json"] = json.dumps(about, ensure_ascii=False).encode()
     size = sum(map(len, content.values()))
     content["model.onnx"] = Path(model).read_bytes()

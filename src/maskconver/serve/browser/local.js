@@ -3,20 +3,21 @@ const worker = new Worker(new URL("worker.js" + location.search, import.meta.url
 const waiting = new Map();
 let asked = 0, keys = 0;
 
-worker.addEventListener("message", ({ data: { id, answer, error } }) => {
-  const { resolve, reject } = waiting.get(id);
+worker.addEventListener("message", ({ data: { id, answer, error, done, count } }) => {
+  const { resolve, reject, tell } = waiting.get(id);
+  if (count) return tell?.(done, count);
   waiting.delete(id);
   if (error) reject(new Error(error)); else resolve(answer);
 });
 
-function ask(what, given, signal) {
+function ask(what, given, { signal, tell } = {}) {
   const id = ++asked;
   signal?.addEventListener("abort", () => {
     worker.postMessage({ forget: id });
     waiting.get(id)?.reject(signal.reason);
   });
   return new Promise((resolve, reject) => {
-    waiting.set(id, { resolve, reject });
+    waiting.set(id, { resolve, reject, tell });
     worker.postMessage({ id, what, given });
   });
 }
@@ -45,10 +46,10 @@ export async function open() {
   return { ...(await ask("open", {})), formats: ["overlay", "png", "coco", "csv", "geojson"] };
 }
 
-export async function segment(image, settings, { side, signal } = {}) {
+export async function segment(image, settings, { side, ...more } = {}) {
   await ready;
   image.key ||= ++keys;
-  return ask("segment", { key: image.key, blob: image.blob, settings, side }, signal);
+  return ask("segment", { key: image.key, blob: image.blob, settings, side }, more);
 }
 
 export const download = (image, settings, format) => ask("download", { key: image.key, blob: image.blob, settings, format });

@@ -44,10 +44,11 @@ export function channelsOf(rgba, channels) {
 /** Stretched, resized, normalised, and padded right and below with zeros.
  * @param pixels height · width · channels bytes, the channels of a pixel side by side
  * @param input the model's input, as its file describes it
+ * @param canvas height and width of the network's input where it should be another one
  * @returns data (channels · h · w float32), dims, and geometry: how it lies on the image */
-export function prepare(pixels, [height, width], input, levels = stretchLevels(pixels, input)) {
+export function prepare(pixels, [height, width], input, levels = stretchLevels(pixels, input), canvas = null) {
   const channels = input.mean.length, scaled = scaledSize([height, width], input);
-  const canvas = input.mode === "fit" ? input.size : scaled.map((n) => Math.ceil(n / input.multiple) * input.multiple);
+  canvas ||= input.mode === "fit" ? input.size : scaled.map((n) => Math.ceil(n / input.multiple) * input.multiple);
   const [rows, columns] = [resizeTaps(height, scaled[0]), resizeTaps(width, scaled[1])];
   const [low, high] = levels, span = f(high - low), start = f(low);
   const table = Float32Array.from({ length: 256 }, (_, v) =>

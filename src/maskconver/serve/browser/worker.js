@@ -1,10 +1,11 @@
 // Runs the network and the merge, away from the page. Messages are answered one after the other.
 import { FORMATS, rowsOf } from "./formats.js";
 import { postprocess } from "./merge.js";
+import { cut, segmentTiles, tilesOf } from "./mosaic.js";
 import { colours, paint } from "./paint.js";
-import { channelsOf, prepare, scaledSize } from "./preprocess.js";
+import { channelsOf, prepare, stretchLevels } from "./preprocess.js";
 
-const MOST_PIXELS = 4 << 20; // of the network's input: beyond, a browser's memory does not suffice
+const MOST_PIXELS = 64 << 20; // of an image: beyond, a browser's memory does not suffice
 const LEAST_SCORE = 0.05; // proposals below are not kept: no threshold of the page goes there
 const MEMORY = 256 << 20; // bytes of proposals that are kept for new thresholds
 const wanted = new URL(location).searchParams; // ?threads=1 and ?device=wasm, to compare
@@ -22,8 +23,8 @@ async function bytesOf(url) {
   return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
 }
 
-const zeros = (ort, { input }) => {
-  const [height, width] = input.mode === "fit" ? input.size : [input.multiple * 2, input.multiple * 2];
+const zeros = (ort, { input, size }) => {
+  const [height, width] = size || (input.mode === "fit" ? input.size : [input.multiple * 2, input.multiple * 2]);
   const dims = [1, input.mean.length, height, width];
   return new ort.Tensor("float32", new Float32Array(dims.reduce((a, b) => a * b)), dims);
 };
@@ -73,21 +74,9 @@ async function decode(blob) {
   return { rgba: context.getImageData(0, 0, width, height).data, size: [height, width] };
 }
 
-const kept = new Map(); // by the image's key, the longest unused first
-
-/** What the network proposes for an image. */
-async function propose(key, blob) {
-  const known = kept.get(key);
-  if (known) {
-    kept.delete(key);
-    kept.set(key, known);
-    return known;
-  }
-  const { about, ort, session } = await loaded(), { rgba, size } = await decode(blob), { input } = about;
-  const [height, width] = input.mode === "fit" ? input.size : scaledSize(size, input);
-  if (height * width > MOST_PIXELS)
-    throw new Error(`${size[1]} × ${size[0]} pixels are too many here (at most ${Math.round((MOST_PIXELS / input.scale ** 2) / 1e4) / 100} million); make the image smaller, or use maskconver predict`);
-  const { data, dims, geometry } = prepare(channelsOf(rgba, input.mean.length), size, input);
+/** The network's proposals for an image, or for a tile with the levels of its image. */
+async function run(pixels, size, levels, canvas) {
+  const { about, ort, session } = await loaded(), { data, dims, geometry } = prepare(pixels, size, about.input, levels, canvas);
   const found = await session.run({ images: new ort.Tensor("float32", data, dims) });
   const maskSize = found.mask_logits.dims.slice(2), cells = maskSize[0] * maskSize[1];
   let [scores, labels, masks] = [found.scores.data, Int32Array.from(found.labels.data, Number), found.mask_logits.data];
@@ -96,25 +85,56 @@ async function propose(key, blob) {
     while (n && scores[n - 1] <= LEAST_SCORE) n--;
     [scores, labels, masks] = [scores.slice(0, n), labels.slice(0, n), masks.slice(0, n * cells)];
   }
-  const proposals = { scores, labels, masks, maskSize, geometry };
-  kept.set(key, proposals);
-  let total = 0;
-  for (const one of kept.values()) total += one.masks.byteLength;
-  for (const [old, one] of kept) {
-    if (total <= MEMORY || old === key) break;
-    total -= one.masks.byteLength;
-    kept.delete(old);
-  }
-  return proposals;
+  return { scores, labels, masks, maskSize, geometry };
 }
 
-async function result({ key, blob, settings }) {
-  const proposals = await propose(key, blob), { about } = await loaded();
+const kept = new Map(); // by the image's key: its size, and the proposals of its tiles; the longest unused first
+
+/** Keeps proposals while there is room; those of other images go first. */
+function keep(key, i, proposals) {
+  const own = kept.get(key), bytes = proposals.masks.byteLength;
+  const total = () => bytes + [...kept.values()].reduce((sum, one) => sum + one.bytes, 0);
+  for (const old of kept.keys()) if (old !== key && total() > MEMORY) kept.delete(old);
+  if (i && total() > MEMORY) return;
+  own.proposals[i] = proposals;
+  own.bytes += bytes;
+}
+
+async function result({ key, blob, settings }, tell = () => {}) {
+  const { about } = await loaded(), { input, tiles } = about, isThing = about.categories.map((c) => Boolean(c.isthing));
   const config = { ...about.postprocess, ...settings };
   if ("score_threshold" in settings) config.stuff_threshold = null;
-  const found = postprocess(proposals, config, about.categories.map((c) => Boolean(c.isthing)));
+  const own = kept.get(key) || { proposals: [], bytes: 0 };
+  kept.delete(key);
+  kept.set(key, own);
+  let image = null;
+  const read = async () => {
+    const { rgba, size } = await decode(blob);
+    if (size[0] * size[1] > MOST_PIXELS)
+      throw new Error(`${size[1]} × ${size[0]} pixels are too many here (at most ${MOST_PIXELS >> 20} million); use maskconver predict`);
+    const pixels = channelsOf(rgba, input.mean.length);
+    own.size = size;
+    return { pixels, levels: stretchLevels(pixels, input) };
+  };
+  const propose = async (i, tile, count = 1) => {
+    if (tile) await tell(i, count);
+    if (own.proposals[i]) return own.proposals[i];
+    const { pixels, levels } = (image ||= await read());
+    const found = tile
+      ? await run(cut(pixels, own.size[1], input.mean.length, tile.window), sizeOf(tile), levels, tiles.canvas)
+      : await run(pixels, own.size, levels, input.mode === "native" ? about.size : null);
+    keep(key, i, found);
+    return found;
+  };
+  if (!own.size) image = await read();
+  const parts = tilesOf(own.size, tiles);
+  const found = parts
+    ? await segmentTiles(own.size, tiles, (i, tile) => propose(i, tile, parts.length), config, isThing)
+    : postprocess(await propose(0), config, isThing);
   return { ...found, rows: rowsOf(found, about.categories) };
 }
+
+const sizeOf = ({ window: { top, bottom, left, right } }) => [bottom - top, right - left];
 
 /** An id map no larger than a side, each pixel that of the nearest one. */
 function shrunk(ids, [height, width], side) {
@@ -143,8 +163,8 @@ const ANSWERS = {
     return { name: about.name, categories: about.categories, runtime: device, side: Math.max(...size) / (mode === "native" ? scale : 1), thresholds: { score_threshold, overlap_threshold },
       note: `${device}. Images stay on this device. Drop an image here, paste one, or open one.` };
   },
-  async segment(given) {
-    const { ids, size: [height, width], rows } = await result(given);
+  async segment(given, tell) {
+    const { ids, size: [height, width], rows } = await result(given, tell);
     return { height, width, segments: rows, ids: shrunk(ids, [height, width], given.side) };
   },
   async download(given) {
@@ -159,11 +179,17 @@ let last = Promise.resolve();
 addEventListener("message", ({ data: { id, what, given, forget } }) => {
   if (forget) return forgotten.add(forget);
   last = last.then(async () => {
-    if (forgotten.delete(id)) return postMessage({ id, error: "aborted" });
+    const tell = async (done, count) => {
+      await new Promise((resolve) => setTimeout(resolve)); // messages come in here
+      if (forgotten.has(id)) throw new Error("aborted");
+      postMessage({ id, done, count });
+    };
     try {
-      postMessage({ id, answer: await ANSWERS[what](given) });
+      if (forgotten.has(id)) throw new Error("aborted");
+      postMessage({ id, answer: await ANSWERS[what](given, tell) });
     } catch (error) {
       postMessage({ id, error: error.message || String(error) });
     }
+    forgotten.delete(id);
   });
 });

@@ -125,7 +125,8 @@ async function update(image, { quiet = false } = {}) {
   if (!quiet) say(`Segmenting ${image.name}…`);
   const start = performance.now();
   try {
-    const answer = await backend.segment(image, settings(), { side: MAX_SIDE, signal: control.signal });
+    const tell = (done, count) => control.signal.aborted || performance.now() - start < 300 || say(`Segmenting ${image.name}: ${done} of ${count} tiles…`);
+    const answer = await backend.segment(image, settings(), { side: MAX_SIDE, signal: control.signal, tell });
     if (control.signal.aborted) return;
     take(image, answer);
     if (image === current) show(image);
