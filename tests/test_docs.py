@@ -272,3 +272,28 @@ def test_the_map_of_the_code_names_files_and_functions_that_there_are() -> None:
         code = "\n".join(map(text_of, files))
         for name in re.findall(r"`@?(\w+)(?:\.(?!py)\w+)?`", names):
             assert re.search(rf"(def|class) {name}\b|@{name}\b", code), name
+
+
+PROMISES = (DOCS / "reliability.md", ROOT / "SECURITY.md")
+
+
+@pytest.mark.parametrize("page", PROMISES, ids=name_of)
+def test_every_promise_names_a_test_that_there_is(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/.]+)(?:::(\w+))?`", text_of(page))
+    assert named
+    for path, function in named:
+        assert (ROOT / path).exists(), f"{page.name}: {path}"
+        assert not function or f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), function
+    for table in re.findall(r"(?:^\|.*\n)+", text_of(page), re.MULTILINE):
+        head, _, *rows = table.splitlines()
+        for row in rows if "test" in [cell.strip() for cell in head.split("|")] else ():
+            promise = not any(word in row for word in ("| no:", "not tested by us", "| – |"))
+            assert "`tests/" in row or not promise, f"{page.name}: {row}"
+
+
+def test_the_fuzz_targets_that_promises_name_are_there() -> None:
+    from tests.fuzz.targets import SHARES
+
+    for page in PROMISES:
+        for names in re.findall(r"tests/fuzz`[^.|]*?targets ((?:`\w+`(?:, | and )?)+)", text_of(page)):
+            assert set(re.findall(r"`(\w+)`", names)) <= set(SHARES), names

@@ -174,6 +174,15 @@ def test_abbreviated_options_are_refused(command, capsys) -> None:
     assert "did you mean --count" in capsys.readouterr().err
 
 
+def test_a_file_name_that_is_no_text_is_one_line(command, capsys) -> None:
+    try:
+        "a\udcff.png".encode()
+    except UnicodeEncodeError as error:
+        assert command(error) == 2
+    err = capsys.readouterr().err
+    assert "not UTF-8" in err and "a\\udcff.png" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932"])
 def test_text_that_an_encoding_cannot_show_is_replaced(encoding: str) -> None:
     environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}

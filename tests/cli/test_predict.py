@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
+import shutil
+import sys
 import threading
+import unicodedata
 
 import numpy as np
 import pytest
@@ -60,6 +64,31 @@ def test_results_can_be_read_back_as_a_data_set(folder):
     main(["predict", "fake", "in", "--out", "out"])
     data = mc.data.CocoPanoptic("in", "out/panoptic.json", "out/panoptic")
     assert len(data) == 2 and (data[0].ids > 0).any()
+
+
+@pytest.mark.parametrize("given", ["Größe.png", "C:\\data\\Größe.png"])
+def test_image_ids_are_found_by_names_of_a_mac_and_of_windows(folder, given):
+    (folder / "in" / "b.jpg").unlink()
+    (folder / "in" / "a.png").rename(folder / "in" / unicodedata.normalize("NFD", "Größe.png"))
+    truth = {"images": [{"id": 77, "file_name": given}], "categories": CATEGORIES.to_json()}
+    (folder / "truth.json").write_text(json.dumps(truth | {"annotations": []}))
+    assert main(["predict", "fake", "in", "--out", "out", "--ids-from", "truth.json"]) == 0
+    assert [row["image_id"] for row in read(folder / "out")["annotations"]] == [77]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_text_fails_alone(folder, capsys):
+    shutil.copy(folder / "in" / "a.png", os.fsencode(folder / "in") + b"/\xff.png")
+    assert main(["predict", "fake", "in", "--out", "out"]) == 1
+    assert "\\udcff.png: its name is not UTF-8; rename it" in capsys.readouterr().err
+    assert len(read(folder / "out")["annotations"]) == 2
+
+
+def test_an_earlier_result_is_not_replaced_in_silence(folder, capsys):
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    assert "earlier" not in capsys.readouterr().err
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    assert "out holds an earlier result" in capsys.readouterr().err
 
 
 def test_image_ids_are_taken_from_the_ground_truth_by_name(folder, capsys):

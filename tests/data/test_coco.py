@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskconver.cli.main import main
 from maskconver.data import CocoPanoptic, open_dataset
 from maskconver.data.dataset import DataWarning
 from maskconver.data.layout import find_splits
 from maskconver.errors import DataError, ImageError
+from maskconver.io.panoptic_json import read_panoptic_json
 from maskconver.io.sources import FileSource
+from tests.fakes import FakeRuntime
 
 from .conftest import Spoil, base_ids, colours
 
@@ -90,6 +93,27 @@ def test_shared_annotation_folder_is_accepted_or_refused_as_its_table_says(share
             _ = CocoPanoptic(images, folder / "panoptic.json", pngs)[0]
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", SHARED_CASES)
+def test_evaluate_judges_shared_folders_as_reading_does(
+    shared: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shared / "golden" / "bad_inputs" / "annotations" / case
+    valid = folder.parent / "valid"
+    runtime = FakeRuntime()
+    runtime.categories = read_panoptic_json(valid / "panoptic.json").categories
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: runtime)
+    images, pngs = (folder / n if (folder / n).is_dir() else valid / n for n in ("images", "png"))
+    if case == "image_missing":
+        images = folder
+    words = ["--panoptic-json", folder / "panoptic.json", "--images", images]
+    words += ["--panoptic-pngs", folder if case == "png_missing" else pngs]
+    code = main(["evaluate", "fake", *map(str, words)])
+    err = capsys.readouterr().err
+    assert code == 0 if SHARED_CASES[case] is None else code in (1, 2), err
+    if code == 2:
+        assert err.count("\n") == 1 and err.startswith("maskconver: error: "), err
 
 
 def test_every_shared_annotation_folder_is_in_the_table(shared: Path) -> None:

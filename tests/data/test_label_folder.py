@@ -21,7 +21,7 @@ from maskconver.data import LabelFolder, check_dataset, open_dataset
 from maskconver.data.dataset import DataWarning
 from maskconver.data.layout import find_splits
 from maskconver.errors import DataError
-from maskconver.io.label_png import LabelClasses, read_label_png
+from maskconver.io.label_png import LabelClasses, read_classes, read_label_png
 
 CLASSES = {
     "ignore": 255,
@@ -91,6 +91,13 @@ def test_classes_may_be_names_a_line(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "train").categories.names == tuple("abcdefgh")
 
 
+def test_numbers_of_classes_may_have_a_point(tmp_path: Path) -> None:
+    rows = [{"label": 3.0, "name": "a", "color": [1.0, 2, 3]}]
+    (tmp_path / "classes.json").write_text(json.dumps({"ignore": 254.0, "classes": rows}))
+    classes = read_classes(tmp_path / "classes.json")
+    assert (classes.ignore, classes.categories[0].id, classes.categories[0].color) == (254, 4, (1, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -102,6 +109,11 @@ def test_classes_may_be_names_a_line(tmp_path: Path) -> None:
         ('[{"label": 2, "name": "a"}, {"label": 2, "name": "b"}]', '"a" and "b" both have the value 2'),
         ('{"ignore": 0, "classes": ["a"]}', "the one to ignore"),
         ('[{"name": "a", "color": [1, 2]}]', "color"),
+        ('[{"name": "a", "color": 5}]', "color"),
+        ('[{"name": "a", "color": "#ff0000"}]', "color"),
+        ('{"ignore": "254", "classes": ["a"]}', "\"ignore\" is '254'"),
+        ('{"ignore": null, "classes": ["a"]}', '"ignore" is None'),
+        ('[{"id": 1, "name": "a"}]', 'call its value in the PNGs "label"'),
     ],
 )
 def test_classes_that_make_no_sense_are_refused(tmp_path: Path, content: str, says: str) -> None:

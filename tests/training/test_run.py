@@ -98,7 +98,7 @@ def _stop_after(cells: Path, out: Path, steps: int, number: signal.Signals = sig
     original = module.Throughput
     module.Throughput = lambda batch: Stop()  # type: ignore[assignment, misc]
     try:
-        assert main(tiny(cells, out)) == 0
+        assert main(tiny(cells, out)) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     finally:
         module.Throughput = original  # type: ignore[misc]
 

@@ -59,11 +59,14 @@ def run(args: Namespace) -> int:
 
 def _categories(path: str | None) -> Categories | None:
     from ..core.categories import Categories
+    from ..core.files import require_content
     from ..errors import ConfigError, DataError
 
     if path is None:
         return None
+    require_content(path, "a list of categories", ConfigError)
     try:
-        return Categories.from_json(json.loads(Path(path).read_text())["categories"])
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return Categories.from_json(json.loads(text)["categories"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
         raise ConfigError(f'--categories {path}: no JSON file with a "categories" list ({error})') from error

@@ -134,6 +134,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("maskconver: error: an input is nested too deeply; is it damaged?", file=sys.stderr)
         return 2
+    except UnicodeEncodeError as error:  # of a file's name: text for people is never strict
+        if debug or "surrogates" not in error.reason:
+            raise
+        name = ascii(str(error.object)[max(0, error.start - 40) : error.end + 10])
+        print(f"maskconver: error: a file name is not UTF-8 (in {name}); rename the file", file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as error:  # PyTorch's own are the latter
         lacking = isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", str(error))
         if debug or not lacking:

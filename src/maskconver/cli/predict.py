@@ -19,15 +19,17 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,6 +196,8 @@ def run(args: Namespace) -> int:
         paths.sort(key=lambda path: (PurePosixPath(names[path]), path))
     image_ids = _image_ids(args.ids_from, names)
     _require_writable(out)
+    if not in_parts and (out / "panoptic.json").exists():
+        print(f"note: {out} holds an earlier result; files of the same names are replaced", file=sys.stderr)
     predictor = _predictor(args)
     if args.labels:
         source = args.semantic_from or predictor.dense_from
@@ -522,6 +526,9 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
             if len(paths) == 1:
                 raise
             missing.append(_failure(path, error))
+    strange = {p for p in found if any("\udc80" <= letter <= "\udcff" for letter in str(p))}
+    found -= strange
+    missing += [(ascii(str(path))[1:-1], "its name is not UTF-8; rename it") for path in sorted(strange)]
     if not found:
         raise ImageError("; ".join(": ".join(row) for row in missing) or f"{', '.join(paths)}: no image")
     return sorted(found), missing
@@ -565,16 +572,16 @@ def _image_ids(source: str | None, names: dict[Path, str]) -> dict[str, int | st
         return {}
     rows: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
     for row in read_panoptic_json(source).images:
-        parts = tuple(reversed(PurePosixPath(row.file_name.replace("\\", "/")).parts))
+        parts = _parts(PurePosixPath(row.file_name.replace("\\", "/")))
         rows.setdefault(parts[0], []).append((parts, row.id))
-    if unknown := [path.name for path in names if path.name not in rows]:
+    if unknown := [path.name for path in names if _parts(path)[0] not in rows]:
         raise ConfigError(f"{source} has no image {unknown[0]} ({len(unknown)} are missing in all)")
     ids = {}
     for path, name in names.items():
-        own = path.absolute().parts[::-1]
+        own = _parts(path.absolute())
         common = [
             (sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, parts))), number)
-            for parts, number in rows[path.name]
+            for parts, number in rows[own[0]]
         ]
         best = max(length for length, _ in common)
         fitting = [number for length, number in common if length == best]
@@ -584,6 +591,11 @@ def _image_ids(source: str | None, names: dict[Path, str]) -> dict[str, int | st
     if len(set(ids.values())) < len(ids):
         raise ConfigError(f"{source}: several of the images would get the same id; predict them one by one")
     return ids
+
+
+def _parts(path: PurePath) -> tuple[str, ...]:
+    """Of a path, from its end; letters with accents in one form, as a Mac writes them in another (NFD)."""
+    return tuple(unicodedata.normalize("NFC", part) for part in reversed(path.parts))
 
 
 def _failure(path: str | Path, error: Exception) -> tuple[str, str]:

@@ -92,11 +92,12 @@ def _recipe(name: str) -> tuple[str, str]:
     """A recipe as the parser takes it, a file or its content, and the model it names ("" for none)."""
     import yaml
 
-    from ..core.files import load_yaml
+    from ..core.files import load_yaml, require_content
     from ..recipes import find_recipe
     from ..training.config import upgraded
 
     path = find_recipe(name)
+    require_content(path, "a recipe", ConfigError)
     try:
         recipe = load_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:  # text that is not UTF-8, too

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, MaskconverError
 
 MAX_PIXELS = 179_000_000
 """Images and PNGs with more are refused: twice the size at which Pillow warns, where it refuses."""
@@ -24,15 +24,17 @@ LFS_POINTER = b"version https://git-lfs"
 LFS_FIX = "it is a Git LFS pointer, not the file itself; run: git lfs pull"
 
 
-def require_content(path: str | os.PathLike[str]) -> None:
-    """Refuses a model file that is a pointer of Git LFS.
+def require_content(
+    path: str | os.PathLike[str], kind: str = "a model", error: type[MaskconverError] = CheckpointError
+) -> None:
+    """Refuses a file that is a pointer of Git LFS, as an error of this class; `kind` is what it should be.
 
     Raises:
-        CheckpointError: it is one; files that cannot be read pass, whoever opens them says why.
+        MaskconverError: it is one; files that cannot be read pass, whoever opens them says why.
     """
     with suppress(OSError), Path(path).open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise CheckpointError("not a model", where=os.fspath(path), fix=LFS_FIX)
+            raise error(f"not {kind}", where=os.fspath(path), fix=LFS_FIX)
 
 
 def load_yaml(text: str, *, most: int = 100_000) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.categories import Categories
 from ..core.preprocess import white_of
 from ..core.segments import Runs, SegmentTable, measure
-from ..errors import DataError, MaskconverError
+from ..errors import DataError, MaskconverError, one_line
 from ..io.images import MAX_PIXELS, image_form, read_image
 from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource
@@ -51,7 +51,8 @@ class Stats:
         span: share of the range of values that an image uses, 0.5th to 99.8th percentile (median).
         grey: whether the channels of all images are equal.
         pixel_images: how many images were decoded for that.
-        unreadable: how many could not be read.
+        unreadable: how many files could not be read, annotations and images.
+        fault: what is wrong with the first of them; "" where there is none.
     """
 
     split: str
@@ -71,6 +72,7 @@ class Stats:
     grey: bool = False
     pixel_images: int = 0
     unreadable: int = 0
+    fault: str = ""
     _counts: NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -155,6 +157,7 @@ class Stats:
             "images": self.images,
             "images_looked_at": len(self.sizes),
             "unreadable": self.unreadable,
+            "fault": self.fault,
             "height": spread(self.sizes[:, 0]),
             "width": spread(self.sizes[:, 1]),
             "channels": self.channels,
@@ -232,29 +235,30 @@ def dataset_stats(
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         opened = [*pool.map(_quiet(source.one, advance), chosen)] if not every else []
         decode = _Pixels(source, max_pixels)
-        pixels = [p for p in pool.map(_quiet(decode, advance), [chosen[k] for k in drawn]) if p is not None]
-    unreadable = sum(one is None for one in opened)
-    sizes, rows = every or _joined([one for one in opened if one is not None])
+        decoded = [*pool.map(_quiet(decode, advance), [chosen[k] for k in drawn])]
+    faults = [one for one in (*opened, *decoded) if isinstance(one, Exception)]
+    fault = one_line(faults[0]) if faults else ""
+    sizes, rows = every or _joined([one for one in opened if not isinstance(one, Exception)])
     if not len(sizes):
-        raise DataError("no annotation can be read (`maskconver data check` says why)", where=source.path)
+        raise DataError(f"no annotation can be read (first: {fault})", where=source.path)
     objects = _objects(rows, source.categories.is_thing)
     stats = Stats(layout.split, source.path, source.categories, len(source), sizes, *objects)
-    stats.unreadable = unreadable
-    if pixels:
+    stats.unreadable, stats.fault = len(faults), fault
+    if pixels := [one for one in decoded if not isinstance(one, Exception)]:
         _add_pixels(stats, pixels)
     return stats
 
 
 def _quiet(
     work: Callable[[int], Result], advance: Callable[[], Any] | None
-) -> Callable[[int], Result | None]:
-    """The same, with None for files that cannot be read."""
+) -> Callable[[int], Result | MaskconverError | OSError]:
+    """The same, with the error for files that cannot be read."""
 
-    def done(index: int) -> Result | None:
+    def done(index: int) -> Result | MaskconverError | OSError:
         try:
             return work(index)
-        except (MaskconverError, OSError):
-            return None
+        except (MaskconverError, OSError) as error:
+            return error
         finally:
             if advance:
                 advance()

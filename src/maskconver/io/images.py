@@ -21,7 +21,7 @@ from ..core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER
 from ..core.files import MAX_PIXELS as MAX_PIXELS
 from ..errors import ImageError, one_line
 from .pixels import ImageWarning as ImageWarning
-from .pixels import check_white_level, to_bits, warn_about, with_channels
+from .pixels import check_white_level, to_bits, warn_about, with_channels, without_alpha
 from .tiff import MAGIC as TIFF
 from .tiff import read_bands, tiff_size
 
@@ -87,6 +87,7 @@ def read_image(
     values, turn = _beyond_pillow(source, name, kind, partial(read_bands, channels, max_pixels))
     if values.shape[2] != channels and (channels > 3 or channels == 2 or values.shape[2] > 4):
         raise _other_channels(values.shape[2], channels, name)
+    values = without_alpha(values, channels)
     pixels = with_channels(to_bits(values, bits, white_level=white_level, name=name), channels)
     return np.require(_upright(pixels, turn), requirements=["C", "W", "O"])
 
@@ -409,9 +410,16 @@ def _decode(
         image.load()
     turn = _orientation(image)  # after load(): Pillow turns some TIFFs itself and then clears the entry
     if deep is not None:
+        deep = without_alpha(deep, channels)  # whose full opacity would pass for a bright pixel
         pixels = with_channels(to_bits(deep, bits, white_level=white_level, name=name), channels)
     elif image.mode.startswith("I") or image.mode == "F":
-        pixels = to_bits(_numbers(image), bits, white_level=white_level, name=name)
+        values = _numbers(image)
+        if (
+            _tags(image).get(262) == 0 and values.dtype.str[1:] == "u2"
+        ):  # 0 is white; Pillow turns 8 bits only
+            level = np.uint16(min(white_level or 65535, 65535))
+            values = level - np.minimum(values, level)
+        pixels = to_bits(values, bits, white_level=white_level, name=name)
     else:
         pixels = to_bits(_bands(image, channels), bits)
     if pixels.ndim == 2:

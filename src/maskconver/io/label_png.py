@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.categories import Categories, Category, made_up_color
+from ..core.files import require_content
 from ..errors import DataError, ImageError, one_line
 from .images import MAX_PIXELS, image_size
 
@@ -57,6 +58,7 @@ def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
         DataError: no such file, not of these forms, or a value twice.
     """
     path = Path(path)
+    require_content(path, "a file of classes", DataError)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -76,7 +78,9 @@ def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
             ignore, rows = rows.get("ignore", IGNORE), rows.get("classes")
     else:
         rows = [line.strip() for line in text.splitlines() if line.strip()]
-    if not isinstance(rows, list) or not rows or not _is_value(ignore):
+    if not _is_value(ignore := _whole(ignore)):
+        raise DataError(f'{path}: "ignore" is {ignore!r}, not a value in 0…65535; leave it out for {IGNORE}')
+    if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: names no classes; it must look like {_FORM}, or be text with a name a line")
     classes = sorted((_class(row, position, path) for position, row in enumerate(rows)), key=lambda c: c.id)
     for first, second in pairwise(classes):
@@ -90,13 +94,21 @@ def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
 
 def _class(row: Any, position: int, path: Path) -> Category:
     row = {"name": row} if isinstance(row, str) else row
-    value: Any = row.get("label", position) if isinstance(row, dict) else None
+    value: Any = _whole(row.get("label", position)) if isinstance(row, dict) else None
+    if isinstance(row, dict) and "id" in row and "label" not in row:
+        raise DataError(f'{path}: class {str(row)[:60]} has an "id"; call its value in the PNGs "label"')
     if not _is_value(value) or "name" not in row:
         raise DataError(f"{path}: class {str(row)[:60]} lacks a name or a label in 0…65535; write {_FORM}")
     color = row.get("color") or made_up_color(position)
-    if len(color) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in color):
+    color = [_whole(v) for v in color] if isinstance(color, list | tuple) else []
+    if len(color) != 3 or not all(_is_value(v) and v <= 255 for v in color):
         raise DataError(f'{path}: the color of "{row["name"]}" is not three numbers 0…255')
     return Category(value + 1, str(row["name"]), False, (color[0], color[1], color[2]))
+
+
+def _whole(value: Any) -> Any:
+    """3 of 3.0, as some programs write it; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_value(value: Any) -> bool:
@@ -133,6 +145,31 @@ def read_label_png(data: bytes, classes: LabelClasses, name: str) -> NDArray[np.
     return ids
 
 
+def stored_values(image: Image.Image) -> NDArray[Any]:
+    """The samples of a grey or palette image as its file holds them, H×W.
+
+    Pillow spreads grey of 2 and 4 bits over 0…255 and turns TIFFs round that have 0 for white.
+
+    Args:
+        image: a PNG whose header was just read, or an image of another format; it is loaded.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits, turned = tags.get(258, (8,))[0], tags.get(262) == 0
+    if image.format == "PNG":
+        file: Any = getattr(image, "fp", None)
+        at = file.tell()
+        file.seek(24)
+        bits = file.read(1)[0]
+        file.seek(at)
+    values = np.asarray(image)
+    if image.mode == "1":
+        return values.astype(np.uint8) ^ np.uint8(turned)
+    if image.mode != "L":
+        return values
+    values = 255 - values if turned else values
+    return values // (255 // (2**bits - 1)) if bits < 8 else values
+
+
 def _values(data: bytes, name: str) -> NDArray[np.integer]:
     """The values of a grey or palette PNG, or of a TIFF of one channel, H×W."""
     try:
@@ -146,7 +183,7 @@ def _values(data: bytes, name: str) -> NDArray[np.integer]:
                     where=name,
                     fix="a label PNG has one, its value is the class (panoptic PNGs go with a panoptic JSON)",
                 )
-            mode, values = image.mode if image.format == "PNG" else "", np.asarray(image)
+            values = stored_values(image)
             if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
                 raise DataError("holds values beyond 0…65535", where=name, fix="write the classes as 16 bits")
     except ImageError as error:
@@ -154,9 +191,4 @@ def _values(data: bytes, name: str) -> NDArray[np.integer]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         what = f"not a sound PNG or TIFF ({one_line(error)})"
         raise DataError(what, where=name, fix="copy or write it again") from None
-    depth = data[24]  # of the header: bits a value
-    if mode == "L" and depth < 8:  # Pillow spreads grey of 2 and 4 bits over 0…255
-        values = values // (255 // (2**depth - 1))
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8)
     return values.astype(np.uint16) if values.dtype.itemsize > 2 else values

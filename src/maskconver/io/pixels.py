@@ -114,6 +114,11 @@ def to_bits(
     return out.reshape(values.shape)
 
 
+def without_alpha(values: NDArray[Any], channels: int) -> NDArray[Any]:
+    """H×W×C without the alpha that the channels asked for (1 or 3) have no place for."""
+    return values[..., :-1] if channels in (1, 3) and values.shape[2] in (2, 4) else values
+
+
 def with_channels(pixels: NDArray[Any], channels: int) -> NDArray[Any]:
     """H×W×C, with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), as H×W×`channels`.
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.files import IMAGE_SUFFIXES as SUFFIXES
+from ..core.files import require_content
 from ..errors import DataError, ImageError, one_line
 
 LARGEST = 1 << 30
@@ -37,6 +38,7 @@ class FileSource:
         self.path = Path(path)
         self.is_zip = self.path.is_file()
         if self.is_zip and not zipfile.is_zipfile(self.path):
+            require_content(self.path, "a zip", DataError)
             raise DataError("neither a folder nor a .zip (or the zip is cut off)", where=str(self.path))
         if not self.is_zip and not self.path.is_dir():
             raise DataError("no such folder or .zip", where=str(self.path))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.files import atomic_path
+from ..core.files import atomic_path, require_content
 from ..errors import ConfigError, ImageError, MissingExtraError, one_line
 from .images import MAX_PIXELS
 
@@ -303,6 +303,7 @@ def _opened(source: str) -> InputContainer:
             raise ImageError(f"there is no camera {source} ({where} does not exist)", where=source)
     elif "://" not in source and not Path(source).is_file():
         raise ImageError("is a folder" if Path(source).is_dir() else "no such file", where=source)
+    require_content(source, "a video", ImageError)
     options = {"rtsp_transport": "tcp"} if source.lower().startswith("rtsp") else {}
     try:
         container: InputContainer = av.open(

@@ -107,6 +107,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: not a model file of this package, damaged, or of another version.
     """
+    require_content(path)
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("maskconver")
@@ -186,6 +187,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f'no file "{path}" of weights')
+    require_content(path)
     try:
         with path.open("rb") as file:
             safe = file.read(9)[8:] == b"{"  # the JSON of a safetensors file comes after its length

@@ -138,10 +138,13 @@ class Checkpoints(pl.Callback):
         folder: of the run.
         every: steps between them.
         alive: called after each step.
+
+    Attributes:
+        stopped: the signal that came, or 0.
     """
 
     def __init__(self, folder: Path, every: int, alive: Callable[[], None]) -> None:
-        self.folder, self.every, self.saved, self.stopped = folder, every, -1, False
+        self.folder, self.every, self.saved, self.stopped = folder, every, -1, 0
         self.alive = alive
         self._before: dict[int, Any] = {}
 
@@ -173,7 +176,7 @@ class Checkpoints(pl.Callback):
 
     def _listen(self, trainer: pl.Trainer) -> None:
         def stop(number: int, frame: Any) -> None:
-            self.stopped = trainer.should_stop = True
+            self.stopped, trainer.should_stop = number, True
             trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
             for n, handler in self._before.items():
                 signal.signal(n, handler)

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from ..core.files import require_content
 from ..errors import CheckpointError, ConfigError, first_line
 from ..io.lock import hold
 from ..models.backbones.weights import load_backbone
@@ -37,7 +39,7 @@ PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "1
 
 
 def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = print) -> dict[str, float]:
-    """Runs a recipe to its end (or to a Ctrl-C) and returns the last validation's figures.
+    """Runs a recipe to its end and returns the last validation's figures.
 
     Args:
         config: the recipe. `config.out` gets `recipe.yaml`, `last.ckpt`, `last.safetensors`,
@@ -47,6 +49,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
 
     Raises:
         DataError, ConfigError, CheckpointError, NonFiniteLoss: see there.
+        KeyboardInterrupt: after a Ctrl-C, when the checkpoint is saved. A SIGTERM ends the process then.
         OSError: `config.out` cannot be written.
     """
     out = Path(config.out)
@@ -183,6 +186,7 @@ def _train(
             trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
     if checkpoints.stopped:
         say(f"stopped at step {trainer.global_step}; go on with `resume=auto`")
+        signal.raise_signal(checkpoints.stopped)  # again, for the handlers of whoever started the run
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
 
 
@@ -303,6 +307,7 @@ def _check_resumable(
     checkpoint: str, task: SegmentationTask, categories: list[dict[str, Any]], config: TrainConfig
 ) -> tuple[int, int]:
     """The step of a checkpoint that this run can go on from, and how many images were seen until then."""
+    require_content(checkpoint)
     try:
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         step, theirs = int(state["global_step"]), {k: v.shape for k, v in state["state_dict"].items()}

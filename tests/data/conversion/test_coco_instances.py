@@ -299,6 +299,22 @@ def test_damaged_and_empty_images_are_named(tmp_path: Path) -> None:
     assert "git lfs pull" in str(result.faults[1])
 
 
+def test_ids_of_categories_may_be_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    content = coco_set(tmp_path / "source")
+    content["categories"][0]["id"] = 1.0
+    write_json(tmp_path / "source" / "instances.json", content)
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert not result.errors and [c["segments"] for c in result.classes][:2] == [1, 1]
+
+
+def test_an_image_of_another_ending_is_named(tmp_path: Path) -> None:
+    content = coco_set(tmp_path / "source")
+    content["images"][0]["file_name"] = "C:\\data\\a.jpg"
+    write_json(tmp_path / "source" / "instances.json", content)
+    with pytest.raises(DataError, match=r"there is no image .*a.jpg.*there is a.png; name that one"):
+        convert(tmp_path / "source", tmp_path / "out")
+
+
 def test_shapes_outside_without_pixels_and_crossing_are_counted(tmp_path: Path) -> None:
     content = coco_set(tmp_path / "source")
     outlines = {

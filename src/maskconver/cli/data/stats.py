@@ -69,7 +69,7 @@ def run(args: Namespace) -> int:
         if not args.json:
             data = f" --data {args.data}" if args.data else ""
             print(f"\nwrote it; train with: maskconver train --config {args.write_recipe}{data}")
-    return 0
+    return 1 if stats.unreadable else 0
 
 
 def _print(stats: Stats, fit: tuple[int, int] | None, recipe: str) -> None:
@@ -79,8 +79,10 @@ def _print(stats: Stats, fit: tuple[int, int] | None, recipe: str) -> None:
     figures = stats.to_json(fit)
     console.print(f"{stats.split or 'data set'}: {stats.path}", style="bold")
     looked = "" if len(stats.sizes) == stats.images else f", {len(stats.sizes)} of them looked at"
-    broken = f", {stats.unreadable} unreadable" if stats.unreadable else ""
-    console.print(f"{stats.images} images{looked}{broken}, {len(stats.labels)} objects\n")
+    console.print(f"{stats.images} images{looked}, {len(stats.labels)} objects")
+    if stats.unreadable:
+        console.print(f"{stats.unreadable} files cannot be read, first {stats.fault}")
+    console.print()
     spreads = table("", "smallest", *(f"{q} %" for q in QUANTILES[1:-1]), "largest")
     for name, key in (
         ("height, px", "height"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.files import require_content
 from ...core.segments import run_starts
 from ...errors import DataError, one_line
 from .annotation import Faults
@@ -54,6 +55,7 @@ def read_color_file(path: Path) -> ColorTable:
         DataError: no such file, a line or row that is not of these forms, or a colour of two classes.
     """
     where = str(path)
+    require_content(path, "a file of colours", DataError)
     try:
         text = decoded(path.read_bytes())
     except OSError as error:

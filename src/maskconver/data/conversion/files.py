@@ -9,6 +9,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -92,6 +93,16 @@ class Files:
         except (OSError, ValueError):  # also of an empty file
             return b""
 
+    def pointers(self) -> list[str]:
+        """The annotation files that are pointers of Git LFS."""
+        found = []
+        for name in self.matching(".json", ".xml", ".csv", ".txt", ".yaml", ".yml", ".zip"):
+            with suppress(OSError):
+                path = self.root / name
+                if path.stat().st_size < 1024 and path.read_bytes().startswith(LFS_POINTER):
+                    found.append(name)
+        return found
+
     def text(self, name: str) -> str:
         """A text file in UTF-8 or UTF-16 (with or without byte order mark) or, failing that, Windows-1252.
 
@@ -165,7 +176,9 @@ class Files:
                 fix="name the folder it leads to with `image_folder`",
                 kind="link-out",
             )
-        raise DataError(f'there is no image "{name}"', kind="missing-image")
+        other = self._by_stem.get(PurePosixPath(key).stem, [])
+        fix = f"there is {other[0][1]}; name that one" if other else ""
+        raise DataError(f'there is no image "{name}"', fix=fix, kind="missing-image")
 
     def image_names(self) -> list[str]:
         """Names of all images below `root`."""

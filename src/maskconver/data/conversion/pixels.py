@@ -15,7 +15,7 @@ from PIL import Image
 from ...core.files import LFS_FIX, LFS_POINTER, MAX_PIXELS
 from ...core.segments import run_starts
 from ...errors import DataError, one_line
-from ...io.label_png import read_classes
+from ...io.label_png import read_classes, stored_values
 from ..layout import CLASSES_FILES
 from .annotation import AnnotatedImage, IdSegment, Shape, SourceClass
 from .files import Files
@@ -146,10 +146,7 @@ def _open(path: Path, where: str, *, colours: bool) -> NDArray[Any]:
                 image.info.pop("transparency", None)
                 return np.asarray(image.convert("RGB"))
             if image.mode in _GREY:
-                values = np.asarray(image)
-                if image.format == "PNG" and image.mode == "L" and data[24] < 8:
-                    values = values // (255 // (2 ** data[24] - 1))  # Pillow spreads 2 and 4 bits over 0…255
-                return values.astype(np.uint8) if values.dtype == bool else values
+                return stored_values(image)
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if path.suffix.lower() in (".tif", ".tiff"):

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.files import atomic_path
+from ...core.files import LFS_FIX, atomic_path
 from ...core.segments import lookup
 from ...errors import ConfigError, DataError, ImageError, MaskconverError, one_line
 from ...io.images import image_size
@@ -287,6 +287,10 @@ class _Run:
 
     def finish(self, source: Path) -> None:
         faults, result, writer = self.reader.faults, self.result, self.writer
+        listed = {fault.where for fault in faults.listed}
+        for name in self.reader.files.pointers():  # which no reader has recognised
+            if (where := self.reader.files.where(name)) not in listed:
+                faults.reject(_pointer(where), where)
         result.errors, result.faults = dict(faults.errors), faults.listed
         nothing = not any(n for c, n in self.segments.items() if c != self.plan.ids.get(self.plan.background))
         if not writer.splits or (nothing and faults.errors):
@@ -460,8 +464,17 @@ def _files(source: Path, out: Path, partial: Path, options: Options, faults: Fau
 
 
 def _reader(files: Files, name: str | None, options: Options) -> tuple[Reader, str]:
-    reader, reason = recognise(files) if name is None else (reader_of(name), "as you said")
-    return reader(files, options), reason
+    try:
+        reader, reason = recognise(files) if name is None else (reader_of(name), "as you said")
+        return reader(files, options), reason
+    except DataError:
+        for pointer in files.pointers():  # why nothing is recognised
+            raise _pointer(files.where(pointer)) from None
+        raise
+
+
+def _pointer(where: str) -> DataError:
+    return DataError("not an annotation", where=where, fix=LFS_FIX)
 
 
 def _replace(new: Path, out: Path) -> None:

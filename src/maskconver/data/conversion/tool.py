@@ -233,7 +233,9 @@ def png_mask(data: bytes) -> NDArray[np.bool_]:
         if height * width > MAX_PIXELS:
             raise DataError(f"its mask has {width}×{height} pixels", kind="broken-mask")
         with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF", "WEBP", "GIF")) as image:
-            values = np.asarray(image)
+            values = np.asarray(image.convert("RGBA") if image.mode == "P" else image)
+            if image.mode == "P" and "transparency" not in image.info:
+                values = values[..., :3]  # the colours count, not the alpha that no pixel lacks
     except (ImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"its mask is not a sound PNG ({one_line(error)})", kind="broken-mask") from None
     if values.ndim == 2:

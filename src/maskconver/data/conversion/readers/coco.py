@@ -113,6 +113,8 @@ class _File:
         for number, raw in enumerate(_list(content.categories, "categories", self.where)):
             row = value(raw)
             number_ = row.get("id") if isinstance(row, dict) else None
+            if isinstance(number_, float) and number_.is_integer():  # pandas writes numbers so
+                number_ = row["id"] = int(number_)
             if not isinstance(number_, int) or isinstance(number_, bool):
                 text = "has no whole number as id"
                 reader.faults.add("bad-category", f"{self.where}, categories[{number}]", text)
