@@ -17,7 +17,7 @@ def main() -> None:
     """Writes `first.jpg` beside this file: each image to the left of its segments."""
     page = Image.new("RGB", (2 * SIZE[1], len(ROWS) * SIZE[0]))
     for row, (model, style, seed) in enumerate(ROWS):
-        # Cells are drawn at half the size, as under a microscope, and shown enlarged so that borders are seen.
+        # Cells are drawn at half the size and enlarged, so that their borders are seen.
         size = (256, 320) if style == "cells" else SIZE
         seg = mc.Predictor(model)(mc.data.synthesize(style, size=size, seed=seed).image)
         print(seg)
