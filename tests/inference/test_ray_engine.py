@@ -231,6 +231,11 @@ def test_options_that_do_not_fit_are_refused_in_one_line(
     assert message in said and said.count("\n") == 1
 
 
+def test_an_address_of_an_object_store_is_no_video(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "nuclei", "s3://x/y", "--engine", "ray", "--overlay"]) == 2
+    assert "leave out --overlay" in capsys.readouterr().err
+
+
 def test_unpacked_names_do_not_collide(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     from maskconver.inference.ray_engine import DONE, FAILED, _write

@@ -164,6 +164,8 @@ def test_tiles_are_automatic_for_models_that_keep_the_size_of_images():
     twice = ColourRuntime(scale=2.0)
     Predictor(twice)(image[:520])
     assert [shape[2:] for shape in twice.shapes] == [(1024, 1024)] * 2
+    with pytest.raises(ConfigError, match="a tile shows 10 pixels"):
+        Predictor(ColourRuntime(), scale=100)
 
 
 def test_a_model_of_mode_fit_sees_tiles_as_images():

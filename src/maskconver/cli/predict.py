@@ -154,7 +154,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
-    if names_videos(args.paths):
+    if args.engine != "ray" and names_videos(args.paths):
         require_video_options(args)
         _require_writable(Path(args.out))
         return run_videos(args, _predictor(args))

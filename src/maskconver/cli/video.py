@@ -39,14 +39,18 @@ FOR_IMAGES: dict[str, Any] = {
     "no_masks": False,
     "white_level": None,
 }
+STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 
 
 def names_videos(paths: list[str]) -> bool:
     """Whether the paths are videos.
 
     Raises:
-        ConfigError: some are and some are not, or there are several and one is a camera or a stream.
+        ConfigError: some are and some are not, or there are several and one is a camera or a stream; one
+            is an address of an object store.
     """
+    if stored := [path for path in paths if path.partition("://")[0] in STORES and "://" in path]:
+        raise ConfigError(f"{stored[0]} lies in an object store, which --engine ray reads; add that option")
     videos = [path for path in paths if is_video(path) and not (path.isdecimal() and Path(path).exists())]
     if videos and len(videos) < len(paths):
         other = next(path for path in paths if path not in videos)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .exported import CanvasMap, ClassScores
 
 AUTO_SIDE = 1024  # of the network's input, by default
+LEAST_TILE = 32  # pixels of an image that a tile shows at least, by default
 WINDOWED = 1 << 24  # pixels from which a TIFF is read window by window
 SAMPLED = 1 << 24  # pixels of such a file that the stretch is measured on
 
@@ -147,7 +148,12 @@ def tiles_of(
         if tile != "auto":
             raise ConfigError(f'tile "{tile}" is not available; there are auto, none and a side in pixels')
         least = min(fixed) if fixed else max(AUTO_SIDE, *config.size)
-        tile = max(int(least / config.scale), 1)
+        tile = int(least / config.scale)
+        if tile < LEAST_TILE:
+            raise ConfigError(
+                f"at a scale of {config.scale:g}, a tile shows {tile} pixels of an image; give a smaller "
+                "`scale`, a larger `diameter`, or a `tile`"
+            )
     if tile < 1:
         raise ConfigError(f"`tile={tile}` is no side in pixels")
     scale = min(fixed) / tile if fixed and config.mode == "fit" else config.scale
