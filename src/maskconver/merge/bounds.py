@@ -191,7 +191,7 @@ class BoundedCompetition:
         # Rows and columns in which each mask exceeds it: the first, and the one after the last.
         above = logits > beyond
         boxes = []
-        for some in (above.any(2), above.any(1)):
+        for some in map(np.asarray, (above.any(2), above.any(1))):
             boxes += [some.argmax(1), some.shape[1] - some[:, ::-1].argmax(1)]
         # The outer cells have the outer rows and columns twice.
         padded = np.empty((n, height + 2, width + 2), np.float32)
