@@ -188,30 +188,34 @@ class BoundedCompetition:
         floor = np.zeros((height + 1, width + 1), np.float32)
         least = self._below(min(self.config.mask_threshold, 0.5))
         beyond = np.float32(_logit(float(least), self.config.hard_sigmoid) - 1e-3)
+        # Rows and columns in which each mask exceeds it: the first, and the one after the last.
+        above = logits > beyond
+        boxes = []
+        for some in map(np.asarray, (above.any(2), above.any(1))):
+            boxes += [some.argmax(1), some.shape[1] - some[:, ::-1].argmax(1)]
+        # The outer cells have the outer rows and columns twice.
+        padded = np.empty((n, height + 2, width + 2), np.float32)
+        padded[:, 1:-1, 1:-1] = logits
+        padded[:, 1:-1, 0], padded[:, 1:-1, -1] = logits[:, :, 0], logits[:, :, -1]
+        padded[:, 0], padded[:, -1] = padded[:, 1], padded[:, -2]
+        number = np.arange(floor.size).reshape(floor.shape)
         found: list[tuple[Values, Values, Indices]] = []
         counts = np.zeros(n, np.int64)
-        for i, (mask, score) in enumerate(zip(logits, self.scores)):
-            above = mask > beyond
-            rows = np.flatnonzero(above.any(1))
-            if not len(rows):
-                continue
-            top, bottom = rows[0], rows[-1] + 2  # cells reach one row beyond
-            columns = np.flatnonzero(above[top : bottom - 1].any(0))
-            left, right = columns[0], columns[-1] + 2
-            y, x = (
-                np.clip(np.arange(a - 1, b), 0, m - 1)
-                for a, b, m in ((top, bottom, height), (left, right, width))
-            )
-            corners = probabilities(mask[y[:, None], x], self.config.hard_sigmoid) * score
+        for i in np.flatnonzero(above.any((1, 2))):
+            score = self.scores[i]
+            top, bottom, left, right = (int(side[i]) for side in boxes)
+            cells = slice(top, bottom + 1), slice(left, right + 1)  # they reach one row and column beyond
+            corners = padded[i, top : bottom + 2, left : right + 2].copy()
+            corners = probabilities(corners, self.config.hard_sigmoid)
+            corners *= score
             low, high = (
-                f(f(corners[:-1, :-1], corners[1:, :-1]), f(corners[:-1, 1:], corners[1:, 1:]))
-                for f in (np.minimum, np.maximum)
+                f(rows[:, :-1], rows[:, 1:])
+                for f, rows in ((f, f(corners[:-1], corners[1:])) for f in (np.minimum, np.maximum))
             )
-            claimed = floor[top:bottom, left:right]
+            claimed = floor[cells]
             np.maximum(claimed, self._claims(low, score), out=claimed)
-            cells = np.arange(top, bottom)[:, None] * (width + 1) + np.arange(left, right)
             some = high > least * score
-            found.append((low[some], high[some], cells[some]))
+            found.append((low[some], high[some], number[cells][some]))
             counts[i] = len(found[-1][0])
         bids = [np.concatenate(column) for column in zip(*found)] if found else np.zeros((3, 0))
         low, high, cell = bids[0], bids[1], bids[2].astype(np.int64)

@@ -6,6 +6,7 @@ Source: `MaskConverPanopticGenerator` of the reference implementation; the paper
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -161,10 +162,13 @@ def with_maskness(
     if not config.maskness:
         return scores
     scores = scores.copy()
-    for n in np.flatnonzero(scores > np.float32(config.score_threshold)):  # one mask in memory at a time
-        if not is_finite(mask_logits[n]):
+    chosen = np.flatnonzero(scores > np.float32(config.score_threshold))
+    sound = is_finite(mask_logits[: chosen.max(initial=-1) + 1])
+    for n in chosen:  # one mask in memory at a time
+        mask = mask_logits[n]
+        if not (sound or is_finite(mask)):
             continue
-        inside = mask_logits[n][mask_logits[n] > 0]
+        inside = mask[mask > 0]
         values = inside if isinstance(inside, np.ndarray) else inside.cpu().numpy()
         mean = (1 / (1 + np.exp(-values))).mean() if len(values) else np.float32(0)
         scores[n] *= mean ** np.float32(config.maskness)
@@ -225,16 +229,22 @@ def output_taps(
         rows, columns = output_size or mask_size
         return Taps.resize(mask_size[0], rows), Taps.resize(mask_size[1], columns)
 
-    def axis(i: int) -> Taps:
-        scale = geometry.scale[i]
-        # Length of the canvas in original pixels. The reference rounds it up; the small constant keeps a
-        # quotient that is whole but for rounding from becoming one more.
-        length = np.ceil(geometry.canvas_size[i] / scale - 1e-4)
-        pixels = np.arange(output_size[i] if output_size else geometry.image_size[i])
-        positions = (pixels + 0.5) * (mask_size[i] / length) - 0.5
-        return Taps.at(positions, mask_size[i], inside=pixels < geometry.image_size[i])
+    size = output_size or geometry.image_size
+    rows, columns = (
+        _axis(mask_size[i], geometry.canvas_size[i], geometry.scale[i], size[i], geometry.image_size[i])
+        for i in (0, 1)
+    )
+    return rows, columns
 
-    return axis(0), axis(1)
+
+@lru_cache(64)  # images often have one size, and for small ones this is a tenth of the work
+def _axis(cells: int, canvas: int, scale: float, pixels: int, inside: int) -> Taps:
+    """How `pixels` of the answer, of which `inside` are in the image, read an axis of so many mask cells."""
+    # Length of the canvas in original pixels. The reference rounds it up; the small constant keeps a
+    # quotient that is whole but for rounding from becoming one more.
+    length = np.ceil(canvas / scale - 1e-4)
+    positions = np.arange(pixels)
+    return Taps.at((positions + 0.5) * (cells / length) - 0.5, cells, inside=positions < inside)
 
 
 def _segments(

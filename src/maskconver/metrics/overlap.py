@@ -159,7 +159,7 @@ class Overlap:
         # Weights make bincount return floats; counts of pixels are exact in them.
         joint = np.bincount(rows * width + columns, lengths, height * width).astype(np.int64)
         overlap = cls(pred, gt, joint.reshape(height, width), image)
-        there = overlap.joint.any(0)[:-1]
+        there = np.asarray(overlap.joint.any(0))[:-1]
         if not there.all():
             raise DataError(
                 f"{where}the prediction lists segment {pred.ids[~there][0]}, which has no pixel in its map"
