@@ -28,7 +28,7 @@ async function register() {
   if (!navigator.serviceWorker) return; // of a page that is neither https nor of this machine
   try {
     await navigator.serviceWorker.register("sw.js");
-    await navigator.serviceWorker.ready;
+    await Promise.race([navigator.serviceWorker.ready, new Promise((resolve) => setTimeout(resolve, 5000))]);
     if (navigator.serviceWorker.controller || sessionStorage.getItem("reloaded")) return;
     sessionStorage.setItem("reloaded", "yes");
   } catch {

@@ -7,6 +7,7 @@ import { channelsOf, prepare, stretchLevels } from "./preprocess.js";
 
 const MOST_PIXELS = 64 << 20; // of an image: beyond, a browser's memory does not suffice
 const LEAST_SCORE = 0.05; // proposals below are not kept: no threshold of the page goes there
+const GPU_SECONDS = 20; // for its first run; then WASM takes over
 const MEMORY = 256 << 20; // bytes of proposals that are kept for new thresholds
 const wanted = new URL(location).searchParams; // ?threads=1 and ?device=wasm, to compare
 
@@ -29,20 +30,28 @@ const zeros = (ort, { input, size }) => {
   return new ort.Tensor("float32", new Float32Array(dims.reduce((a, b) => a * b)), dims);
 };
 
+/** A promise, or an error where it takes too long: some drivers never answer. */
+const within = (seconds, promise) => Promise.race([promise,
+  new Promise((_, reject) => setTimeout(() => reject(new Error(`no answer within ${seconds} s`)), 1000 * seconds))]);
+
 async function start(kind, model, about) {
   const ort = await import(`./ort.${kind}.js`), { wasm } = ort.env;
   ort.env.logLevel = "error";
   wasm.wasmBinary = await bytesOf(`ort.${kind}.wasm.gz`);
   wasm.numThreads = crossOriginIsolated ? Number(wanted.get("threads")) || Math.min(navigator.hardwareConcurrency, 4) : 1;
-  const session = await ort.InferenceSession.create(model, { executionProviders: [kind] });
-  await session.run({ images: zeros(ort, about) }); // what a device cannot do, it says here
+  const open = async () => {
+    const session = await ort.InferenceSession.create(model, { executionProviders: [kind] });
+    await session.run({ images: zeros(ort, about) }); // what a device cannot do, it says here
+    return session;
+  };
+  const session = await (kind === "webgpu" ? within(GPU_SECONDS, open()) : open());
   return { ort, session, device: kind === "webgpu" ? "WebGPU" : `WASM, ${wasm.numThreads} thread${wasm.numThreads > 1 ? "s" : ""}` };
 }
 
 /** Whether the browser reaches a real GPU; one computed by the CPU is slower than WASM. */
 async function hasGpu() {
   if (wanted.get("device") === "wasm") return false;
-  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const adapter = await within(GPU_SECONDS, Promise.resolve(navigator.gpu?.requestAdapter())).catch(() => null);
   return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
 }
 
