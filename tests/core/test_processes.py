@@ -1,6 +1,7 @@
 """Processes that end early are told in one line that names what to do."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,12 @@ def test_a_script_without_the_guard_ends_with_one_line_that_names_it(tmp_path: P
     ]
     assert len(told) == 1
     assert '`if __name__ == "__main__":`' in told[0]
+
+
+def signals(_: int) -> list[bool]:
+    return [signal.getsignal(n) == signal.SIG_IGN for n in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_signals_to_all_processes_are_left_to_the_main_one() -> None:
+    with process_pool(1) as pool:
+        assert list(pool.map(signals, range(2))) == [[True, True]] * 2

@@ -104,6 +104,20 @@ def _stop_after(cells: Path, out: Path, steps: int, number: signal.Signals = sig
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
+def test_a_signal_to_all_processes_of_a_run_saves_it(cells: Path, tmp_path: Path) -> None:
+    argv = tiny(cells, tmp_path, "--steps=5000", "--val_every=5000", "--data.workers=1", "--log_every=1")
+    words = [sys.executable, "-m", "maskconver.cli", *argv]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("step 2/"))
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.stdout.read()
+    assert process.wait(60) == 143 and "go on with --resume auto" in said
+    assert (tmp_path / "last.ckpt").is_file()
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(cells: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "maskconver.cli"]
     steps = ("--steps=60", "--val_every=60")

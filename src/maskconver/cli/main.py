@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         use_options(parser)
         parsed = parser.parse_args(rest)
         _require_groups(parser, parsed)
+        _require_counts(parsed)
         return int(module.run(parser.instantiate(parsed)))
     except SystemExit as stop:  # after --help
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         hint = f"{_near_options(str(error), parser)}see maskconver {name} --help"
-        print(f"maskconver: error: {shown(error)}; {hint}", file=sys.stderr)
+        print(f"maskconver: error: {_plain(error)}; {hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nmaskconver: stopped", file=sys.stderr)
@@ -198,6 +199,27 @@ def _require_groups(parser: Any, parsed: Any) -> None:
         value = parsed.get(name) if getattr(group, "group_class", None) else None
         if value is not None and not hasattr(value, "as_dict"):
             raise ConfigError(f"`{name}` is a group of options, such as those of `{name}.…`, not {value!r}")
+
+
+def _require_counts(parsed: Any) -> None:
+    """Refuses numbers below 1 where all commands count."""
+    for name in ("workers", "max_pixels"):
+        value = parsed.get(name)
+        if isinstance(value, int) and value < 1:
+            raise ConfigError(f"`{name}` must be at least 1, got {value}")
+
+
+_NO_TYPE = re.compile(r"key \"([\w.]+)\": .*?Expected an? <class '(\w+)'>.*(?:Given|Got) value: (.*)")
+
+
+def _plain(error: ArgumentError) -> str:
+    """What the parser says, without the types of Python."""
+    found = _NO_TYPE.search(" ".join(str(error).split()))
+    kinds = {"float": "a finite number", "int": "a whole number", "str": "text", "bool": "true or false"}
+    if not found or found[2] not in kinds:
+        return shown(error)
+    option = found[1] if "." in found[1] else found[1].replace("_", "-")
+    return f"--{option} must be {kinds[found[2]]}, got {found[3]}"
 
 
 def _near_options(message: str, parser: Any) -> str:

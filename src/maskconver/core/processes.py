@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import MaskconverError
+
+
+def leave_signals(*_: Any) -> None:
+    """Has a worker process pass over Ctrl-C and SIGTERM.
+
+    Terminals and job schedulers send them to all processes at once; the main one ends its workers in order.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _begin(initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]) -> None:
+    leave_signals()
+    if initializer:
+        initializer(*initargs)
 
 
 @contextmanager
@@ -32,7 +48,7 @@ def process_pool(
     # Forking costs least, but is safe only where nothing else runs in this process.
     alone = threading.active_count() == 1 and "torch" not in sys.modules and sys.platform == "linux"
     context = multiprocessing.get_context("fork" if alone else "spawn")
-    with ProcessPoolExecutor(processes, context, initializer, initargs) as pool:
+    with ProcessPoolExecutor(processes, context, _begin, (initializer, initargs)) as pool:
         try:
             yield pool
         except BrokenProcessPool:

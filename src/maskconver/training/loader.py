@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from ..core.categories import differences
 from ..core.config import InputConfig
 from ..core.preprocess import prepare
+from ..core.processes import leave_signals
 from ..core.proposals import Geometry
 from ..core.segments import SegmentTable
 from ..data.dataset import PanopticDataset, Sample
@@ -322,6 +323,7 @@ class SegmentationData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             drop_last=True,
             persistent_workers=self.config.workers > 0,
+            worker_init_fn=leave_signals,
         )
 
     def val_dataloader(self) -> DataLoader[ValidationItem]:
@@ -333,6 +335,7 @@ class SegmentationData(pl.LightningDataModule):
             batch_size=None,
             num_workers=min(self.config.workers, 1),
             collate_fn=_same,  # type: ignore[arg-type]  # without batches it gets the item itself
+            worker_init_fn=leave_signals,
         )
 
     def _process(self) -> tuple[int, int]:

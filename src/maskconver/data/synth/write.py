@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.categories import Categories
-from ...core.files import atomic_path
+from ...core.files import MAX_PIXELS, atomic_path
 from ...core.processes import process_pool
 from ...core.segments import measure
 from ...errors import ConfigError, DataError
@@ -103,8 +103,9 @@ def write_dataset(
     categories = synth_categories(style)
     if count < 1:
         raise ConfigError(f"a data set of {count} images is not possible; ask for 1 or more")
-    if min(size) < 1:
-        raise ConfigError(f"size {size[0]}×{size[1]} is not possible; height and width must be 1 or more")
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        what = f"height and width must be 1 or more, with at most {MAX_PIXELS} pixels"
+        raise ConfigError(f"size {size[0]}×{size[1]} is not possible; {what}")
     if not split or not split.replace("_", "").replace("-", "").isalnum():
         raise ConfigError(f'"{split}" cannot be the name of a split; use letters and digits')
     out = Path(out)
