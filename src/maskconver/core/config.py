@@ -144,7 +144,6 @@ class PostprocessConfig:
             raise ConfigError(f"maskness is an exponent, 0 or more, got {self.maskness}")
         if self.fill_label is not None and self.fill_label < 0:
             raise ConfigError(f"fill_label is a label of 0 or more, not {self.fill_label}")
-
         if self.fill_only and self.fill_label is None:
             raise ConfigError("fill_only is about the class of fill_label; set that, too")
 

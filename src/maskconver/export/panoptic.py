@@ -66,8 +66,8 @@ class PanopticMerge(nn.Module):
             With `fill_label` there is a row more.
         """
         score, label, logits = scores[0], labels[0], mask_logits[0]
-        if self.config.fill_only:
-            score = score.where(label != self.config.fill_label, 0.0)
+        if self.config.fill_only and self.config.fill_label is not None:
+            score = score.masked_fill(label.eq(self.config.fill_label), 0.0)
         if self.config.maskness:  # see `merge.maskconver.with_maskness`
             inside = (logits > 0).float()
             total = (((-logits).exp() + 1).reciprocal() * inside).sum((1, 2))

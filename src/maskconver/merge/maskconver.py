@@ -226,8 +226,8 @@ def output_taps(
         output_size: (height, width) of the answer; None is the image's own size, or that of the masks.
     """
     if geometry is None:
-        rows, columns = output_size or mask_size
-        return Taps.resize(mask_size[0], rows), Taps.resize(mask_size[1], columns)
+        height, width = output_size or mask_size
+        return Taps.resize(mask_size[0], height), Taps.resize(mask_size[1], width)
 
     size = output_size or geometry.image_size
     rows, columns = (

@@ -120,7 +120,12 @@ def convolutions_before_norms(network: nn.Module, images: Tensor) -> list[tuple[
     return [(conv, norm) for conv, norm, result in pairs if uses.count[result] == 1]
 
 
-ONEDNN = {None: ("none", ""), F.gelu: ("gelu", "none"), F.relu: ("relu", ""), F.silu: ("swish", "")}
+ONEDNN: dict[Any, tuple[str, str]] = {
+    None: ("none", ""),
+    F.gelu: ("gelu", "none"),
+    F.relu: ("relu", ""),
+    F.silu: ("swish", ""),
+}
 
 
 class FusedConv(nn.Module):
