@@ -18,7 +18,7 @@ from PIL import Image
 
 from maskconver.cli.main import main
 from maskconver.data.conversion.run import convert
-from maskconver.errors import CheckpointError, DataError
+from maskconver.errors import CheckpointError, ConfigError, DataError
 from maskconver.inference.exported import Exported
 from maskconver.io.images import image_size, read_image
 from maskconver.io.panoptic_json import read_panoptic_json
@@ -197,3 +197,13 @@ def test_odd_json_values_are_json() -> None:
     rng = random.Random(0)
     for _ in range(50):
         json.dumps(mutate.values({"a": [1, {"b": 2}]}, rng))
+
+
+def test_a_recipe_that_names_no_model_is_refused() -> None:
+    pytest.importorskip("torch")
+    from jsonargparse import Namespace
+
+    from maskconver.cli.train import config_of
+
+    with pytest.raises(ConfigError, match=r"names no model; give one with `model\.name`"):
+        config_of(Namespace(model=Namespace(proposals=3)))

@@ -171,7 +171,9 @@ def config_of(args: Any) -> TrainConfig:
 
     values: dict[str, Any] = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(TrainConfig)}
     network = values["model"].as_dict()
-    name, weights = network.pop("name"), network.pop("backbone_weights")
+    name, weights = network.pop("name", None), network.pop("backbone_weights", None)
+    if not name:  # the recipe has something else in the place of the options of `model`
+        raise ConfigError("the recipe names no model; give one with `model.name`")
     values["model"] = ModelChoice(name, weights, changed(model_config(name), network))
     return TrainConfig(**values)
 
