@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ import httpx
 from starlette.testclient import TestClient
 
 import maskconver as mc
+from maskconver.cli.main import main
 from maskconver.serve import server as serving
 from maskconver.serve.app import create_app
 from tests.fakes import FakeRuntime
@@ -118,6 +120,18 @@ def raw(address: tuple[str, int], sent: bytes, *, seconds: float = 10) -> bytes:
 
 def healthy(address: tuple[str, int]) -> bool:
     return httpx.get(f"http://{address[0]}:{address[1]}/healthz", timeout=10).json()["status"] == "ok"
+
+
+def test_answers_are_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[socket.socket] = []
+    server = SimpleNamespace(run=lambda sockets: found.extend(sockets))
+    own = mc.Predictor(FakeRuntime())
+    monkeypatch.setattr("maskconver.inference.predictor.Predictor", lambda *_, **__: own)
+    monkeypatch.setattr(serving, "create_server", lambda app: server)
+    monkeypatch.setattr(serving, "use_one_heap", lambda: None)
+    assert main(["serve", "nuclei", "--port", "0"]) == 0
+    with found[0]:
+        assert found[0].proto == socket.IPPROTO_TCP  # of others asyncio leaves TCP_NODELAY off
 
 
 def test_headers_that_are_huge_or_no_http_are_refused(address: tuple[str, int]) -> None:

@@ -31,7 +31,8 @@ class Uncertain:
     def __init__(self, seed: int, **options: Any) -> None:
         own: dict[str, Any] = {"mode": "native", "size": (64, 64), "multiple": 16}
         self.input = InputConfig(**(own | options))
-        self.categories, self.seen = CATEGORIES, []
+        self.categories = CATEGORIES
+        self.seen: list[Proposals] = []
         self.postprocess = PostprocessConfig(min_area=1e-3, overlap_threshold=0.3, score_threshold=0.3)
         self.rng = np.random.default_rng(seed)
 
@@ -73,7 +74,7 @@ def discs(seed: int, height: int, width: int) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("seed", range(4))
-def test_joining_tiles_is_pythons(size: tuple[int, int], options: dict[str, int], seed: int) -> None:
+def test_joining_tiles_is_pythons(size: tuple[int, int], options: dict[str, Any], seed: int) -> None:
     runtime = Uncertain(seed, scale=2.0 if seed == 1 else 1.0)
     predictor = Predictor(runtime, batch_size=1, **options)
     own = predictor(discs(seed, *size))
