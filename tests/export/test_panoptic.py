@@ -154,7 +154,7 @@ def test_settings_that_are_inside_the_file_cannot_be_changed(exported, tmp_path,
         mc.Predictor(path, score_threshold=0.5)
     with pytest.raises(ConfigError, match="number of proposals inside"):
         mc.Predictor(path, proposals=5)
-    with pytest.raises(ConfigError, match="gives panoptic maps, not proposals"):
+    with pytest.raises(ConfigError, match="gives no proposals"):
         mc.Predictor(path).proposals(np.zeros((96, 128, 3), np.uint8))
     with pytest.raises(ConfigError, match="algorithm cannot be changed"):
         mc.Predictor(path, algorithm="reference")

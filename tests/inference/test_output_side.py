@@ -45,6 +45,11 @@ def test_a_side_of_no_pixels_is_refused() -> None:
         postprocess(halves(), PostprocessConfig(), CATEGORIES, output_side=0)
 
 
+def test_a_side_that_no_memory_holds_is_refused():
+    with pytest.raises(ConfigError, match="take a smaller one"):
+        Predictor(FakeRuntime(), output_side=2**40)(bright_image())
+
+
 def test_a_resized_answer_keeps_its_segments_and_measures_them_anew() -> None:
     answer = postprocess(halves(), PostprocessConfig(min_area=0), CATEGORIES, output_side=8)[0]
     large = answer.resized((60, 80))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, MaskconverError
+from .files import MAX_PIXELS
 
 NOTHING = 80.0  # a logit that leaves nothing to others, in float32
 
@@ -32,7 +33,7 @@ class Geometry:
         """How the canvas lies on the image brought to that longer side in pixels; None leaves it its own.
 
         Raises:
-            ConfigError: the side is not positive.
+            ConfigError: the side is not positive, or the answer would have more than `MAX_PIXELS`.
         """
         if side is None:
             return self
@@ -40,6 +41,10 @@ class Geometry:
             raise ConfigError(f"output_side is a number of pixels, at least 1, not {side}")
         longer = max(self.image_size)
         height, width = (max(round(n * side / longer), 1) for n in self.image_size)
+        if side > longer and height * width > MAX_PIXELS:
+            raise ConfigError(
+                f"`output_side={side}` gives more than {MAX_PIXELS:,} pixels; take a smaller one"
+            )
         scale = (
             self.scale[0] * self.image_size[0] / height,
             self.scale[1] * self.image_size[1] / width,
