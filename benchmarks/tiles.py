@@ -2,7 +2,7 @@
 
 Run: .venv/bin/python benchmarks/tiles.py [--side 8192]             time beyond the network
      .venv/bin/python benchmarks/tiles.py --memory [--side 20000]   a TIFF, without a network
-     .venv/bin/python benchmarks/tiles.py --others [--side 2048]    SAHI (pip install sahi) beside ours
+     .venv/bin/python benchmarks/tiles.py --others [--side 2048]    SAHI and StarDist beside ours
      .venv/bin/python benchmarks/tiles.py --data my_data            PQ of its large images, whole and in tiles
 
 A generated image of cells on a grid, which lies alike in every tile, is segmented in tiles of 1024 pixels of
@@ -182,18 +182,39 @@ def sahi(image: NDArray[np.uint8], tile: int, overlap: int) -> list[int]:
     return [int(one.mask.bool_mask.sum()) for one in answer.object_prediction_list]
 
 
+def stardist(image: NDArray[np.uint8], tile: int, overlap: int) -> list[int]:
+    """The same network in the blocks of StarDist's `predict_instances_big`."""
+    from stardist.models import Config2D, StarDist2D
+
+    class Model(StarDist2D):
+        def predict_instances(
+            self, img: NDArray[np.uint8], **_: Any
+        ) -> tuple[NDArray[np.int32], dict[str, Any]]:
+            found = network(img)
+            points = np.array([ndimage.center_of_mass(found.mask(s.id)) for s in found]).reshape(-1, 2)
+            outlines = points[..., None] + np.zeros((1, 2, self.config.n_rays))
+            return found.ids, {"points": points, "coord": outlines, "prob": np.ones(len(points))}
+
+    network = Predictor(Threshold(), tile=None)
+    model = Model(Config2D(n_rays=8, n_channel_in=3), name=None, basedir=None)
+    blocks = {"block_size": (tile, tile, 3), "min_overlap": (overlap, overlap, 0), "context": (0, 0, 0)}
+    labels, _ = model.predict_instances_big(image, axes="YXC", show_progress=False, **blocks)
+    return np.bincount(labels.ravel())[1:].tolist()
+
+
 def others(args: Namespace) -> None:
-    """Time, memory and cells of ours, then of SAHI; sides of tiles run through cells. All cells are alike."""
+    """Time, memory and cells of ours and of others; sides of tiles run through cells. All cells are alike."""
     image = cells(args.side or 2048)
     count, tile = (len(image) // PERIOD) ** 2, 480
     row = table("tiles of", "s", "MB more", "cells there", "cells found", "of another area by 5 % or more")
-    for function in (ours, sahi):
-        before, begun = peak(), time.process_time()
+    for function in (ours, sahi, stardist):
         try:
-            found = function(image, tile, tile // 4)
+            function(image[: 2 * tile, : 2 * tile], tile, tile // 4)  # so that imports do not count
         except ModuleNotFoundError as error:
             print(f"{function.__name__} left out: {error}")
             continue
+        before, begun = peak(), time.process_time()
+        found = function(image, tile, tile // 4)
         used = time.process_time() - begun
         areas = np.array(found)
         odd = int((abs(areas / np.median(areas) - 1) >= 0.05).sum())

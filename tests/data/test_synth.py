@@ -70,6 +70,7 @@ def test_cells_are_grey_touch_and_differ_in_size() -> None:
 
 
 def test_houses_have_windows_in_walls_and_the_classes_of_the_bundled_model() -> None:
+    pytest.importorskip("torch")
     from maskconver import load
 
     categories = synth_categories("houses")

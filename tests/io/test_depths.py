@@ -57,8 +57,7 @@ def test_twelve_bits_with_0_for_white_are_turned_at_the_white_level(tmp_path: Pa
 
 @pytest.mark.parametrize("colours", [1, 3])
 def test_full_opacity_does_not_hide_that_an_image_looks_black(tmp_path: Path, colours: int) -> None:
-    import tifffile
-
+    tifffile = pytest.importorskip("tifffile")
     values = np.full((4, 5, colours + 1), 4000, np.uint16)
     values[..., -1] = 65535
     kind = "rgb" if colours == 3 else "minisblack"

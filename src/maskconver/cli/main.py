@@ -209,14 +209,16 @@ def _require_counts(parsed: Any) -> None:
             raise ConfigError(f"`{name}` must be at least 1, got {value}")
 
 
-_NO_TYPE = re.compile(r"key \"([\w.]+)\": .*?Expected an? <class '(\w+)'>.*(?:Given|Got) value: (.*)")
+_NO_TYPE = re.compile(
+    r"key \"([\w.]+)\": .*?Expected an? <class '(float|int|str|bool)'>.*(?:Given|Got) value: (.*)"
+)
 
 
 def _plain(error: ArgumentError) -> str:
     """What the parser says, without the types of Python."""
     found = _NO_TYPE.search(" ".join(str(error).split()))
     kinds = {"float": "a finite number", "int": "a whole number", "str": "text", "bool": "true or false"}
-    if not found or found[2] not in kinds:
+    if not found:
         return shown(error)
     option = found[1] if "." in found[1] else found[1].replace("_", "-")
     return f"--{option} must be {kinds[found[2]]}, got {found[3]}"
