@@ -187,6 +187,7 @@ def _train(
     if checkpoints.stopped:
         say(f"stopped at step {trainer.global_step}; go on with `resume=auto`")
         signal.raise_signal(checkpoints.stopped)  # again, for the handlers of whoever started the run
+        raise KeyboardInterrupt  # shells have background jobs ignore Ctrl-C, and then nothing came of it
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
 
 
