@@ -6,14 +6,12 @@ import copy
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .base import SegmentationModel
-from .layers import ConvNorm
 from .topk import TopK, stable_topk
 
 SIDE = 129  # px of the image on which convolutions and batch norms are paired
@@ -118,60 +116,6 @@ def convolutions_before_norms(network: nn.Module, images: Tensor) -> list[tuple[
         for hook in hooks:
             hook.remove()
     return [(conv, norm) for conv, norm, result in pairs if uses.count[result] == 1]
-
-
-ONEDNN: dict[Any, tuple[str, str]] = {
-    None: ("none", ""),
-    F.gelu: ("gelu", "none"),
-    F.relu: ("relu", ""),
-    F.silu: ("swish", ""),
-}
-
-
-class FusedConv(nn.Module):
-    """A `ConvNorm` without its norm; on CPUs oneDNN applies the activation while it writes the result.
-
-    Args:
-        layer: with a convolution, an activation of `ONEDNN` or none, and nothing between.
-    """
-
-    def __init__(self, layer: ConvNorm) -> None:
-        super().__init__()
-        self.conv, self.bn, self.activation = layer.conv, layer.bn, layer.activation
-        self.kind = ONEDNN[layer.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See `ConvNorm.forward`."""
-        conv, (name, algorithm) = self.conv, self.kind
-        if not _runs_in_onednn(x):
-            x = conv(x)
-            return x if self.activation is None else self.activation(x)
-        sizes = list(conv.padding), list(conv.stride), list(conv.dilation)
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, conv.weight, conv.bias, *sizes, conv.groups, name, [], algorithm
-        )
-        return y
-
-
-def _runs_in_onednn(x: Tensor) -> bool:
-    """Whether PyTorch's convolution followed by an activation may be called: it is in no exported graph."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not x.requires_grad
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and torch.backends.mkldnn.is_available()
-    )
-
-
-def fuse_activations(network: nn.Module) -> None:
-    """Puts `FusedConv` in the place of every `ConvNorm` whose norm is folded; changes `network` in place."""
-    for name, layer in list(network.named_modules()):
-        folded_in = isinstance(layer, ConvNorm) and isinstance(layer.bn, nn.Identity)
-        if folded_in and layer.activation in ONEDNN and not layer.conv.dynamic:
-            network.set_submodule(name, FusedConv(layer))
 
 
 class _Uses(TorchDispatchMode):

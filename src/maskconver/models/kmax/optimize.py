@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...core.proposals import Proposals
 from ..layers import full_precision
-from ..optimize import InferenceModel, folded, fuse_activations
+from ..optimize import InferenceModel, folded
 from ..topk import TopK, stable_topk
 from .axial import HEADS, AxialAttention, AxialAttention2d, relative_rows
 from .decoder import NORM_EPS, KMeansDecoder, KMeansLayer, Predictor
@@ -49,7 +49,6 @@ class InferenceKMaX(InferenceModel):
             for name, module in list(part.named_modules()):
                 if isinstance(module, AxialAttention2d):
                     part.set_submodule(name, InferenceAxialAttention2d(module))
-        fuse_activations(network)
         self.levels = network.levels
         self.backbone, self.pixel_decoder = network.backbone, network.pixel_decoder
         self.decoder = InferenceDecoder(network.decoder)
