@@ -54,7 +54,7 @@ def test_the_file_of_a_model_with_a_semantic_head_answers_as_the_model(exported,
 
 def test_panoptic_maps_of_real_images_are_equal_but_for_a_rounded_edge(exported, models, shared):
     path, _ = exported("nuclei", size=SIZES["nuclei"])
-    images = sorted((shared / "data").glob("dsb2018-nuclei/**/*.png"))[:3]
+    images = sorted((shared / "data").glob("dsb2018-nuclei/**/*.png"))[:8]
     model = models["nuclei"]
     own = mc.load("nuclei")
     own.config.input = replace(model.input, mode="fit", size=SIZES["nuclei"])
@@ -62,8 +62,8 @@ def test_panoptic_maps_of_real_images_are_equal_but_for_a_rounded_edge(exported,
     # so each pixel is that of ours at this threshold or at one a thousandth away.
     fused, given = own.optimized(), own.config.postprocess.mask_threshold
     near = [mc.Predictor(fused, mask_threshold=given + step)(images) for step in (0, -0.001, 0.001)]
+    assert sum(len(ours) > 1 for ours in near[0]) >= 3  # the others show no nucleus at this size
     for ours, lower, higher, theirs in zip(*near, mc.Predictor(path)(images)):
-        assert len(ours) > 1
         same = theirs.ids == ours.ids
         assert (same | (theirs.ids == lower.ids) | (theirs.ids == higher.ids)).all()
         assert np.count_nonzero(~same) <= 2
