@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,12 @@ anything = st.recursive(
     ),
     max_leaves=12,
 )
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize="MASKCONVER_FUZZ_CASES" not in os.environ,  # `make fuzz` tries others each time
+)
 
 
 def row(**fields: Any) -> Any:
