@@ -15,21 +15,16 @@ Example: maskconver predict nuclei "plates/*.png" --out results --overlay
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import shutil
 import sys
 import tempfile
 import time
-import unicodedata
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
-from pathlib import Path, PurePath, PurePosixPath
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +38,7 @@ from ..inference.stream import behind, timed
 from ..io.images import MAX_PIXELS, ImageWarning
 from ..io.journal import LOCK, PARTS, Journal, Task, open_journal
 from ..io.lock import hold
-from ..io.panoptic_json import read_panoptic_json
+from ..io.naming import image_ids_from, result_names, unique_stems
 from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
 from ..io.sources import list_images
 from .options import (
@@ -54,13 +49,13 @@ from .options import (
     add_tile_options,
     add_tta,
     postprocess_settings,
-    print_list,
     progress_bar,
     refuse_old_options,
     shown,
     tile_settings,
 )
 from .predict_ray import ONLY_HERE, add_ray_options, refuse_ray_options, run_on_ray
+from .predict_report import OVERLAPPED, Done, places_of, report
 from .video import names_videos, require_images, require_video_options, run_videos
 
 if TYPE_CHECKING:
@@ -70,9 +65,6 @@ if TYPE_CHECKING:
     from ..inference.predictor import Predictor
 
 LARGE = MAX_PIXELS  # results with more are written as TIFF and GeoJSON
-# The stages that follow one another, and those that run beside them in threads of their own.
-IN_TURN = ("network", "postprocess", "join", "waiting")
-OVERLAPPED = ("decode", "prepare", "write")
 
 prepare = refuse_old_options
 
@@ -191,10 +183,10 @@ def run(args: Namespace) -> int:
             f"{out} holds results of --resume or --shard; add --resume, or choose another folder with --out"
         )
     paths, failures = _inputs(args.paths, out)
-    names = _names(paths, args.paths)
+    names = result_names(paths, args.paths)
     if in_parts:  # the same order on machines where the folder has another path
         paths.sort(key=lambda path: (PurePosixPath(names[path]), path))
-    image_ids = _image_ids(args.ids_from, names)
+    image_ids = image_ids_from(args.ids_from, names)
     _require_writable(out)
     if not in_parts and (out / "panoptic.json").exists():
         print(f"note: {out} holds an earlier result; files of the same names are replaced", file=sys.stderr)
@@ -202,7 +194,9 @@ def run(args: Namespace) -> int:
     if args.labels:
         source = args.semantic_from or predictor.dense_from
         predictor = predictor.answering(semantic=source == "scores")
-    tasks = {p: Task(names[p], _size(p), stem) for p, stem in zip(paths, _unique_stems(paths))}
+    tasks = {
+        p: Task(names[p], _size(p), stem) for p, stem in zip(paths, unique_stems(path.stem for path in paths))
+    }
     done = Done(0)
     start = time.perf_counter()
     with ExitStack() as stack:
@@ -226,7 +220,10 @@ def run(args: Namespace) -> int:
                 then=lambda rows: _merge_parts(args, predictor.categories, tasks, rows, done, failures),
             )
     done.seconds["total"] = time.perf_counter() - start
-    _report(args, out, done, failures)
+    figures: dict[str, Any] = {"overlapped": list(OVERLAPPED)}
+    if in_parts:
+        figures |= {"done_before": done.before, "left": done.left}
+    report(args, done, failures, places_of(args, done), **figures)
     return 1 if failures else 0
 
 
@@ -411,24 +408,6 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
     return on_tile
 
 
-@dataclass
-class Done:
-    """What the run did with `given` images, what was done before and is left; segments, warnings, seconds.
-
-    `alive` is called after each image.
-    """
-
-    given: int
-    images: int = 0
-    before: int = 0
-    left: int = 0
-    large: int = 0
-    segments: Counter[str] = field(default_factory=Counter)
-    warned: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    alive: Callable[[], None] = lambda: None
-
-
 @contextmanager
 def _results(
     args: Namespace,
@@ -518,9 +497,7 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
     for path in paths:
         try:
             real = Path(path).resolve()
-            own = {
-                r for r in results if not real.is_relative_to(r)
-            }  # a folder of results may be named itself
+            own = {r for r in results if not real.is_relative_to(r)}  # a folder of results may be named
             found.update(p for p in list_images(path) if p in named or own.isdisjoint(p.resolve().parents))
         except ImageError as error:
             if len(paths) == 1:
@@ -547,57 +524,6 @@ def _small(
     return small
 
 
-def _names(paths: list[Path], named: list[str]) -> dict[Path, str]:
-    """What results call each image: its path below the folder that was named, otherwise its name."""
-    folders = sorted((Path(name) for name in named if Path(name).is_dir()), key=lambda f: -len(f.parts))
-    names = {}
-    for path in paths:
-        folder = next((f for f in folders if path.is_relative_to(f)), path.parent)
-        names[path] = path.relative_to(folder).as_posix()
-    if len(set(names.values())) < len(names):  # the same names in several folders: named from what they share
-        shared = os.path.commonpath([path.absolute().parent for path in paths])
-        names = {path: path.absolute().relative_to(shared).as_posix() for path in paths}
-    return names
-
-
-def _image_ids(source: str | None, names: dict[Path, str]) -> dict[str, int | str]:
-    """Image ids by name in the results, so that `maskconver pq` pairs them with that file's ground truth.
-
-    An image is the one of the file whose path has the most parts in common, counted from the end.
-
-    Raises:
-        ConfigError: an image is not in the file, or fits several of its images equally well.
-    """
-    if source is None:
-        return {}
-    rows: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
-    for row in read_panoptic_json(source).images:
-        parts = _parts(PurePosixPath(row.file_name.replace("\\", "/")))
-        rows.setdefault(parts[0], []).append((parts, row.id))
-    if unknown := [path.name for path in names if _parts(path)[0] not in rows]:
-        raise ConfigError(f"{source} has no image {unknown[0]} ({len(unknown)} are missing in all)")
-    ids = {}
-    for path, name in names.items():
-        own = _parts(path.absolute())
-        common = [
-            (sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, parts))), number)
-            for parts, number in rows[own[0]]
-        ]
-        best = max(length for length, _ in common)
-        fitting = [number for length, number in common if length == best]
-        if len(fitting) > 1:
-            raise ConfigError(f"{source}: several of its images are called {name}; name their folder as well")
-        ids[name] = fitting[0]
-    if len(set(ids.values())) < len(ids):
-        raise ConfigError(f"{source}: several of the images would get the same id; predict them one by one")
-    return ids
-
-
-def _parts(path: PurePath) -> tuple[str, ...]:
-    """Of a path, from its end; letters with accents in one form, as a Mac writes them in another (NFD)."""
-    return tuple(unicodedata.normalize("NFC", part) for part in reversed(path.parts))
-
-
 def _failure(path: str | Path, error: Exception) -> tuple[str, str]:
     text = error.text if isinstance(error, MaskconverError) and error.where == str(path) else error
     return str(path), shown(text)
@@ -612,80 +538,6 @@ def _require_writable(folder: Path) -> None:
         raise ConfigError(
             f"cannot write to {folder} ({error.strerror}); choose another folder with --out"
         ) from None
-
-
-def _unique_stems(paths: list[Path]) -> list[str]:
-    """A name for the results of each image: its stem, numbered where several images have the same."""
-    taken: set[str] = set()
-    last: dict[str, int] = {}  # of each stem, the number it got last
-    names = []
-    for path in paths:
-        name, number = path.stem, last.get(path.stem.lower(), 1)
-        while name.lower() in taken:  # lower case: some file systems do not tell them apart
-            number += 1
-            name = f"{path.stem}_{number}"
-        last[path.stem.lower()] = number
-        taken.add(name.lower())
-        names.append(name)
-    return names
-
-
-def _report(args: Namespace, out: Path, done: Done, failures: list[tuple[str, str]]) -> None:
-    rate = done.images / done.seconds["total"]
-    if args.json:
-        figures = {
-            "images": done.images,
-            "segments": done.segments.total(),
-            "segments_by_category": dict(done.segments.most_common()),
-            "images_per_second": round(rate, 3),
-            "seconds": {stage: round(value, 4) for stage, value in done.seconds.items()},
-            "overlapped": list(OVERLAPPED),
-            "out": str(out),
-            **({"done_before": done.before, "left": done.left} if args.resume or args.shard else {}),
-            "warnings": done.warned,
-            "failed": [{"file": path, "reason": reason} for path, reason in failures],
-        }
-        print(json.dumps(figures, ensure_ascii=False))
-    else:
-        common = ", ".join(f"{n} {name}" for name, n in done.segments.most_common(5))
-        more = ", …" if len(done.segments) > 5 else ""
-        print(
-            f"{done.images} images, {done.segments.total()} segments{f' ({common}{more})' if common else ''}"
-        )
-        print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
-        if done.before:
-            print(f"{done.before} images were done before")
-        if args.to and not done.left:
-            print(f"{args.to}: {out / args.to}")
-        if done.left:
-            print(f"the last shard writes what is of all images; {done.left} images are left to do")
-        elif not args.no_masks:
-            print(f"panoptic: {out / 'panoptic.json'}")
-        for given, what, folder in (
-            (args.labels, "labels", "labels"),
-            (args.overlay, "overlays", "overlays"),
-            (args.geojson, "polygons", "geojson"),
-        ):
-            if given:
-                print(f"{what}: {out / folder}")
-        if args.table and not done.left:
-            print(f"table: {args.table}")
-        if done.large and not args.no_masks:
-            print(f"{done.large} too large for a PNG, as TIFF and GeoJSON: {out / 'large'}")
-    print_list(f"{len(done.warned)} warning{'s' if len(done.warned) > 1 else ''}:", done.warned)
-    print_list(
-        f"{len(failures)} of {done.given} images failed:",
-        [f"{path}: {reason}" for path, reason in failures],
-    )
-
-
-def _shares(seconds: dict[str, float]) -> str:
-    """`1.5 s: network 60 %, …; meanwhile in other threads decode 12 %, …`, in shares of the whole time."""
-
-    def listed(stages: tuple[str, ...]) -> str:
-        return ", ".join(f"{s} {100 * seconds.get(s, 0.0) / seconds['total']:.0f} %" for s in stages)
-
-    return f"{seconds['total']:.1f} s: {listed(IN_TURN)}; meanwhile in other threads {listed(OVERLAPPED)}"
 
 
 @contextmanager

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError
 from .options import progress_bar, shown
+from .predict_report import Done, report
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-SHOWN_ROWS = 20
 # Options of results that are written on one machine.
 NOT_HERE = ("overlay", "labels", "geojson", "table", "intensity", "no_masks", "to", "ids_from", "shard")
 ONLY_HERE = ("address", "actors", "actor_cpus", "actor_gpus", "format")
@@ -111,32 +109,16 @@ def run_on_ray(args: Namespace, options: dict[str, Any], settings: dict[str, Any
     for text in wrong:
         where, _, reason = shown(text).partition(": ")
         failed.append((where, reason))
-    rate = outcome.images / seconds
-    if args.json:
-        figures = {
-            "images": outcome.images,
-            "segments": outcome.segments.total(),
-            "segments_by_category": dict(outcome.segments.most_common()),
-            "images_per_second": round(rate, 3),
-            "seconds": {"total": round(seconds, 4)},
-            "out": args.out,
-            "done_before": outcome.before,
-            "warnings": outcome.warned,
-            "failed": [{"file": path, "reason": reason} for path, reason in failed],
-        }
-        print(json.dumps(figures, ensure_ascii=False))
-    else:
-        print(f"{outcome.images} images, {outcome.segments.total()} segments; {rate:.2f} images/s")
-        if outcome.before:
-            print(f"{outcome.before} images were done before")
-        print(f"Parquet: {parts}")
-        if args.format == "files":
-            print(f"panoptic: {Path(args.out) / 'panoptic.json'}")
-    for title, rows in (
-        (f"{len(outcome.warned)} warnings:", outcome.warned),
-        (f"{len(failed)} of {len(images) + len(wrong)} images failed:", [": ".join(row) for row in failed]),
-    ):
-        if rows:
-            more = [f"… and {len(rows) - SHOWN_ROWS} more"] if len(rows) > SHOWN_ROWS else []
-            print("\n  ".join([title, *rows[:SHOWN_ROWS], *more]), file=sys.stderr)
+    done = Done(
+        given=len(images) + len(wrong),
+        images=outcome.images,
+        before=outcome.before,
+        segments=outcome.segments,
+        warned=outcome.warned,
+        seconds={"total": seconds},
+    )
+    places: dict[str, object] = {"Parquet": parts}
+    if args.format == "files":
+        places["panoptic"] = Path(args.out) / "panoptic.json"
+    report(args, done, failed, places, done_before=done.before)
     return 1 if failed else 0

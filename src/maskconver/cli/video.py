@@ -16,6 +16,7 @@ from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..inference.stream import behind, timed
 from ..inference.video import segment_video
+from ..io.naming import unique_stems
 from ..io.results import panoptic_writer, table_writer
 from ..io.video import VideoReader, is_live, is_video, video_writer
 from .options import progress_bar, shown
@@ -182,14 +183,9 @@ def _segment(
 
 def _stems(sources: list[str]) -> list[str]:
     """A name for the results of each video."""
-    stems: list[str] = []
+    stems = []
     for source in sources:
         stem = "camera" + source if source.isdecimal() else Path(source.split("?")[0].rstrip("/")).stem
         stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in stem) or "video"
-        stem = stem.encode()[:200].decode(errors="ignore")  # names have at most 255 bytes
-        name, number = stem, 1
-        while name.lower() in (one.lower() for one in stems):
-            number += 1
-            name = f"{stem}_{number}"
-        stems.append(name)
-    return stems
+        stems.append(stem.encode()[:200].decode(errors="ignore"))  # names have at most 255 bytes
+    return unique_stems(stems)

@@ -31,6 +31,7 @@ from ..core.panoptic_png import encode_panoptic_png
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError, ImageError, MaskconverError, MissingExtraError, one_line
 from ..io.images import ImageWarning, read_image
+from ..io.naming import unique_stems
 from ..io.results import panoptic_json
 from ..io.sources import list_images
 from .predictor import Predictor
@@ -413,16 +414,11 @@ def unpack(out: str | os.PathLike[str], folder: Path, categories: Categories) ->
 
     parts = [path for path in _files(files, place) if posixpath.basename(path).startswith(DONE)]
     order = sorted((row["file_name"], path, i) for path in parts for i, row in enumerate(_names(files, path)))
-    taken: set[str] = set()
+    stems = unique_stems(Path(name).stem for name, _, _ in order)
     keys = "id", "category_id", "area", "bbox", "iscrowd", "score"
     with panoptic_json(folder / "panoptic.json", categories, {}) as add:
-        for name, path, i in order:
-            row, stem, number = rows(path)[i], Path(name).stem, 1
-            png = f"{stem}.png"
-            while png.lower() in taken:
-                number += 1
-                png = f"{stem}_{number}.png"
-            taken.add(png.lower())
+        for (name, path, i), stem in zip(order, stems):
+            row, png = rows(path)[i], f"{stem}.png"
             with atomic_path(folder / "panoptic" / png) as temporary:
                 temporary.write_bytes(row["panoptic_png"])
             info = [{k: (s | {"iscrowd": 0})[k] for k in keys} for s in row["segments"]]
