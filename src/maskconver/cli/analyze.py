@@ -59,7 +59,7 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--ap",
         action="store_true",
-        help='also split what COCO mask AP of things lacks (needs the extra "ap")',
+        help='also split the lost COCO mask AP of things by cause (needs the extra "ap")',
     )
     add("--worst", type=int, default=24, help="how many of the worst images the page shows")
     add_postprocess_options(parser)

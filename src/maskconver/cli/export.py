@@ -52,7 +52,7 @@ def configure(parser: ArgumentParser) -> None:
         "--dynamic",
         str,
         "what the file leaves open: size, images of any size in steps of 32 pixels; batch, several images of "
-        "one size at a time; or batch,size; size by default where nothing follows",
+        "one size at a time; or batch,size; size if nothing follows",
         nargs="?",
         const="size",
     )

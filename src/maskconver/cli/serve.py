@@ -38,14 +38,14 @@ def configure(parser: ArgumentParser) -> None:
     add_common(parser, "proposals", "device")
     add("--batch-size", type=int, default=1, help="images of one size that run together when several wait")
     add("--queue", type=int, default=32, help="requests that may wait; more get the status 503")
-    add("--timeout", type=float, default=60.0, help="seconds until a request is given up")
+    add("--timeout", type=float, default=60.0, help="seconds after which a request is given up")
     add("--max-mb", type=int, default=64, help="megabytes of the largest request")
     add(
         "--max-pixels",
         type=int | None,
         default=None,
-        help="images with more pixels are refused; by default 16 million for models that keep the size of "
-        "images where --tile none has them see images whole",
+        help="refuse images with more pixels than this; 179 million by default, or 16 million if --tile none "
+        "makes a model that keeps the size of images see them whole",
     )
     add(
         "--allow-origin",

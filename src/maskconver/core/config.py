@@ -95,8 +95,8 @@ class PostprocessConfig:
             1 is usual (rule `maskconver` only).
         fill_label: label (0…C-1, of stuff) of the pixels that no segment claims; None leaves them void. The
             public code of MaskConver's semantic models fills with class 0 (VOC's background).
-        fill_only: proposals of `fill_label` do not compete: the class is what nothing else claims, however
-            certain the network is of it. For a background whose mask may also cover faint objects.
+        fill_only: proposals of `fill_label` do not compete for pixels: the class gets what no other segment
+            claims, however certain the network is of it. For a background that may cover faint objects.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
         stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
         class_exponent: proposals are ordered by class score^a · mask score^b; this is a (rule `kmax` only).

@@ -58,17 +58,17 @@ class TrainConfig:
         val_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
-        log_images: number of predictions drawn beside ground truth at each validation; 0 draws nothing, not
-            the first batches either.
+        log_images: number of predictions drawn beside ground truth at each validation; 0 draws nothing, and
+            no first batches.
         logger: where figures go besides `metrics.csv`, separated by commas: `tensorboard`, `wandb`, `mlflow`,
             `trackio`; `csv` for nothing else.
         init_from: model file, run folder or bundled name to start from; `none` starts from random weights
             where a recipe names one.
-        init_modules: take only these modules of it (or parts of them), separated by commas:
+        init_modules: copy only these modules (or parts of them) from there, separated by commas:
             `backbone,decoder.unet`.
         freeze: modules whose weights and batch-norm statistics stay as they are, names or shell patterns
             separated by commas: `backbone.block[0-6]`. The first layers then need no backward pass.
-        freeze_steps: they learn again after so many steps; 0 keeps them frozen for the whole run.
+        freeze_steps: step from which these modules learn again; 0 keeps them frozen for the whole run.
         batch_norm: `train` updates all batch-norm statistics. `frozen` keeps those that came with
             `init_from` or `backbone_weights`; their scales and offsets learn. `auto` is `frozen` for batches
             of fewer than 4 images, whose statistics are too noisy, and `train` otherwise.
@@ -79,12 +79,12 @@ class TrainConfig:
         device: `auto`, `cpu`, `cuda` or `mps`.
         devices: number of devices of each machine, with a process for each.
         nodes: number of machines.
-        strategy: how several processes share the work: `ddp` keeps the whole model in each; `fsdp` shares
-            its weights out among GPUs. `auto` is `ddp` where there are several.
+        strategy: how several processes share the work: `ddp` keeps the whole model in each; `fsdp` divides
+            its weights among GPUs. `auto` is `ddp` where there are several.
         threads: number of CPU threads of PyTorch; its own default if None.
-        deterministic: let PyTorch use only operations that give the same bits each time, which is slower; one
-            that has no such form ends the run by its name. On a CPU runs are repeatable without it, as long
-            as `threads` stays the same.
+        deterministic: let PyTorch use only operations that give the same bits each time, which is slower; an
+            operation without such a form ends the run, which names it. On a CPU runs are repeatable without
+            it, as long as `threads` stays the same.
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)

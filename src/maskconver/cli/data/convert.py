@@ -1,6 +1,6 @@
 """Convert the annotations of another tool to a COCO panoptic data set.
 
-The format is recognised from what lies there, or named with --from. What cannot be read is listed; the rest
+The format is recognised from the files, or named with --from. What cannot be read is listed; the rest
 is converted. Every decision and count is printed and kept in conversion.json.
 
 Exit code 0: done; 1: done, but files or entries were left out; 2: nothing was written.
@@ -48,7 +48,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--merge-stuff", type=bool, default=True, help="one segment per stuff class and image")
     add("--split", type=str, help="train=0.8,val=0.2 to split the images by chance, or one name for all")
     add("--group", type=str, help="regular expression; images that match with the same text stay together")
-    add("--seed", type=int, default=0, help="of the split")
+    add("--seed", type=int, default=0, help="seed of the split")
     add(
         "--images",
         choices=get_args(Images),

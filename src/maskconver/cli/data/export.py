@@ -1,7 +1,7 @@
 """Write a data set in the format of another tool.
 
 Polygons follow the borders of pixels, so that reading them back gives the same pixels. What a format cannot
-hold is counted and named. Results of a model are written so by `maskconver predict ... --to FORMAT`.
+hold is counted and named. `maskconver predict ... --to FORMAT` writes the results of a model.
 
 Example: maskconver data export my_data --to labelme --out my_data_labelme
 """

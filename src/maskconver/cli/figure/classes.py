@@ -1,4 +1,4 @@
-"""Draw the class embeddings of a MaskConver model as a map: classes with like embeddings lie close.
+"""Draw the class embeddings of a MaskConver model as a map: similar classes lie close together.
 
 The table of class embeddings is brought to two dimensions by PCA of its rows, each scaled to length 1
 (MaskConver, Figure 3, shows such a map). Things and stuff have different colours.

@@ -2,7 +2,7 @@
 
 The figure is a histogram of `train/fp_fn` in each run's metrics.csv, which trainings of kMaX-DeepLab and
 ReMaX write every `log_every` steps: the loss of false positives divided by that of false negatives (ReMaX,
-Figure 1). Of runs with ReMask, the same masks before they are relaxed are drawn as a line.
+Figure 1). For runs with ReMask, a line shows the same masks before they are relaxed.
 
 Example: maskconver figure fpfn runs/kmax runs/remax --png fpfn.png
 """

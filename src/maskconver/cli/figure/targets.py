@@ -2,11 +2,11 @@
 
 Each row is one training example as the network sees it. Left: the augmented image. Middle: the masks that are
 learned, with a cross at every centre; striped pixels do not count in the losses. Right (MaskConver): the
-heatmaps that are learned, things red and stuff blue. It is the first thing to look at when data is new.
+heatmaps that are learned, things red and stuff blue. Look at it first when you use new data.
 
 Example: maskconver figure targets --config start --data my_data --png targets.png
 
-All options of `maskconver train` are taken, for example --data.targets.stuff global.
+It takes all options of `maskconver train`, for example --data.targets.stuff global.
 """
 
 from __future__ import annotations

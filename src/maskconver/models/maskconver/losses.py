@@ -54,8 +54,8 @@ class LossConfig:
         center: the centre loss: `focal`, as published, or `quality` (ours), which learns the value of the
             target heatmap at every cell.
         semantic_weight: λ of the semantic head's loss, of models with `stuff: semantic`.
-        positive: cells of a thing's mask count as its centre where its Gaussian has at least this value. The
-            centre loss is divided by the number of such cells. With 1, as published, only the centre's cell.
+        positive: cells of a thing's mask whose Gaussian has at least this value count as its centre. The
+            centre loss is divided by their number. With 1, as published, only the centre's own cell counts.
         samples: the embedding of a thing is read at this many cells for the mask losses: its centre, and
             others drawn from the cells that count as a centre; 1 as published.
         remask: relax masks and classes as ReMaX does, with a semantic branch that exists only in training

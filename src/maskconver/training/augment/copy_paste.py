@@ -22,7 +22,7 @@ class CopyPasteConfig:
     """How one image is pasted on another.
 
     Attributes:
-        probability: of pasting at all; 0 switches it off, the reference's recipes have 1.
+        probability: probability that anything is pasted; 0 switches it off, the reference's recipes have 1.
         frequency: probability that an object, or a stuff class, of the second image is pasted; used where
             `things` or `stuff` is `each`.
         things: `each` object is drawn on its own; `all` are pasted (DeepLab2).
