@@ -75,5 +75,5 @@ def one_line(error: BaseException | str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception of a library that says more than a user needs."""
+    """The first line of a library's exception, if the rest is more than a user needs."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

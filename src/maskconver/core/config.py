@@ -1,4 +1,4 @@
-"""Configuration inside every model file: how an image goes in and how masks become an answer."""
+"""Configuration inside every model file: how an image becomes a network input, and masks a result."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class InputConfig:
         Mean and std of RGB become their average, for grey or for each channel beyond the third.
 
         Raises:
-            ConfigError: as many as neither RGB nor the image has channels.
+            ConfigError: mean or std have neither 3 values nor one per channel.
         """
         if len(self.mean) == len(self.std) == channels:
             return self
@@ -75,7 +75,7 @@ class InputConfig:
 
 @dataclass
 class PostprocessConfig:
-    """Thresholds that turn proposals into one label a pixel.
+    """Thresholds that turn proposals into one label per pixel.
 
     Attributes:
         rule: the post-processing rule that the model was made for, a name in `merge.RULES`.
@@ -124,7 +124,7 @@ class PostprocessConfig:
     stuff_min_area: float | None = None
 
     def check(self) -> None:
-        """Refuses values that mean nothing, before the first image.
+        """Refuses invalid values, before the first image.
 
         Raises:
             ConfigError: naming the field, its choices or range, and the value.
@@ -148,7 +148,7 @@ class PostprocessConfig:
             raise ConfigError("fill_only is about the class of fill_label; set that, too")
 
     def smallest_area(self, height: int, width: int, *, stuff: bool = False) -> float:
-        """`min_area`, or `stuff_min_area`, in pixels of an answer of that size; a segment must have more."""
+        """`min_area`, or `stuff_min_area`, in pixels of a result of that size; a segment must have more."""
         own = stuff and self.stuff_min_area is not None
         area: float = self.stuff_min_area if own else self.min_area  # type: ignore[assignment]
         # Rounded so that a fraction written as 256 / 640² means 256 pixels and not 255.99….

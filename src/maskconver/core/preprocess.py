@@ -1,4 +1,4 @@
-"""From an image to the network's canvas: stretch, normalise, resize, pad; everywhere the same."""
+"""From an image to the network input: stretch contrast, resize, normalise, pad; the same everywhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare(
     canvas: tuple[int, int] | None = None,
     levels: tuple[float, float] | None = None,
 ) -> tuple[NDArray[Any], Geometry]:
-    """Bring one image to the network's input.
+    """Turn one image into the network input.
 
     The image is stretched if the model needs it, resized (bilinear, half-pixel centres, no antialiasing),
     normalised, and padded right and below with the mean colour, which is 0 after normalisation.
@@ -84,7 +84,7 @@ def prepare(
 
 
 def scaled_size(size: tuple[int, int], config: InputConfig) -> tuple[int, int]:
-    """The (height, width) that an image of `size` has on the canvas, padding left out."""
+    """The (height, width) that an image of `size` has in the network input, padding left out."""
     if config.mode == "fit":
         return fitted_size(size, config.size)
     return max(round(size[0] * config.scale), 1), max(round(size[1] * config.scale), 1)
@@ -150,10 +150,11 @@ def _fill(
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) of an image scaled to fit a canvas: aspect kept, halves to even, at least 1.
+    """The (height, width) of an image scaled to fit another: aspect kept, halves to even, at least 1.
 
     float32 arithmetic as in the resize-and-crop of the TensorFlow model garden. An image at most one pixel
-    smaller than the canvas keeps its size: Cityscapes' 1024×2048 is padded to 1025×2049, as in DeepLab2.
+    smaller than the network input keeps its size: Cityscapes' 1024×2048 is padded to 1025×2049, as in
+    DeepLab2.
     """
     if all(0 <= c - s <= 1 for c, s in zip(canvas, size)):
         return size

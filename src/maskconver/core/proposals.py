@@ -1,4 +1,4 @@
-"""`Proposals`: N scored masks an image, from whatever network; the hinge between networks and the rest."""
+"""`Proposals`: N scored masks per image, from any network; what everything after the network works on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NOTHING = 80.0  # a logit that leaves nothing to others, in float32
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How the network's canvas lies on one original image.
+    """How the network input lies on the original image.
 
-    The image was resized by `scale` and lies top left; canvas pixels beyond it are padding.
+    The image was resized by `scale` and lies top left; pixels of the network input beyond it are padding.
 
     Attributes:
-        image_size: (height, width) of the original image in pixels; the size of the answer.
-        canvas_size: (height, width) the network saw, in pixels.
+        image_size: (height, width) of the original image in pixels; the size of the result.
+        canvas_size: (height, width) of the network input in pixels.
         scale: (y, x) scaled size / original size.
     """
 
@@ -30,10 +30,10 @@ class Geometry:
     scale: tuple[float, float] = (1.0, 1.0)
 
     def of_side(self, side: int | None) -> Geometry:
-        """How the canvas lies on the image brought to that longer side in pixels; None leaves it its own.
+        """The geometry for a result with that longer side in pixels; None keeps the image's own size.
 
         Raises:
-            ConfigError: the side is not positive, or the answer would have more than `MAX_PIXELS`.
+            ConfigError: the side is not positive, or the result would have more than `MAX_PIXELS`.
         """
         if side is None:
             return self
@@ -63,7 +63,7 @@ class Proposals:
         labels: (B, N) int64 in 0…C-1; -1 means void.
         mask_logits: (B, N, h, w) float32.
         class_logits: (B, N, C+1) float32 or None; the last column is "no object".
-        geometry: one `Geometry` an image, or empty where the masks are wanted on the canvas itself.
+        geometry: one `Geometry` per image, or empty if the masks are wanted at the size of the network input.
     """
 
     scores: Any

@@ -1,4 +1,4 @@
-"""`Segmentation`: the answer for one image, an id a pixel and a row a segment."""
+"""`Segmentation`: the result for one image: an id per pixel and a row per segment."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Instances(NamedTuple):
     scores: NDArray[np.float32]
 
     def resized(self, size: tuple[int, int]) -> Instances:
-        """The same at another (height, width), every pixel that of the nearest one."""
+        """The same at another (height, width), by nearest neighbour."""
         if self.masks.shape[1:] == tuple(size):
             return self
         masks = resize_nearest(self.masks.transpose(1, 2, 0), size).transpose(2, 0, 1)
@@ -58,8 +58,8 @@ class Segmentation:
         image: H×W×3 uint8 RGB (or of the model's channels and bits), the image itself, or None.
         file_name: where the image came from; "" if unknown.
         semantic: H×W int32 labels from the scores of all masks, which need not agree with the segments; None
-            unless a `Predictor` was asked for them.
-        instances: the best (mask, class) pairs; None unless a `Predictor` was asked for them.
+            unless made by `Predictor(semantic=True)`.
+        instances: the best (mask, class) pairs; None unless made by `Predictor(instances=N)`.
     """
 
     ids: NDArray[np.int32]
@@ -135,7 +135,7 @@ class Segmentation:
         return buffer.getvalue()
 
     def category_map(self) -> NDArray[np.int32]:
-        """H×W int32 labels, -1 = void: the semantic segmentation; `semantic` where there is one."""
+        """H×W int32 labels, -1 = void: the semantic segmentation; `semantic` if it is not None."""
         if self.semantic is not None:
             return self.semantic
         return lookup(self.ids, [s.id for s in self.segments], [s.label for s in self.segments], VOID_LABEL)
@@ -145,9 +145,9 @@ class Segmentation:
         return self.ids == segment_id
 
     def resized(self, size: tuple[int, int]) -> Segmentation:
-        """The same at another (height, width), every pixel that of the nearest one; the image, too.
+        """The same at another (height, width), by nearest neighbour; the image, too.
 
-        Segments that no pixel is left of are left out.
+        Segments without a remaining pixel are left out.
         """
         if self.ids.shape == tuple(size):
             return self
@@ -170,7 +170,7 @@ class Segmentation:
         min_score: float = 0.0,
         min_area: int = 0,
     ) -> Segmentation:
-        """The same image with fewer segments; the pixels of the others become void, ids stay as they are.
+        """The same image with fewer segments. The pixels of the others become void; ids do not change.
 
         Args:
             predicate: keep a segment where this is true.
@@ -266,11 +266,11 @@ class Segmentation:
     def to_dataframe(
         self, *, intensity: bool | NDArray[Any] = False, pixel_size: float | None = None
     ) -> pandas.DataFrame:
-        """A row for each segment: class, score, area, box, centroid, and more where asked.
+        """A row for each segment: class, score, area, box, centroid, and more on request.
 
         Args:
-            intensity: true adds the mean brightness in the segmentation's image; an array H×W[×C], e.g. the
-                image in 16 bits, the mean of its values.
+            intensity: true adds the mean brightness of the segmentation's image; an array H×W[×C], e.g. the
+                image in 16 bits, adds the mean of its values.
             pixel_size: side of a pixel in a unit of yours; adds columns in that unit.
 
         Returns:
@@ -328,9 +328,9 @@ class Segmentation:
         """Write `<name>.png` (ids as COCO's RGB) and `<name>.json` (a COCO panoptic file of this one image).
 
         Args:
-            folder: is made where there is none.
-            name: without ending; files of that name are replaced. By default the stem of the image's file,
-                numbered (`cells_2`) where the folder has such files already.
+            folder: created if needed.
+            name: without extension; files of that name are replaced. By default the stem of the image's file,
+                numbered (`cells_2`) if the folder already has such files.
 
         Returns:
             The path of the JSON.

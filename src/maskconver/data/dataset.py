@@ -56,7 +56,7 @@ class Sample:
 
 
 class DataWarning(UserWarning):
-    """A data set is usable, but not wholly as its owner may think."""
+    """A data set is usable, but not entirely as its owner may think."""
 
 
 class PanopticDataset(Sequence[Sample]):
@@ -70,7 +70,7 @@ class PanopticDataset(Sequence[Sample]):
         categories: the label set.
         image_ids: the ids in order; int or str.
         file_names: the images' names in order.
-        segment_counts: (N,) int64, segments an image has at most, as far as is known without opening it.
+        segment_counts: (N,) int64, the most segments each image can have, as known without opening it.
         unannotated: how many images have no annotation and are left out.
         max_pixels, white_level, channels, bits: as in `read_image`.
     """

@@ -18,7 +18,7 @@ Classes = Literal["all", "things"]
 
 
 class SemanticView(PanopticDataset):
-    """A data set whose instances are forgotten: one segment a class, its id the label + 1.
+    """A data set whose instances are forgotten: one segment per class, its id the label + 1.
 
     Crowd counts as its class. Void stays void.
 

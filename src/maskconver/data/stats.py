@@ -1,4 +1,4 @@
-"""`dataset_stats`: what a data set looks like, in figures that decide about model, input and training."""
+"""`dataset_stats`: what a data set looks like, in figures by which to choose model, input and training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a model as one file for another runtime, and keeps the file only if it answers as the model does."""
+"""Writes a model as one file for another runtime; keeps the file only if its results are the model's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def export_model(
     report: Callable[[str], None] | None = None,
     **changes: Any,
 ) -> Comparison:
-    """Writes a model to one file, runs it, and keeps it only if it answers as the model does.
+    """Writes a model to one file, runs it, and keeps it only if its results are the model's.
 
     ```python
     mc.export_model(mc.load("nuclei"), "nuclei.onnx", size=(384, 512), quantize="fp16")
@@ -69,7 +69,7 @@ def export_model(
         **changes: fields of `ExportOptions`, which replace those of `options`.
 
     Returns:
-        How much the file's answers differ from the model's.
+        How much the file's results differ from the model's.
 
     Raises:
         ConfigError: an option that does not exist, or does not fit the model or the format.

@@ -87,7 +87,7 @@ OPERATIONS = ("Conv", "Relu", "Add", "Mul", "Concat", "Resize", "ReduceMean", "A
 
 
 def quantize_onnx(proto: Any, file: Exported, calibration: Sequence[NDArray[np.uint8]]) -> Any:
-    """The graph with 8-bit weights, a scale a channel, and 8-bit values between its operators.
+    """The graph with 8-bit weights, one scale per channel, and 8-bit values between its operators.
 
     Args:
         proto: `onnx.ModelProto` in float32, with its weights inside.

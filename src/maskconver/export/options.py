@@ -1,4 +1,4 @@
-"""What can be asked of an exported file, and what a format must be able to do."""
+"""The options of an export, and what a format must be able to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ExportOptions:
             if None.
         dynamic: what the file does not fix, `size`, `batch` or `batch,size`; True is `size`. With `size` it
             takes inputs of any size that is a multiple of 32. Models that keep images at their own size are
-            exported so unless they get a `size`; kinds of files that have one size need it. With `batch` it
+            exported that way unless `size` is given; formats with one size need `size`. With `batch` it
             takes several images of one size at a time, as `Predictor(batch_size=…)` then gives it.
         proposals: masks per image; the model's number if None.
         quantize: `none` is float32; `fp16` and `int8-weights` store the weights in 16 or 8 bits and calculate

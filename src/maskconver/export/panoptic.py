@@ -18,8 +18,8 @@ SUPPRESSIONS = 64  # longest chain of proposals, each the duplicate of the one b
 class PanopticMerge(nn.Module):
     """The rule of `merge.maskconver.merge_masks` for one image, with nothing but operators of fixed shapes.
 
-    Every pixel of the canvas is decided, padding too. Like `PlainCompetition` it goes through the rows in
-    bands, the proposals of a pixel side by side, so that N×H×W at full size never exists.
+    Every pixel of the network input is decided, padding too. Like `PlainCompetition` it goes through the rows
+    in bands, the proposals of a pixel side by side, so that N×H×W at full size never exists.
 
     Args:
         config: the thresholds.
@@ -87,7 +87,7 @@ class PanopticMerge(nn.Module):
         # One more for the pixels that nobody wins.
         ids = torch.cat([number, number.new_zeros(1)]).to(torch.int32)[winner]
         rows = torch.arange(1, len(score) + 1)[:, None]
-        best = ((rows == number) & first).float()  # a row a segment: which proposal names it
+        best = ((rows == number) & first).float()  # one row per segment: which proposal names it
         exists = best.sum(1)
         areas = ((rows == number) * visible).sum(1)
         names = (best * label).sum(1) + exists - 1

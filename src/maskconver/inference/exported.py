@@ -44,9 +44,9 @@ class Exported:
     Attributes:
         name: of the model it was made from.
         version: of the package that wrote it.
-        size: (height, width) of the canvas the file takes; None where it takes any.
+        size: (height, width) of the network input; None where the file takes any.
         multiple: sides of a file that takes any size are multiples of this many pixels.
-        proposals: masks an image.
+        proposals: number of masks per image.
         uint8: the file takes 1×h×w×3 uint8 RGB and normalises it, not 1×3×h×w float32 normalised.
         quantize: how its weights are stored.
         input: how an image is brought to the canvas.
@@ -54,7 +54,7 @@ class Exported:
         categories: the label set.
         output: `proposals`, the fields of `Proposals`; `panoptic`, those of `CanvasMap`: then the merge, with
             the thresholds of `postprocess`, is in the file; or `semantic`, that of `ClassScores`.
-        batch: the file takes several canvases of one size at a time.
+        batch: the file takes several network inputs of one size at a time.
     """
 
     name: str
@@ -147,10 +147,10 @@ class CanvasMap:
         Segments of which nothing is left are dropped; the others are numbered 1…S again.
 
         Args:
-            geometry: how the canvas lies on the image.
+            geometry: how the network input lies on the image.
             config: the file's input.
             categories: the label set.
-            image: false leaves the map on the canvas as it is.
+            image: false leaves the map at the size of the network input.
             side: longer side of the answer in pixels, the image's own if left out.
 
         Raises:
@@ -212,13 +212,13 @@ class ClassScores:
 class FileRuntime(ABC):
     """A file written by `maskconver export`; see `Runtime` for the attributes.
 
-    A format gives `_answer`, which runs one canvas (or several, if the file takes a batch), and whether it
-    wants channels last.
+    A format gives `_answer`, which runs one network input (or several, if the file takes a batch), and
+    whether it wants channels last.
 
     Args:
         path: the file.
         file: its description.
-        proposals: masks an image to ask for, at most as many as the file gives; all of them if left out.
+        proposals: number of masks per image, at most as many as the file gives; all of them if left out.
 
     Raises:
         ConfigError: more proposals than the file gives.
@@ -282,7 +282,7 @@ class FileRuntime(ABC):
             )
 
     def _run(self, images: NDArray[Any]) -> list[list[NDArray[Any]]]:
-        """The outputs for all canvases, or one after the other: most files take one at a time."""
+        """The outputs for all network inputs, or one after the other: most files take one at a time."""
         self._check_canvases(images)
         fed = as_fed(images, self.channels_last)
         if self.file.batch:

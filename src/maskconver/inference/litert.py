@@ -21,7 +21,7 @@ class LiteRtRuntime(FileRuntime):
     Args:
         path: the file.
         device: `cpu`, the only one there is here.
-        proposals: masks an image to ask for, at most as many as the file gives; all of them if left out.
+        proposals: number of masks per image, at most as many as the file gives; all of them if left out.
         threads: of one operator; if left out, `OMP_NUM_THREADS` or the cores the process may use.
 
     Raises:

@@ -4,7 +4,7 @@ Tiles overlap; their cores, which meet in the middle of each overlap, cover the 
 gives the objects whose box is centred in its core, whole, wherever they reach. So an object that is smaller
 than the overlap comes from one tile that sees all of it. An object that no tile sees whole is joined: each
 core gives its own part, and parts that agree where two tiles overlap become one. Stuff comes from the cores,
-one segment a class.
+one segment per class.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class OnnxRuntime(FileRuntime):
     Args:
         path: the file.
         device: `cpu` or `cuda`; the CPU if left out.
-        proposals: masks an image to ask for, at most as many as the file gives; all of them if left out.
+        proposals: number of masks per image, at most as many as the file gives; all of them if left out.
         threads: of one operator; if left out, `OMP_NUM_THREADS` or, where the process may not use all cores,
             the number of those it may use.
 

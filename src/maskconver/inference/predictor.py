@@ -69,30 +69,31 @@ class Predictor:
 
     Args:
         model: a bundled name, a model file or a run's folder; a loaded `nn.Module`.
-        device: where PyTorch runs; the best there is if left out, and a module stays where it is.
-        proposals: masks an image to ask for; the model's own number if left out.
-        batch_size: how many images of a list run together, where their canvases have one size.
+        device: where PyTorch runs; the fastest available if left out. A module stays where it is.
+        proposals: number of masks per image; the model's own number if left out.
+        batch_size: how many images of a list run together, if their network inputs have one size.
         max_pixels: larger files are refused.
         white_level: the value shown as white in images of more than 8 bits, e.g. 4095; the model's own if
             left out.
-        draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the canvas needs no
-            more. The answer has the size of the file all the same, but differs a little, and its `image` is
+        draft_jpeg: read JPEG files at a half, a quarter or an eighth of their size where the network input
+            needs no more. The result still has the size of the file, but differs a little, and its `image` is
             None for such files. See docs/decisions/draft-jpeg.md.
         algorithm: of the post-processing: `fast`, or `reference`, which is slower and gives the same result.
-        non_finite: what NaN or infinite outputs of the network do: `error`, or `drop` those proposals.
+        non_finite: if the network returns NaN or infinite values: `error`, or `drop` those proposals.
         output_side: longer side of the result in pixels; the image's own size if left out. The side of the
             network's input is the fastest.
         tta: test-time flips: the network also sees each image mirrored, and its outputs are averaged before
             post-processing. Twice the time; for MaskConver models in PyTorch.
-        semantic: answers also get `Segmentation.semantic`, the class of every pixel from the scores of all
+        semantic: results also get `Segmentation.semantic`, the class of every pixel from the scores of all
             masks; see `merge.semantic`.
-        instances: answers also get so many pairs as `Segmentation.instances`; see `merge.instances`.
+        instances: results also get this many (mask, class) pairs as `Segmentation.instances`; see
+            `merge.instances`.
         tile: larger images are segmented in overlapping tiles of this side in pixels, which are joined; a
             model of mode `fit` sees each tile as it would see an image. `auto` takes tiles of 1024 pixels of
             the network's input (or of its training crop, if larger) for models of mode `native`, and none for
             others. None takes none. See docs/tasks/large.md.
-        overlap: pixels that tiles share; objects smaller than that are never cut. A quarter of the tile if
-            left out.
+        overlap: number of pixels that tiles share; objects smaller than this are never cut. A quarter of the
+            tile if left out.
         skip_empty: tiles of a single colour are void without asking the network.
         scale: for models of mode `native`: images are resized by this factor, on top of the model's own. Take
             the size of objects in training, divided by their size in your images.
@@ -136,7 +137,7 @@ class Predictor:
         self.runtime = open_runtime(model, device, proposals, tta=tta)
         if self.runtime.categories is None:
             raise ConfigError(
-                "the model has no categories, so its answers have no names; make it with categories=…"
+                "the model has no categories, so its results have no names; make it with categories=…"
             )
         self.postprocess = replace(self.runtime.postprocess, **settings)
         RULES[self.postprocess.rule].check(self.postprocess, settings)
@@ -184,10 +185,11 @@ class Predictor:
         return f"Predictor({self.runtime!r})"
 
     def answering(self, *, semantic: bool = False, instances: int = 0) -> Predictor:
-        """The same predictor, with the same network, with other parts in its answers.
+        """The same predictor with the same network, whose results have other parts.
 
         Raises:
-            ConfigError: a file with its post-processing inside gives neither, nor do images in tiles.
+            ConfigError: the model is a file with post-processing inside, or segments images in tiles; neither
+                has these parts.
         """
         other = copy(self)
         other.semantic, other.instances = semantic, instances
@@ -246,7 +248,7 @@ class Predictor:
         threads: int = 2,
         seconds: dict[str, float] | None = None,
     ) -> Generator[tuple[Item, Segmentation | MaskconverError], None, None]:
-        """Segment images one after the other, the next ones being read meanwhile.
+        """Segment images one after the other, and read the next ones meanwhile.
 
         ```python
         for path, answer in predictor.stream(Path("plates").glob("*.png")):
@@ -254,15 +256,16 @@ class Predictor:
         ```
 
         Args:
-            images: what `Predictor` takes, of any number; or anything that `read` understands.
-            read: opens one of them, in a background thread, e.g. `dataset.image` for the numbers of a data
-                set. Must give what `Predictor` takes.
-            keep_images: false leaves the image out of the answers. It is then let go before the network
-                runs, so that no more than `threads` images are in memory at a time.
+            images: any number of what `Predictor` takes, or of what `read` takes.
+            read: turns one of `images` into what `Predictor` takes, in a background thread; e.g.
+                `dataset.image` for the indices of a data set.
+            keep_images: false leaves the image out of the results. It is then released before the network
+                runs, so that at most `threads` images are in memory at a time.
             ahead: how many images are read ahead, 0 or more; at least `batch_size - 1`.
-            threads: how many read at a time.
-            seconds: gets the time of each stage added: `decode` and `prepare` (resizing and normalising) in
-                their threads; `waiting` for them, `network` and `postprocess` in the caller's.
+            threads: how many images are read at a time.
+            seconds: a dictionary to which the time of each stage is added: `decode` and `prepare` (resizing
+                and normalising) in their threads; `waiting` for them, `network` and `postprocess` in the
+                caller's.
 
         Yields:
             Each of `images` and its segmentation, in order; or the error that kept it from being segmented,
@@ -408,7 +411,7 @@ class Predictor:
     def _segment(
         self, ready: Sequence[_Ready | Large], seconds: dict[str, float] | None = None
     ) -> list[Segmentation]:
-        """Runs neighbours of one canvas size together."""
+        """Runs neighbours together whose network inputs have one size."""
         times = {} if seconds is None else seconds
         results: list[Segmentation] = []
         for _, group in groupby(ready, key=_group):
@@ -484,11 +487,11 @@ class Predictor:
     def segmentations(
         self, proposals: Proposals, config: PostprocessConfig | None = None
     ) -> list[Segmentation]:
-        """The post-processing alone, as the predictor does it.
+        """Post-processing alone, as the predictor does it.
 
         Args:
             proposals: with geometry, e.g. of `proposals`.
-            config: other thresholds than the predictor's.
+            config: thresholds to use; the predictor's own if left out.
 
         Returns:
             A segmentation of each image.

@@ -1,7 +1,7 @@
 """Images segmented by the actors of a Ray cluster, each with the model in memory; results as Parquet files.
 
 Only paths go to the actors, and only counts come back: actors read the images and write the results
-themselves, one file a batch, named by the images in it. So a batch that is done again replaces its own file,
+themselves, one file per batch, named by the images in it. A batch that is done again replaces its own file,
 and the process that starts the run has little to do. docs/tasks/machines.md has the columns.
 """
 

@@ -55,7 +55,7 @@ def open_runtime(
             exported `.onnx`, `.tflite` or `.pt2` file; a loaded `nn.Module`; or a runtime.
         device: for PyTorch: `cpu`, `cuda`, `cuda:1`, `mps`; the best there is if left out. For files:
             `cpu`, for ONNX also `cuda`; the CPU if left out.
-        proposals: masks an image to ask for; the model's own number if left out.
+        proposals: number of masks per image; the model's own number if left out.
         tta: average over each image and its mirror image, in PyTorch only.
 
     Raises:

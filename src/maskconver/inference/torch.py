@@ -24,7 +24,7 @@ class TorchRuntime:
     Args:
         model: with `tta` also with `.predict_flipped`, see `SegmentationModel`.
         device: where it runs; it stays where it is if left out.
-        proposals: masks an image to ask for; the model's own number if left out.
+        proposals: number of masks per image; the model's own number if left out.
         tta: average over each image and its mirror image.
 
     Raises:
@@ -105,7 +105,7 @@ class TorchExportRuntime(FileRuntime):
     Args:
         path: the file.
         device: as of a model in PyTorch; the CPU if left out.
-        proposals: masks an image to ask for, at most as many as the file gives; all of them if left out.
+        proposals: number of masks per image, at most as many as the file gives; all of them if left out.
 
     Raises:
         CheckpointError: no such file, or not one that `maskconver export` wrote.

@@ -52,7 +52,7 @@ def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
 
     Two forms: JSON as `{"ignore": 255, "classes": [{"label": 0, "name": "sky", "color": [r, g, b]}, …]}`,
     where `ignore` and `color` may be left out and a class may be just its name (then its value is its
-    position); or text with one name a line, the first for value 0.
+    position); or text with one name per line, the first for value 0.
 
     Raises:
         DataError: no such file, not of these forms, or a value twice.

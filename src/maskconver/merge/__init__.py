@@ -1,4 +1,4 @@
-"""From proposals to one label a pixel: the rules, by name, and `postprocess`, which applies a model's own."""
+"""From proposals to one label per pixel: the rules by name, and `postprocess`, which applies the model's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NON_FINITE: tuple[NonFinite, ...] = ("error", "drop")
 
 @dataclass(frozen=True)
 class Rule:
-    """How the proposals of one image become one label a pixel; `PostprocessConfig.rule` names one of `RULES`.
+    """How proposals of one image become one label per pixel; `PostprocessConfig.rule` names one of `RULES`.
 
     Attributes:
         name: its key in `RULES`.
@@ -40,8 +40,8 @@ class Rule:
         rescored: `(scores, mask_logits, config) -> scores`, with which the merge and the answer work; None
             for those of the proposals.
         unused: fields of `PostprocessConfig` that this rule does not read.
-        dense_from: what semantic maps and mask AP are made from unless something else is asked for: the
-            `panoptic` result, or the `scores` of all masks, as papers of this rule report them.
+        dense_from: what semantic maps and mask AP are made from by default: the `panoptic` result, or the
+            `scores` of all masks, as papers of this rule report them.
     """
 
     name: str
@@ -106,7 +106,7 @@ RULES = {
 
 
 def check_options(algorithm: str, non_finite: str, output_side: int | None) -> None:
-    """Refuses values that the arguments of `postprocess` cannot have.
+    """Refuses invalid arguments of `postprocess`.
 
     Raises:
         ConfigError: naming the argument, the value and what there is.
@@ -139,12 +139,12 @@ def postprocess(
         config: rule and thresholds.
         categories: the label set that the proposals' labels point into.
         output_size: (height, width) of the result where it should be another one, e.g. the reference's padded
-            evaluation canvas; pixels beyond the image then count as undecided.
+            evaluation size; pixels beyond the image then count as undecided.
         output_side: longer side of the result in pixels, with the aspect ratio of the image; None keeps the
             image's own size.
         algorithm: `fast` gives the result of `reference`, the plain definition, and computes few of the
             pixels. Masks on a GPU stay there with `fast` and come to the CPU with `reference`.
-        non_finite: what NaN or infinite scores and logits do: `error`, or `drop` their proposals.
+        non_finite: if scores or logits are NaN or infinite: `error`, or `drop` those proposals.
 
     Returns:
         B segmentations.

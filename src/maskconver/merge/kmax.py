@@ -30,7 +30,7 @@ def merge_kmax(
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """One label a pixel from the N proposals of one image.
+    """One label per pixel from the N proposals of one image.
 
     A mask is where its probability (a softmax over all proposals) exceeds `mask_threshold`; its score is the
     mean of its probability there. In the order of class score^a · mask score^b, proposals whose class score
@@ -42,7 +42,7 @@ def merge_kmax(
         labels: (N,) int64 in 0…C-1, or -1: such a proposal takes nothing.
         mask_logits: (N, h, w) float32.
         is_thing: (C,) bool.
-        geometry: how the network's canvas lies on the image; None gives the size of the masks.
+        geometry: how the network input lies on the image; None gives the size of the masks.
         config: the thresholds.
         output_size: (height, width) of the answer where it should be another one; without a geometry the
             masks are resized to it, with one the image's answer is cut, or filled up with void.
@@ -173,7 +173,7 @@ def resize_steps(
 ) -> tuple[list[Taps], list[Taps]]:
     """The two resizes of rows and of columns: masks to the padded canvas, and its image to the answer.
 
-    Corners are aligned in both where the canvas has an odd width, as in the network.
+    Corners are aligned in both where the network input has an odd width, as in the network.
     """
     sizes = logits.shape[1:]
     canvas = geometry.canvas_size if geometry else output_size or sizes

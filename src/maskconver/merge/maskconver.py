@@ -53,7 +53,7 @@ def merge_maskconver(
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """One label a pixel of the image: `merge_masks` with the taps of `output_taps`.
+    """One label per pixel of the image: `merge_masks` with the taps of `output_taps`.
 
     Args:
         scores, labels, mask_logits, is_thing, config, algorithm, non_finite: as in `merge_masks`.
@@ -87,7 +87,7 @@ def merge_masks(
     algorithm: str = "fast",
     non_finite: str = "error",
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """One label a pixel from the N proposals of one image.
+    """One label per pixel from the N proposals of one image.
 
     Proposals scored above `score_threshold` compete. Every pixel goes to the one with the largest mask
     probability × score (the first on a tie). A proposal is kept if it wins more
@@ -222,7 +222,7 @@ def output_taps(
 
     Args:
         mask_size: (h, w) of the mask logits.
-        geometry: how the network's canvas lies on the image, or None.
+        geometry: how the network input lies on the image, or None.
         output_size: (height, width) of the answer; None is the image's own size, or that of the masks.
     """
     if geometry is None:
@@ -240,7 +240,7 @@ def output_taps(
 @lru_cache(64)  # images often have one size, and for small ones this is a tenth of the work
 def _axis(cells: int, canvas: int, scale: float, pixels: int, inside: int) -> Taps:
     """How `pixels` of the answer, of which `inside` are in the image, read an axis of so many mask cells."""
-    # Length of the canvas in original pixels. The reference rounds it up; the small constant keeps a
+    # Length of the network input in original pixels. The reference rounds it up; the small constant keeps a
     # quotient that is whole but for rounding from becoming one more.
     length = np.ceil(canvas / scale - 1e-4)
     positions = np.arange(pixels)

@@ -124,7 +124,7 @@ class MaskAveragePrecision:
             scores: of the predicted segments, in the same order, 0…1.
 
         Raises:
-            DataError: sizes differ, or there is not one score a segment.
+            DataError: sizes differ, or there is not one score per segment.
         """
         pred, gt = segment_table(pred_segments, self.categories), segment_table(gt_segments, self.categories)
         values = np.asarray(scores, float)

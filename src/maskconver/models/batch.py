@@ -89,7 +89,7 @@ def at_stride(
 
 
 class MaskTargets(NamedTuple):
-    """The masks of B images on one grid; as they share no pixel, one number a pixel says whose it is.
+    """The masks of B images on one grid; as they share no pixel, one number per pixel says whose it is.
 
     Attributes:
         owner: B×h×w int64, the pixel's mask 0…R-1; -1 is void.

@@ -38,7 +38,7 @@ def save(
     dtype: torch.dtype | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes weights, config and categories to one safetensors file, whole or not at all.
+    """Writes weights, config and categories to one safetensors file, completely or not at all.
 
     Args:
         model: what to save.

@@ -43,7 +43,7 @@ def count_macs(
 
     Args:
         model: unchanged.
-        size: (height, width) of the canvas in pixels; the model's input size where None.
+        size: (height, width) of the network input in pixels; the model's own where None.
         proposals: how many masks; the config's number where None.
         as_published: count as the papers' graphs do (1.543 G for `maskconver_mobile_256` with 201 classes,
             where 1.489 G are needed): TensorFlow runs the ASPP's dilated branches on maps padded to a
@@ -100,7 +100,7 @@ def stages(model: SegmentationModel, size: tuple[int, int] | None = None, depth:
 
     Args:
         model: unchanged.
-        size: (height, width) of the canvas in pixels; the model's input size where None.
+        size: (height, width) of the network input in pixels; the model's own where None.
         depth: how many levels of modules.
     """
     network = copy.deepcopy(model).to("meta").eval()

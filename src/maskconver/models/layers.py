@@ -143,7 +143,7 @@ def depthwise(
     padding: Padding = "same",
     bias: bool = False,
 ) -> Conv2d:
-    """A depthwise convolution, one kernel a channel."""
+    """A depthwise convolution, one kernel per channel."""
     return Conv2d(
         channels,
         channels,

@@ -97,8 +97,8 @@ def register_model(
         ours: what this package's own training reached, with the data; docs/results.md says how.
         loss: a function without arguments that returns the loss config it is trained with; its family's
             defaults where None.
-        training: a function without arguments that returns what only training knows of the network, a
-            dataclass that the network takes as `training`; there is nothing where None.
+        training: a function without arguments that returns the network's training-only options, a dataclass
+            that the network takes as `training`; None if there are none.
     """
 
     def register(function: F) -> F:
@@ -133,7 +133,8 @@ def build_model(
         num_classes: things and stuff together.
         categories: the label set, where there is one.
         name: a registered name, kept in model files.
-        training: what only training knows, see `model_training`; without it there is no stochastic depth.
+        training: options that only training uses, see `model_training`; without them there is no stochastic
+            depth.
 
     Raises:
         ConfigError: no classes, or a config that no network can have.
@@ -167,7 +168,7 @@ def model_loss(name: str) -> Any:
 
 
 def model_training(name: str) -> Any:
-    """A fresh config of what only training knows of a registered model's network; None where nothing is.
+    """A fresh config of the training-only options of a registered model's network; None if there are none.
 
     Raises:
         ConfigError: no such name.
@@ -252,7 +253,7 @@ def create_model(
         name: one of `list_models()`.
         categories: the label set; COCO's 133 where neither this nor `num_classes` is given.
         num_classes: number of classes where there are no categories.
-        training: what only training knows, where it differs from the registered values, e.g.
+        training: options that only training uses, where they differ from the registered values, e.g.
             `{"drop_path": 0}`.
         **overrides: any field of the model's config, e.g. `proposals=20`, `postprocess={"min_area": 0}`.
 

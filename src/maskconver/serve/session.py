@@ -189,7 +189,7 @@ class Session:
         self._wake.set()
 
     async def _run(self) -> None:
-        """Take what waits, as many as the predictor's batch size of one canvas size, and run the network."""
+        """Run the network on waiting inputs of one size, as many as the predictor's batch size."""
         assert self._wake is not None
         loop = asyncio.get_running_loop()
         while True:

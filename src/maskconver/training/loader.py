@@ -171,7 +171,7 @@ class TrainDataset(Dataset[Example]):
 
 @dataclass(slots=True)
 class ValidationItem:
-    """One validation image: its canvas C×h×w, how it lies on the image, the sample, and whether it counts."""
+    """One validation image: network input C×h×w, how it lies on the image, sample, and whether it counts."""
 
     canvas: NDArray[np.float32]
     geometry: Geometry
@@ -200,7 +200,7 @@ class ValidationDataset(Dataset[ValidationItem]):
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Examples of one canvas size to a batch; ragged rows become flat columns with a batch index."""
+    """Examples of one size to a batch; ragged rows become flat columns with a batch index."""
     targets = [e.targets for e in examples]
 
     def flat(name: str) -> torch.Tensor:
@@ -327,7 +327,7 @@ class SegmentationData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[ValidationItem]:
-        """One image a batch, in order; each process takes its share."""
+        """One image per batch, in order; each process takes its share."""
         rank, world = self._process()
         share = range(rank, -(-len(self.val) // world) * world, world)
         return DataLoader(

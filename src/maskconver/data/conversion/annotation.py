@@ -188,8 +188,8 @@ class Reader:
     """A format. Subclasses set `name` and `title` and are listed in `registry.FORMATS`.
 
     The constructor reads what it needs to fill `classes` and raises `DataError` only where nothing can be
-    converted at all. `images` is lazy: memory must not grow with the set (a JSON may be held compactly).
-    A bad file or entry is given to `faults` and left out; reading goes on. A format of one file an image sets
+    converted at all. `images` is lazy: memory must not grow with the set (a JSON may be held compactly). A
+    bad file or entry is given to `faults` and left out; reading goes on. A format of one file per image sets
     `names` and defines `one`; others define `images`.
 
     Attributes:

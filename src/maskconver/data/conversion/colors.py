@@ -23,7 +23,7 @@ VOID_NAMES = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored"})
 NEAR = 32
 """A colour no further than this in any channel from a class's is taken for a blurred one."""
 LISTED = 20  # unknown colours are listed one by one up to so many
-_FORM = "write a line a class, such as: road 128 64 128"
+_FORM = "write one line per class, such as: road 128 64 128"
 _END = re.compile(r"^(.*?)[\s,:;=]+(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})\s*(?:[:,;].*)?$")
 _START = re.compile(r"^(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})[\s,:;=]+(.+)$")
 _HEX = re.compile(r"#([0-9a-fA-F]{6})\b")

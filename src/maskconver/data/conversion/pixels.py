@@ -105,7 +105,7 @@ def named_segments(
 def class_segments(
     values: NDArray[np.int32], names: Mapping[int, str], void: Collection[int] = ()
 ) -> tuple[NDArray[np.int32], list[IdSegment], dict[int, int]]:
-    """A class map with one segment a class.
+    """A class map with one segment per class.
 
     Args:
         values: H×W numbers of classes.

@@ -12,7 +12,7 @@ from .item import Item, Output, below
 
 @contextmanager
 def yolo_seg(out: Output) -> Iterator[Callable[[Item], None]]:
-    """One ring a segment: parts and holes are joined to it by lines of no width; crowds are left out."""
+    """One ring per segment: parts and holes are joined to it by lines of no width; crowds are left out."""
     splits: dict[str, None] = {}
 
     def write(item: Item) -> None:

@@ -73,7 +73,7 @@ class _Canvas:
 
 
 def houses(size: tuple[int, int], rng: np.random.Generator) -> Sample:
-    """One row of houses: windows are things; wall, street, shrubs and sky are stuff, one segment a class.
+    """One row of houses: windows are things; wall, street, shrubs and sky are stuff, one segment per class.
 
     Args:
         size: height and width in pixels, from 1×1 up.

@@ -87,7 +87,7 @@ class ASPP(nn.Module):
         """The pooling branch after its average, B×in×h×w to B×filters×h×w."""
         bn = self.pool.bn
         if bn.training and means[:, 0].numel() == 1 and type(bn) is nn.BatchNorm2d:
-            # One value a channel has no variance: one image alone is normalised by running statistics.
+            # One value per channel has no variance: one image alone is normalised by running statistics.
             normed = F.batch_norm(
                 self.pool.conv(means), bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps
             )

@@ -38,7 +38,7 @@ def convolution(inp: int, out: int, kernel: int, *, stride: int = 1, separable: 
 
 
 class FPN(nn.Module):
-    """Laterals, top-down path, output convolutions, coarser levels by stride 2, one norm a level at the end.
+    """Laterals, top-down path, output convolutions, coarser levels by stride 2, a norm per level at the end.
 
     With `concat` the top-down path carries the concatenated map: filters, 2·filters, 3·filters, … channels.
     The coarser levels come from the outputs before their norm.

@@ -1,4 +1,4 @@
-"""kMaX-DeepLab: image → pixel decoder → k-means of pixels around learned queries → one mask a query."""
+"""kMaX-DeepLab: image → pixel decoder → k-means of pixels around learned queries → one mask per query."""
 
 from __future__ import annotations
 

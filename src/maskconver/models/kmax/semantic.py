@@ -21,7 +21,7 @@ def depthwise_norm(channels: int, momentum: float) -> nn.Module:
 
 
 def classifier(outputs: int) -> nn.Conv2d:
-    """1×1 convolution with bias to one channel a class."""
+    """1×1 convolution with bias to one channel per class."""
     conv = nn.Conv2d(DIM, outputs, 1)
     nn.init.trunc_normal_(conv.weight, std=0.01, a=-0.02, b=0.02)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

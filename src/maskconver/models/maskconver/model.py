@@ -177,7 +177,7 @@ class MaskConver(SegmentationModel):
 
         Args:
             heatmap_logits: B×C×h×w of every level.
-            proposals: masks an image; the config's number where None.
+            proposals: number of masks per image; the config's number where None.
             topk: how scores are ranked.
         """
         count, kernel = proposals or self.config.proposals, self.config.peak_kernel

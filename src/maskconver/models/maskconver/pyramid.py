@@ -132,7 +132,7 @@ def multi_scale(config: MultiScaleConfig, drop_path: float = 0.0) -> Parts:
     """
     if len(config.level_ranges) != len(config.levels):
         raise ConfigError(
-            f"{len(config.levels)} levels but {len(config.level_ranges)} level_ranges; give one range a level"
+            f"{len(config.levels)} levels but {len(config.level_ranges)} level_ranges; give one per level"
         )
     if list(config.levels) != list(range(config.levels[0], config.levels[0] + len(config.levels))):
         raise ConfigError(f"levels {config.levels} have gaps; give them finest first, as in 3, 4, 5")

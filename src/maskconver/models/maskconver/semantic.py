@@ -23,13 +23,13 @@ def with_stuff(
     for scattered cells of a class that is not.
 
     Args:
-        things: K proposals an image, masks of h×w.
+        things: K proposals per image, masks of h×w.
         semantic_logits: B×C×h×w float, or None for nothing to add.
         stuff: the classes.
         topk: how scores are ranked.
 
     Returns:
-        K + len(stuff) proposals an image.
+        K + len(stuff) proposals per image.
     """
     if semantic_logits is None or not stuff:
         return things

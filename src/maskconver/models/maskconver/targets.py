@@ -23,7 +23,7 @@ class Level(NamedTuple):
         heatmap: B×C×h×w float32 in 0…1, see `center_heatmaps`.
         counted: B×C×h×w bool, the cells that count in the centre loss.
         regions: B×h×w int32, `Batch.regions` read in the middle of each cell.
-        stride: pixels of the image a cell stands for.
+        stride: pixels of the image per cell, along one side.
     """
 
     heatmap: Tensor
@@ -93,7 +93,7 @@ def center_targets(
         heatmaps: (C, h, w) of the heatmap of every level.
         levels: log2 of their strides.
         ranges: see `assign_levels`.
-        stride: pixels of the image a cell of the mask features stands for.
+        stride: pixels of the image per cell of the mask features, along one side.
         mask_loss_stride: the same of the mask losses.
         min_iou: of the Gaussians.
         gaussian: see `gaussian_sigmas`.

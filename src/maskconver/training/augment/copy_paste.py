@@ -74,8 +74,8 @@ def copy_paste(
         fill: (C,) values, as the image has them, of what no image covers.
 
     Returns:
-        The sample at the canvas's size: the image of the type of `base`, the areas 0 for "not stated"; ids
-        are 0 on void and -1 on what counts as padding.
+        The sample at the size of the network input. The image has the type of `base`, areas are 0 for "not
+        stated", and ids are 0 on void and -1 on what counts as padding.
     """
     place = _place(rng) if config.place == "both_random" else (0.0, 0.0)
     first = _on_canvas(base, canvas, config.scale, flip, place, rng, fill)

@@ -100,7 +100,7 @@ def train_example(
         partner: what is pasted on it by `augment.copy_paste`, or None.
     """
     if partner is not None:
-        # In `fit` mode what comes of it is scaled to the canvas again, before a crop is taken.
+        # In `fit` mode what comes of it is scaled to the network input again, before a crop is taken.
         canvas_size = input_config.size
         if input_config.mode == "native" and augment.crop:
             canvas_size = augment.crop

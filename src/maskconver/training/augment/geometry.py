@@ -48,7 +48,7 @@ def resize_crop_geometry(
         size: (height, width) of the image.
         canvas: the size an unscaled image is fitted to.
         crop: the size that is cut out; the canvas where None.
-        jitter: factor on the canvas the image is fitted to, or None for no jitter (then nothing is cut off).
+        jitter: factor on the size the image is fitted to, or None for no jitter (then nothing is cut off).
         place: two draws from 0…1 that place the crop.
         focus: (y, x) of a point that the crop holds, in shares of the sides; `place` then says where in it.
     """

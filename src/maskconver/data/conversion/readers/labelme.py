@@ -1,4 +1,4 @@
-"""labelme (and what writes its JSON, such as AnyLabeling): one JSON an image."""
+"""labelme (and what writes its JSON, such as AnyLabeling): one JSON file per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LabelMe of the MIT (and exports in its form, such as CVAT's LabelMe 3.0): one XML an image."""
+"""LabelMe of the MIT (and exports in its form, such as CVAT's LabelMe 3.0): one XML file per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of masks, a file an image: numbers of objects, numbers of classes, or colours of classes."""
+"""Folders of masks, one file per image: numbers of objects, numbers of classes, or colours of classes."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class InstanceMasks(Masks):
 class ClassMasks(Masks):
     """Each number is a class; with PNGs of objects in a folder `instances`, as `data export` writes them.
 
-    Names are in `classes.json`, `classes.txt` (a name a line, the first for 0) or Roboflow's `_classes.csv`.
-    Without them the classes are called `class 1`, …, and 0 and 255 are void.
+    Names are in `classes.json`, `classes.txt` (one name per line, the first for 0) or Roboflow's
+    `_classes.csv`. Without them the classes are called `class 1`, …, and 0 and 255 are void.
     """
 
     name, title = "class-masks", "masks with a number for each class"
@@ -187,7 +187,7 @@ class ColorMasks(Masks):
             raise DataError(
                 f"the masks are in colour, and nothing says which colour is which class; {self._seen()}",
                 where=str(files.root),
-                fix="name a file with `colors`, a line a class, such as: road 128 64 128",
+                fix="name a file with `colors`, one line per class, such as: road 128 64 128",
             )
         self._table, self._unknown = read_color_file(path), UnknownColors()
         self.classes = [SourceClass(name, False, color) for name, color in color_names(self._table).items()]
@@ -233,7 +233,7 @@ def _roboflow(files: Files, name: str) -> dict[int, str]:
     names = {int(r[0]): r[1].strip() for r in rows if len(r) == 2 and r[0].strip().isdigit()}
     if not names:
         raise DataError(
-            "names no classes", where=files.where(name), fix="write a line a class, such as: 1, road"
+            "names no classes", where=files.where(name), fix="write one line per class, such as: 1, road"
         )
     return names
 

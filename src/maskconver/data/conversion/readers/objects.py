@@ -1,4 +1,4 @@
-"""A mask a file for every object, as the Data Science Bowl 2018 has them: `ID/images/*`, `ID/masks/*`."""
+"""One mask file per object, as the Data Science Bowl 2018 has them: `ID/images/*`, `ID/masks/*`."""
 
 from __future__ import annotations
 

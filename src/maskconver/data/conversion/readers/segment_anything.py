@@ -1,4 +1,4 @@
-"""Segment Anything: a JSON an image, with masks that have no class (SA-1B, the automatic mask generator)."""
+"""Segment Anything: one JSON file per image, masks without class (SA-1B, the automatic mask generator)."""
 
 from __future__ import annotations
 
