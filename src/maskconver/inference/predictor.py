@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .exported import CanvasMap, ClassScores
 
 Item = TypeVar("Item")
+NUMBERS = {"scale": "factor", "diameter": "number of pixels"}  # what messages call them
 
 
 @dataclass(slots=True)
@@ -152,10 +153,7 @@ class Predictor:
         self.semantic, self.instances = semantic, instances
         if semantic or instances:
             self._require_proposals()
-        if diameter is not None:
-            scale = _scale_for(self.runtime, diameter, scale)
-        if scale is not None:
-            self.runtime = _scaled(self.runtime, scale)
+        self.runtime = _rescaled(self.runtime, scale, diameter)
         self.tiles = tiles_of(self.runtime, tile, overlap, auto=not draft_jpeg)
         if semantic or instances:
             self._require_whole()
@@ -183,6 +181,13 @@ class Predictor:
 
     def __repr__(self) -> str:
         return f"Predictor({self.runtime!r})"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `read_image` with which images are read for this model."""
+        own = self.runtime.input
+        limits = {"max_pixels": self.max_pixels, "white_level": self.white_level}
+        return limits | {"channels": own.channels, "bits": own.bits}
 
     def answering(self, *, semantic: bool = False, instances: int = 0) -> Predictor:
         """The same predictor with the same network, whose results have other parts.
@@ -335,31 +340,25 @@ class Predictor:
             ):
                 return Large(source, tiling, Path(image).name, False)
             if self.draft_jpeg and is_path:
-                pixels, whole = read_reduced(
-                    image,
-                    lambda size: scaled_size(size, self.runtime.input),
-                    max_pixels=self.max_pixels,
-                    white_level=self.white_level,
-                    channels=self.runtime.input.channels,
-                    bits=self.runtime.input.bits,
-                )
+                least = lambda size: scaled_size(size, self.runtime.input)  # noqa: E731
+                pixels, whole = read_reduced(image, least, **self.reading)
                 name = Path(image).name
             else:
-                pixels, name = as_image(
-                    image,
-                    max_pixels=self.max_pixels,
-                    white_level=self.white_level,
-                    channels=self.runtime.input.channels,
-                    bits=self.runtime.input.bits,
-                )
+                pixels, name = as_image(image, **self.reading)
         if tiles and (tiling := tiles.over(pixels.shape[:2])):
             return Large(InMemory(pixels), tiling, name, keep)
         with timed(times, "prepare"):
-            dtype = getattr(self.runtime, "dtype", np.float32)
-            size = self.fixed_size(pixels.shape[:2])
-            canvas, geometry = prepare(pixels, self.runtime.input, whole=whole, dtype=dtype, canvas=size)
+            canvas, geometry = self.network_input(pixels, whole)
         keep = keep and pixels.shape[:2] == geometry.image_size
         return _Ready(canvas, geometry, pixels if keep else None, name)
+
+    def network_input(
+        self, pixels: NDArray[Any], whole: tuple[int, int] | None = None
+    ) -> tuple[NDArray[Any], Geometry]:
+        """An image, read as `reading` says, as the runtime takes it, and how it lies there; see `prepare`."""
+        dtype = getattr(self.runtime, "dtype", np.float32)
+        size = self.fixed_size(pixels.shape[:2])
+        return prepare(pixels, self.runtime.input, whole=whole, dtype=dtype, canvas=size)
 
     def cuts(self, size: tuple[int, ...]) -> bool:
         """Whether an image of (height, width) is segmented in tiles."""
@@ -525,45 +524,35 @@ def _group(one: _Ready | Large) -> tuple[int, int] | None:
     return None if isinstance(one, Large) else one.geometry.canvas_size
 
 
-def _scaled(runtime: Runtime, scale: float) -> Runtime:
-    """The runtime with images resized by a factor more.
+def _rescaled(runtime: Runtime, scale: float | None, diameter: float | None) -> Runtime:
+    """The runtime with images resized by a factor more: `scale`, or that for objects of `diameter` pixels.
 
     Raises:
-        ConfigError: the factor is not above 0, or the model resizes images to its own size.
+        ConfigError: both are given, or a value that is not above 0; the model resizes images to its own size,
+            or does not know the diameter of its training objects.
     """
-    if not 0 < scale < math.inf:
-        raise ConfigError(f"`scale={scale:g}` must be a factor above 0")
-    if runtime.input.mode != "native":
-        raise ConfigError(
-            "`scale` is for models of mode native; this one resizes every image to its own size. "
-            "Change the side of `tile` instead"
-        )
-    scaled = copy(runtime)
-    scaled.input = replace(runtime.input, scale=runtime.input.scale * scale)
-    return scaled
-
-
-def _scale_for(runtime: Runtime, diameter: float, scale: float | None) -> float:
-    """The scale at which objects of a diameter look like the training objects.
-
-    Raises:
-        ConfigError: no such diameter, a scale beside it, or a model that does not know its own.
-    """
-    if scale is not None:
+    name, value = ("scale", scale) if diameter is None else ("diameter", diameter)
+    if value is None:
+        return runtime
+    if scale is not None and diameter is not None:
         raise ConfigError("`diameter` sets the scale; leave out `scale`")
-    if not 0 < diameter < math.inf:
-        raise ConfigError(f"`diameter={diameter:g}` must be a number of pixels above 0")
+    if not 0 < value < math.inf:
+        raise ConfigError(f"`{name}={value:g}` must be a {NUMBERS[name]} above 0")
     if runtime.input.mode != "native":
         raise ConfigError(
-            "`diameter` is for models of mode native; this one resizes every image to its own size. "
+            f"`{name}` is for models of mode native; this one resizes every image to its own size. "
             "Change the side of `tile` instead"
         )
-    if (own := runtime.input.diameter) is None:
-        raise ConfigError(
-            f"{runtime!r} does not say how large its training objects were; give `scale`: their size divided "
-            "by the size of yours"
-        )
-    return own / diameter
+    if diameter is not None:
+        if (own := runtime.input.diameter) is None:
+            raise ConfigError(
+                f"{runtime!r} does not say how large its training objects were; give `scale`: their size "
+                "divided by the size of yours"
+            )
+        value = own / diameter
+    scaled = copy(runtime)
+    scaled.input = replace(runtime.input, scale=runtime.input.scale * value)
+    return scaled
 
 
 def _require_settings(settings: dict[str, Any]) -> None:

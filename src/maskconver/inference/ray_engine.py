@@ -257,19 +257,11 @@ class _Actor:
         """What `Predictor` takes: a local path as it is, the pixels of one elsewhere."""
         if "://" not in path:
             return path
-        own = self.predictor.runtime.input
         with _reported(path, ImageError):
             files, place = filesystem(path)
             with files.open_input_stream(place) as file:
                 data = file.read()
-        return read_image(
-            data,
-            name=path,
-            max_pixels=self.predictor.max_pixels,
-            white_level=self.predictor.white_level,
-            channels=own.channels,
-            bits=own.bits,
-        )
+        return read_image(data, name=path, **self.predictor.reading)
 
 
 def columns(result: Segmentation) -> dict[str, Any]:

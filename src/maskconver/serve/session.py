@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import PostprocessConfig
-from ..core.preprocess import prepare
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
 from ..errors import MaskconverError
@@ -163,22 +162,12 @@ class Session:
     def _read(self, data: bytes) -> tuple[NDArray[Any], NDArray[Any] | None, Geometry | None]:
         """The image and the network's input; without one where it is segmented in tiles."""
         with self._timed("decode"):
-            own = self.predictor.runtime.input
-            image = read_image(
-                data,
-                max_pixels=self.predictor.max_pixels,
-                white_level=self.predictor.white_level,
-                name="the image",
-                channels=own.channels,
-                bits=own.bits,
-            )
+            image = read_image(data, name="the image", **self.predictor.reading)
         tiles = self.predictor.tiles
         if tiles is not None and tiles.over(image.shape[:2]):
             return image, None, None
         with self._timed("prepare"):
-            dtype = getattr(self.predictor.runtime, "dtype", np.float32)
-            size = self.predictor.fixed_size(image.shape[:2])
-            canvas, geometry = prepare(image, own, dtype=dtype, canvas=size)
+            canvas, geometry = self.predictor.network_input(image)
         return image, canvas, geometry
 
     def _start(self) -> None:
