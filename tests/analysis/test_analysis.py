@@ -13,7 +13,7 @@ from tests.fakes import FakeRuntime, bright_and_dark
 from maskconver.analysis.mistakes import CAUSES, Mistakes, find_mistakes
 from maskconver.analysis.report import write_report
 from maskconver.analysis.run import analyze, results
-from maskconver.analysis.summary import Analysis, compare, image_quality
+from maskconver.analysis.summary import Analysis, compare, quality_of
 from maskconver.cli.main import main
 from maskconver.core.categories import Categories, Category
 from maskconver.core.panoptic_png import write_panoptic_png
@@ -111,7 +111,7 @@ def test_losses_add_up_to_what_panoptic_quality_lacks() -> None:
         parts.append(find_mistakes(overlap, pred, gt, CATEGORIES.is_thing, image=image))
     mistakes = Mistakes.concatenate(parts)
     found = Analysis(CATEGORIES, mistakes, [str(i) for i in range(40)], list(range(40)))
-    found.quality = image_quality(mistakes, 40, CATEGORIES.is_thing)
+    found.quality = [quality_of(mistakes[mistakes.image == i], CATEGORIES.is_thing) for i in range(40)]
     assert np.allclose(found.counts, metric.state)
     result = metric.compute()
     assert math.isclose(sum(found.losses().values()), 1 - result.all.pq)
@@ -230,7 +230,8 @@ def test_the_worst_results_are_kept_for_the_page(folder: Path, monkeypatch: pyte
     found = analyze(predictor, data, sweeps=(), keep=2)
     ranked = [i for _, i in sorted(zip(found.quality, found.indices))]
     assert sorted(found.kept) == sorted(ranked[:2])
-    assert found.quality == image_quality(found.mistakes, 3, data.categories.is_thing)
+    rows = (found.mistakes[found.mistakes.image == i] for i in range(3))
+    assert found.quality == [quality_of(part, data.categories.is_thing) for part in rows]
     again = dict(results(predictor, data, ranked))
     for index, result in results(predictor, data, ranked, kept=found.kept):
         assert np.array_equal(result.ids, again[index].ids)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskconver.core.polygons import ids_to_polygons, mask_to_polygons
+from maskconver.core.polygons import ids_to_polygons
 
 
 def filled(polygons, size) -> np.ndarray:
@@ -30,6 +30,10 @@ def parts(mask) -> int:
                     left.remove(near)
                     todo.append(near)
     return count
+
+
+def mask_to_polygons(mask):
+    return ids_to_polygons(mask.astype(np.uint8)).get(1, [])
 
 
 def area(ring) -> float:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import maskconver as mc
 from maskconver.cli.main import main
-from maskconver.core.polygons import mask_to_polygons
+from maskconver.core.polygons import ids_to_polygons
 from maskconver.data.conversion.run import convert
 from maskconver.data.export_to.geometry import one_ring, runs, simplified
 from maskconver.data.export_to.label_studio import brush_rle
@@ -87,7 +87,7 @@ def small(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("seed", range(8))
 def test_one_ring_holds_parts_and_holes(seed: int) -> None:
     mask = np.random.default_rng(seed).random((9, 11)) < 0.6
-    ring = one_ring(mask_to_polygons(mask))
+    ring = one_ring(ids_to_polygons(mask.astype(np.uint8))[1])
     assert (filled([ring], mask.shape) == mask).all()
     rounded = np.array([[float(f"{v:.7g}") for v in p] for p in ring / (11, 9)]) * (11, 9)
     assert (filled([rounded], mask.shape) == mask).all()
@@ -96,7 +96,7 @@ def test_one_ring_holds_parts_and_holes(seed: int) -> None:
 def test_simplified_rings_stay_within_the_tolerance() -> None:
     y, x = np.mgrid[:60, :60]
     mask = (x - 30) ** 2 + (y - 28) ** 2 < 22**2
-    ((ring, _),) = mask_to_polygons(mask)
+    ((ring, _),) = ids_to_polygons(mask.astype(np.uint8))[1]
     fewer = simplified(ring, 1.0)
     assert len(fewer) < len(ring) / 2
     assert (filled([fewer], mask.shape) ^ mask).sum() < 0.06 * mask.sum()

@@ -10,6 +10,7 @@ import pytest
 from maskconver.core.categories import Categories, Category
 from maskconver.errors import DataError
 from maskconver.metrics.mean_iou import MeanIoU
+from maskconver.metrics.overlap import Overlap
 
 CATEGORIES = Categories(
     [Category(i, name, False, (i, i, i)) for i, name in ((3, "sky"), (5, "road"), (9, "rail"))]
@@ -61,7 +62,7 @@ def test_id_maps_give_what_their_label_maps_give() -> None:
     by_labels, by_ids = MeanIoU(CATEGORIES), MeanIoU(CATEGORIES)
     by_labels.update(labels[pred], labels[gt])
     rows = ([1, 2, 3, 4], labels[1:])
-    by_ids.update_segments(pred, rows, gt, rows)
+    by_ids.add(Overlap.of(pred, rows, gt, rows, categories=CATEGORIES))
     np.testing.assert_array_equal(by_labels.state, by_ids.state)
 
 

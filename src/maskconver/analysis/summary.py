@@ -336,13 +336,8 @@ def _per_image(analysis: Analysis, names: list[str], classes: int) -> NDArray[np
     return states.reshape(-1, classes, 4)[[place[name] for name in names]]
 
 
-def image_quality(m: Mistakes, count: int, is_thing: NDArray[np.bool_]) -> list[float]:
-    """PQ of each of `count` images, classes pooled: of things, or of everything where there is no thing."""
-    return [quality_of(m[m.image == index], is_thing) for index in range(count)]
-
-
 def quality_of(part: Mistakes, is_thing: NDArray[np.bool_]) -> float:
-    """`image_quality` of the rows of one image."""
+    """PQ of the rows of one image, classes pooled: of things, or of everything where there is no thing."""
     things = is_thing[part.label]
     part = part[things] if things.any() else part
     weight = part.matched.sum() + 0.5 * (~part.matched).sum()

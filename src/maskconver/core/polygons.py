@@ -11,18 +11,6 @@ Polygon = tuple[Ring, list[Ring]]
 """An outer ring and its holes."""
 
 
-def mask_to_polygons(mask: NDArray[np.bool_]) -> list[Polygon]:
-    """The polygons of one mask, see `ids_to_polygons`.
-
-    Args:
-        mask: H×W bool.
-
-    Returns:
-        One polygon for each part, the topmost first; none for an empty mask.
-    """
-    return ids_to_polygons(np.asarray(mask, bool).view(np.uint8)).get(1, [])
-
-
 def ids_to_polygons(ids: NDArray[np.integer]) -> dict[int, list[Polygon]]:
     """The polygons of all segments of an id map in one pass.
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.categories import VOID_LABEL, Categories
 from ..errors import DataError
-from .overlap import Counts, Overlap, Segments
+from .overlap import Counts, Overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +95,6 @@ class MeanIoU(Counts):
         columns[columns == VOID_LABEL] = classes
         cells = gt[labelled].astype(np.int64) * (classes + 1) + columns
         self._counts += np.bincount(cells, minlength=self._counts.size).reshape(self._counts.shape)
-
-    def update_segments(
-        self,
-        pred_ids: ArrayLike,
-        pred_segments: Segments,
-        gt_ids: ArrayLike,
-        gt_segments: Segments,
-        *,
-        image: int | str | None = None,
-    ) -> None:
-        """Add an image given as id maps; arguments and errors as for `PanopticQuality.update`."""
-        self.add(
-            Overlap.of(pred_ids, pred_segments, gt_ids, gt_segments, categories=self.categories, image=image)
-        )
 
     def add(self, overlap: Overlap) -> None:
         """Add an image whose joint histogram is there already.

@@ -26,7 +26,7 @@ def _input() -> InputConfig:
     return InputConfig(size=(641, 641), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _merge() -> PostprocessConfig:
+def _postprocess() -> PostprocessConfig:
     return PostprocessConfig(
         rule="kmax",
         score_threshold=0.7,
@@ -153,7 +153,7 @@ class KMaXConfig:
     remask_kept: ReMaXConfig | None = None
     proposals: int = 128
     input: InputConfig = field(default_factory=_input)
-    postprocess: PostprocessConfig = field(default_factory=_merge)
+    postprocess: PostprocessConfig = field(default_factory=_postprocess)
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)

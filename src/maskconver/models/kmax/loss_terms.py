@@ -120,7 +120,7 @@ def class_loss(class_logits: Tensor, soft_targets: Tensor, weight: Tensor) -> Te
 
     Args:
         class_logits: B×N×(K+1) float32.
-        soft_targets: B×N×(K+1), see `reclass`; not normalised.
+        soft_targets: B×N×(K+1), see `remax.soften`; not normalised.
         weight: B×N.
     """
     return mean_of_nonzero(weight * -(soft_targets * class_logits.log_softmax(-1)).sum(-1))

@@ -267,12 +267,9 @@ def surest_cells(heatmaps: Sequence[Tensor], targets: Targets) -> Tensor:
     cells = targets.cells.clone()
     for index, (logits, level) in enumerate(zip(heatmaps, targets.levels)):
         here = (cells[:, 0] == index).nonzero()[:, 0]
-        image, width = targets.image[here], logits.shape[-1]
+        image = targets.image[here]
         inside = level.regions[image] == targets.region[here, None, None]
-        values = logits[image, targets.label[here]].masked_fill(~inside, -torch.inf)
-        best = values.flatten(1).argmax(1)
-        found = torch.stack([best.div(width, rounding_mode="floor"), best % width], 1)
-        cells[here, 1:] = torch.where(inside.flatten(1).any(1)[:, None], found, cells[here, 1:])
+        cells[here, 1:] = _best_cells(logits[image, targets.label[here]], inside, cells[here, 1:])
     return cells
 
 
@@ -292,16 +289,20 @@ def random_cells(targets: Targets, generator: torch.Generator | None = None) -> 
         inside = level.regions[targets.image[here]] == targets.region[here, None, None]
         low, high = targets.boxes[here, :2], targets.boxes[here, 2:]
         middle, reach = (low + high) / 2, (high - low) / 4  # half of a half
-        height, width = inside.shape[-2:]
-        for dim, n in enumerate((height, width)):
+        for dim, n in enumerate(inside.shape[-2:]):
             places = (torch.arange(n, device=cells.device) + 0.5) * level.stride
             near = (places - middle[:, dim : dim + 1]).abs() <= reach[:, dim : dim + 1]
             inside = inside & near.unsqueeze(2 - dim)
         drawn = torch.rand(inside.shape, generator=generator, device=cells.device)
-        best = drawn.masked_fill(~inside, -1).flatten(1).argmax(1)
-        found = torch.stack([best.div(width, rounding_mode="floor"), best % width], 1)
-        cells[here, 1:] = torch.where(inside.flatten(1).any(1)[:, None], found, cells[here, 1:])
+        cells[here, 1:] = _best_cells(drawn, inside, cells[here, 1:])
     return cells
+
+
+def _best_cells(values: Tensor, inside: Tensor, otherwise: Tensor) -> Tensor:
+    """n×2 (y, x) of the largest of n×h×w values where `inside` is true; `otherwise` where it nowhere is."""
+    best, width = values.masked_fill(~inside, -torch.inf).flatten(1).argmax(1), values.shape[-1]
+    found = torch.stack([best.div(width, rounding_mode="floor"), best % width], 1)
+    return torch.where(inside.flatten(1).any(1)[:, None], found, otherwise)
 
 
 def sampled_cells(
