@@ -141,8 +141,11 @@ def test_a_model_of_six_channels_of_16_bits_is_trained_and_used(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_model_of_six_channels_of_16_bits_is_exported(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
+    import torch
+
     import maskconver as mc
 
+    torch.manual_seed(0)
     tifffile.imwrite(tmp_path / "a.tif", BANDS.transpose(2, 0, 1), photometric="minisblack")
     small = {"filters": 16, "low_level_filters": 16, "embedding_dim": 16}
     model = mc.create_model(

@@ -21,12 +21,12 @@ pytest.importorskip("lightning")
 @pytest.fixture(scope="module")
 def toy() -> Iterator[None]:
     """The family is known in these tests and forgotten after them."""
-    before = dict(registry._FAMILIES), dict(registry._REGISTRY)
+    before = dict(registry._FAMILIES), dict(registry._MODELS)
     module = import_module("tests.toy_family.family")
     if "toy" not in registry._FAMILIES:
         reload(module)
     yield
-    for known, old in zip((registry._FAMILIES, registry._REGISTRY), before):
+    for known, old in zip((registry._FAMILIES, registry._MODELS), before):
         for name in set(known) - set(old):
             del known[name]  # type: ignore[attr-defined]
 

@@ -84,14 +84,24 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator
         if sync:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is as readable as any other
+        make_readable(temporary, 0o666)
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def make_readable(path: Path, mode: int) -> None:
+    """Gives a temporary file or folder, which is private, the rights that any other has here.
+
+    Args:
+        path: of `mkstemp` or `mkdtemp`.
+        mode: the rights without the process's umask: 0o666 for files, 0o777 for folders.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def linked(source: Path, target: Path) -> bool:

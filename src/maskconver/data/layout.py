@@ -239,11 +239,8 @@ def _json_files(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _split_of(json_path: Path) -> str:
-    return (
-        json_path.stem.removeprefix("panoptic").removeprefix("_")
-        if json_path.stem.startswith("panoptic")
-        else ""
-    )
+    stem = json_path.stem
+    return stem.removeprefix("panoptic").removeprefix("_") if stem.startswith("panoptic") else ""
 
 
 def _short(name: str) -> str:

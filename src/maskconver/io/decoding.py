@@ -20,7 +20,7 @@ _STRIPS, _PLANAR = 273, 284  # tags of TIFF
 
 
 def decode(
-    image: Image.Image, white_level: float | None, name: str, channels: int, bits: int
+    image: Image.Image, white_level: float | None, name: str, *, channels: int, bits: int
 ) -> NDArray[Any]:
     """The pixels of an opened image, upright; it gets loaded.
 
@@ -39,7 +39,7 @@ def decode(
     """
     bands = 4 if image.mode == "P" and "transparency" in image.info else len(image.getbands())
     if channels not in (1, 3) and channels != bands:
-        raise other_channels(bands, channels, name, image.mode)
+        raise other_channels(bands, channels, name, mode=image.mode)
     animated = image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False)
     if animated and not frame(image):
         warn_about(ImageWarning("has several frames; only the first is read", where=name), 3)
@@ -66,7 +66,7 @@ def decode(
     return np.require(pixels, requirements=["C", "W", "O"])
 
 
-def other_channels(bands: int, channels: int, name: str, mode: str = "") -> ImageError:
+def other_channels(bands: int, channels: int, name: str, *, mode: str = "") -> ImageError:
     """The error that an image has another number of channels than the model takes."""
     has = f"has {bands} channel{'s' * (bands > 1)}{f' ({mode})' if mode else ''}"
     fix = f"give images of {channels} channels, or make the model with `in_channels={bands}`"

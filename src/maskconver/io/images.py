@@ -65,7 +65,7 @@ def read_image(
         with opened(source, name) as image:
             _check_size(image.size, max_pixels, name)
             if _by_pillow(image, channels):
-                return decode(image, white_level, name, channels, bits)
+                return decode(image, white_level, name, channels=channels, bits=bits)
     except ImageError as error:
         if error.kind != "tiff":
             raise
@@ -132,7 +132,7 @@ def from_pillow(
             data, max_pixels=max_pixels, white_level=white_level, name=name, channels=channels, bits=bits
         )
     with reported(name):
-        return decode(image, white_level, name, channels, bits)
+        return decode(image, white_level, name, channels=channels, bits=bits)
 
 
 def read_reduced(
@@ -171,9 +171,9 @@ def read_reduced(
                 own = (width, height) if turned else (height, width)
                 kept = least(own)
                 image.draft(None, kept if turned else kept[::-1])
-                return decode(image, white_level, name, channels, bits), own
+                return decode(image, white_level, name, channels=channels, bits=bits), own
             if _by_pillow(image, channels):
-                pixels = decode(image, white_level, name, channels, bits)
+                pixels = decode(image, white_level, name, channels=channels, bits=bits)
                 return pixels, (pixels.shape[0], pixels.shape[1])
     except ImageError as error:
         if error.kind != "tiff":

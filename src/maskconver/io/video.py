@@ -102,12 +102,8 @@ class VideoReader:
         for name, value in (("every", every), ("max_frames", max_frames)):
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}={value}` is a number of frames, 1 or more")
-        self.name, self.every, self.max_frames, self.max_pixels = (
-            os.fspath(source),
-            every,
-            max_frames,
-            max_pixels,
-        )
+        self.name, self.every = os.fspath(source), every
+        self.max_frames, self.max_pixels = max_frames, max_pixels
         self.live = is_live(source)
         self._container = _opened(self.name)
         try:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -18,10 +18,17 @@ ConfigFunction = Callable[[], Any]
 F = TypeVar("F", bound=ConfigFunction)
 T = TypeVar("T")
 _FAMILIES: dict[str, Family] = {}
-_REGISTRY: dict[str, ConfigFunction] = {}
-_LOSSES: dict[str, Callable[[], Any]] = {}
-_TRAINING: dict[str, Callable[[], Any]] = {}
-_FIGURES: dict[str, tuple[str, str]] = {}  # published, ours
+_MODELS: dict[str, _Registered] = {}
+
+
+class _Registered(NamedTuple):
+    """What `register_model` was given."""
+
+    config: ConfigFunction
+    published: str
+    ours: str
+    loss: Callable[[], Any] | None
+    training: Callable[[], Any] | None
 
 
 def register_family(family: Family) -> Family:
@@ -102,12 +109,7 @@ def register_model(
     """
 
     def register(function: F) -> F:
-        _REGISTRY[function.__name__] = function
-        _FIGURES[function.__name__] = published, ours
-        if loss is not None:
-            _LOSSES[function.__name__] = loss
-        if training is not None:
-            _TRAINING[function.__name__] = training
+        _MODELS[function.__name__] = _Registered(function, published, ours, loss, training)
         return function
 
     return register
@@ -115,7 +117,7 @@ def register_model(
 
 def list_models(pattern: str = "*") -> list[str]:
     """Registered names that match a shell pattern, sorted."""
-    return sorted(name for name in _REGISTRY if fnmatch(name, pattern))
+    return sorted(name for name in _MODELS if fnmatch(name, pattern))
 
 
 def build_model(
@@ -150,11 +152,15 @@ def model_config(name: str) -> Any:
     Raises:
         ConfigError: no such name; the nearest ones are named.
     """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=3)
+    return _registered(name).config()
+
+
+def _registered(name: str) -> _Registered:
+    if name not in _MODELS:
+        near = difflib.get_close_matches(name, _MODELS, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(list_models())}"
         raise ConfigError(f'no model "{name}"{hint}')
-    return _REGISTRY[name]()
+    return _MODELS[name]
 
 
 def model_loss(name: str) -> Any:
@@ -163,8 +169,8 @@ def model_loss(name: str) -> Any:
     Raises:
         ConfigError: no such name.
     """
-    config = model_config(name)
-    return _LOSSES.get(name, family_of(config).loss)()
+    own = _registered(name)
+    return (own.loss or family_of(own.config()).loss)()
 
 
 def model_training(name: str) -> Any:
@@ -173,8 +179,8 @@ def model_training(name: str) -> Any:
     Raises:
         ConfigError: no such name.
     """
-    model_config(name)
-    return _TRAINING.get(name, lambda: None)()
+    own = _registered(name)
+    return own.training() if own.training else None
 
 
 def model_description(name: str) -> tuple[str, str, str]:
@@ -183,8 +189,8 @@ def model_description(name: str) -> tuple[str, str, str]:
     Raises:
         ConfigError: no such name.
     """
-    model_config(name)
-    return (_REGISTRY[name].__doc__ or "").strip().split("\n")[0], *_FIGURES[name]
+    own = _registered(name)
+    return (own.config.__doc__ or "").strip().split("\n")[0], own.published, own.ours
 
 
 def override(config: T, values: dict[str, Any]) -> T:

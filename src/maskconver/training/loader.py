@@ -103,15 +103,8 @@ class PositionSampler(Sampler[tuple[int, int]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.size, self.length, self.seed, self.weights, self.rank, self.world = (
-            size,
-            length,
-            seed,
-            weights,
-            rank,
-            world,
-        )
-        self.start = 0
+        self.size, self.length, self.seed, self.weights = size, length, seed, weights
+        self.rank, self.world, self.start = rank, world, 0
 
     def __len__(self) -> int:
         return self.length // self.world
@@ -141,13 +134,8 @@ class TrainDataset(Dataset[Example]):
         is_thing: NDArray[np.bool_],
         seed: int,
     ) -> None:
-        self.dataset, self.config, self.input, self.is_thing, self.seed = (
-            dataset,
-            config,
-            input_config,
-            is_thing,
-            seed,
-        )
+        self.dataset, self.config, self.input = dataset, config, input_config
+        self.is_thing, self.seed = is_thing, seed
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import time
 import zipfile
 from collections import Counter
@@ -26,12 +25,11 @@ from .annotation import AnnotatedImage, Edges, Fault, Faults, Images, Options, O
 from .archive import unpack
 from .classes import ClassPlan, plan_classes
 from .files import Files
+from .folder import REPORT, begin_folder, replace_folder, require_free
 from .rasterize import rasterize
 from .registry import reader_of, recognise
 from .splits import deal, group_of, group_pattern, split_name, split_shares
 from .write import SetWriter
-
-REPORT = "conversion.json"
 
 
 @dataclass(slots=True)
@@ -153,7 +151,7 @@ def convert(
         class_attribute=class_attribute,
     )
     _require_possible(options)
-    _require_free(source, out, overwrite)
+    require_free(source, out, overwrite)
     with hold(out.absolute().with_name(f".{out.name}.lock"), str(out)) as lock:
         return _convert(source, out, from_format, options=options, progress=_beating(progress, lock))
 
@@ -185,7 +183,7 @@ def _convert(
 ) -> Conversion:
     start = time.perf_counter()
     partial = out.with_name(out.name + ".partial")
-    _start(partial)
+    begin_folder(partial)
     try:
         faults = Faults()
         files = _files(source, out, partial, options, faults)
@@ -202,7 +200,7 @@ def _convert(
         with atomic_path(partial / "set" / REPORT) as temporary:
             text = json.dumps(result.to_json(), ensure_ascii=False, indent=1, default=str)
             temporary.write_text(text, encoding="utf-8")
-        _replace(partial / "set", out)
+        replace_folder(partial / "set", out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result
@@ -424,34 +422,6 @@ def _require_possible(options: Options) -> None:
     group_pattern(options.group)
 
 
-def _require_free(source: Path, out: Path, overwrite: bool) -> None:
-    if not source.exists():
-        raise DataError("no such file or folder", where=str(source))
-    real, target = Path(os.path.realpath(source)), Path(os.path.realpath(out))
-    if real.is_relative_to(target):
-        raise ConfigError(f"{out} holds the source", fix="choose another folder to write")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        fix = "choose another folder, or replace it with `overwrite`"
-        raise DataError("is there already", where=str(out), fix=fix)
-    if not (out / REPORT).is_file():
-        what = f"holds no {REPORT}, so it is not replaced"
-        raise DataError(what, where=str(out), fix="choose another folder")
-
-
-def _start(partial: Path) -> None:
-    """Makes the working folder; one that an interrupted conversion left is replaced."""
-    if partial.exists():
-        if not (partial / "unfinished").is_file():
-            raise DataError(
-                "is in the way", where=str(partial), fix="move it, or choose another folder to write"
-            )
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    (partial / "unfinished").touch()
-
-
 def _files(source: Path, out: Path, partial: Path, options: Options, faults: Faults) -> Files:
     if source.is_file() and zipfile.is_zipfile(source):
         inside = unpack(source, partial / "source", faults)
@@ -475,22 +445,3 @@ def _reader(files: Files, name: str | None, options: Options) -> tuple[Reader, s
 
 def _pointer(where: str) -> DataError:
     return DataError("not an annotation", where=where, fix=LFS_FIX)
-
-
-def _replace(new: Path, out: Path) -> None:
-    """Puts the finished folder in the place of an earlier one, which comes back if that fails."""
-    if not out.exists() or not any(out.iterdir()):
-        out.rmdir() if out.exists() else None
-        new.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.old.", dir=out.parent))
-    try:
-        out.rename(aside / "set")
-        new.rename(out)
-    except OSError:
-        if (aside / "set").exists() and not out.exists():
-            (aside / "set").rename(out)
-        raise
-    finally:
-        if out.exists():
-            shutil.rmtree(aside, ignore_errors=True)

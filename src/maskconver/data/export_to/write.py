@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...core.categories import Categories, differences
+from ...core.files import make_readable
 from ...core.segmentation import Segmentation
 from ...core.segments import lookup
 from ...errors import ConfigError, DataError, ImageError
@@ -184,9 +185,7 @@ def writing(
         if not done.images:
             shutil.rmtree(staging)
             return
-        umask = os.umask(0)
-        os.umask(umask)
-        staging.chmod(0o777 & ~umask)
+        make_readable(staging, 0o777)
         if out.is_dir():
             out.rmdir()
         staging.rename(out)

@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -124,16 +125,9 @@ def write_dataset(
             _write_one, out=out, style=style, size=size, seed=seed, split=split, categories=categories
         )
         rows = []
-        if workers > 1:
-            with process_pool(workers) as pool:
-                for row in pool.map(write, enumerate(names, 1)):
-                    rows.append(row)
-                    lock.beat()
-                    if progress:
-                        progress()
-        else:
-            for numbered in enumerate(names, 1):
-                rows.append(write(numbered))
+        with process_pool(workers) if workers > 1 else nullcontext() as pool:
+            for row in (pool.map if pool else map)(write, enumerate(names, 1)):
+                rows.append(row)
                 lock.beat()
                 if progress:
                     progress()

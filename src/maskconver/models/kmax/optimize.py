@@ -86,10 +86,8 @@ class InferenceAxialAttention2d(nn.Module):
     def __init__(self, attention: AxialAttention2d) -> None:
         super().__init__()
         self.stride = attention.stride
-        self.height, self.width = (
-            InferenceAxialAttention(attention.height),
-            InferenceAxialAttention(attention.width),
-        )
+        self.height = InferenceAxialAttention(attention.height)
+        self.width = InferenceAxialAttention(attention.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """B×inp×h×w to B×values×⌈h/stride⌉×⌈w/stride⌉."""
