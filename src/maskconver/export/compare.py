@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,9 +123,9 @@ def compare(
     # A file's last proposals may be the model's next ones, where it can be asked for more.
     more = 1 if file.file.output != "proposals" or not model.first_stay_first else 2
     own = TorchRuntime(model, proposals=more * file.proposals)
-    for canvases, normalized, geometry in _batches(file, images or generated(file.file)):
+    for fed in _batches(file, images or generated(file.file)):
         try:
-            add(result, own(normalized).numpy(), file, canvases, geometry)
+            add(result, own(fed.normalized).numpy(), file, fed)
         except ExportError:
             raise
         except MaskconverError as error:
@@ -171,10 +171,16 @@ def generated(file: Exported) -> list[NDArray[np.uint8]]:
     return images
 
 
-def _batches(
-    file: FileRuntime, images: Sequence[NDArray[np.uint8]]
-) -> Iterator[tuple[NDArray[Any], NDArray[np.float32], tuple[Geometry, ...]]]:
-    """Network inputs of one size together, as the file takes them and normalised, and their geometry.
+class Fed(NamedTuple):
+    """B network inputs of one size: as the file takes them, normalised for the model, and their geometry."""
+
+    canvases: NDArray[Any]
+    normalized: NDArray[np.float32]
+    geometry: tuple[Geometry, ...]
+
+
+def _batches(file: FileRuntime, images: Sequence[NDArray[np.uint8]]) -> Iterator[Fed]:
+    """Network inputs, those of one size together.
 
     For a file of any size they are as large as the images.
     """
@@ -185,7 +191,7 @@ def _batches(
         stack = normalized = np.stack(canvases)
         if file.file.uint8:  # the model gets the same rounded bytes as the file
             normalized = np.ascontiguousarray(normalize(stack, config).transpose(0, 3, 1, 2))
-        yield stack, normalized, geometry
+        yield Fed(stack, normalized, geometry)
 
 
 def _one(proposals: Proposals, i: int, count: int | None, geometry: Geometry) -> Proposals:
@@ -196,20 +202,14 @@ def _one(proposals: Proposals, i: int, count: int | None, geometry: Geometry) ->
     )
 
 
-def _add_proposals(
-    result: Comparison,
-    expected: Proposals,
-    file: FileRuntime,
-    canvases: NDArray[Any],
-    geometry: tuple[Geometry, ...],
-) -> None:
+def _add_proposals(result: Comparison, expected: Proposals, file: FileRuntime, fed: Fed) -> None:
     """Counts the proposals of some images and the pixels of the maps that they become."""
-    answer = file(canvases)
+    answer = file(fed.canvases)
     assert isinstance(answer, Proposals)
     count = min(file.proposals, expected.scores.shape[1])
     if answer.scores.shape[1] != count:
         raise ExportError(f"the file gives {answer.scores.shape[1]} proposals, the model {count}")
-    for i, at in enumerate(geometry):
+    for i, at in enumerate(fed.geometry):
         other, one = _one(answer, i, None, at), _one(expected, i, count, at)
         _pair(result, _one(expected, i, None, at), other, TOLERANCES[file.file.quantize])
         maps = [postprocess(p, file.postprocess, file.categories)[0] for p in (one, other)]
@@ -218,19 +218,13 @@ def _add_proposals(
         result.differing += differing_pixels(maps[0], maps[1])
 
 
-def _add_maps(
-    result: Comparison,
-    expected: Proposals,
-    file: FileRuntime,
-    canvases: NDArray[Any],
-    geometry: tuple[Geometry, ...],
-) -> None:
+def _add_maps(result: Comparison, expected: Proposals, file: FileRuntime, fed: Fed) -> None:
     """Counts the pixels of some images' maps, and how far scores of segments that both have are apart."""
     found, size = replace(expected, geometry=()), file.file.size
     wanted = postprocess(found, file.postprocess, file.categories, output_size=size, algorithm="reference")
-    maps = file(canvases)
+    maps = file(fed.canvases)
     assert isinstance(maps, list)
-    for one, answer, at in zip(wanted, maps, geometry):
+    for one, answer, at in zip(wanted, maps, fed.geometry):
         assert isinstance(answer, CanvasMap)
         given = answer.segmentation(at, file.input, file.categories, image=False)
         result.images += 1
@@ -240,15 +234,9 @@ def _add_maps(
             result.scores = max(result.scores, *(abs(a.score - b.score) for a, b in zip(one, given)), 0.0)
 
 
-def _add_classes(
-    result: Comparison,
-    expected: Proposals,
-    file: FileRuntime,
-    canvases: NDArray[Any],
-    geometry: tuple[Geometry, ...],
-) -> None:
+def _add_classes(result: Comparison, expected: Proposals, file: FileRuntime, fed: Fed) -> None:
     """Counts the pixels of some images' masks, and how far their scores are apart."""
-    answers = file(canvases)
+    answers = file(fed.canvases)
     assert isinstance(answers, list)
     wanted = semantic_scores(replace(expected, geometry=()), file.postprocess, len(file.categories))
     for own, answer in zip(wanted, answers):

@@ -187,13 +187,14 @@ def _walk(folder: Path) -> Iterator[str]:
         folders[:] = [
             f
             for f in folders
-            if not f.startswith(".") and not _is_above(os.path.realpath(Path(root, f)), here)
+            if not f.startswith(".") and not is_below(here, os.path.realpath(Path(root, f)))
         ]
         yield from (Path(root, name).relative_to(folder).as_posix() for name in names)
 
 
-def _is_above(folder: str, other: str) -> bool:
-    return other == folder or other.startswith(folder.rstrip(os.sep) + os.sep)
+def is_below(path: str, folder: str) -> bool:
+    """Whether a path without links is a folder or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER
 from ...errors import DataError, one_line
+from ...io.sources import is_below
 
 
 class Files:
@@ -255,10 +256,6 @@ def _is_image(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
 def _walk(folder: Path, refused: list[str], skip: Path | None) -> Iterator[str]:
     top = os.path.realpath(folder)
     left_out = skip and os.path.realpath(skip)
@@ -272,10 +269,10 @@ def _walk(folder: Path, refused: list[str], skip: Path | None) -> Iterator[str]:
                 continue
             if os.path.islink(full):  # noqa: PTH114
                 real = os.path.realpath(full)
-                if not _is_below(real, top):
+                if not is_below(real, top):
                     refused.append(prefix + name)
                     continue
-                if _is_below(here, real):
+                if is_below(here, real):
                     continue
             kept.append(name)
         folders[:] = kept
@@ -283,7 +280,7 @@ def _walk(folder: Path, refused: list[str], skip: Path | None) -> Iterator[str]:
             if name.startswith("."):
                 continue
             full = os.path.join(root, name)  # noqa: PTH118
-            if os.path.islink(full) and not _is_below(os.path.realpath(full), top):  # noqa: PTH114
+            if os.path.islink(full) and not is_below(os.path.realpath(full), top):  # noqa: PTH114
                 refused.append(prefix + name)
             else:
                 yield prefix + name
