@@ -62,6 +62,7 @@ class Models(dict[str, SegmentationModel]):
             "mobile semantic": lambda: lively(
                 "maskconver_mobile_256",
                 stuff="semantic",
+                agreement=0.5,
                 categories=mc.Categories.coco(),
                 proposals=90,
                 **small,

@@ -65,9 +65,29 @@ def test_a_class_that_is_clearly_there_scores_1_and_one_that_is_not_0() -> None:
     assert found.labels.tolist() == [[0, 1]] and found.mask_logits.isfinite().all()
 
 
+def test_the_semantic_head_weighs_the_score_of_a_thing() -> None:
+    masks = torch.full((1, 2, 4, 4), -1.0)
+    masks[0, 0, :2] = masks[0, 1, 3] = 1
+    things = Proposals(torch.tensor([[0.5, 0.4]]), torch.tensor([[1, 1]]), masks)
+    logits = torch.zeros(1, 2, 4, 4)
+    logits[:, 1, 3] = 50  # sure of the class in the last row, undecided elsewhere
+    plain = with_stuff(things, logits, (0,))
+    weighed = with_stuff(things, logits, (0,), agreement=0.5)
+    own = weighed.labels[0] == 1
+    torch.testing.assert_close(weighed.scores[0, own], torch.tensor([0.4**0.5, (0.5 * 0.5) ** 0.5]))
+    torch.testing.assert_close(weighed.mask_logits[0, own], masks[0, [1, 0]])  # sorted by the new score
+    torch.testing.assert_close(plain.scores[plain.labels == 1], things.scores[0])
+    torch.testing.assert_close(weighed.scores[weighed.labels == 0], plain.scores[plain.labels == 0])
+
+
+def test_agreement_lies_between_0_and_1() -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1, not 2"):
+        model_of(MIXED, agreement=2.0)
+
+
 @pytest.mark.parametrize("categories", [MIXED, STUFF_ONLY], ids=["mixed", "stuff only"])
 def test_the_rewritten_network_answers_as_the_plain_one(images: Tensor, categories: Categories) -> None:
-    model = model_of(categories)
+    model = model_of(categories, agreement=0.5)
     plain, fast = model.predict(images), model.optimized().predict(images)
     torch.testing.assert_close(fast.scores, plain.scores, rtol=0, atol=1e-5)
     torch.testing.assert_close(fast.labels, plain.labels, rtol=0, atol=0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from ...core.config import InputConfig, PostprocessConfig
+from ...errors import ConfigError
 from ..backbones import OWN_BACKBONES
 from ..backbones.timm import mean_and_std
 from ..base import moved_to_training
@@ -74,6 +75,8 @@ class MaskConverConfig:
         stuff: how stuff is found: by `centers`, as published, or by a `semantic` head that classifies every
             cell (ours); things stay centres. The semantic head learns from every labelled pixel, which helps
             short trainings on few images.
+        agreement: a, 0…1. With a semantic head, the score s of a thing becomes s^(1-a)·q^a, where q is the
+            mean probability that the head gives to its class inside its mask (ours; 0 leaves the scores).
         proposals: maximum number of masks per image; may be changed at inference.
         peak_kernel: side of the window, in cells, in which a peak is the largest value.
         input: how an image becomes a network input.
@@ -100,6 +103,7 @@ class MaskConverConfig:
     embedding_dim: int = 256
     position: bool = False
     stuff: Literal["centers", "semantic"] = "centers"
+    agreement: float = 0.0
     proposals: int = 50
     peak_kernel: int = 3
     input: InputConfig = field(default_factory=InputConfig)
@@ -107,6 +111,8 @@ class MaskConverConfig:
 
     def __post_init__(self) -> None:
         self.input = self.input.for_channels(self.in_channels)
+        if not 0 <= self.agreement <= 1:
+            raise ConfigError(f"agreement must lie between 0 and 1, not {self.agreement}")
 
     following = with_timms_input
     # What a `MultiScaleConfig` has as fields, or the other way round:
@@ -228,7 +234,7 @@ class MultiScaleConfig:
         self.input = self.input.for_channels(self.in_channels)
 
     following = with_timms_input
-    position, stuff = False, "centers"  # see `MaskConverConfig`
+    position, stuff, agreement = False, "centers", 0.0  # see `MaskConverConfig`
 
     @property
     def mask_level(self) -> int:

@@ -269,7 +269,7 @@ class MaskConver(SegmentationModel):
         semantic = maps.semantic_logits
         if semantic is not None:
             semantic = self.without_padding(semantic, images)
-        return with_stuff(things, semantic, self.stuff_classes, topk=topk)
+        return with_stuff(things, semantic, self.stuff_classes, agreement=self.config.agreement, topk=topk)
 
     def masks_at(self, maps: Maps, peaks: Peaks) -> Tensor:
         """The mask logits B×k×h×w of k peaks an image, with what covers the images' padding."""
@@ -310,7 +310,7 @@ class MaskConver(SegmentationModel):
         if semantic is not None and other is not None:
             mean = _flipped_mean(semantic.float().softmax(1), other.float().softmax(1))
             semantic = mean.clamp(min=LEAST).log()[..., :height, :width]
-        return with_stuff(things, semantic, self.stuff_classes, topk=topk)
+        return with_stuff(things, semantic, self.stuff_classes, agreement=self.config.agreement, topk=topk)
 
     def without_padding(self, masks: Tensor, images: Tensor) -> Tensor:
         """Maps at the masks' stride, B×…×⌈H/stride⌉×⌈W/stride⌉: cut where the network padded the images."""

@@ -92,7 +92,9 @@ class LateHeads(Folded):
             things = Proposals(peaks.scores, peaks.labels, mask_logits)
             if (semantic := network.semantic_logits(features)) is not None:
                 semantic = network.without_padding(semantic, images)
-            return with_stuff(things, semantic, network.stuff_classes, topk=self.topk)
+            return with_stuff(
+                things, semantic, network.stuff_classes, agreement=network.config.agreement, topk=self.topk
+            )
 
     def heads(self) -> tuple[Head, Head, Head]:
         """The class, embedding and mask head."""

@@ -14,18 +14,27 @@ LARGEST = 30.0  # of a mask logit, so that a class alone has a finite one
 
 
 def with_stuff(
-    things: Proposals, semantic_logits: Tensor | None, stuff: Sequence[int], *, topk: TopK = stable_topk
+    things: Proposals,
+    semantic_logits: Tensor | None,
+    stuff: Sequence[int],
+    *,
+    agreement: float = 0.0,
+    topk: TopK = stable_topk,
 ) -> Proposals:
-    """Adds a proposal for every stuff class and sorts all by score.
+    """Adds a proposal for every stuff class, lets the head weigh the things, and sorts all by score.
 
     The mask of class c is its softmax probability p. Its score is the IoU that the cells with p > 0.5 are
     expected to have, Σ_{p>0.5} p / (#{p>0.5} + Σ_{p≤0.5} p): near 1 for a class that is clearly there, near 0
     for scattered cells of a class that is not.
 
+    The score s of a thing becomes s^(1-a)·q^a, where q is the mean probability of its class over the cells of
+    its mask and a is `agreement`.
+
     Args:
         things: K proposals per image, masks of h×w.
         semantic_logits: B×C×h×w float, or None for nothing to add.
         stuff: the classes.
+        agreement: a, 0…1.
         topk: how scores are ranked.
 
     Returns:
@@ -34,6 +43,9 @@ def with_stuff(
     if semantic_logits is None or not stuff:
         return things
     logits = semantic_logits.float()
+    thing_scores = things.scores
+    if agreement and thing_scores.shape[1]:
+        thing_scores = thing_scores ** (1 - agreement) * _agreement(things, logits) ** agreement
     own = [logits[:, c : c + 1] for c in stuff]
     others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], 1) for c in stuff]
     if logits.shape[1] > 1:
@@ -45,9 +57,17 @@ def with_stuff(
     inside = (masks > 0).float()
     scores = (p * inside).sum((2, 3)) / (inside + p * (1 - inside)).sum((2, 3)).clamp(min=1)
     labels = torch.tensor(tuple(stuff), device=logits.device).expand(len(logits), -1)
-    scores = torch.cat([things.scores, scores], 1)
+    scores = torch.cat([thing_scores, scores], 1)
     order = topk(scores, scores.shape[1])
     labels = torch.cat([things.labels, labels], 1).gather(1, order)
     image = torch.arange(len(order), device=order.device)[:, None]
     masks = torch.cat([things.mask_logits, masks], 1)[image, order]  # an index that every export knows
     return Proposals(scores.gather(1, order), labels, masks)
+
+
+def _agreement(things: Proposals, logits: Tensor) -> Tensor:
+    """B×K mean probability of each proposal's class over the cells of its mask; 0 where there is no cell."""
+    inside = (things.mask_logits > 0).float().flatten(2)
+    probabilities = inside @ logits.softmax(1).flatten(2).transpose(1, 2)  # B×K×C, summed over the mask
+    own: Tensor = probabilities.gather(2, things.labels[:, :, None])[:, :, 0]
+    return own / inside.sum(2).clamp(min=1)
