@@ -82,8 +82,11 @@ def test_canvas_and_thresholds_are_those_of_the_data_set(
     ("tensors", "message"),
     [
         ({BIAS: (20,)}, "19 classes and not their names: give --categories FILE"),
-        ({}, f"not whole: {BIAS} is missing"),
-        ({BIAS: (20,), CENTERS: (256,)}, f"not whole: {CENTERS} is missing or not of 2 dimensions"),
+        ({}, f"is incomplete: {BIAS} is missing"),
+        (
+            {BIAS: (20,), CENTERS: (256,)},
+            f"{CENTERS} is missing or does not have 2 dimensions",
+        ),
     ],
     ids=["names unknown", "no classes", "no queries"],
 )

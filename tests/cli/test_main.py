@@ -179,6 +179,13 @@ def test_numbers_that_mean_nothing_are_refused_in_plain_words(words: list[str], 
     assert err.startswith(f"maskconver: error: {says}") and err.count("\n") == 1
 
 
+def test_help_says_choices_and_defaults_without_the_types_of_python(capsys) -> None:
+    assert main(["predict", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--mask-activation {softmax,sigmoid}" in out and "(default: predictions)" in out
+    assert not [word for word in ("type:", "Optional", "Literal", "null)", "default: False") if word in out]
+
+
 def test_help_of_a_group_lists_its_commands(capsys) -> None:
     assert main(["data", "--help"]) == 0
     out = capsys.readouterr().out

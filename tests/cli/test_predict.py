@@ -128,7 +128,7 @@ def test_results_go_to_a_labelling_tool_and_come_back_the_same(folder, capsys):
     assert main(command) == 2  # somebody may have corrected what is there
     assert "out/labelme: is there already" in capsys.readouterr().err
     assert main([*command, "--output-side", "20"]) == 2
-    assert "leave --output-side out" in capsys.readouterr().err
+    assert "leave out --output-side" in capsys.readouterr().err
 
 
 def test_label_pngs_can_be_read_back_as_a_label_folder(folder):

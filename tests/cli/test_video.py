@@ -69,7 +69,7 @@ def test_a_bad_clip_is_one_line_and_the_others_are_done(
     [
         (["{clip}", "a.png"], "a.png is not"),
         (["{clip}", "0"], "predict it alone"),
-        (["s3://bucket/plates"], "--engine ray reads"),
+        (["s3://bucket/plates"], "--engine ray can read"),
         (["{clip}", "--labels"], "--labels is for images"),
         (["{clip}", "--resume"], "--resume is for images"),
         (["{clip}", "--every", "0"], "1 or more"),

@@ -223,7 +223,7 @@ def test_colours_by_id_do_not_depend_on_the_order_of_the_segments():
 
 
 def test_drawing_on_another_image_needs_its_size():
-    with pytest.raises(ConfigError, match="does not lie under"):
+    with pytest.raises(ConfigError, match="does not fit an id map"):
         large().draw(np.zeros((3, 4, 3), np.uint8))
     with pytest.raises(ConfigError, match="alpha"):
         large().draw(alpha=2)

@@ -152,7 +152,7 @@ def test_settings_that_are_inside_the_file_cannot_be_changed(exported, tmp_path,
     path, _ = exported("mobile", output="panoptic")
     with pytest.raises(ConfigError, match="score_threshold cannot be changed"):
         mc.Predictor(path, score_threshold=0.5)
-    with pytest.raises(ConfigError, match="number of proposals inside"):
+    with pytest.raises(ConfigError, match="post-processing for a fixed number of proposals"):
         mc.Predictor(path, proposals=5)
     with pytest.raises(ConfigError, match="gives no proposals"):
         mc.Predictor(path).proposals(np.zeros((96, 128, 3), np.uint8))
@@ -174,7 +174,7 @@ def test_a_map_that_differs_is_refused(models, tmp_path, monkeypatch):
 
     whole = CanvasMap.segmentation
     monkeypatch.setattr(CanvasMap, "segmentation", other)
-    with pytest.raises(ExportError, match="does not answer as the model does"):
+    with pytest.raises(ExportError, match="gives other results than the model"):
         mc.export_model(models["mobile"], tmp_path / "model.onnx", output="panoptic")
     assert list(tmp_path.iterdir()) == []
 

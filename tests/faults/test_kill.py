@@ -72,7 +72,7 @@ def _check(command: Command, out: Path, code: int, said: str) -> None:
 def _again(command: Command, out: Path, tmp_path: Path) -> str:
     """Ends what was begun; returns what was said."""
     done = finish([*command.argv(out), *command.again], tmp_path / "log")
-    finished = "has all 8 steps already" in done.said  # killed after its last step
+    finished = "has already done all 8 steps" in done.said  # killed after its last step
     assert done.code == 0 or finished, done.said
     command.check(out)
     return done.said

@@ -41,12 +41,12 @@ def test_the_longer_side_of_the_answer_is_the_one_asked_for(side: int | None, si
 
 
 def test_a_side_of_no_pixels_is_refused() -> None:
-    with pytest.raises(ConfigError, match="output_side is a number of pixels, at least 1, not 0"):
+    with pytest.raises(ConfigError, match="output_side must be a number of pixels, at least 1, not 0"):
         postprocess(halves(), PostprocessConfig(), CATEGORIES, output_side=0)
 
 
 def test_a_side_that_no_memory_holds_is_refused():
-    with pytest.raises(ConfigError, match="take a smaller one"):
+    with pytest.raises(ConfigError, match="choose a smaller one"):
         Predictor(FakeRuntime(), output_side=2**40)(bright_image())
 
 

@@ -162,7 +162,7 @@ def test_thresholds_can_be_overridden_and_the_models_own_stay():
         ({"mask_threshold": -0.1}, "mask_threshold is a share"),
         ({"overlap_threshold": float("nan")}, "overlap_threshold is a share"),
         ({"nms_iou": None}, "nms_iou is a share"),
-        ({"output_side": 0}, "output_side is a number of pixels, at least 1, not 0"),
+        ({"output_side": 0}, "output_side must be a number of pixels, at least 1, not 0"),
     ],
 )
 def test_values_that_mean_nothing_are_refused_before_a_model_is_loaded(setting, message):

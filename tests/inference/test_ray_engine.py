@@ -217,7 +217,7 @@ def test_an_address_nobody_answers_is_refused_in_time(
         (["--engine", "ray", "--overlay"], "leave out --overlay"),
         (["--engine", "ray", "--shard", "1/2"], "leave out --shard"),
         (["--engine", "ray", "--actors", "0"], "--actors 0"),
-        (["--engine", "ray", "--address", "here"], "no HOST:PORT"),
+        (["--engine", "ray", "--address", "here"], "not HOST:PORT"),
         (["--engine", "ray", "--format", "files", "--out", "s3://x/y"], "a folder of this machine"),
         (["--actors", "2"], "--actors is for --engine ray"),
         (["--batch-size", "0"], "--batch-size 0"),

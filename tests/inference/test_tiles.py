@@ -189,7 +189,7 @@ def test_a_diameter_brings_objects_to_the_size_of_the_training_objects():
         Predictor(runtime, diameter=10, scale=2.0)
     with pytest.raises(ConfigError, match="`diameter=0`"):
         Predictor(runtime, diameter=0)
-    with pytest.raises(ConfigError, match=r"does not say how large.*give `scale`"):
+    with pytest.raises(ConfigError, match=r"does not know the size.*give `scale`"):
         Predictor(ColourRuntime(), diameter=10)
     with pytest.raises(ConfigError, match="Change the side of `tile`"):
         Predictor(ColourRuntime(mode="fit", diameter=10.0), diameter=10)

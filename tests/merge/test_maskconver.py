@@ -268,7 +268,7 @@ def test_torch_proposals_give_the_same_answer():
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4)])
 def test_an_answer_without_pixels_is_refused(size):
-    with pytest.raises(ConfigError, match="output_size is height and width in pixels"):
+    with pytest.raises(ConfigError, match="output_size must be height and width in pixels"):
         postprocess(batch(), OPEN, CATEGORIES, output_size=size)
 
 

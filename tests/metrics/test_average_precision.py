@@ -100,7 +100,7 @@ def test_mask_ap_of_merged_parts_is_that_of_the_whole() -> None:
 
 
 def test_mask_ap_wants_one_score_a_segment() -> None:
-    with pytest.raises(DataError, match="4 segments need as many scores"):
+    with pytest.raises(DataError, match="4 segments need one score each"):
         mask_ap([0.5])
 
 

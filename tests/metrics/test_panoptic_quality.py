@@ -178,7 +178,7 @@ def test_id_maps_may_be_any_integers(dtype: type) -> None:
         (line((1, 10)), ([1], [-1]), "labels -1…-1 do not fit"),
         (line((1, 10)), [{"id": 1, "category_id": 5}], "category 5 is not one of"),
         (line((1, 10)), [{"id": 1}], "a segment is a row with id and label"),
-        (line((1, 10)), ([1], [0, 1]), "two lists of one length"),
+        (line((1, 10)), ([1], [0, 1]), "two lists of the same length"),
         (line((1, 11)), ([1], [0]), "11×1 pixels, the ground truth 10×1"),
         (line((1, 10)).astype(float), ([1], [0]), "H×W integers, not float64"),
         (line((1, 10))[0], ([1], [0]), "H×W integers"),

@@ -307,7 +307,7 @@ def test_a_run_is_not_written_over(unbroken: Path, cells: Path, capsys: pytest.C
     before = (unbroken / "last.ckpt").read_bytes()
     assert main(tiny(cells, unbroken)) == 2
     said = capsys.readouterr().err
-    assert "has a run already" in said and "--overwrite true" in said and said.count("\n") == 1
+    assert "already holds a run" in said and "--overwrite true" in said and said.count("\n") == 1
     assert (unbroken / "last.ckpt").read_bytes() == before
 
 
@@ -318,7 +318,7 @@ def test_a_checkpoint_of_another_run_is_not_written_over_a_run(
         (tmp_path / name).write_bytes(value)
     resume = f"--resume={unbroken / 'last.ckpt'}"
     assert main(tiny(cells, tmp_path, resume, "--steps=9")) == 2
-    assert "has a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert main(tiny(cells, tmp_path, "--resume=auto", "--overwrite=true")) == 2
     assert "give one of them" in capsys.readouterr().err
     assert (tmp_path / "last.ckpt").read_bytes() == b"other"

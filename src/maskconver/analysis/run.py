@@ -75,7 +75,7 @@ def analyze(
     kept = _Worst(keep)
     answer = Analysis(categories, Mistakes.concatenate([]), [])
     if mask_ap and isinstance(source, _Files):
-        raise ConfigError("`ap` needs scores, which files of predictions do not have; give the model")
+        raise ConfigError("`ap` needs scores, which prediction files do not have; give the model")
     most = max(100, int(dataset.segment_counts.max()))
     detections = MaskAveragePrecision(categories, most) if mask_ap else None
     for index in range(len(dataset)):

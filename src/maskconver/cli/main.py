@@ -11,14 +11,14 @@ import signal
 import sys
 import threading
 import warnings
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import ArgumentError
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from ..errors import ConfigError, MaskconverError, first_line
-from .options import shown, use_options
+from .options import help_formatter, shown, use_options
 
 # command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
 # it takes short forms, `prepare(parser, argv) -> argv`; its docstring is the description.
@@ -93,17 +93,14 @@ def main(argv: list[str] | None = None) -> int:
     module_name, text = COMMANDS[name]
     terminated, forget = _on_sigterm()
     try:
-        from jsonargparse import ArgumentParser, DefaultHelpFormatter
-
-        class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-            """Keeps the line breaks of the description."""
+        from jsonargparse import ArgumentParser
 
         module = import_module(f".{module_name}", __package__)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         parser = ArgumentParser(
             prog=f"maskconver {name}",
             description=module.__doc__ or text,
-            formatter_class=Help,
+            formatter_class=help_formatter(),
             exit_on_error=False,
             allow_abbrev=False,
         )
@@ -198,7 +195,7 @@ def _require_groups(parser: Any, parsed: Any) -> None:
     for name, group in parser.groups.items():
         value = parsed.get(name) if getattr(group, "group_class", None) else None
         if value is not None and not hasattr(value, "as_dict"):
-            raise ConfigError(f"`{name}` is a group of options, such as those of `{name}.…`, not {value!r}")
+            raise ConfigError(f"`{name}` is a group of options (`{name}.…`), not a value like {value!r}")
 
 
 def _require_counts(parsed: Any) -> None:

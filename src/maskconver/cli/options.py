@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,33 @@ SETTINGS = (
     "non_finite",
     "output_side",
 )
+
+
+_VALUE = re.compile(r" \((required)?(?:, )?(?:type: .*?)?(?:, )?(?:default: (.*))?\)$", re.DOTALL)
+
+
+def help_formatter() -> type[Any]:
+    """A formatter of --help that says choices and defaults, not the types of Python."""
+    from jsonargparse import DefaultHelpFormatter
+
+    class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+        def _expand_help(self, action: Any) -> str:
+            text = super()._expand_help(action)
+            if not (found := _VALUE.search(text)):
+                return text
+            required, default = found.groups("")
+            said = ["required"] if required and action.option_strings else []
+            if default not in ("", "null") and action.nargs != 0:
+                said.append(f"default: {default}")
+            return text[: found.start()] + (f" ({'; '.join(said)})" if said else "")
+
+        def _get_default_metavar_for_optional(self, action: Any) -> str:
+            kind = self._get_type_str(action) or ""
+            if kind.startswith("Optional[Literal["):
+                return "{" + ",".join(re.findall("'([^']+)'", kind)) + "}"
+            return super()._get_default_metavar_for_optional(action)
+
+    return Help
 
 
 def optional(parser: ArgumentParser, name: str, kind: type, text: str, **more: Any) -> None:

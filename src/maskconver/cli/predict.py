@@ -152,9 +152,11 @@ def run(args: Namespace) -> int:
         return run_videos(args, _predictor(args))
     require_images(args)
     if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table or args.to):
-        raise ConfigError("--no-masks leaves nothing; add --overlay, --labels, --geojson, --table or --to")
+        raise ConfigError(
+            "--no-masks leaves nothing to write; add --overlay, --labels, --geojson, --table or --to"
+        )
     if args.to and args.output_side:
-        raise ConfigError("--to writes results of the size of the image; leave --output-side out")
+        raise ConfigError("--to writes results at the size of the image; leave out --output-side")
     if args.draft_jpeg and (args.overlay or args.intensity):
         raise ConfigError(
             f"--{'overlay' if args.overlay else 'intensity'} needs the full-size image, which --draft-jpeg "
@@ -163,9 +165,11 @@ def run(args: Namespace) -> int:
     if args.intensity and not args.table:
         raise ConfigError("--intensity is a column of the table; add --table FILE.csv")
     if args.pixel_size is not None and not (0 < args.pixel_size < math.inf and (args.table or args.geojson)):
-        raise ConfigError("--pixel-size is a length above 0, for --table or --geojson")
+        raise ConfigError("--pixel-size must be a length above 0, and needs --table or --geojson")
     if args.semantic_from and not args.labels:
-        raise ConfigError("--semantic-from is about the PNGs of --labels; add --labels or leave it out")
+        raise ConfigError(
+            "--semantic-from chooses how the PNGs of --labels are made; add --labels or leave it out"
+        )
     if args.threads < 1:
         raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
     if args.batch_size < 1:
@@ -176,7 +180,9 @@ def run(args: Namespace) -> int:
     in_parts = args.resume or args.shard is not None
     shard = _shard(args.shard)
     if in_parts and args.to and args.no_masks:
-        raise ConfigError("--to with --resume or --shard is made of the panoptic files; leave out --no-masks")
+        raise ConfigError(
+            "--to with --resume or --shard is made from the panoptic files; leave out --no-masks"
+        )
     out = Path(args.out)
     if not in_parts and (out / PARTS).is_dir():
         raise ConfigError(

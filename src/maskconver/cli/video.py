@@ -51,7 +51,9 @@ def names_videos(paths: list[str]) -> bool:
             is an address of an object store.
     """
     if stored := [path for path in paths if path.partition("://")[0] in STORES and "://" in path]:
-        raise ConfigError(f"{stored[0]} lies in an object store, which --engine ray reads; add that option")
+        raise ConfigError(
+            f"{stored[0]} is in an object store, which only --engine ray can read; add that option"
+        )
     videos = [path for path in paths if is_video(path) and not (path.isdecimal() and Path(path).exists())]
     if videos and len(videos) < len(paths):
         other = next(path for path in paths if path not in videos)

@@ -51,7 +51,7 @@ class Categories(Sequence[Category]):
         if len(self._label_of) != len(self._categories):
             ids = [c.id for c in self._categories]
             twice = next(i for i in ids if ids.count(i) > 1)
-            raise DataError(f"category id {twice} stands twice in the categories; ids must be unique")
+            raise DataError(f"category id {twice} occurs twice in the categories; ids must be unique")
         if min(self._label_of) < 0:
             raise DataError(f"category id {min(self._label_of)} is negative; ids must be 0 or more")
 

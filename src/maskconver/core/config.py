@@ -141,11 +141,11 @@ class PostprocessConfig:
             if value is None or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
         if not 0 <= self.maskness < math.inf:
-            raise ConfigError(f"maskness is an exponent, 0 or more, got {self.maskness}")
+            raise ConfigError(f"maskness must be an exponent of 0 or more, got {self.maskness}")
         if self.fill_label is not None and self.fill_label < 0:
-            raise ConfigError(f"fill_label is a label of 0 or more, not {self.fill_label}")
+            raise ConfigError(f"fill_label must be a label of 0 or more, not {self.fill_label}")
         if self.fill_only and self.fill_label is None:
-            raise ConfigError("fill_only is about the class of fill_label; set that, too")
+            raise ConfigError("fill_only needs fill_label; set it too")
 
     def smallest_area(self, height: int, width: int, *, stuff: bool = False) -> float:
         """`min_area`, or `stuff_min_area`, in pixels of a result of that size; a segment must have more."""

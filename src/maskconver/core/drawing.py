@@ -57,9 +57,9 @@ def draw(
     if image.dtype == np.uint16:
         image = (stretch(image, InputConfig().percentiles) * 255 + 0.5).astype(np.uint8)
     if image.shape != (*ids.shape, 3):
-        raise ConfigError(f"an image of shape {image.shape} does not lie under an id map of {ids.shape}")
+        raise ConfigError(f"an image of shape {image.shape} does not fit an id map of {ids.shape}")
     if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha must lie in 0…1, got {alpha}")
+        raise ConfigError(f"alpha must be from 0 to 1, got {alpha}")
     colors = segment_colors(segments, categories, by_id=by_id)
     index = lookup(ids, [s.id for s in segments], np.arange(1, len(segments) + 1), 0)
 

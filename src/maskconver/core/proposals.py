@@ -38,12 +38,12 @@ class Geometry:
         if side is None:
             return self
         if side < 1:
-            raise ConfigError(f"output_side is a number of pixels, at least 1, not {side}")
+            raise ConfigError(f"output_side must be a number of pixels, at least 1, not {side}")
         longer = max(self.image_size)
         height, width = (max(round(n * side / longer), 1) for n in self.image_size)
         if side > longer and height * width > MAX_PIXELS:
             raise ConfigError(
-                f"`output_side={side}` gives more than {MAX_PIXELS:,} pixels; take a smaller one"
+                f"`output_side={side}` gives more than {MAX_PIXELS:,} pixels; choose a smaller one"
             )
         scale = (
             self.scale[0] * self.image_size[0] / height,

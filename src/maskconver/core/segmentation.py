@@ -100,7 +100,7 @@ class Segmentation:
         listed = np.arange(1, len(labels) + 1) if segment_ids is None else np.asarray(segment_ids, np.int64)
         values = np.ones(len(labels)) if scores is None else np.asarray(scores, float)
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(categories)):
-            raise DataError(f"labels must lie in 0…{len(categories) - 1}, got {labels.min()}…{labels.max()}")
+            raise DataError(f"labels must be in 0…{len(categories) - 1}, got {labels.min()}…{labels.max()}")
         areas, boxes = measure(ids, listed)
         segments = []
         for row in zip(listed.tolist(), labels.tolist(), values.tolist(), areas.tolist(), boxes.tolist()):

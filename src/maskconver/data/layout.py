@@ -130,7 +130,7 @@ def find_panoptic(
         name, json_path = _choose_json(root, split)
     else:
         raise DataError(
-            "no data set given", fix="name its folder, or `panoptic_json` and the folder of the `images`"
+            "no data set given", fix="give its folder, or `panoptic_json` and the folder of the `images`"
         )
     base = json_path.parent if root is None else root
     names = list(dict.fromkeys(n for n in (name, _short(name), split or "") if n))
@@ -221,14 +221,14 @@ def _find_labels(root: Path | None, split: str | None, paths: DataPaths) -> Labe
     classes = classes or next((f for p in places if (f := _classes_file(p))), None)
     if classes is None:
         looked = ", ".join(os.fspath(p / CLASSES_FILES[0]) for p in places)
-        raise DataError(f"no file that names the classes: looked for {looked}", fix="name it with `classes`")
+        raise DataError(f"no file that names the classes (looked for {looked})", fix="name it with `classes`")
     return LabelLayout(split, images, labels, classes)
 
 
 def _folder(data: str | os.PathLike[str]) -> Path:
     folder = Path(data)
     if not folder.is_dir():
-        raise DataError("no such folder (a data set is named by its folder)", where=str(folder))
+        raise DataError("no such folder; give the folder of the data set", where=str(folder))
     return folder
 
 

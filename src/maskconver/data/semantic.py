@@ -105,9 +105,9 @@ def semantic_categories(own: Categories, classes: Classes) -> tuple[Categories, 
     if classes == "all":
         return Categories(Category(c.id, c.name, False, c.color) for c in own), np.arange(len(own))
     if not own.is_thing.any():
-        raise DataError("the data has no things, so there is no semantic segmentation of things: take all")
+        raise DataError("the data has no things, so there is nothing to segment as things: use all")
     if own.ids.min() == 0:
-        raise DataError("category 0 is taken, which the class background would get: take all classes")
+        raise DataError("category id 0 is taken, but the class background needs it: use all classes")
     things = [Category(c.id, c.name, False, c.color) for c in own if c.is_thing]
     label = np.where(own.is_thing, np.cumsum(own.is_thing), 0)
     return Categories([Category(0, "background", False, made_up_color(0)), *things]), label

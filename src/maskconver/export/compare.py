@@ -150,9 +150,8 @@ def require_equal(result: Comparison, file: Exported) -> None:
     )
     if not equal:
         raise ExportError(
-            f"the {'quantised ' if file.quantize != 'none' else ''}file does not answer as the model does "
-            f"and was not kept: {result}"
-            + ("; with another `quantize` it may" if file.quantize != "none" else "")
+            f"the {'quantised ' if file.quantize != 'none' else ''}file gives other results than the model "
+            f"and was not kept: {result}" + ("; try another `quantize`" if file.quantize != "none" else "")
         )
 
 

@@ -118,7 +118,7 @@ def format_of(path: str | os.PathLike[str], to: str | None = None) -> Format:
     suffixes = {form.suffix: form for form in FORMATS.values()}
     if to is None:
         if Path(path).suffix not in suffixes:
-            raise ConfigError(f"{path} must end in {' or '.join(suffixes)}, by which its format is known")
+            raise ConfigError(f"{path} must end in {' or '.join(suffixes)}, which names the format")
         return suffixes[Path(path).suffix]
     if to not in FORMATS:
         raise ConfigError(f'no format "{to}"; there is {", ".join(FORMATS)}')
@@ -172,8 +172,8 @@ def _with_content(images: list[NDArray[Any]], setting: str) -> list[NDArray[Any]
     kept = [image for image in images if (image != image[:1, :1]).any()]
     if images and not kept:
         raise ConfigError(
-            f"every image of `{setting}` has one value in all its pixels",
-            fix="give images such as the file will see",
+            f"every image of `{setting}` is a single flat colour",
+            fix="give images like those it will be used on",
         )
     if len(kept) < len(images):
         warnings.warn(

@@ -33,7 +33,9 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
     own: InputConfig = model.input
     size, dynamic = options.size, "size" in options.free
     if model.categories is None:
-        raise ConfigError("the model has no categories, which the file must name; make it with categories=…")
+        raise ConfigError(
+            "the model has no categories, and the file must name them; create it with categories=…"
+        )
     postprocess = replace(
         model.postprocess, hard_sigmoid=model.postprocess.hard_sigmoid or options.hard_sigmoid
     )
@@ -43,7 +45,8 @@ def describe(model: SegmentationModel, options: ExportOptions, form: Format) -> 
         dynamic = form.dynamic and model.family.limits.dynamic and options.output != "panoptic"
         if not dynamic:
             raise ConfigError(
-                "the model takes images at their own size, this kind of file takes one size: give a `size`"
+                "the model takes images at their own size, but this kind of file takes a single "
+                "size: give a `size`"
             )
     _check_limits(model, options, form)
     step = max(own.multiple, MULTIPLE) if dynamic else 1

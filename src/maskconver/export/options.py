@@ -73,7 +73,7 @@ class ExportOptions:
                 f"leave out `quantize={self.quantize}`"
             )
         if self.quantize == "int8" and not self.calibrate:
-            raise ConfigError("`quantize=int8` needs images such as the file will see: give `calibrate`")
+            raise ConfigError("`quantize=int8` needs images like those it will be used on: give `calibrate`")
         if self.quantize != "int8" and self.calibrate:
             raise ConfigError(
                 f"`quantize={self.quantize}` needs no images; leave out `calibrate`, or give `quantize=int8`"
@@ -94,7 +94,7 @@ class ExportOptions:
                 "alike: give `uint8`"
             )
         if "size" in self.free and self.size is not None:
-            raise ConfigError("a file has one size or takes any: give either `size` or `dynamic`")
+            raise ConfigError("`size` fixes the input and `dynamic` leaves it open: give one of them")
         if self.size is not None and min(self.size) < 1:
             raise ConfigError(
                 f"size {self.size[0]}×{self.size[1]} is not possible; height and width must be 1 or more"

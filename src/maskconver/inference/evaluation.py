@@ -335,9 +335,7 @@ def tune(
         on_image()
     values = [m.headline[1] for m in metrics]
     if all(math.isnan(value) for value in values):
-        raise DataError(
-            f"{dataset.path}: nothing is annotated, so there is no figure to choose thresholds by"
-        )
+        raise DataError(f"{dataset.path}: nothing is annotated, so thresholds cannot be chosen")
     return configs[int(np.nanargmax(values))], [(*g, v) for g, v in zip(grid, values)]
 
 

@@ -98,7 +98,8 @@ class Exported:
         """
         if not text:
             raise CheckpointError(
-                f"{path} says nothing about its input and categories; it was not written by maskconver export"
+                f"{path} has no description of its input and categories; it was not written by "
+                "maskconver export"
             )
         try:
             rows = msgspec.json.decode(text, type=dict[str, Any])
@@ -164,7 +165,7 @@ class CanvasMap:
         there = np.unique(ids)
         labels = self.segments[: len(listed), 1]
         if not np.isin(there[there != 0], listed).all() or np.any((labels < 0) | (labels >= len(categories))):
-            raise MaskconverError("the file's map and its table of segments do not agree; export it again")
+            raise MaskconverError("the file's id map and its table of segments do not agree; export it again")
         kept = np.isin(listed, there)
         numbered = lookup(ids, listed[kept], np.arange(1, kept.sum() + 1), 0)
         rows = np.flatnonzero(kept)
@@ -231,7 +232,7 @@ class FileRuntime(ABC):
         self.input, self.postprocess, self.categories = file.input, file.postprocess, file.categories
         if proposals is not None and file.output != "proposals":
             raise ConfigError(
-                f"{path} has its merge and its number of proposals inside; export it with another"
+                f"{path} includes post-processing for a fixed number of proposals; export it with another"
             )
         if proposals is not None and not 1 <= proposals <= file.proposals:
             raise ConfigError(

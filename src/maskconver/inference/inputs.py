@@ -70,14 +70,14 @@ def _from_array(array: NDArray, white_level: float | None, channels: int, bits: 
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4, channels):
         hint = "; transpose it to H×W×3" if array.ndim == 3 and shape[0] in (1, 3, 4) else ""
-        raise ImageError(f"an array of shape {shape} is not one image: give H×W or H×W×3{hint}")
+        raise ImageError(f"an array of shape {shape} is not an image: give H×W or H×W×3{hint}")
     if array.size == 0:
         raise ImageError(f"an image of shape {shape} has no pixels")
     if channels not in (1, 3):
         if array.shape[2] != channels:
             raise ImageError(
-                f"an image of {array.shape[2]} channels, the model takes {channels}; give it all of them, "
-                "or take a model of RGB images"
+                f"an image of {array.shape[2]} channels, but the model takes {channels}; give all of them, "
+                "or use a model for RGB images"
             )
         return np.ascontiguousarray(to_bits(array, bits, white_level=white_level))
     colours = array[..., : 3 if array.shape[2] > 2 else 1]

@@ -138,7 +138,7 @@ class Predictor:
         self.runtime = open_runtime(model, device, proposals, tta=tta)
         if self.runtime.categories is None:
             raise ConfigError(
-                "the model has no categories, so its results have no names; make it with categories=…"
+                "the model has no categories, so its results have no names; create it with categories=…"
             )
         self.postprocess = replace(self.runtime.postprocess, **settings)
         RULES[self.postprocess.rule].check(self.postprocess, settings)
@@ -465,7 +465,7 @@ class Predictor:
         """
         self._require_proposals()
         if self.tiles is not None and not self.tiles.auto:
-            raise ConfigError("the proposals of an image in tiles are not one set; leave out `tile`")
+            raise ConfigError("an image in tiles has no single set of proposals; leave out `tile`")
         ready = self._read(image, tiled=False)
         assert isinstance(ready, _Ready)
         found = self.runtime(ready.canvas[None])
@@ -474,7 +474,7 @@ class Predictor:
 
     def _require_whole(self) -> None:
         if self.tiles is not None and not self.tiles.auto:
-            raise ConfigError("the scores of all masks are those of whole images; leave out `tile`")
+            raise ConfigError("scores of all masks exist only for whole images; leave out `tile`")
 
     def _require_proposals(self) -> None:
         if has_postprocessing(self.runtime):
@@ -546,7 +546,7 @@ def _rescaled(runtime: Runtime, scale: float | None, diameter: float | None) -> 
     if diameter is not None:
         if (own := runtime.input.diameter) is None:
             raise ConfigError(
-                f"{runtime!r} does not say how large its training objects were; give `scale`: their size "
+                f"{runtime!r} does not know the size of its training objects; give `scale`: their size "
                 "divided by the size of yours"
             )
         value = own / diameter

@@ -500,7 +500,9 @@ def _require_same(files: Any, folder: str, out: str, *, settings: dict[str, Any]
     """Refuses a folder with results that this run does not go on with."""
     settings, path = json.loads(json.dumps(settings)), f"{folder}/{SETTINGS}"
     if not resume and _files(files, folder):
-        raise ConfigError(f"{out} has results; go on with `resume`, or choose another folder with `out`")
+        raise ConfigError(
+            f"{out} already holds results; continue with `resume`, or choose another folder with `out`"
+        )
     before = None
     with suppress(FileNotFoundError, ValueError), files.open_input_stream(path) as file:
         before = json.loads(file.read())
@@ -576,7 +578,7 @@ def require_answer(address: str, seconds: float) -> None:
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise ConfigError(f"`address={address}` is no HOST:PORT; Ray's own is port 6379 of the head node")
+        raise ConfigError(f"`address={address}` is not HOST:PORT; Ray's own is port 6379 of the head node")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds) as server:
             server.settimeout(seconds)

@@ -141,7 +141,7 @@ def tiles_of(
     given = tile != "auto"
     if tile is None or (tile == "auto" and (config.mode == "fit" or not auto)):
         if overlap is not None:
-            raise ConfigError("`overlap` is that of tiles; give `tile`, a side in pixels, too")
+            raise ConfigError("`overlap` applies to tiles; also give `tile`, a side in pixels")
         return None
     multiple = getattr(file, "multiple", config.multiple)
     if isinstance(tile, str):
@@ -155,7 +155,7 @@ def tiles_of(
                 "`scale`, a larger `diameter`, or a `tile`"
             )
     if tile < 1:
-        raise ConfigError(f"`tile={tile}` is no side in pixels")
+        raise ConfigError(f"`tile={tile}` is not a side in pixels")
     scale = min(fixed) / tile if fixed and config.mode == "fit" else config.scale
     if fixed and round(tile * scale) > min(fixed):
         raise ConfigError(

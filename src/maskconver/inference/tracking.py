@@ -78,9 +78,9 @@ class Tracker:
 
     def __init__(self, *, min_iou: float = 0.2, memory: int = 15) -> None:
         if not 0 < min_iou <= 1:
-            raise ConfigError(f"`min_iou={min_iou:g}` lies above 0, up to 1")
+            raise ConfigError(f"`min_iou={min_iou:g}` must be above 0 and at most 1")
         if memory < 0:
-            raise ConfigError(f"`memory={memory}` is a number of frames, 0 or more")
+            raise ConfigError(f"`memory={memory}` must be a number of frames, 0 or more")
         self.min_iou, self.memory = min_iou, memory
         self._tracks: list[_Track] = []
         self._stuff: dict[int, int] = {}  # id by label

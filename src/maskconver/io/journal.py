@@ -212,7 +212,7 @@ def _require_same(path: Path, settings: dict[str, Any], folder: Path) -> None:
     elif other := sorted(k for k in before | settings if before.get(k) != settings.get(k)):
         raise ConfigError(
             f"{folder} holds results of other settings ({', '.join(other)}); choose another folder, "
-            f"or delete {path.parent} to begin anew"
+            f"or delete {path.parent} to start again"
         )
 
 

@@ -136,7 +136,7 @@ def read_label_png(data: bytes, classes: LabelClasses, name: str) -> NDArray[np.
         known = f"{len(classes.categories)} classes, ignore {classes.ignore}"
         count = f"{len(strange)} pixel{'s' * (len(strange) > 1)}"
         raise DataError(
-            f"the value {int(strange[0])} is no class of {classes.path} ({known}); {count} outside the "
+            f"the value {int(strange[0])} is not a class of {classes.path} ({known}); {count} outside the "
             "classes",
             where=name,
             fix="correct the PNG, or add the class",
@@ -181,7 +181,8 @@ def _values(data: bytes, name: str) -> NDArray[np.integer]:
                 raise DataError(
                     f"has {len(image.getbands())} channels ({image.mode})",
                     where=name,
-                    fix="a label PNG has one, its value is the class (panoptic PNGs go with a panoptic JSON)",
+                    fix="a label PNG has one channel, whose value is the class (panoptic PNGs go "
+                    "with a panoptic JSON)",
                 )
             values = stored_values(image)
             if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
@@ -189,6 +190,6 @@ def _values(data: bytes, name: str) -> NDArray[np.integer]:
     except ImageError as error:
         raise DataError(error.what, where=name, fix=error.fix) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = f"not a sound PNG or TIFF ({one_line(error)})"
+        what = f"not a readable PNG or TIFF ({one_line(error)})"
         raise DataError(what, where=name, fix="copy or write it again") from None
     return values.astype(np.uint16) if values.dtype.itemsize > 2 else values

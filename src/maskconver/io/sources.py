@@ -225,7 +225,7 @@ def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             here = set(_matches(text))
             if not here:
                 raise ImageError(
-                    "no image matches; mind the quotes and the folder it starts from", where=text
+                    "no image matches; check the quotes and the folder the pattern starts in", where=text
                 )
         else:
             raise ImageError("no such file or folder", where=text)

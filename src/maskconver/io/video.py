@@ -101,7 +101,7 @@ class VideoReader:
     ) -> None:
         for name, value in (("every", every), ("max_frames", max_frames)):
             if value is not None and value < 1:
-                raise ConfigError(f"`{name}={value}` is a number of frames, 1 or more")
+                raise ConfigError(f"`{name}={value}` must be a number of frames, 1 or more")
         self.name, self.every = os.fspath(source), every
         self.max_frames, self.max_pixels = max_frames, max_pixels
         self.live = is_live(source)

@@ -118,7 +118,7 @@ def check_options(algorithm: str, non_finite: str, output_side: int | None) -> N
         if value not in choices:
             raise ConfigError(f'{name} "{value}" is not available; there are {", ".join(choices)}')
     if output_side is not None and output_side < 1:
-        raise ConfigError(f"output_side is a number of pixels, at least 1, not {output_side}")
+        raise ConfigError(f"output_side must be a number of pixels, at least 1, not {output_side}")
 
 
 def postprocess(
@@ -154,7 +154,9 @@ def postprocess(
     """
     check_options(algorithm, non_finite, output_side)
     if output_size is not None and min(output_size) < 1:
-        raise ConfigError(f"output_size is height and width in pixels, at least 1 each, not {output_size}")
+        raise ConfigError(
+            f"output_size must be height and width in pixels, at least 1 each, not {output_size}"
+        )
     if proposals.geometry and len(proposals.geometry) != len(proposals):
         raise ConfigError(f"{len(proposals)} images, but {len(proposals.geometry)} geometries")
     config.check()

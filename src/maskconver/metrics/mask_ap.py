@@ -132,7 +132,7 @@ class MaskAveragePrecision:
         if pred_map.shape != gt_map.shape:
             raise DataError(f"the prediction has shape {pred_map.shape}, the ground truth {gt_map.shape}")
         if values.shape != (len(pred),):
-            raise DataError(f"{len(pred)} segments need as many scores, not {values.shape}")
+            raise DataError(f"{len(pred)} segments need one score each, not scores of shape {values.shape}")
         self._add_truth(gt_map, gt)
         chosen = np.flatnonzero(self.categories.is_thing[pred.labels])
         for row, (rle, _) in zip(chosen.tolist(), encode_segments(pred_map, pred.ids[chosen])):

@@ -94,7 +94,7 @@ def _table(
 ) -> SegmentTable:
     if ids.ndim != 1 or ids.shape != labels.shape:
         raise DataError(
-            f"segment ids and labels are two lists of one length, not {ids.shape} and {labels.shape}"
+            f"segment ids and labels must be two lists of the same length, not {ids.shape} and {labels.shape}"
         )
     if len(ids) and ids.max() > np.iinfo(np.int32).max:
         raise DataError(f"segment id {ids.max()} is too large; ids are below 2³¹")

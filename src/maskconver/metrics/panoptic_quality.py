@@ -63,7 +63,7 @@ def match_segments(overlap: Overlap, threshold: float = 0.5) -> Matches:
         where = "" if overlap.image is None else f"image {overlap.image}: "
         raise DataError(
             f"{where}ground truth segment {gt.ids[wrong]} has more pixels than the stated area "
-            f"{gt.areas[wrong]}, which gives an IoU above 1; put the area right or leave it out"
+            f"{gt.areas[wrong]}, which gives an IoU above 1; correct the area or leave it out"
         )
     iou = common / union
     hit = iou > threshold

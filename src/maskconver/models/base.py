@@ -127,7 +127,7 @@ class SegmentationModel(nn.Module, ABC):
         if images.shape[1] != self.config.in_channels:
             raise ConfigError(
                 f"the images have {images.shape[1]} channels, the model takes {self.config.in_channels}; "
-                f"make it with `in_channels={images.shape[1]}`"
+                f"create it with `in_channels={images.shape[1]}`"
             )
 
 

@@ -88,7 +88,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     if (path / "last.ckpt").is_file():
         raise CheckpointError(
             f"{path} is a run that was stopped before its first validation, so it has no model yet; "
-            "go on with `maskconver train … --resume auto`"
+            "continue it with `maskconver train … --resume auto`"
         )
     bundled = WEIGHTS / f"{name_or_path}.safetensors"
     if bundled.is_file():

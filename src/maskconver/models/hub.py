@@ -43,7 +43,7 @@ def reached(act: Callable[[], T], repository: str) -> T:
         return act()
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f'"{repository}" is no file here and no repository of the Hugging Face Hub; '
+            f'"{repository}" is neither a file here nor a repository on the Hugging Face Hub; '
             "a private one needs `hf auth login` first"
         ) from error
     except errors.LocalEntryNotFoundError as error:
@@ -57,4 +57,4 @@ def reached(act: Callable[[], T], repository: str) -> T:
         raise CheckpointError(_UNREACHED.format(repository, reason)) from error
 
 
-_UNREACHED = '"{}" is no file here, and the Hugging Face Hub does not give or take it ({})'
+_UNREACHED = '"{}" is not a file here, and the Hugging Face Hub refuses it ({})'

@@ -99,7 +99,9 @@ def create_app(
     async def segment(request: Request) -> Response:
         client = request.client.host if request.client else ""
         if clients[client] >= per_client:
-            raise Refused(429, f"{per_client} requests of this address are at work; wait for their answers")
+            raise Refused(
+                429, f"{per_client} requests from this address are being processed; wait for their results"
+            )
         clients[client] += 1
         try:
             return await asyncio.wait_for(_segment(request, session, max_bytes), seconds)

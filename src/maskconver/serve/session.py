@@ -127,7 +127,7 @@ class Session:
             Busy: there is none left.
         """
         if self._waiting >= self.queue:
-            raise Busy(f"{self._waiting} requests wait already; try again in a second")
+            raise Busy(f"{self._waiting} requests are already waiting; try again in a second")
         self._waiting += 1
         try:
             yield

@@ -177,18 +177,18 @@ class TrainConfig:
             if value is not None and value < low:
                 raise ConfigError(f"`{name}` must be at least {low}, got {value}")
         if self.freeze_steps and not self.freeze:
-            raise ConfigError("`freeze_steps` is how long `freeze` lasts; say which modules, or leave it out")
+            raise ConfigError("`freeze_steps` needs `freeze`: name the modules to freeze, or leave it out")
         if self.freeze_steps and self.processes > 1:
             raise ConfigError(
                 "`freeze_steps` works in one process; freeze for the whole run, or give `devices=1` `nodes=1`"
             )
         if self.strategy == "fsdp" and (self.ema or self.optim.clip_norm):
             raise ConfigError(
-                "`strategy=fsdp` has neither averaged weights nor clipped gradients: set `ema=0` and "
-                "`optim.clip_norm=null`, or take `strategy=ddp`"
+                "`strategy=fsdp` supports neither averaged weights nor gradient clipping: set `ema=0` and "
+                "`optim.clip_norm=null`, or use `strategy=ddp`"
             )
         if self.init_modules and not self.init_from:
-            raise ConfigError("`init_modules` are parts of `init_from`; give that, too")
+            raise ConfigError("`init_modules` needs `init_from`: name the model to start from")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"`seed` must be from 0 to {2**32 - 1}, got {self.seed}")
         if not 0 <= self.ema < 1:

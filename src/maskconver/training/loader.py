@@ -75,7 +75,7 @@ class DataConfig:
     def images(self) -> int:
         """`batch_size`, once it is a number."""
         if self.batch_size == "auto":
-            raise ConfigError("`data.batch_size=auto` has no number yet: training chooses it")
+            raise ConfigError("`data.batch_size=auto` is not a number yet: training chooses one")
         return self.batch_size
 
 

@@ -100,7 +100,7 @@ def _train(
         )
     if most > (learned := config.data.targets.max_segments):
         say(
-            f"note: an image has {most} segments, but masks are learned of {learned} at most "
+            f"note: an image has {most} segments, but at most {learned} masks are learned per image "
             "(`data.targets.max_segments`)"
         )
     _require_shared_memory(config)
@@ -131,7 +131,7 @@ def _train(
     if not checkpoint:
         task.keep_still(_still(model, config, began))
     if task.still:
-        say(f"{len(task.still)} batch norms keep the statistics they came with (`batch_norm`)")
+        say(f"{len(task.still)} batch norms keep their initial statistics (`batch_norm`)")
     if checkpoint:
         step, seen = _check_resumable(checkpoint, task, data.categories.to_json(), config)
         data.go_on(seen, (config.steps - step) * step_images)
@@ -185,7 +185,7 @@ def _train(
         if not checkpoints.stopped and files.validated != trainer.global_step:
             trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
     if checkpoints.stopped:
-        say(f"stopped at step {trainer.global_step}; go on with `resume=auto`")
+        say(f"stopped at step {trainer.global_step}; continue with `resume=auto`")
         signal.raise_signal(checkpoints.stopped)  # again, for the handlers of whoever started the run
         raise KeyboardInterrupt  # shells have background jobs ignore Ctrl-C, and then nothing came of it
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
@@ -225,7 +225,7 @@ def _require_device(config: TrainConfig) -> None:
     there = {"auto": True, "cpu": True}
     there |= {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if config.strategy == "fsdp" and not (there["cuda"] and config.device in ("auto", "cuda")):
-        raise ConfigError("`strategy=fsdp` needs CUDA devices; take `strategy=ddp`")
+        raise ConfigError("`strategy=fsdp` needs CUDA devices; use `strategy=ddp`")
     if not there[config.device]:
         names = ", ".join(name for name, found in there.items() if found and name != "auto")
         raise ConfigError(f'`device`: "{config.device}" cannot be used here; there is {names}')
@@ -234,13 +234,15 @@ def _require_device(config: TrainConfig) -> None:
 def _require_no_run(config: TrainConfig, out: Path) -> None:
     """Refuses to write over another run."""
     if config.resume == "auto" and config.overwrite:
-        raise ConfigError("`resume=auto` goes on and `overwrite` begins anew; give one of them")
+        raise ConfigError(
+            "`resume=auto` continues a run and `overwrite` starts it again; give only one of them"
+        )
     own = config.resume == "auto" or (config.resume and Path(config.resume).resolve().parent == out.resolve())
     if own or config.overwrite:
         return
     if any((out / name).exists() for name in ("last.ckpt", "best.safetensors", "last.safetensors")):
         raise ConfigError(
-            f"{out} has a run already; go on with `resume=auto`, choose another `out`, "
+            f"{out} already holds a run; continue it with `resume=auto`, choose another `out`, "
             "or replace it with `overwrite=true`"
         )
 
@@ -295,7 +297,7 @@ def _still(model: SegmentationModel, config: TrainConfig, began: set[str]) -> li
         return []
     if config.batch_norm == "frozen" and not began:
         raise ConfigError(
-            "`batch_norm=frozen` keeps the statistics of a start: give `init_from` or `backbone_weights`"
+            "`batch_norm=frozen` needs statistics to keep: give `init_from` or `backbone_weights`"
         )
     return [name for name, _ in model.named_modules() if f"{name}.running_mean" in began]
 
@@ -353,7 +355,9 @@ def _check_resumable(
             "with those in its recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
     if step >= config.steps:
-        raise ConfigError(f"{checkpoint} has all {config.steps} steps already; raise `steps` to go on")
+        raise ConfigError(
+            f"{checkpoint} has already done all {config.steps} steps; raise `steps` to continue"
+        )
     return step, int(state.get("seen", step * config.step_images))
 
 

@@ -169,7 +169,7 @@ def test_voc_classes_alone_are_stuff(tmp_path: Path) -> None:
     voc(tmp_path, [[0, 255, 15, 15], [7, 255, 15, 30]], None)
     reader, (image,) = read(tmp_path, "voc")
     assert not any(c.is_thing for c in reader.classes) and len(image.segments) == 2
-    assert "the value 30 is no class" in faults(reader)[0]
+    assert "the value 30 is not a class" in faults(reader)[0]
 
 
 def test_cvat_segmentation_masks_have_colours_of_their_label_map(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_label_images_that_are_bad_are_listed_and_the_rest_is_read(tmp_path: Pat
         "d.png: cannot be read",
     ):
         assert text in said
-    assert "e.tif: its values are no whole numbers" in said and len(faults(reader)) == 5
+    assert "e.tif: its values are not whole numbers" in said and len(faults(reader)) == 5
     assert reader.faults.notes["images-without-mask"] == 1
 
 
@@ -272,7 +272,9 @@ def test_class_masks_with_and_without_names(tmp_path: Path) -> None:
     assert names(next(iter(reader.images())))[0] == ["-", "class 11", "class 22", "x"]
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     reader, (image,) = read(tmp_path, "class-masks")
-    assert names(image)[0] == ["sky1", "road2", "-", "x"] and "the value 2 is no class" in faults(reader)[0]
+    assert (
+        names(image)[0] == ["sky1", "road2", "-", "x"] and "the value 2 is not a class" in faults(reader)[0]
+    )
 
 
 def test_roboflow_semantic_masks(tmp_path: Path) -> None:

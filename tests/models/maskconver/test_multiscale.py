@@ -282,7 +282,7 @@ def test_a_wrong_number_of_channels_names_the_fix(name: str) -> None:
     model = create_model(
         name, num_classes=2, **({"backbone": "mobilenetv3_large_100"} if "r50" in name else {})
     )
-    with pytest.raises(ConfigError, match="have 4 channels, the model takes 3; make it with `in_channels=4`"):
+    with pytest.raises(ConfigError, match="have 4 channels, the model takes 3; create it with"):
         model(torch.randn(1, 4, 64, 64))
 
 

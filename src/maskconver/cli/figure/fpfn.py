@@ -37,7 +37,7 @@ def run(args: Namespace) -> int:
     """Runs `maskconver figure fpfn`."""
     path = require_png(args.png)
     if not 0 <= args.skip < 1:
-        raise DataError(f"--skip {args.skip:g}: it can be 0 to below 1")
+        raise DataError(f"--skip {args.skip:g}: it must be from 0 to below 1")
     found = {name: (ratios(Path(name), SEEN), ratios(Path(name), BEFORE)) for name in args.runs}
     for name, (seen, _) in found.items():
         if not seen:

@@ -102,14 +102,14 @@ def _json_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
             return [(str(name), _color(color, where)) for name, color in content.items()]
         return [(str(row["name"]), _color(row.get("color", row.get("hex")), where)) for row in content]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DataError("is no JSON of class names and colours", where=where, fix=_FORM) from None
+        raise DataError("is not a JSON file of class names and colours", where=where, fix=_FORM) from None
 
 
 def _color(value: Any, where: str) -> Color:
     if isinstance(value, str) and _HEX.fullmatch(value):
         return int(value[1:3], 16), int(value[3:5], 16), int(value[5:], 16)
     if not is_color(value):
-        raise DataError(f"the colour {value} is not three numbers 0…255", where=where, fix=_FORM)
+        raise DataError(f"the colour {value} is not three numbers from 0 to 255", where=where, fix=_FORM)
     return value[0], value[1], value[2]
 
 

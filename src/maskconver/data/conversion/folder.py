@@ -28,7 +28,7 @@ def require_free(source: Path, out: Path, overwrite: bool) -> None:
         raise DataError("no such file or folder", where=str(source))
     real, target = Path(os.path.realpath(source)), Path(os.path.realpath(out))
     if real.is_relative_to(target):
-        raise ConfigError(f"{out} holds the source", fix="choose another folder to write")
+        raise ConfigError(f"{out} holds the source", fix="choose another folder to write to")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -48,7 +48,7 @@ def begin_folder(partial: Path) -> None:
     if partial.exists():
         if not (partial / "unfinished").is_file():
             raise DataError(
-                "is in the way", where=str(partial), fix="move it, or choose another folder to write"
+                "is in the way", where=str(partial), fix="move it, or choose another folder to write to"
             )
         shutil.rmtree(partial)
     partial.mkdir(parents=True)

@@ -41,16 +41,17 @@ def read_values(path: Path, where: str = "") -> NDArray[np.int32]:
     if values.ndim == 3:
         if (values != values[..., :1]).any():
             raise DataError(
-                "is in colour, its pixels are no numbers",
+                "is in colour; its pixels must be numbers",
                 where=where,
                 fix="say which colour is which class with `colors`",
                 kind="colour-mask",
             )
         values = values[..., 0]
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
-        raise DataError("its values are no whole numbers", where=where, kind="unreadable-mask")
+        raise DataError("its values are not whole numbers", where=where, kind="unreadable-mask")
     if values.size and (values.min() < 0 or values.max() > np.iinfo(np.int32).max):
-        what = f"has values {values.min():g}…{values.max():g}; 0 to {np.iinfo(np.int32).max} are possible"
+        what = f"has values {values.min():g}…{values.max():g}; they must be from 0 to "
+        f"{np.iinfo(np.int32).max}"
         raise DataError(what, where=where, kind="unreadable-mask")
     return values.astype(np.int32)
 
@@ -134,7 +135,9 @@ def _open(path: Path, where: str, *, colours: bool) -> NDArray[Any]:
         raise DataError("not an image", where=where, fix=LFS_FIX, kind="unreadable-mask")
     if data[:2] == b"\xff\xd8" and not colours:
         fix = "export the masks as PNG"
-        raise DataError("is a JPEG, which blurs numbers", where=where, fix=fix, kind="lossy-mask")
+        raise DataError(
+            "is a JPEG file, whose compression changes values", where=where, fix=fix, kind="lossy-mask"
+        )
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -414,11 +414,11 @@ def _require_possible(options: Options) -> None:
     if options.max_side is not None and options.max_side < 1:
         raise ConfigError(f"`max_side={options.max_side}` is not possible; it must be 1 or more")
     if options.max_side is not None and options.images == "none":
-        raise ConfigError("`max_side` makes images smaller, so `images=none` is not possible with it")
+        raise ConfigError("`max_side` writes smaller images, so it cannot be used with `images=none`")
     if options.split is not None:
         split_shares(options.split)
     elif options.group is not None:
-        raise ConfigError("`group` has a meaning only with `split`")
+        raise ConfigError("`group` works only with `split`")
     group_pattern(options.group)
 
 

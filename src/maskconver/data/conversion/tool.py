@@ -175,7 +175,7 @@ def floats(texts: Iterable[str | None]) -> list[float]:
     try:
         return [float(text or "") for text in texts]
     except ValueError:
-        raise DataError("a coordinate is missing or no number", kind="bad-polygon") from None
+        raise DataError("a coordinate is missing or not a number", kind="bad-polygon") from None
 
 
 def pairs(values: Any, least: int) -> NDArray[np.float64]:
@@ -237,7 +237,7 @@ def png_mask(data: bytes) -> NDArray[np.bool_]:
             if image.mode == "P" and "transparency" not in image.info:
                 values = values[..., :3]  # the colours count, not the alpha that no pixel lacks
     except (ImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"its mask is not a sound PNG ({one_line(error)})", kind="broken-mask") from None
+        raise DataError(f"its mask is not a readable PNG ({one_line(error)})", kind="broken-mask") from None
     if values.ndim == 2:
         return values > 0
     return np.any(values[..., -1:] if values.shape[2] in (2, 4) else values, axis=2)

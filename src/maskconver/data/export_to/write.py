@@ -109,7 +109,7 @@ def export(
         dataset.use_categories(categories)
     if things_only:
         if not categories.is_thing.any():
-            raise ConfigError("`things_only` leaves nothing: the data set has only stuff")
+            raise ConfigError("`things_only` leaves nothing to write: the data set has only stuff")
         categories = Categories(c for c in categories if c.is_thing)
     with writing(Path(out), to, categories, images=images, simplify=simplify) as (done, write):
         advance = progress(sum(len(dataset) for _, dataset in sets)) if progress else None

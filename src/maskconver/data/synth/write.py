@@ -103,9 +103,9 @@ def write_dataset(
     """
     categories = synth_categories(style)
     if count < 1:
-        raise ConfigError(f"a data set of {count} images is not possible; ask for 1 or more")
+        raise ConfigError(f"a data set of {count} images is not possible; give 1 or more")
     if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        what = f"height and width must be 1 or more, with at most {MAX_PIXELS} pixels"
+        what = f"height and width must be 1 or more, with at most {MAX_PIXELS} pixels in all"
         raise ConfigError(f"size {size[0]}×{size[1]} is not possible; {what}")
     if not split or not split.replace("_", "").replace("-", "").isalnum():
         raise ConfigError(f'"{split}" cannot be the name of a split; use letters and digits')

@@ -84,11 +84,11 @@ class ReMaXConfig:
                 "remax.semantic_source ground_truth"
             )
         if not 0 <= self.eta <= 1:
-            raise ConfigError(f"remax.eta is {self.eta:g}; it can be 0 to 1 (the paper's is 0.1)")
+            raise ConfigError(f"remax.eta is {self.eta:g}; it must be from 0 to 1 (the paper's is 0.1)")
         if self.remask_layers < 0:
-            raise ConfigError(f"remax.remask_layers is {self.remask_layers}; it can be 0 (none) or more")
+            raise ConfigError(f"remax.remask_layers is {self.remask_layers}; it must be 0 (none) or more")
         if not self.semantic_weight >= 0:
-            raise ConfigError(f"remax.semantic_weight is {self.semantic_weight:g}; it can be 0 or more")
+            raise ConfigError(f"remax.semantic_weight is {self.semantic_weight:g}; it must be 0 or more")
 
 
 @dataclass

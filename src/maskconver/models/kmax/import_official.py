@@ -202,7 +202,7 @@ def model_of(state: Mapping[str, Any], categories: Categories | None = None) -> 
         blocks = [k for k in state if re.fullmatch(r"backbone\.stages\.2\.\d+\.gamma", k)]
         found = (len(blocks), len(state[blocks[0]]) if blocks else 0)
         if found not in _CONVNEXT:
-            raise CheckpointError("the checkpoint's backbone is none of ResNet-50, ConvNeXt-T and ConvNeXt-S")
+            raise CheckpointError("the checkpoint's backbone is not ResNet-50, ConvNeXt-T or ConvNeXt-S")
         name = _CONVNEXT[found]
     (outputs,) = _shape(state, f"{_TRANSFORMER}_predcitor._transformer_class_head.conv.bias", 1)
     _, queries = _shape(state, f"{_TRANSFORMER}_cluster_centers.weight", 2)
@@ -231,6 +231,6 @@ def _shape(state: Mapping[str, Any], name: str, dimensions: int) -> tuple[int, .
     shape = tuple(getattr(state.get(name), "shape", ()))
     if len(shape) != dimensions:
         raise CheckpointError(
-            f"the checkpoint is not whole: {name} is missing or not of {dimensions} dimensions"
+            f"the checkpoint is incomplete: {name} is missing or does not have {dimensions} dimensions"
         )
     return shape

@@ -73,10 +73,10 @@ class KMaXLossConfig:
     def __post_init__(self) -> None:
         for name in ("instance_samples", "semantic_samples"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; it can be 1 or more")
+                raise ConfigError(f"loss.{name} is {getattr(self, name)}; it must be 1 or more")
         if not 0 < self.semantic_hardest <= 1:
             raise ConfigError(
-                f"loss.semantic_hardest is {self.semantic_hardest:g}; it can be above 0 to 1 (all)"
+                f"loss.semantic_hardest is {self.semantic_hardest:g}; it must be above 0 and at most 1 (all)"
             )
 
 

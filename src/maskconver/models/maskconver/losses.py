@@ -79,10 +79,10 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 < self.positive <= 1:
             raise ConfigError(
-                f"loss.positive is {self.positive:g}; it can be above 0 to 1 (the centre alone)"
+                f"loss.positive is {self.positive:g}; it must be above 0 and at most 1 (the centre alone)"
             )
         if self.samples < 1:
-            raise ConfigError(f"loss.samples is {self.samples}; it can be 1 or more")
+            raise ConfigError(f"loss.samples is {self.samples}; it must be 1 or more")
         if self.remask and (self.positive < 1 or self.samples > 1):
             raise ConfigError(
                 "loss.remask relaxes one cell a mask: leave loss.positive and loss.samples at 1"

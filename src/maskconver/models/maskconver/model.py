@@ -96,7 +96,7 @@ class MaskConver(SegmentationModel):
         if config.stuff == "semantic":
             if categories is None:
                 raise ConfigError(
-                    "stuff=semantic must know which classes are stuff: make the model with categories"
+                    "stuff=semantic needs to know which classes are stuff: create the model with categories"
                 )
             self.stuff_classes = tuple((~categories.is_thing).nonzero()[0].tolist())
         self.mask_fusion = parts.mask_fusion()

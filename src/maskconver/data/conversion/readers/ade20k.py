@@ -54,14 +54,14 @@ class Ade20k(Reader):
             rows = [_ROW.match(line) for line in self.files.text(f"{stem}_atr.txt").splitlines()]
             return {int(m[1]): m[3] for m in rows if m and int(m[2]) == 0}, False
         if not self.files.has(f"{stem}.json"):
-            raise DataError("is missing, it names the objects", where=where, kind="missing-names")
+            raise DataError("is missing; it names the objects", where=where, kind="missing-names")
         try:
             objects = self.files.json(f"{stem}.json")["annotation"]["object"]
             return {
                 int(o["name_ndx"]): str(o["name"]) for o in objects if not int(o["parts"]["part_level"])
             }, True
         except (KeyError, TypeError, ValueError):
-            what = "is no annotation of ADE20K"
+            what = "is not an annotation of ADE20K"
             raise DataError(what, where=self.files.where(f"{stem}.json"), kind="bad-json") from None
 
     def one(self, name: str) -> AnnotatedImage:
@@ -94,7 +94,7 @@ class SceneParsing(Reader):
         super().__init__(files, options)
         info = next((n for n in files.names if n.endswith("objectInfo150.txt")), None)
         if info is None:
-            raise DataError("no objectInfo150.txt, it names the classes", where=files.where(files.only))
+            raise DataError("no objectInfo150.txt, which names the classes", where=files.where(files.only))
         rows = [line.split("\t") for line in files.text(info).splitlines()]
         self._names = {int(r[0]): r[-1].strip() for r in rows if len(r) > 1 and r[0].strip().isdigit()}
         self.names = [n for n in files.matching(".png") if "/annotations/" in f"/{n}"]

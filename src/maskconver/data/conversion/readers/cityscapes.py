@@ -88,7 +88,7 @@ class Cityscapes(Reader):
         self.kind = next((k for k in KINDS if found[k]), "")
         self.names = found.get(self.kind, [])
         if not self.names:
-            raise DataError("no *_gtFine_instanceIds.png or labelIds here", where=files.where(""))
+            raise DataError("no *_gtFine_instanceIds.png or *_labelIds.png here", where=files.where(""))
         self._png_at: dict[str, tuple[PanopticPngs, int]] = {}
         if self.kind == "panoptic":
             self._read_json()
@@ -138,9 +138,11 @@ class Cityscapes(Reader):
                 for r in rows
             ]
         except (TypeError, KeyError, ValueError):
-            raise DataError("is no list of classes", where=self.files.where(name)) from None
+            raise DataError("is not a list of classes", where=self.files.where(name)) from None
         if not all(is_color([*c.color]) for c in own):
-            raise DataError("has a colour that is not three numbers 0…255", where=self.files.where(name))
+            raise DataError(
+                "has a colour that is not three numbers from 0 to 255", where=self.files.where(name)
+            )
         return [LABELS[0], *own]
 
     def one(self, name: str) -> AnnotatedImage:

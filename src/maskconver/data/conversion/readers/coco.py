@@ -388,7 +388,7 @@ def _keys(raws: list[msgspec.Raw]) -> tuple[list[_Key], list[int], list[tuple[in
             keys.append(_Key(key.image_id, key.category_id, *(_is_given(r) for r in _texts(key))))
             sound.append(i)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            faults.append((i, f"is no annotation ({error})"))
+            faults.append((i, f"is not an annotation ({error})"))
     return keys, sound, faults
 
 

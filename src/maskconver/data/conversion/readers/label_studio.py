@@ -75,7 +75,7 @@ class LabelStudio(ToolReader):
 
     def _one(self, name: str, where: str, image: Any, regions: list[dict[str, Any]]) -> AnnotatedImage:
         if not isinstance(image, str):
-            raise DataError("is no task of one image", kind="missing-image")
+            raise DataError("is not a task of one image", kind="missing-image")
         wanted = _image_name(image)
         path = None
         try:
@@ -138,7 +138,7 @@ class LabelStudio(ToolReader):
         if kind == "bitmask":
             shape.mask = png_mask(base64_bytes(region["imageDataURL"], "`imageDataURL`"))
             if shape.mask.shape != (height, width):
-                raise DataError(f"its mask is not of {width}×{height} pixels", kind="broken-mask")
+                raise DataError(f"its mask does not have {width}×{height} pixels", kind="broken-mask")
             return shape
         angle = number(region.get("rotation") or 0)
         if kind == "polygon":
@@ -157,14 +157,14 @@ class LabelStudio(ToolReader):
         try:
             content = self.files.json(name)
             if not isinstance(content, list | dict):
-                raise DataError("is no list of tasks", where=where, kind="other-json")
+                raise DataError("is not a list of tasks", where=where, kind="other-json")
         except DataError as error:
             return self.faults.reject(error, where)
         rows = content if isinstance(content, list) else [content]
         small: dict[str, list[dict[str, Any]]] = {}
         for position, row in enumerate(rows):
             if not isinstance(row, dict):
-                self.faults.add("bad-entry", where, f"{str(row)[:40]!r} is no task")
+                self.faults.add("bad-entry", where, f"{str(row)[:40]!r} is not a task")
                 continue
             task = mapping(row.get("task")) or row  # in a file of one annotation
             label = f"task {task.get('id', position)}"
@@ -187,7 +187,7 @@ class LabelStudio(ToolReader):
         regions: dict[str, dict[str, Any]] = {}
         for position, entry in enumerate(items(result)):
             if not isinstance(entry, dict):
-                self.faults.add("bad-entry", where, f"{str(entry)[:40]!r} is no region")
+                self.faults.add("bad-entry", where, f"{str(entry)[:40]!r} is not a region")
             elif entry.get("type") != "relation":
                 own = {k: v for k, v in entry.items() if k in _OF_ENTRY}
                 value = mapping(entry.get("value"))
@@ -240,7 +240,7 @@ def brush_mask(rle: Any, height: int, width: int) -> NDArray[np.bool_]:
         same = read(1)
         count = read(lengths[read(2)]) + 1
         if done + count > total:
-            raise DataError("its run lengths are of too many pixels", kind="broken-mask")
+            raise DataError("its run lengths cover too many pixels", kind="broken-mask")
         if same:
             values[done : done + count] = read(8)
         else:

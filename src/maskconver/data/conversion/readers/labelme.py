@@ -71,7 +71,7 @@ class Labelme(ToolReader):
         content = self.files.json(name)
         where = self.files.where(name)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-            raise DataError("is no labelme file: it has no list `shapes`", kind="other-json")
+            raise DataError("is not a labelme file: it has no list `shapes`", kind="other-json")
         said = content.get("imagePath")
         said = said if isinstance(said, str) and plain_name(said) else ""
         image = said or posixpath.splitext(posixpath.basename(name))[0]

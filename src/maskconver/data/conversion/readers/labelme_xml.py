@@ -105,7 +105,9 @@ class LabelmeXml(ToolReader):
 def _root(files: Files, name: str) -> ET.Element:
     for element in xml_elements(files, name, "annotation"):
         return element
-    raise DataError("is no LabelMe file: it has no <annotation>", where=files.where(name), kind="other-xml")
+    raise DataError(
+        "is not a LabelMe file: it has no <annotation>", where=files.where(name), kind="other-xml"
+    )
 
 
 def _text(element: ET.Element, tag: str) -> str:

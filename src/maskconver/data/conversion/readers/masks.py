@@ -148,7 +148,7 @@ class ClassMasks(Masks):
         else:
             ids, segments, unknown = class_segments(values, self._names, self._void)
         for value, pixels in unknown.items():
-            text = f"the value {value} is no class; {pixels} pixels are void"
+            text = f"the value {value} is not a class; {pixels} pixels are void"
             self.faults.add("unknown-class", where, text)
         ids[np.isin(values, [*(self._void - {0})])] = -1
         return ids, segments

@@ -102,7 +102,7 @@ class TwoChannels(Reader):
         lists = [n for n in files.names if n.lower().endswith(".json") and _is_category_list(files, n)]
         if lists:
             categories = Categories.from_json(files.json(lists[0]))
-            self.decisions.append(f"the categories are those of {lists[0]}")
+            self.decisions.append(f"the categories come from {lists[0]}")
         else:
             categories = Categories.coco()
             self.decisions.append("the categories are COCO's, as the source has no list of them")

@@ -77,7 +77,9 @@ class Supervisely(ToolReader):
         content = self.files.json(name)
         where = self.files.where(name)
         if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
-            raise DataError("is no annotation of Supervisely: it has no list `objects`", kind="other-json")
+            raise DataError(
+                "is not an annotation of Supervisely: it has no list `objects`", kind="other-json"
+            )
         folder = posixpath.join(posixpath.dirname(posixpath.dirname(name)), "img")
         image = posixpath.splitext(posixpath.basename(name))[0]  # a.jpg.json, in older exports a.json
         has_ending = posixpath.splitext(image)[1].lower() in IMAGE_SUFFIXES

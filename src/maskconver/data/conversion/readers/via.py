@@ -160,7 +160,7 @@ class Via(ToolReader):
             if isinstance(content, dict):
                 content = content.get("_via_img_metadata", content)
             if not isinstance(content, dict | list):
-                raise DataError("is no VIA file", where=where, kind="other-json")
+                raise DataError("is not a VIA file", where=where, kind="other-json")
         except csv.Error as error:
             return self.faults.reject(DataError(f"is not CSV ({error})", where=where), where)
         except DataError as error:
@@ -169,7 +169,7 @@ class Via(ToolReader):
             if isinstance(row, dict):
                 yield row
             else:
-                self.faults.add("bad-entry", where, f"{str(row)[:40]!r} is no entry of VIA")
+                self.faults.add("bad-entry", where, f"{str(row)[:40]!r} is not an entry of VIA")
 
 
 def _regions(row: dict[str, Any]) -> list[Any]:

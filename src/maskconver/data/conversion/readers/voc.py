@@ -127,7 +127,7 @@ class Voc(Reader):
             colours = read_colours(path, where)
             return to_numbers(colours, self._colors, self._unknown, where, void=[palette_color(BORDER)])
         if (strange := values[(values >= len(self._colors.names)) & (values != BORDER)]).size:
-            text = f"the value {int(strange[0])} is no class; {strange.size} pixels are void"
+            text = f"the value {int(strange[0])} is not a class; {strange.size} pixels are void"
             self.faults.add("unknown-class", where, text)
         return np.where(values < len(self._colors.names), values, -1)
 

@@ -35,7 +35,7 @@ class Yolo(Reader):
         super().__init__(files, options)
         if files.only and not files.only.lower().endswith((".yaml", ".yml")):
             raise DataError(
-                "a YOLO set is named by its folder or its data.yaml", where=files.where(files.only)
+                "give the folder of a YOLO data set, or its data.yaml", where=files.where(files.only)
             )
         described = _yaml_file(files)
         content = _yaml(files, described) if described else {}
