@@ -74,7 +74,7 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--hard-sigmoid",
         action="store_true",
-        help="mask probabilities by relu6(x + 3) / 6, as in the paper's mobile models",
+        help="compute mask probabilities as relu6(x + 3) / 6, as in the paper's mobile models",
     )
     add("--uint8", action="store_true", help="take H×W×3 bytes; the file normalises them")
     optional(parser, "--images", str, "folder or glob of images to compare on, at most 32")
@@ -82,7 +82,8 @@ def configure(parser: ArgumentParser) -> None:
         parser,
         "--runtime",
         str,
-        "of web: folder with onnxruntime-web, or fetch to download it from npm; the installed one by default",
+        "for --to web: folder with onnxruntime-web, or fetch to download it from npm; the installed "
+        "one by default",
     )
     add("--json", action="store_true", help="print the figures as JSON")
 

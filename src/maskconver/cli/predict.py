@@ -114,13 +114,13 @@ def configure(parser: ArgumentParser) -> None:
         "--shard",
         type=str | None,
         default=None,
-        help="segment one part of the images, e.g. 2/8, beside processes that write the others to the same "
-        "--out; the last one to end writes panoptic.json, --table and --to",
+        help="segment one part of the images, e.g. 2/8, while other processes write the others to the same "
+        "--out; the last one to finish writes panoptic.json, --table and --to",
     )
     add("--every", type=int | None, default=None, help="videos: segment every n-th frame only")
     add("--max-frames", type=int | None, default=None, help="videos: stop after this number of frames")
     add("--frame-masks", action="store_true", help="videos: also write COCO panoptic files of the frames")
-    add("--no-track", action="store_true", help="videos: number the segments of each frame anew")
+    add("--no-track", action="store_true", help="videos: do not follow things from frame to frame")
     add("--json", action="store_true", help="print the figures as JSON")
     add_common(parser, "device", "proposals")
     add_postprocess_options(parser)

@@ -25,14 +25,14 @@ def add_ray_options(parser: ArgumentParser) -> None:
         "--engine",
         type=Literal["local", "ray"],
         default="local",
-        help="ray: by the processes of a Ray cluster, on one machine or many, with results as Parquet files",
+        help="local, or ray: on a Ray cluster of one or many machines, with results as Parquet files",
     )
     add("--address", type=str | None, default=None, help="Ray cluster, HOST:PORT; this machine by default")
     add(
         "--actors",
         type=int | None,
         default=None,
-        help="number of processes; all that the cluster has room for",
+        help="number of processes; by default as many as the cluster has room for",
     )
     add("--actor-cpus", type=float | None, default=None, help="CPU cores of each process; 1 by default")
     add(
@@ -45,7 +45,7 @@ def add_ray_options(parser: ArgumentParser) -> None:
         "--format",
         type=Literal["parquet", "files"] | None,
         default=None,
-        help="files: also write the Parquet results as panoptic.json and PNGs, at the end",
+        help="with --engine ray, files also writes panoptic.json and PNGs at the end",
     )
 
 

@@ -1,4 +1,4 @@
-"""Gather a training run in one HTML page: curves, what the network saw, predictions, the recipe.
+"""Show a training run on one HTML page: curves, what the network saw, predictions, the recipe.
 
 The page opens in any browser, also without a network. A training writes it at each validation, too, as
 report.html in its folder.

@@ -36,6 +36,12 @@ def made_up_color(index: int) -> tuple[int, int, int]:
 class Categories(Sequence[Category]):
     """An ordered, immutable set of categories; the position of a category is its label.
 
+    Example:
+        >>> import maskconver as mc
+        >>> pets = mc.Categories.from_json([{"id": 7, "name": "cat", "isthing": 1}])
+        >>> pets[0].name, pets.label(7)
+        ('cat', 0)
+
     Args:
         categories: the categories in label order; ids must be unique and ≥ 0.
 

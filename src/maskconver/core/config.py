@@ -30,8 +30,8 @@ class InputConfig:
         bits: 16 keeps what images of more than 8 bits hold; 8 rounds them.
         white_level: the value that becomes 1 in images of more than 8 bits, e.g. 4095 for 12 bits stored in
             16; the largest value that 16 bits can hold if None.
-        diameter: median diameter of the training objects in pixels of their images, that of a circle of the
-            same area; None where it is not known. Training measures it for `native` mode.
+        diameter: median diameter of the training objects in pixels of their images (the diameter of a circle
+            of the same area); None where it is not known. Training measures it for `native` mode.
     """
 
     mode: Literal["fit", "native"] = "fit"
@@ -85,9 +85,9 @@ class PostprocessConfig:
             the published 256 px of a 640 px input.
         mask_threshold: a pixel goes only to masks whose probability exceeds this value there. With 0, as
             published, every pixel goes to a proposal, even where no mask is likely.
-        nms_iou: before that, a proposal is discarded if its mask (above 0.5, at the masks' own stride)
-            overlaps a better one of the same label by more than this IoU; 1, as published, discards none. Two
-            peaks on one object otherwise share its pixels, and both may fail the overlap test.
+        nms_iou: before pixels are assigned, a proposal is discarded if its mask (above 0.5, at the masks' own
+            stride) overlaps a better one of the same label by more than this IoU; 1, as published, discards
+            none. Two peaks on one object otherwise share its pixels, and both may fail the overlap test.
         reassign: pixels of rejected proposals go to the best kept one instead of becoming void, where it
             passes `mask_threshold`; false as published.
         maskness: multiply each score by m to this power, where m is the mean probability of the mask's pixels

@@ -51,6 +51,13 @@ class Instances(NamedTuple):
 class Segmentation:
     """The panoptic segmentation of one image.
 
+    Example:
+        >>> import numpy as np
+        >>> import maskconver as mc
+        >>> pets = mc.Categories.from_json([{"id": 7, "name": "cat", "isthing": 1}])
+        >>> mc.Segmentation.from_ids(np.array([[0, 1], [1, 1]]), pets, labels=[0])
+        <Segmentation: 2×2 px, 1 things, 0 stuff: 1 cat>
+
     Attributes:
         ids: H×W int32 segment ids, 0 = void.
         segments: a row for every id, highest score first where a model made them.

@@ -23,6 +23,12 @@ def open_dataset(
 ) -> PanopticDataset:
     """Open a split of a data set by its folder; see `find_layout` for the layouts that are recognised.
 
+    Example:
+        >>> import maskconver as mc
+        >>> data = mc.data.open_dataset("my_data", "val")
+        >>> len(data), data.sample(0).ids.shape
+        (2, (64, 96))
+
     Args:
         data: the folder of the data set; None when all files are given.
         split: `train`, `val`, …; may be left out where there is only one.

@@ -210,6 +210,11 @@ def dataset_stats(
     opened and all images count. Otherwise at most `max_images` annotations are opened, the same ones each
     time; images are decoded for mean and standard deviation only, at most 200 of them.
 
+    Example:
+        >>> import maskconver as mc
+        >>> mc.data.dataset_stats("my_data", "val").images
+        2
+
     Args:
         data: the folder of the data set; None when all files are given.
         split: its name; if left out `train`, or the only one.

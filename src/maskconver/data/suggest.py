@@ -18,6 +18,12 @@ POSTPROCESS = {"min_area": 0.0, "nms_iou": 0.5, "reassign": True}
 def suggest_recipe(stats: Stats) -> tuple[dict[str, Any], list[str]]:
     """A recipe for a first training run on a data set, from scratch on one machine.
 
+    Example:
+        >>> import maskconver as mc
+        >>> recipe, reasons = mc.data.suggest_recipe(mc.data.dataset_stats("my_data"))
+        >>> recipe["steps"]
+        1500
+
     Args:
         stats: of its training split.
 

@@ -50,15 +50,17 @@ def export_model(
 ) -> Comparison:
     """Writes a model to one file, runs it, and keeps it only if its results are the model's.
 
-    ```python
-    mc.export_model(mc.load("nuclei"), "nuclei.onnx", size=(384, 512), quantize="fp16")
-    ```
-
     The file's input is `images`: 1×3×h×w float32, normalised (LiteRT: 1×h×w×3), or with `uint8` 1×h×w×3 uint8
     RGB. Its outputs are the fields of `Proposals`: `scores` 1×N float32, highest first, `labels` 1×N int64
     (LiteRT: int32) and `mask_logits` 1×N×h'×w' float32; or with `output="panoptic"` those of `CanvasMap` with
     a first dimension of 1; or with `output="semantic"` `class_scores` 1×C×h'×w' float32 (LiteRT: 1×h'×w'×C,
     with the metadata that MediaPipe's `ImageSegmenter` reads).
+
+    Example:
+        >>> import maskconver as mc
+        >>> comparison = mc.export_model(mc.load("nuclei"), "nuclei.onnx", size=(64, 64))
+        >>> mc.Predictor("nuclei.onnx").categories[0].name
+        'nucleus'
 
     Args:
         model: takes RGB images; it is left unchanged.

@@ -63,10 +63,11 @@ _Read = tuple[
 class Predictor:
     """Segments images with one model.
 
-    ```python
-    predictor = Predictor("nuclei", score_threshold=0.3)
-    predictor("cells.png").draw().save("overlay.png")
-    ```
+    Example:
+        >>> import maskconver as mc
+        >>> sample = mc.data.synthesize("cells", size=(128, 160), seed=7)
+        >>> mc.Predictor("nuclei", score_threshold=0.3)(sample.image).ids.shape
+        (128, 160)
 
     Args:
         model: a bundled name, a model file or a run's folder; a loaded `nn.Module`.

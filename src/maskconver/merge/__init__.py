@@ -133,6 +133,17 @@ def postprocess(
 ) -> list[Segmentation]:
     """The segmentation of every image of a batch.
 
+    Example:
+        >>> import numpy as np
+        >>> import maskconver as mc
+        >>> masks = np.full((1, 1, 4, 4), -9, np.float32)
+        >>> masks[..., :2] = 9
+        >>> scored = mc.Proposals(np.array([[0.8]]), np.array([[0]]), masks)
+        >>> cells = mc.Categories.from_json([{"id": 1, "name": "cell", "isthing": 1}])
+        >>> (result,) = mc.postprocess(scored, PostprocessConfig(mask_threshold=0.5), cells)
+        >>> result.segments[0].area
+        8
+
     Args:
         proposals: B × N scored masks, NumPy or torch. With a geometry the result has the size of the original
             image, or `output_side`; without one that of the masks.

@@ -40,6 +40,12 @@ def save(
 ) -> None:
     """Writes weights, config and categories to one safetensors file, completely or not at all.
 
+    Example:
+        >>> import maskconver as mc
+        >>> mc.save(mc.load("nuclei"), "copy.safetensors")
+        >>> mc.load("copy.safetensors").categories[0].name
+        'nucleus'
+
     Args:
         model: what to save.
         path: ends in `.safetensors`.
@@ -133,6 +139,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def load(name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu") -> SegmentationModel:
     """A model from its file, in evaluation mode and float32. Never executes code from the file.
+
+    Example:
+        >>> import maskconver as mc
+        >>> mc.load("nuclei").num_classes
+        2
 
     Args:
         name_or_path: a `.safetensors` file, a run's folder (its best model), a bundled name, or a repository

@@ -116,7 +116,13 @@ def register_model(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern, sorted."""
+    """Registered names that match a shell pattern, sorted.
+
+    Example:
+        >>> import maskconver as mc
+        >>> mc.list_models("remax_?")
+        ['remax_b', 'remax_m', 'remax_s', 'remax_t']
+    """
     return sorted(name for name in _MODELS if fnmatch(name, pattern))
 
 
@@ -254,6 +260,11 @@ def create_model(
     **overrides: Any,
 ) -> SegmentationModel:
     """A model with random weights by its registered name.
+
+    Example:
+        >>> import maskconver as mc
+        >>> mc.create_model("maskconver_mobile_256", num_classes=3, proposals=20).config.proposals
+        20
 
     Args:
         name: one of `list_models()`.

@@ -23,6 +23,10 @@ def save_pretrained(
 ) -> None:
     """Writes model file and card into a folder, as `push_to_hub` uploads them.
 
+    Example:
+        >>> import maskconver as mc
+        >>> mc.save_pretrained(mc.load("nuclei"), "shared")
+
     Args:
         model: what is shared.
         folder: made if it is not there.
@@ -43,6 +47,10 @@ def push_to_hub(
     token: str | None = None,
 ) -> str:
     """Uploads a model with its card; a new repository is made if there is none.
+
+    Example:
+        >>> import maskconver as mc
+        >>> mc.push_to_hub(mc.load("nuclei"), "user/name")  # doctest: +SKIP
 
     Args:
         model: what is shared.

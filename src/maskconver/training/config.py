@@ -37,7 +37,7 @@ class ModelChoice:
 
 @dataclass
 class TrainConfig:
-    """A whole run.
+    """The training run.
 
     Attributes:
         model: the network, and what differs from the registered one.
@@ -58,8 +58,8 @@ class TrainConfig:
         val_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
-        log_images: number of predictions drawn beside ground truth at each validation; 0 draws nothing, and
-            no first batches.
+        log_images: number of predictions drawn beside ground truth at each validation; 0 draws no images at
+            all.
         logger: where figures go besides `metrics.csv`, separated by commas: `tensorboard`, `wandb`, `mlflow`,
             `trackio`; `csv` for nothing else.
         init_from: model file, run folder or bundled name to start from; `none` starts from random weights
@@ -73,7 +73,7 @@ class TrainConfig:
             `init_from` or `backbone_weights`; their scales and offsets learn. `auto` is `frozen` for batches
             of fewer than 4 images, whose statistics are too noisy, and `train` otherwise.
         resume: `auto` continues from the run's last checkpoint if there is one; or the path of a checkpoint.
-        overwrite: begin anew in a folder that has a run, whose files are then replaced.
+        overwrite: start again in a folder that already holds a run; its files are replaced.
         overfit: train and evaluate on the first N training images, without augmentation.
         channels_last: memory layout of images and weights; faster on CPUs and tensor cores.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -82,8 +82,8 @@ class TrainConfig:
         strategy: how several processes share the work: `ddp` keeps the whole model in each; `fsdp` divides
             its weights among GPUs. `auto` is `ddp` where there are several.
         threads: number of CPU threads of PyTorch; its own default if None.
-        deterministic: let PyTorch use only operations that give the same bits each time, which is slower; an
-            operation without such a form ends the run, which names it. On a CPU runs are repeatable without
+        deterministic: use only operations of PyTorch that give the same bits each time, which is slower. If
+            an operation has no such form, the run stops and names it. On a CPU runs are repeatable without
             it, as long as `threads` stays the same.
     """
 

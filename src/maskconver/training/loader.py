@@ -47,8 +47,8 @@ class DataConfig:
             the thing classes and one background. Label folders need no switch.
         val_images: validate on the first N images only; all if None.
         balance: a key of `images[]` (e.g. `image_type`) whose values are drawn more evenly than they occur;
-            `classes` draws images of rare classes more often, as each image's rarest class asks
-            (repeat factors, arXiv 1908.03195, section 4.2, without their threshold).
+            `classes` draws images more often the rarer their rarest class is (repeat factors, arXiv
+            1908.03195, section 4.2, without their threshold).
         balance_power: 1 draws every value equally often, 0 as often as it occurs.
         balance_area: large images are drawn more often, in proportion to this power of their annotated area.
             For models of mode native, where a large image holds many crops; 0 ignores size.

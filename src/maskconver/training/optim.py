@@ -22,10 +22,10 @@ class OptimConfig:
         base_batch: the number of images per step that `lr` was chosen for.
         lr_scaling: how the learning rate follows the real batch size: `linear`, `sqrt` or `none`.
         weight_decay: strength of the weight decay.
-        decay: what it applies to. `kernels`: convolutions except depthwise ones, dense layers and embedding
-            tables (mobile reference); `depthwise`: depthwise ones too (multi-scale recipe); `all` parameters
-            (multi-scale code).
-        momentum: of SGD, 0…1.
+        decay: which parameters decay. `kernels`: convolutions except depthwise ones, dense layers and
+            embedding tables (mobile reference); `depthwise`: depthwise ones too (multi-scale recipe); `all`
+            parameters (multi-scale code).
+        momentum: momentum of SGD, 0…1.
         betas: decay rates of AdamW's two moving averages.
         eps: added to the denominator of AdamW's steps.
         backbone_lr: learning rate of the backbone, as a fraction of the others'.
@@ -115,7 +115,7 @@ class ScheduleConfig:
         end: last learning rate of `cosine` and `poly`.
         power: exponent of `poly`.
         milestones: for `step`: steps, or fractions of all steps if they are below 1.
-        gamma: factor for `step`.
+        gamma: factor applied to the learning rate at each milestone of `step`.
     """
 
     kind: Literal["cosine", "poly", "step", "constant"] = "cosine"

@@ -77,22 +77,66 @@ def _train(
         config = _with_batch_size(config, out, say)
         recipe = recipe and recipe_yaml(config)
     pl.seed_everything(config.seed, verbose=False)
-    step_images = config.step_images
+    data, model = _data_and_model(config, say)
+    _require_shared_memory(config)
+    checkpoint = _resume(config, out)
+    began = set() if checkpoint else _start(model, config, say)
+    say(
+        f"learning rate {scaled_lr(config.optim, config.step_images):.3g} "
+        f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {config.step_images}/"
+        f"{config.optim.base_batch} images a step)"
+    )
+    task = SegmentationTask(model, config)
+    if not checkpoint:
+        task.keep_still(_still(model, config, began))
+    if task.still:
+        say(f"{len(task.still)} batch norms keep their initial statistics (`batch_norm`)")
+    if checkpoint:
+        _go_on(checkpoint, task, data, first=first)
+        say(f"resuming from {task.last_checkpoint}")
+    if first and config.overwrite:
+        _remove_run(out)
+    if first:
+        (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
+    checkpoints, files = Checkpoints(out, config.checkpoint_every, alive), ModelFiles(out, recipe)
+    trainer = _trainer(config, [*_watchers(config, files, say), checkpoints])
+    with warnings.catch_warnings():
+        for text in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=f".*{text}.*")
+        try:
+            trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        except RuntimeError as error:
+            if config.deterministic and "deterministic" in str(error):
+                raise ConfigError(f"`deterministic`: {first_line(error)}; leave it out") from error
+            raise
+        if not checkpoints.stopped and files.validated != trainer.global_step:
+            trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
+    if checkpoints.stopped:
+        say(f"stopped at step {trainer.global_step}; continue with `resume=auto`")
+        signal.raise_signal(checkpoints.stopped)  # again, for the handlers of whoever started the run
+        raise KeyboardInterrupt  # shells have background jobs ignore Ctrl-C, and then nothing came of it
+    return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
+
+
+def _data_and_model(
+    config: TrainConfig, say: Callable[[str], None]
+) -> tuple[SegmentationData, SegmentationModel]:
+    """The data of a run and its network with random weights; the network's input may follow the data."""
+    network = config.model.config
     data = SegmentationData(
         config.data,
-        config.model.config.input,
-        config.steps * step_images,
+        network.input,
+        config.steps * config.step_images,
         seed=config.seed,
         overfit=config.overfit,
     )
-    network = config.model.config
     if network.input.mode == "native" and network.input.diameter is None:
         network.input = replace(network.input, diameter=data.diameter())
     model = build_model(
         network, len(data.categories), data.categories, name=config.model.name, training=config.training
     )
-    most = int(data.train.segment_counts.max())
     say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
+    most = int(data.train.segment_counts.max())
     if most > model.config.proposals:
         say(
             f"note: an image has {most} segments, but the model makes {model.config.proposals} proposals "
@@ -103,50 +147,54 @@ def _train(
             f"note: an image has {most} segments, but at most {learned} masks are learned per image "
             "(`data.targets.max_segments`)"
         )
-    _require_shared_memory(config)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    checkpoint = _resume(config, out)
-    began = set() if checkpoint else _start(model, config, say)
-    say(
-        f"learning rate {scaled_lr(config.optim, step_images):.3g} "
-        f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {step_images}/{config.optim.base_batch} "
-        "images a step)"
-    )
-    checkpoints = Checkpoints(out, config.checkpoint_every, alive)
-    callbacks: list[pl.Callback] = [
-        Throughput(config.data.images),
-        *([FirstBatches(out)] if config.log_images else []),
-        Predictions(out, config.log_images),
-        files := ModelFiles(out, recipe),
-        RunPage(out),
-    ]
+    return data, model
+
+
+def _go_on(checkpoint: str, task: SegmentationTask, data: SegmentationData, *, first: bool) -> None:
+    """Has task and data go on where a checkpoint of the run was written."""
+    config = task.config
+    step, seen = _check_resumable(checkpoint, task, data.categories.to_json(), config)
+    data.go_on(seen, (config.steps - step) * config.step_images)
+    task.began = step, seen
+    task.last_checkpoint = f"{checkpoint} (step {step})"
+    figures = Path(config.out) / "metrics.csv"
+    if first and figures.exists():  # Lightning's logger deletes it
+        figures.replace(figures.with_name(f"metrics_before_{step}.csv"))
+
+
+def _watchers(config: TrainConfig, files: ModelFiles, say: Callable[[str], None]) -> list[pl.Callback]:
+    """The callbacks of a run, but for its checkpoints."""
+    out = Path(config.out)
+    callbacks: list[pl.Callback] = [Throughput(config.data.images)]
+    if config.log_images:
+        callbacks.append(FirstBatches(out))
+    callbacks += [Predictions(out, config.log_images), files, RunPage(out)]
     if config.ema:
         callbacks.append(EMA(config.ema))
     callbacks.append(DivergenceWatch(say))
-    terminal = sys.stdout.isatty()
-    if not terminal:
-        callbacks.append(LogLines(config.log_every, config.steps, step_images, say))
-    task = SegmentationTask(model, config)
-    if not checkpoint:
-        task.keep_still(_still(model, config, began))
-    if task.still:
-        say(f"{len(task.still)} batch norms keep their initial statistics (`batch_norm`)")
-    if checkpoint:
-        step, seen = _check_resumable(checkpoint, task, data.categories.to_json(), config)
-        data.go_on(seen, (config.steps - step) * step_images)
-        task.began = step, seen
-        task.last_checkpoint = f"{checkpoint} (step {step})"
-        if first and (out / "metrics.csv").exists():  # Lightning's logger deletes it
-            (out / "metrics.csv").replace(out / f"metrics_before_{step}.csv")
-        say(f"resuming from {task.last_checkpoint}")
-    if config.overwrite and first:
-        _remove_run(out)
-    if first:
-        (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
+    if not sys.stdout.isatty():
+        callbacks.append(LogLines(config.log_every, config.steps, config.step_images, say))
+    return callbacks
+
+
+# Of Lightning, about what is meant so.
+_KNOWN_WARNINGS = (
+    "resuming from a checkpoint that ended before",
+    "overridden `transfer_batch_to_device`",
+    "LeafSpec",
+    "does not have many workers",
+    "Experiment logs directory",
+    "infer the indices fetched",
+)
+
+
+def _trainer(config: TrainConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)  # hardware lists and advertising
-    trainer = pl.Trainer(
+    out = Path(config.out)
+    return pl.Trainer(
         accelerator=config.device,
         devices=config.devices,
         num_nodes=config.nodes,
@@ -162,33 +210,13 @@ def _train(
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=terminal,
+        enable_progress_bar=sys.stdout.isatty(),
         logger=create_loggers(logger_names(config.logger), out, dataclasses.asdict(config)),
-        callbacks=[*callbacks, checkpoints],
+        callbacks=callbacks,
         default_root_dir=out,
         deterministic=True if config.deterministic else None,
         sync_batchnorm=config.processes > 1 and config.device != "cpu" and torch.cuda.is_available(),
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
-        warnings.filterwarnings("ignore", message=".*overridden `transfer_batch_to_device`.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
-        warnings.filterwarnings("ignore", message=".*infer the indices fetched.*")
-        try:
-            trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-        except RuntimeError as error:
-            if config.deterministic and "deterministic" in str(error):
-                raise ConfigError(f"`deterministic`: {first_line(error)}; leave it out") from error
-            raise
-        if not checkpoints.stopped and files.validated != trainer.global_step:
-            trainer.validate(task, data, verbose=False)  # the last steps came after the last interval
-    if checkpoints.stopped:
-        say(f"stopped at step {trainer.global_step}; continue with `resume=auto`")
-        signal.raise_signal(checkpoints.stopped)  # again, for the handlers of whoever started the run
-        raise KeyboardInterrupt  # shells have background jobs ignore Ctrl-C, and then nothing came of it
-    return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
 
 
 def _with_batch_size(config: TrainConfig, out: Path, say: Callable[[str], None]) -> TrainConfig:

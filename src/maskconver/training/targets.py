@@ -88,8 +88,8 @@ class TargetConfig:
         ignore_void: leave void and crowd pixels out of all losses; if false they count as background, as
             in the reference.
         min_iou: overlap that determines the radius of a centre's Gaussian.
-        gaussian: how wide it is: by `iou`, as published, or by the `size` of the box along each axis (ours):
-            a small object then has more than one cell near 1.
+        gaussian: how the width of a centre's Gaussian is chosen: by `iou`, as published, or by the `size` of
+            the box along each axis (ours): a small object then has more than one cell near 1.
     """
 
     center: Literal["box", "mask", "image"] = "box"

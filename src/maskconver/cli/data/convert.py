@@ -46,7 +46,7 @@ def configure(parser: ArgumentParser) -> None:
         "has it if left out",
     )
     add("--merge-stuff", type=bool, default=True, help="one segment per stuff class and image")
-    add("--split", type=str, help="train=0.8,val=0.2 to split the images by chance, or one name for all")
+    add("--split", type=str, help="train=0.8,val=0.2 to split the images at random, or one name for all")
     add("--group", type=str, help="regular expression; images that match with the same text stay together")
     add("--seed", type=int, default=0, help="seed of the split")
     add(

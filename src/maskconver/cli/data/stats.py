@@ -29,7 +29,7 @@ def configure(parser: ArgumentParser) -> None:
         "--max-images",
         type=int,
         default=2000,
-        help="open at most this many annotation files (same each time)",
+        help="open at most this many annotation files (the same ones each time)",
     )
     parser.add_argument(
         "--workers", type=int, default=min(os.cpu_count() or 1, 4), help="number of threads that open files"

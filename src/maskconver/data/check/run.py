@@ -49,6 +49,11 @@ def check_dataset(
 
     Besides defects there are notes: things worth a look that neither training nor evaluation minds.
 
+    Example:
+        >>> import maskconver as mc
+        >>> mc.data.check_dataset("my_data", "val").defects
+        []
+
     Args:
         data: its folder, or a data set that is open; None when the paths are given. Also the folder, .zip or
             file of any format that `convert` reads.

@@ -98,6 +98,12 @@ def convert(
     What cannot be read is listed in the result and left out; the rest is converted. The folder appears only
     when all is done.
 
+    Example:
+        >>> import maskconver as mc
+        >>> exported = mc.data.export("my_data", "my_labelme", "labelme", split="val")
+        >>> mc.data.convert("my_labelme", "converted").format
+        'labelme'
+
     Args:
         source: the folder, the .zip or the annotation file as the tool exported it.
         out: the folder to write.

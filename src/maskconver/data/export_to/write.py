@@ -78,6 +78,11 @@ def export(
     Polygons run along pixel borders, so that what is read back has the same pixels. What a format cannot hold
     is counted in `notes`. Images that cannot be read are left out and listed.
 
+    Example:
+        >>> import maskconver as mc
+        >>> mc.data.export("my_data", "my_yolo", "yolo-seg", split="val").images
+        2
+
     Args:
         data: the folder of a data set, as for `open_dataset`.
         out: a folder that is not there yet, or is empty. It takes its name when all is written.

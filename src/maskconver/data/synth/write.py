@@ -53,6 +53,11 @@ def synthesize(style: Style, size: tuple[int, int], seed: int | tuple[int, ...] 
     `cells`: nuclei under the fluorescence microscope, of many sizes, touching, blurred and noisy; grey.
     `houses`: house fronts with windows as things, a street and shrubs; the classes of the model `facade`.
 
+    Example:
+        >>> import maskconver as mc
+        >>> mc.data.synthesize("houses", size=(96, 128), seed=1).image.shape
+        (96, 128, 3)
+
     Args:
         style: `scenes`, `cells` or `houses`; labels are those of `synth_categories(style)`.
         size: height and width in pixels, each at least 1.

@@ -115,7 +115,7 @@ class KMaXConfig:
         backbone: one of `BACKBONES`.
         in_channels: channels of the image.
         padding: `symmetric` as the PyTorch code, `same` as TensorFlow; equal where a map's side is odd.
-        bn_momentum: of all batch norms, PyTorch's sense.
+        bn_momentum: momentum of all batch norms, as PyTorch defines it.
         resnet_layout: `max_pool` as the PyTorch code; `stride` as DeepLab2, where the first stage strides
             instead of a max-pool and features are tapped before the activation. Weights fit both, but
             belong to one.

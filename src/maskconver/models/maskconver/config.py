@@ -52,9 +52,9 @@ class MaskConverConfig:
         in_channels: channels of the image; `input` follows.
         padding: `same` as the reference, `symmetric` as PyTorch networks do; weights are not interchangeable.
             Networks of timm other than MobileNetV3 pad as timm does.
-        bn_momentum: of all batch norms, PyTorch's sense.
-        block13_dilation: of the depthwise convolution of block 13 of `mobilenet_mh`: 2 as in the published
-            files, 1 as in MOSAIC, whose weights fit both.
+        bn_momentum: momentum of all batch norms, as PyTorch defines it.
+        block13_dilation: dilation of the depthwise convolution in block 13 of `mobilenet_mh`: 2 as in the
+            published files, 1 as in MOSAIC, whose weights fit both.
         decoder: `aspp` as published; `aspp_fpn` adds a top-down path to `level` (heads then fuse nothing).
         filters: channels of decoder and heads.
         aspp_rates: dilations of the ASPP.
@@ -64,7 +64,7 @@ class MaskConverConfig:
             `none`.
         low_level_filters: channels to which that feature is projected; must equal `filters` for `sum`.
         separable: ASPP and heads of separable convolutions; otherwise full ones, and a 3×3 output.
-        activation: of ASPP and heads (and of the SpineNets).
+        activation: activation of ASPP and heads (and of the SpineNets).
         head_kernel: kernel of the heads (3 as in the paper's counts, 7 in the published files).
         head_depths: convolutions of the class, embedding and mask head.
         class_embedding: how a centre embedding learns its class: `multiply` (mobile), `add`, `none`.
@@ -165,7 +165,7 @@ class MultiScaleConfig:
             `timm/resnet50` is timm's. Mean and std of `input` follow timm's, unless you give others.
         in_channels: channels of the image; `input` follows.
         padding: `same` as the reference, `symmetric` for weights of torchvision and timm.
-        bn_momentum: of all batch norms, PyTorch's sense.
+        bn_momentum: momentum of all batch norms, as PyTorch defines it.
         frozen_bn: the backbone's batch norms stay as they are, statistics and weights; for a backbone that
             starts from trained weights, as in the published R50-UNet recipe.
         activation: everywhere; `gelu` is exact but in heads and SE, where it is the tanh approximation.

@@ -33,7 +33,7 @@ from .targets import Gaussian, Targets, center_targets
 
 @dataclass
 class LossConfig:
-    """Defaults are ours; the published recipes set the reference's.
+    """The loss terms of MaskConver. Defaults are ours; the published recipes have the reference's values.
 
     Attributes:
         center_weight: λ of the centre loss.

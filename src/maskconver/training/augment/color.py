@@ -17,7 +17,7 @@ class ColorConfig:
         brightness: the brightness is multiplied by a factor from 1-x…1+x.
         contrast: the contrast is multiplied by a factor from 1-x…1+x.
         saturation: the saturation is multiplied by a factor from 1-x…1+x.
-        hue: the hue is shifted by -x…x, in turns.
+        hue: the hue is shifted by -x…x turns of the colour circle.
         gamma: exponent drawn log-uniformly from 1/(1+x)…1+x.
         invert: probability that the image becomes its negative.
         noise: largest standard deviation of Gaussian noise, as a fraction of the value range.

@@ -29,11 +29,11 @@ class CopyPasteConfig:
         stuff: `each` class is drawn on its own; `number` draws how many segments of the second image are
             chosen, from none to all, then which, and pastes the stuff among them (DeepLab2).
         scale: range of the first image's scale jitter.
-        pasted_scale: range of the second one's.
+        pasted_scale: range of the second image's scale jitter.
         stuff_drop: probability that a pixel of pasted stuff is left out.
         place: where an image smaller than the network input lies: both `top_left` (model garden); `random`,
             the second one anywhere; `both_random`, both anywhere (DeepLab2).
-        padding: how pixels count that neither image covers: as `void`, black (model garden); or `ignore`,
+        padding: what becomes of pixels that neither image covers: `void`, black (model garden); or `ignore`,
             padding as everywhere else: the mean colour, left out of the losses (DeepLab2).
         autoaugment_each: AutoAugment varies each image before it is scaled and padded (DeepLab2), not the
             result.
