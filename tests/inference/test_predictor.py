@@ -124,7 +124,7 @@ def test_pillow_images_are_turned_upright():
     [
         (np.zeros((0, 5, 3), np.uint8), "no pixels"),
         (np.zeros((3, 40, 50), np.uint8), "transpose"),
-        (np.zeros(7), "not one image"),
+        (np.zeros(7), "not an image"),
         (np.full((4, 5), 130.0), "white_level=130"),
         (np.full((4, 5), -0.5), "expected 0…1"),
         (np.full((4, 5), np.nan), "NaN"),

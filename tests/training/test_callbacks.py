@@ -1,4 +1,4 @@
-"""What a run writes after each validation."""
+"""Averaged weights, what a run writes after each validation, and the figures of the progress bar."""
 
 # ruff: noqa: E402  (the imports need torch)
 from __future__ import annotations
@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 import maskconver as mc
 from maskconver.core.categories import Categories, Category
 from maskconver.models.checkpoint import read_metadata
-from maskconver.training.callbacks import ModelFiles
+from maskconver.training import callbacks
+from maskconver.training.callbacks import EMA, ModelFiles, Throughput
 
 
 def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_step(
@@ -37,3 +38,46 @@ def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_st
     }
     assert steps == {"best": 2, "last": 4}
     assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 4
+
+
+def test_ema_follows_the_warmed_up_decay_and_is_what_validation_sees() -> None:
+    module = SimpleNamespace(model=torch.nn.Linear(1, 1, bias=False))
+    module.model.weight.data.fill_(0.0)
+    trainer = SimpleNamespace(global_step=0)
+    ema = EMA(0.9)
+    ema.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    expected = 0.0
+    for step in range(1, 200):
+        module.model.weight.data.fill_(float(step))
+        trainer.global_step = step
+        ema.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    ema.on_validation_start(trainer, module)  # type: ignore[arg-type]
+    assert module.model.weight.item() == pytest.approx(expected, rel=1e-5)
+    ema.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert module.model.weight.item() == 199
+
+
+def test_images_a_second_and_the_wait_for_the_loader_are_on_the_progress_bar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(10_000))  # a second a look: every step takes one, and every wait
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: float(next(clock)))
+    logged: dict[str, tuple[float, bool]] = {}
+
+    class Module:
+        device = torch.device("cpu")
+
+        def log(self, name: str, value: float, prog_bar: bool = False) -> None:
+            logged[name] = value, prog_bar
+
+    throughput, module = Throughput(batch=4), Module()
+    trainer = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[{"lr": 0.25}])])
+    for _ in range(20):
+        throughput.on_train_batch_start(trainer, module)  # type: ignore[arg-type]
+        throughput.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
+    assert logged["images/s"] == (80 / 39, True) and logged["wait share"] == (19 / 39, True)
+    assert logged["step images/s"][0] == 4
+    assert logged["learning rate"] == (0.25, True)
+    assert 0 < logged["memory GB"][0] < 1e4 and logged["memory GB"][1]

@@ -320,7 +320,7 @@ def test_a_checkpoint_of_another_run_is_not_written_over_a_run(
     assert main(tiny(cells, tmp_path, resume, "--steps=9")) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert main(tiny(cells, tmp_path, "--resume=auto", "--overwrite=true")) == 2
-    assert "give one of them" in capsys.readouterr().err
+    assert "give only one of them" in capsys.readouterr().err
     assert (tmp_path / "last.ckpt").read_bytes() == b"other"
 
 

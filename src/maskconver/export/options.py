@@ -100,7 +100,7 @@ class ExportOptions:
                 f"size {self.size[0]}×{self.size[1]} is not possible; height and width must be 1 or more"
             )
         if self.proposals is not None and self.proposals < 1:
-            raise ConfigError(f"{self.proposals} proposals are not possible; ask for 1 or more")
+            raise ConfigError(f"{self.proposals} proposals are not possible; give 1 or more")
 
 
 class Format(ABC):

@@ -340,14 +340,14 @@ def test_losses_are_computed_in_full_precision_under_autocast() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ReMaXConfig(eta=1.5), "remax.eta is 1.5; it can be 0 to 1"),
-        (lambda: ReMaXConfig(eta=-0.1), "it can be 0 to 1"),
-        (lambda: ReMaXConfig(remask_layers=-1), "it can be 0 .none. or more"),
-        (lambda: ReMaXConfig(semantic_weight=float("nan")), "it can be 0 or more"),
+        (lambda: ReMaXConfig(eta=1.5), "remax.eta is 1.5; it must be from 0 to 1"),
+        (lambda: ReMaXConfig(eta=-0.1), "it must be from 0 to 1"),
+        (lambda: ReMaXConfig(remask_layers=-1), "it must be 0 .none. or more"),
+        (lambda: ReMaXConfig(semantic_weight=float("nan")), "it must be 0 or more"),
         (lambda: KMaXConfig(remask_at_test=ReMaXConfig(semantic_source="ground_truth")), "no ground truth"),
-        (lambda: KMaXLossConfig(instance_samples=0), "it can be 1 or more"),
-        (lambda: KMaXLossConfig(semantic_hardest=0.0), "above 0 to 1"),
-        (lambda: create_model("remax_t", remask_at_test={"eta": 2}), "it can be 0 to 1"),
+        (lambda: KMaXLossConfig(instance_samples=0), "it must be 1 or more"),
+        (lambda: KMaXLossConfig(semantic_hardest=0.0), "must be above 0"),
+        (lambda: create_model("remax_t", remask_at_test={"eta": 2}), "it must be from 0 to 1"),
         (lambda: create_model("remax_t", proposals=-3), "at least one query"),
     ],
 )

@@ -10,7 +10,7 @@ from .config import KMaXConfig, ReMaXConfig, upgraded
 from .import_official import import_official
 from .losses import KMaXCriterion, KMaXLossConfig, check
 from .model import KMaXDeepLab, KMaXOutput
-from .optimize import optimize
+from .optimize import InferenceKMaX
 
 __all__ = ["KMaXConfig", "KMaXDeepLab", "KMaXOutput", "ReMaXConfig"]
 
@@ -26,7 +26,7 @@ FAMILY = register_family(
             r"|kept_gates\.\d+\.branch\.out\.(weight|bias)"
             r"|semantic_head\.(out|2)\.(weight|bias)"
         ),
-        optimize=optimize,
+        optimize=InferenceKMaX,
         importer=import_official,
         upgrade=upgraded,
         check=check,

@@ -24,16 +24,6 @@ from .gate import Prediction
 from .model import KMaXDeepLab, best_queries
 
 
-def optimize(model: KMaXDeepLab, *, topk: TopK = stable_topk) -> InferenceKMaX:
-    """A model for inference alone; answers differ by rounding.
-
-    Args:
-        model: stays as it is.
-        topk: how queries are ranked.
-    """
-    return InferenceKMaX(model, topk)
-
-
 class InferenceKMaX(InferenceModel):
     """kMaX-DeepLab without predictions of the layers and without semantic head.
 

@@ -1,0 +1,71 @@
+"""A training step: gradients, modules that are frozen, and the stop on a loss that is not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maskconver.cli.main import main
+from maskconver.errors import ConfigError
+from maskconver.models import create_model
+from maskconver.training.config import TrainConfig
+from maskconver.training.loader import DataConfig, SegmentationData
+from maskconver.training.task import NonFiniteLoss, SegmentationTask, freeze
+
+from .conftest import tiny
+
+
+def test_a_loss_that_is_not_finite_names_term_images_and_checkpoint(cells: Path) -> None:
+    config = TrainConfig(data=DataConfig(data=str(cells), batch_size=2, workers=0))
+    model = create_model("maskconver_mobile_256", num_classes=2, input={"size": (64, 64)})
+    data = SegmentationData(config.data, model.input, 4)
+    model.categories = data.categories
+    task = SegmentationTask(model, config)
+    task.last_checkpoint = "runs/x/last.ckpt (step 40)"
+    assert model.mask_head.out.bias is not None
+    model.mask_head.out.bias.data.fill_(float("nan"))
+    batch = next(iter(data.train_dataloader()))
+    with pytest.raises(NonFiniteLoss) as error:
+        task.training_step(batch, 0)
+    message = str(error.value)
+    assert "mask = nan" in message
+    assert "center" not in message
+    assert str(list(batch.image_ids)) in message
+    assert "runs/x/last.ckpt (step 40)" in message
+
+
+def test_gradients_reach_every_parameter(cells: Path) -> None:
+    config = TrainConfig(data=DataConfig(data=str(cells), batch_size=2, workers=0))
+    model = create_model("maskconver_mobile_256", num_classes=2, input={"size": (64, 64)})
+    data = SegmentationData(config.data, model.input, 4)
+    model.categories = data.categories
+    task = SegmentationTask(model, config)
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    task.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    task.training_step(next(iter(data.train_dataloader())), 0).backward()
+    missing = [k for k, p in model.named_parameters() if p.grad is None]
+    assert missing == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_frozen_modules_keep_weights_and_statistics(cells: Path, tmp_path: Path) -> None:
+    weights = []
+    for steps in (2, 4):
+        out = tmp_path / str(steps)
+        frozen = "--freeze=backbone.block[0-6],decoder.aspp"
+        assert main(tiny(cells, out, frozen, "--ema=0", f"--steps={steps}", f"--val_every={steps}")) == 0
+        weights.append(load_file(out / "last.safetensors"))
+    changed = {k for k in weights[0] if not torch.equal(weights[0][k], weights[1][k])}
+    early = tuple(f"backbone.block{i}." for i in range(7))
+    assert not [k for k in changed if k.startswith((*early, "decoder.aspp."))]
+    assert [k for k in changed if k.startswith("backbone.block7.")]
+    assert [k for k in changed if k.endswith("running_mean")]
+
+
+def test_a_module_that_is_not_there_cannot_be_frozen() -> None:
+    model = create_model("maskconver_mobile_256", num_classes=3, filters=16, low_level_filters=16)
+    with pytest.raises(ConfigError, match=r'"neck".*backbone, decoder'):
+        freeze(model, ["backbone", "neck"])
