@@ -39,7 +39,7 @@ class ExportOptions:
         output: `proposals`; `panoptic` with the post-processing in the file, which needs one size; or
             `semantic`, the score of every class at every pixel of the masks.
         hard_sigmoid: mask probabilities by relu6(x + 3) / 6, as in the paper's mobile models.
-        calibrate: images such as the file will see, for `int8`: a folder or glob, or anything that
+        calibrate: images like those the file will be used on, for `int8`: a folder or glob, or anything that
             `Predictor` takes; at most 32 of them are used.
         images: images on which the file is compared with the model, given like `calibrate`; some of
             `calibrate`, or generated ones, if None.

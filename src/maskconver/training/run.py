@@ -179,7 +179,7 @@ def _watchers(config: TrainConfig, files: ModelFiles, say: Callable[[str], None]
     return callbacks
 
 
-# Of Lightning, about what is meant so.
+# What Lightning warns about although it is meant that way.
 _KNOWN_WARNINGS = (
     "resuming from a checkpoint that ended before",
     "overridden `transfer_batch_to_device`",

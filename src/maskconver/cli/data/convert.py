@@ -42,8 +42,8 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--edges",
         choices=get_args(Edges),
-        help="pixels on a polygon's outline: all it touches, or those whose centre is inside; as the format "
-        "has it if left out",
+        help="pixels on a polygon's outline: all it touches, or those whose centre is inside; by default "
+        "as the format defines it",
     )
     add("--merge-stuff", type=bool, default=True, help="one segment per stuff class and image")
     add("--split", type=str, help="train=0.8,val=0.2 to split the images at random, or one name for all")

@@ -38,8 +38,8 @@ def configure(parser: ArgumentParser) -> None:
         "--simplify",
         type=float,
         default=0.0,
-        help="leave out corners of polygons that are no further than this from what remains, in pixels: with "
-        "1 they are easier to edit, but no longer exact",
+        help="simplify polygons by at most this many pixels: with 1 they are easier to edit, but no longer "
+        "exact",
     )
     add("--json", action="store_true", help="print the figures as JSON")
 

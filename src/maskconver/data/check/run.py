@@ -47,7 +47,7 @@ def check_dataset(
 ) -> Report:
     """Look for every defect of a data set; a defect never ends the search.
 
-    Besides defects there are notes: things worth a look that neither training nor evaluation minds.
+    Besides defects there are notes: things worth a look that do no harm in training and evaluation.
 
     Example:
         >>> import maskconver as mc

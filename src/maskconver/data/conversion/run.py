@@ -118,8 +118,8 @@ def convert(
         edges: the pixels on a polygon's outline: all that are `touched`, as Pillow, OpenCV, labelme and YOLO
             draw it, or only those with their `centers` inside, as COCO's own tools do. If left out: `centers`
             for labelling tools, whose points lie anywhere in a pixel, else `touched`.
-        split: deal the images out, such as `train=0.8,val=0.2`, or one name for all. The source's own splits
-            if left out, `train` where it has none.
+        split: shares such as `train=0.8,val=0.2`, to split the images at random, or one name for all. If left
+            out, the source's own splits, or `train` where it has none.
         group: regular expression; images whose names match with the same text go to the same split.
         seed: of the split.
         images: `link` (a hard link, or a symbolic one to another disk), `copy`, or `none`.

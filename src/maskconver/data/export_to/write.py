@@ -85,15 +85,14 @@ def export(
 
     Args:
         data: the folder of a data set, as for `open_dataset`.
-        out: a folder that is not there yet, or is empty. It takes its name when all is written.
+        out: a folder that does not exist yet or is empty. It appears when everything is written.
         to: `coco-instances`, `yolo-seg`, `labelme`, `cvat`, `label-studio`, `cityscapes`,
             `masks` or `panoptic-2ch`.
         split: only this one; all by default.
         images: `copy` the image files, `link` them (hard links, or symbolic ones to another disk), or `none`.
         image_folder: folder or .zip of the images, if they are not in the data set.
         things_only: leave stuff out.
-        simplify: leave out corners of polygons that are no further than this from what remains, in pixels;
-            0 keeps every pixel.
+        simplify: simplify polygons by at most this many pixels; 0 keeps them exact.
         progress: called with the number of images; what it returns is called after each.
 
     Returns:
