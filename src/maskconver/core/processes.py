@@ -53,9 +53,8 @@ def process_pool(
             yield pool
         except BrokenProcessPool:
             raise MaskconverError(
-                f"one of {processes} processes ended early, perhaps because memory ran out; use "
-                "fewer. A script "
-                'of your own must call this below `if __name__ == "__main__":`'
+                f"one of {processes} processes ended early, perhaps because memory ran out; use fewer. "
+                'A script of your own must call this below `if __name__ == "__main__":`'
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
