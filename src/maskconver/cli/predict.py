@@ -151,38 +151,12 @@ def run(args: Namespace) -> int:
         _require_writable(Path(args.out))
         return run_videos(args, _predictor(args))
     require_images(args)
-    if args.no_masks and not (args.overlay or args.labels or args.geojson or args.table or args.to):
-        raise ConfigError(
-            "--no-masks leaves nothing to write; add --overlay, --labels, --geojson, --table or --to"
-        )
-    if args.to and args.output_side:
-        raise ConfigError("--to writes results at the size of the image; leave out --output-side")
-    if args.draft_jpeg and (args.overlay or args.intensity):
-        raise ConfigError(
-            f"--{'overlay' if args.overlay else 'intensity'} needs the full-size image, which --draft-jpeg "
-            "does not read; use one of the two"
-        )
-    if args.intensity and not args.table:
-        raise ConfigError("--intensity is a column of the table; add --table FILE.csv")
-    if args.pixel_size is not None and not (0 < args.pixel_size < math.inf and (args.table or args.geojson)):
-        raise ConfigError("--pixel-size must be a length above 0, and needs --table or --geojson")
-    if args.semantic_from and not args.labels:
-        raise ConfigError(
-            "--semantic-from chooses how the PNGs of --labels are made; add --labels or leave it out"
-        )
-    if args.threads < 1:
-        raise ConfigError(f"--threads {args.threads}: at least one is needed to read")
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size {args.batch_size}: at least one image is needed")
+    _require_options(args)
     if args.engine == "ray":
         return run_on_ray(args, _options(args), _settings(args))
     refuse_ray_options(args)
     in_parts = args.resume or args.shard is not None
     shard = _shard(args.shard)
-    if in_parts and args.to and args.no_masks:
-        raise ConfigError(
-            "--to with --resume or --shard is made from the panoptic files; leave out --no-masks"
-        )
     out = Path(args.out)
     if not in_parts and (out / PARTS).is_dir():
         raise ConfigError(
@@ -231,6 +205,35 @@ def run(args: Namespace) -> int:
         figures |= {"done_before": done.before, "left": done.left}
     report(args, done, failures, places_of(args, done), **figures)
     return 1 if failures else 0
+
+
+def _require_options(args: Namespace) -> None:
+    """Refuses options that do not go together, and numbers that mean nothing."""
+    kept = "overlay" if args.overlay else "intensity"
+    others = args.overlay or args.labels or args.geojson or args.table or args.to
+    size = args.pixel_size
+    in_parts = args.engine != "ray" and (args.resume or args.shard is not None)
+    no_image = f"--{kept} needs the full-size image, which --draft-jpeg does not read; use one of the two"
+    no_labels = "--semantic-from chooses how the PNGs of --labels are made; add --labels or leave it out"
+    no_table = "--intensity is a column of the table; add --table FILE.csv"
+    no_files = "--to with --resume or --shard is made from the panoptic files; leave out --no-masks"
+    nothing = "--no-masks leaves nothing to write; add --overlay, --labels, --geojson, --table or --to"
+    no_size = "--pixel-size must be a length above 0, and needs --table or --geojson"
+    measured = size is None or (0 < size < math.inf and (args.table or args.geojson))
+    refused = {
+        nothing: args.no_masks and not others,
+        "--to writes results at the size of the image; leave out --output-side": args.to and args.output_side,
+        no_image: args.draft_jpeg and (args.overlay or args.intensity),
+        no_table: args.intensity and not args.table,
+        no_size: not measured,
+        no_labels: args.semantic_from and not args.labels,
+        f"--threads {args.threads}: at least one is needed to read": args.threads < 1,
+        f"--batch-size {args.batch_size}: at least one image is needed": args.batch_size < 1,
+        no_files: in_parts and args.to and args.no_masks,
+    }
+    for message, wrong in refused.items():
+        if wrong:
+            raise ConfigError(message)
 
 
 def _segment(
