@@ -538,6 +538,6 @@ def test_large_tiffs_are_read_and_written_in_tiles(folder, monkeypatch, capsys):
 def test_tiles_are_an_option_of_predict_and_evaluate(folder, capsys):
     assert main(["predict", "fake", "in", "--out", "out", "--tile", "32", "--skip-empty"]) == 0
     assert main(["predict", "fake", "in", "--tile", "none", "--overlap", "9"]) == 2
-    assert "--overlap is that of tiles; give --tile" in capsys.readouterr().err
+    assert "--overlap applies to tiles; also give --tile" in capsys.readouterr().err
     assert main(["predict", "fake", "in", "--tile", "32", "--overlap", "32"]) == 2
     assert "--overlap 32 must be" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_the_registered_config_is_the_default(capsys: pytest.CaptureFixture[str]
         ("--loss.dice=none", "unrecognized arguments: --loss.dice=none"),
         ("--model.prop=3", "did you mean --model.proposals"),
         ("--model.name=remax", 'no model "remax"; did you mean remax_t'),
-        ("--loss.instance_samples=0", "loss.instance_samples is 0; it can be 1 or more"),
+        ("--loss.instance_samples=0", "loss.instance_samples is 0; it must be 1 or more"),
     ],
 )
 def test_what_the_model_does_not_have_is_refused_in_one_line(

@@ -54,7 +54,7 @@ def test_an_image_of_three_channels_is_refused_where_four_are_needed(tmp_path: P
         ImageError, match=r"a.png: has 3 channels \(RGB\), the model takes 4; .*in_channels=3"
     ):
         read_image(tmp_path / "a.png", channels=4)
-    with pytest.raises(ImageError, match="an image of 3 channels, the model takes 4"):
+    with pytest.raises(ImageError, match="an image of 3 channels, but the model takes 4"):
         as_image(RGBA[..., :3], channels=4)
 
 

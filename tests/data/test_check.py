@@ -109,7 +109,7 @@ def _segment(content, index, **values):
     ("change", "kind", "says"),
     [
         (lambda c: _segment(c, 1, category_id=99), "unknown-category", "segment 5 has category 99"),
-        (lambda c: _segment(c, 0, id=5), "duplicate-segment", "id 5 stands twice"),
+        (lambda c: _segment(c, 0, id=5), "duplicate-segment", "id 5 occurs twice"),
         (lambda c: _segment(c, 1, id=0), "segment-id-zero", "void"),
         (lambda c: _segment(c, 1, id=1 << 24), "segment-id-too-large", "16777216"),
         (lambda c: _segment(c, 1, area=999), "wrong-area", "999, the PNG has 48"),

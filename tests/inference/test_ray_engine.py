@@ -138,7 +138,7 @@ def test_the_command_writes_the_files_of_a_run_on_one_machine(
     for name in ("panoptic.json", *(f"panoptic/{k:02}.png" for k in range(1, 41, 2))):
         assert (folder / "rays" / name).read_bytes() == (folder / "plain" / name).read_bytes(), name
     assert main([*command, "--out", "rays", *more]) == 2
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
     assert main([*command, "--out", "rays", *more, "--resume", "--score-threshold", "0.4"]) == 2
     assert "other settings (score_threshold)" in capsys.readouterr().err
 

@@ -128,13 +128,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "unknown category": (lambda d: rows(d)[1].update(category_id=99), "image 1: segment 5 has category 99"),
     "duplicate segment id": (
         lambda d: rows(d).append(dict(rows(d)[1])),
-        "segment id 5 stands twice",
+        "segment id 5 occurs twice",
     ),
     "duplicate annotation": (
         lambda d: d["annotations"].append(d["annotations"][0]),
         "image 1 has two annotations",
     ),
-    "duplicate image id": (lambda d: d["images"].append(d["images"][0]), "image id 1 stands twice"),
+    "duplicate image id": (lambda d: d["images"].append(d["images"][0]), "image id 1 occurs twice"),
     "annotation without image": (lambda d: d["annotations"][0].update(image_id=5), "annotation of image 5"),
     "no annotations": (lambda d: d["annotations"].clear(), "no prediction for image 1|no image is annotated"),
     "empty categories": (lambda d: d["categories"].clear(), '"categories" is empty'),
@@ -142,7 +142,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "isthing 2": (lambda d: d["categories"][0].update(isthing=2), "isthing is 2, not 0 or 1"),
     "duplicate category id": (
         lambda d: d["categories"].append(d["categories"][0]),
-        "category id 1 stands twice",
+        "category id 1 occurs twice",
     ),
     "category id as text": (lambda d: d["categories"][0].update(id="1"), 'category id "1" is text'),
     "category id 1.5": (lambda d: d["categories"][0].update(id=1.5), "id is 1.5, not a whole number"),

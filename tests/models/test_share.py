@@ -119,7 +119,7 @@ def test_what_cannot_be_reached_is_one_line(error, said, tmp_path, monkeypatch, 
     Image.new("RGB", (8, 8)).save("image.png")
     assert main(["predict", "user/cells", "image.png"]) == 2
     line = capsys.readouterr().err
-    assert said in line and '"user/cells" is no file here' in line and line.count("\n") == 1
+    assert said in line and '"user/cells" is not a file here' in line and line.count("\n") == 1
 
 
 def test_a_folder_without_a_recipe_is_no_run(model, tmp_path):

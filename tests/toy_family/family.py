@@ -1,7 +1,5 @@
 """A third family of models, as somebody outside the package would write one: each class is one proposal."""
 
-from __future__ import annotations
-
 import copy
 import re
 from dataclasses import dataclass, field
@@ -19,16 +17,6 @@ from maskconver.models.batch import Batch
 
 @dataclass
 class ToyConfig:
-    """Architecture of a toy.
-
-    Attributes:
-        width: channels of its features.
-        in_channels: channels of the image.
-        proposals: one for each class, at most so many.
-        input: how an image is brought to the network.
-        postprocess: the thresholds of the answer.
-    """
-
     width: int = 8
     in_channels: int = 3
     proposals: int = 100
@@ -38,18 +26,10 @@ class ToyConfig:
 
 @dataclass
 class ToyLossConfig:
-    """What a toy is trained with.
-
-    Attributes:
-        weight: of the only term.
-    """
-
     weight: float = 1.0
 
 
 class Toy(SegmentationModel):
-    """Two convolutions, and a mask a class at stride 4."""
-
     stride = 4  # type: ignore[assignment]
 
     def __init__(self, config: ToyConfig, num_classes: int, categories: Any = None, name: str = "") -> None:
@@ -58,29 +38,23 @@ class Toy(SegmentationModel):
         self.head = nn.Conv2d(config.width, num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """B×C×H×W to B×K×H/4×W/4 logits."""
         self.check_channels(images)
         return self.head(self.backbone(images).relu())
 
     @torch.no_grad()
     def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
-        """See `SegmentationModel.predict`."""
-        logits = self(images)
+        logits, number = self(images), proposals or self.config.proposals
         scores, labels = logits.sigmoid().amax((2, 3)).sort(1, descending=True)
-        chosen = logits.gather(1, labels[..., None, None].expand_as(logits))
-        number = proposals or self.config.proposals
-        return Proposals(scores[:, :number], labels[:, :number], chosen[:, :number])
+        masks = logits.gather(1, labels[..., None, None].expand_as(logits))
+        return Proposals(scores[:, :number], labels[:, :number], masks[:, :number])
 
 
 class ToyCriterion(nn.Module):
-    """Cross-entropy of every pixel."""
-
     def __init__(self, model: Toy, loss: ToyLossConfig, **_: Any) -> None:
         super().__init__()
         self.weight = loss.weight
 
     def forward(self, model: Toy, output: Tensor, batch: Batch, **_: Any) -> dict[str, Tensor]:
-        """The weighted term; pixels of no target are left out."""
         regions = batch.regions[:, 2::4, 2::4]
         truth = torch.full_like(regions, -1, dtype=torch.long)
         for image, region, label in zip(batch.batch, batch.region, batch.labels):
@@ -89,7 +63,6 @@ class ToyCriterion(nn.Module):
 
 
 def optimize(model: Toy, **_: Any) -> Toy:
-    """There is nothing to make faster."""
     return copy.deepcopy(model).eval()
 
 
@@ -100,5 +73,4 @@ FAMILY = register_family(
 
 @register_model()
 def toy_64() -> ToyConfig:
-    """Two convolutions, 64 px."""
     return ToyConfig()

@@ -113,7 +113,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(cells: Path, tmp_path: Path
     next(line for line in process.stdout if line.startswith("step 2/"))
     os.killpg(process.pid, signal.SIGTERM)
     said = process.stdout.read()
-    assert process.wait(60) == 143 and "go on with --resume auto" in said
+    assert process.wait(60) == 143 and "continue with --resume auto" in said
     assert (tmp_path / "last.ckpt").is_file()
 
 

@@ -69,7 +69,7 @@ def test_small_batches_keep_the_statistics_of_the_start_also_when_resumed(
     words += ("--schedule.kind=constant", "--schedule.warmup=0")
     for steps in (1, 2):
         assert main(tiny(cells, out, *words, f"--steps={steps}", "--val_every=9", "--resume=auto")) == 0
-    assert "batch norms keep the statistics they came with (--batch-norm)" in capsys.readouterr().out
+    assert "batch norms keep their initial statistics (--batch-norm)" in capsys.readouterr().out
     before, after = (load_file(run / "last.safetensors") for run in (base, out))
     same = {k: torch.equal(before[k], after[k]) for k in before if k.endswith("running_mean")}
     assert all(equal for k, equal in same.items() if k.startswith(("backbone.", "decoder.")))

@@ -184,7 +184,7 @@ def _categories(text: msgspec.Raw, name: str, report: Report) -> Categories:
         if row.id in categories:
             first = categories[row.id]
             report(
-                "duplicate-category", f'category id {row.id} stands twice ("{first.name}" and "{row.name}")'
+                "duplicate-category", f'category id {row.id} occurs twice ("{first.name}" and "{row.name}")'
             )
             if first.is_thing != bool(row.isthing):
                 report("isthing-disagrees", f"category {row.id} is once a thing and once stuff")
@@ -205,7 +205,7 @@ def _consistent(
     for image in images:
         if image.id in known:
             names = f"{known[image.id]} and {image.file_name}"
-            text = f"image id {image.id} stands twice in images ({names}); ids must be unique"
+            text = f"image id {image.id} occurs twice in images ({names}); ids must be unique"
             report("duplicate-image", text, image_id=image.id)
         known.setdefault(image.id, image.file_name)
     sound: list[AnnotationRow] = []
@@ -312,7 +312,7 @@ def _labels(
         elif again[row]:
             kind, text = (
                 "duplicate-segment",
-                f"segment id {segment} stands twice; ids must be unique in an image",
+                f"segment id {segment} occurs twice; ids must be unique in an image",
             )
         else:
             category = f"{category_ids[row]:.0f}"

@@ -142,7 +142,7 @@ class Overlap:
 
         Raises:
             DataError: the sizes differ; the map of the prediction holds an id without a row, or has no pixel
-                of one; an id stands twice or is not positive; a label does not exist.
+                of one; an id occurs twice or is not positive; a label does not exist.
         """
         pred, gt = segment_table(pred_segments, categories), segment_table(gt_segments, categories)
         where = "" if image is None else f"image {image}: "

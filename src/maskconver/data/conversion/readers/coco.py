@@ -119,7 +119,7 @@ class _File:
                 text = "has no whole number as id"
                 reader.faults.add("bad-category", f"{self.where}, categories[{number}]", text)
             elif number_ in rows:
-                text = f"category id {number_} stands twice"
+                text = f"category id {number_} occurs twice"
                 reader.faults.add("bad-category", f"{self.where}, categories[{number}]", text)
             else:
                 rows[number_] = row
