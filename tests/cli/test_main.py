@@ -169,11 +169,16 @@ def test_settings_of_the_library_are_shown_as_options_of_the_command(command, ca
         (["data", "check", "x", "--workers=0"], "--workers must be at least 1, got 0"),
         (["data", "check", "x", "--max-pixels=-1"], "--max-pixels must be at least 1, got -1"),
         (["predict", "nuclei", "x.png", "--scale=nan"], "--scale must be a finite number, got nan;"),
+        (
+            ["predict", "nuclei", "x.png", "--tile=huge"],
+            "--tile must be a whole number, auto or none, got huge;",
+        ),
+        (["predict", "nuclei", "x.png", "--algorithm=3"], "--algorithm must be fast or reference, got 3;"),
         (["serve", "nuclei", "--timeout=inf"], "--timeout must be a finite number, got inf;"),
         (["data", "synth", "x", "--size", "9999999", "9999999"], "size 9999999×9999999 is not possible"),
     ],
 )
-def test_numbers_that_mean_nothing_are_refused_in_plain_words(words: list[str], says: str, capsys) -> None:
+def test_values_that_mean_nothing_are_refused_in_plain_words(words: list[str], says: str, capsys) -> None:
     assert main(words) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"maskconver: error: {says}") and err.count("\n") == 1
