@@ -184,6 +184,12 @@ def test_values_that_mean_nothing_are_refused_in_plain_words(words: list[str], s
     assert err.startswith(f"maskconver: error: {says}") and err.count("\n") == 1
 
 
+def test_a_value_of_any_length_is_refused_in_a_line_that_can_be_read(capsys) -> None:
+    assert main(["predict", "nuclei", "x.png", f"--tile={'x' * 9000}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("maskconver: error: --tile must be") and len(err) < 2500
+
+
 def test_help_of_a_group_lists_its_commands(capsys) -> None:
     assert main(["data", "--help"]) == 0
     out = capsys.readouterr().out

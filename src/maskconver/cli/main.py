@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from ..errors import ConfigError, MaskconverError, first_line
+from ..errors import ConfigError, MaskconverError, first_line, one_line
 from .options import shown, use_options
 
 # command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
@@ -234,7 +234,7 @@ def _plain(error: ArgumentError) -> str:
     option = found[1] if "." in found[1] else found[1].replace("_", "-")
     words = [*dict.fromkeys(filter(None, allowed))]
     said = " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-    return f"--{option} must be {said}, got {found[2]}"
+    return one_line(f"--{option} must be {said}, got {found[2]}")
 
 
 def _near_options(message: str, parser: Any) -> str:
