@@ -2,7 +2,8 @@
 
 The files are made first (minutes) and kept; then everything is timed in turn, round by round.
 
-Run: .venv/bin/python benchmarks/export.py --model runs/overfit100/last.safetensors --data my_data
+Run: .venv/bin/python benchmarks/export.py --model runs/overfit100/last.safetensors --images my_data/images
+     .venv/bin/python benchmarks/export.py --model facade --images FOLDER --kinds litert --parts sizes
 Needs the extras train, export and litert, and transformers.
 """
 
@@ -30,7 +31,7 @@ SIZES = (256, 384, 640)
 PROPOSALS = (100, 50, 20, 15, 10)
 PAUSE = 0.03  # seconds before a call, in which the threads of the one before stop waiting for work
 THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
-NEEDED = ("onnxscript", "onnxruntime", "litert_torch", "ai_edge_litert", "transformers")
+NEEDED = {"onnx": ("onnxscript", "onnxruntime"), "litert": ("litert_torch", "ai_edge_litert")}
 KINDS = {"onnx": ".onnx", "litert": ".tflite"}
 # The papers' figures on a Pixel 6 CPU, output at input size: milliseconds, and without post-processing.
 PAPER_SIZES = {256: (46.9, 33.49), 384: (117.1, None), 640: (347.9, 244.5)}
@@ -72,7 +73,9 @@ def original_merge(config: Any, is_thing: Any, size: int) -> Any:
     return Original().eval()
 
 
-def make(kind: str, folder: Path, model_path: str, images: list[Any]) -> None:
+def make(
+    kind: str, folder: Path, model_path: str, images: list[Any], sizes: list[int], parts: list[str]
+) -> None:
     """Every file of one runtime that is not there yet."""
     import torch
 
@@ -102,7 +105,7 @@ def make(kind: str, folder: Path, model_path: str, images: list[Any]) -> None:
 
             path.write_bytes(litert_torch.convert(module, example).model_content())
 
-    for size in SIZES[::-1]:
+    for size in sizes[::-1]:
         if path := missing(f"network_{size}"):
             export(model, path, size=(size, size), proposals=50, images=images[:1])
         if path := missing(f"plain_{size}"):
@@ -119,15 +122,15 @@ def make(kind: str, folder: Path, model_path: str, images: list[Any]) -> None:
             convert(ours, example, path)
         if path := missing(f"original_{size}"):
             convert(original_merge(merge, model.categories.is_thing, size), example, path)
-    for size in SIZES:
+    for size in sizes:
         if path := missing(f"int8_{size}"):
             options = {"quantize": "int8", "calibrate": images[4:12], "images": images[:1]}
             export(model, path, size=(size, size), proposals=50, **options)
     if kind == "onnx":
-        for count in PROPOSALS:
+        for count in PROPOSALS if "proposals" in parts else ():
             if count != 50 and (path := missing(f"network_256_{count}")):
                 export(model, path, size=(256, 256), proposals=count, images=images[:1])
-        if path := missing("eomt"):
+        if "alone" in parts and (path := missing("eomt")):
             eomt, pixels = transformer("eomt"), torch.zeros(1, 3, 640, 640)
             program = torch.onnx.export(eomt, (pixels,), dynamo=True, verbose=False, opset_version=18)
             program.save(path)
@@ -286,17 +289,14 @@ def alone(name: str, files: str, rounds: int) -> dict[str, float]:
     return {"ms": ms, "rss": 1000 * peak(), "size": size / 1e6}
 
 
-def measure(folder: Path, images: list[Any], model_path: str, rounds: int) -> None:
-    """Prints all tables."""
-    from maskconver.inference.onnx import OnnxRuntime
-    from maskconver.merge import postprocess
-
-    described = OnnxRuntime(folder / "network_640.onnx", threads=THREADS)
-    config = replace(described.postprocess, min_area=256 / 640**2)
+def end_to_end(
+    folder: Path, images: list[Any], config: Any, rounds: int, kinds: list[str], sizes: list[int]
+) -> None:
+    """Prints the table of all rows at each size, and ours beside the paper's."""
     ms: dict[tuple[str, int], dict[str, float]] = {}
     differing = []
-    for kind in KINDS:
-        for size in SIZES:
+    for kind in kinds:
+        for size in sizes:
             functions = rows(kind, size, folder, config)
             at_size = sized_images(images, size)
             ms[kind, size] = timed(functions, at_size, max(rounds * 256 // size, 3))
@@ -315,10 +315,16 @@ def measure(folder: Path, images: list[Any], model_path: str, rounds: int) -> No
     print(f"pixels that differ between our post-processing in the graph and outside: {sum(differing)}\n")
 
     row = table("input", "network", "end to end", "paper: Pixel 6 CPU", "without post-processing")
-    for size in SIZES:
+    for size in sizes if "litert" in kinds else ():
         found, (whole, network) = ms["litert", size], PAPER_SIZES[size]
         outside = found["ours, post-processing outside"]
         row(size, f"{found['network']:.1f} ms", f"{outside:.1f}", whole, network or "–")
+
+
+def by_proposals(folder: Path, images: list[Any], config: Any, rounds: int) -> None:
+    """Prints the table of numbers of proposals."""
+    from maskconver.inference.onnx import OnnxRuntime
+    from maskconver.merge import postprocess
 
     functions = {}
     for n in PROPOSALS:
@@ -326,7 +332,7 @@ def measure(folder: Path, images: list[Any], model_path: str, rounds: int) -> No
         runtime = OnnxRuntime(folder / file, threads=THREADS)
         functions[f"{n} network"] = lambda image, r=runtime: r(image[1])
         functions[f"{n}"] = lambda image, r=runtime: postprocess(
-            r(image[1]), config, described.categories, output_size=(256, 256)
+            r(image[1]), config, r.categories, output_size=(256, 256)
         )
     found = timed(functions, sized_images(images, 256), 2 * rounds)
     print()
@@ -334,45 +340,59 @@ def measure(folder: Path, images: list[Any], model_path: str, rounds: int) -> No
     for n in PROPOSALS:
         row(n, f"{found[f'{n} network']:.1f} ms", f"{found[f'{n}']:.1f}", PAPER_PROPOSALS[n])
 
+
+def networks_alone(folder: Path, rounds: int) -> None:
+    """Prints the table of networks of other packages."""
     print()
     row = table("network alone, 640 px", "ms", "images/s", "peak memory, MB", "file, MB")
     for name in ("ours", "eomt", "mask2former"):
         one = fresh(alone, name, str(folder), max(rounds // 3, 3))
         row(name, f"{one['ms']:.0f}", f"{1000 / one['ms']:.1f}", f"{one['rss']:.0f}", f"{one['size']:.1f}")
-    packages = "onnxruntime", "ai-edge-litert", "torch", "transformers"
-    print(f"\nweights of {model_path}; {machine(*packages)}")
 
 
 def main() -> None:
     """Makes what is missing, then measures."""
     parser = arguments(__doc__)
     parser.add_argument("--model", default="runs/overfit100/last.safetensors")
-    parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--images", type=Path, default=SHARED / "data/coco-panoptic-150/images/train")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--sizes", nargs="+", type=int, choices=SIZES, default=list(SIZES))
+    parts = ("sizes", "proposals", "alone")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="tables to print")
     parser.add_argument(
         "--files", type=Path, default=Path("runs/export_benchmark"), help="where the files are kept"
     )
-    parser.add_argument("--make", choices=KINDS, help="make the files of one runtime and stop")
+    parser.add_argument("--make", action="store_true", help="make the files and stop")
     parser.add_argument("--rounds", type=int, default=24)
     args = parser.parse_args()
-    if not Path(args.model).exists() or not (args.data / "coco-panoptic-150").exists():
-        print(f"needs {args.model} and {args.data / 'coco-panoptic-150'}; left out")
+    if not args.images.exists():
+        print(f"needs {args.images}; left out")
         return
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    needed = [name for kind in args.kinds for name in NEEDED[kind]]
+    needed += ["transformers"] if "alone" in args.parts else []
+    if missing := [name for name in needed if find_spec(name) is None]:
         print(f"needs {', '.join(missing)}; left out")
         return
+    from maskconver.inference.runtime import open_runtime
     from maskconver.io.images import read_image
     from maskconver.io.sources import list_images
 
-    images = [
-        read_image(path)
-        for path in sorted(list_images(args.data / "coco-panoptic-150"))[:400]
-        if path.suffix == ".jpg"
-    ][:12]
+    images = [read_image(path) for path in sorted(list_images(args.images))[:12]]
     args.files.mkdir(parents=True, exist_ok=True)
-    for kind in [args.make] if args.make else KINDS:
-        make(kind, args.files, args.model, images)
-    if not args.make:
-        measure(args.files, images[:4], args.model, args.rounds)
+    for kind in args.kinds:
+        make(kind, args.files, args.model, images, args.sizes, args.parts)
+    if args.make:
+        return
+    described = open_runtime(args.files / f"network_{args.sizes[0]}{KINDS[args.kinds[0]]}")
+    config, few = replace(described.postprocess, min_area=256 / 640**2), images[:4]
+    if "sizes" in args.parts:
+        end_to_end(args.files, few, config, args.rounds, args.kinds, args.sizes)
+    if "proposals" in args.parts:
+        by_proposals(args.files, few, config, args.rounds)
+    if "alone" in args.parts:
+        networks_alone(args.files, args.rounds)
+    packages = "onnxruntime", "ai-edge-litert", "torch", "transformers"
+    print(f"\nweights of {args.model}; {machine(*packages)}")
 
 
 if __name__ == "__main__":

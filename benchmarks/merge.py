@@ -1,6 +1,7 @@
 """The merge beside the network it follows, and beside other ways to merge the same masks.
 
 Run: .venv/bin/python benchmarks/merge.py [--data FOLDER] [--model FILE]
+     .venv/bin/python benchmarks/merge.py --share FOLDER --model facade --sizes 256
 
 With --data and --model (`maskconver train --config coco_overfit --data my_data/coco-panoptic-150
 --overfit 100 --steps 2600 --out runs/overfit100`) the first table has trained masks of real images, and the
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import arguments, in_turn, machine, median, medians
+from harness import arguments, in_turn, machine, median, medians, table
 from maskconver.core.categories import Categories
 from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Geometry, Proposals
@@ -155,7 +156,12 @@ def session(model: Any, size: tuple[int, int], proposals: int, threads: int) -> 
 
 
 def real(
-    model: str, files: list[Path], size: tuple[int, int] | None, proposals: int, threads: int
+    model: str,
+    files: list[Path],
+    size: tuple[int, int] | None,
+    proposals: int,
+    threads: int,
+    others: bool = True,
 ) -> dict[str, Any]:
     """Network, merges and differing pixels over real images, milliseconds."""
     import torch
@@ -181,7 +187,7 @@ def real(
         calls = [partial(postprocess, *given, algorithm=name) for name in ALGORITHMS]
         row = dict(zip(ALGORITHMS, turns(calls)))
         row["network"] = seconds(partial(run, canvas[None]))
-        if not network.postprocess.mask_threshold:
+        if others and not network.postprocess.mask_threshold:
             row["crude"] = seconds(partial(crude, answer, network.postprocess))
             theirs = transformers_merge(answer, (height, width), network.postprocess)
             for count in (1, 2):
@@ -269,6 +275,8 @@ def main() -> None:
     )
     parser.add_argument("--model", type=str, default=None, help="weights trained on coco-panoptic-150")
     parser.add_argument("--images", type=int, default=25)
+    parser.add_argument("--share", type=Path, help="only network and merge, on the images of this folder")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[640, 256], help="network inputs of --share")
     parser.add_argument("--threads", type=int, default=2, help="of the network")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -277,6 +285,14 @@ def main() -> None:
     def show(title: str, figures: Any) -> None:
         print(f"{title}: {json.dumps(figures)}", flush=True)
 
+    if args.share:
+        files, model = sorted(args.share.glob("*"))[: args.images], args.model or "nuclei"
+        row = table("input", "network, ms", "merge, ms", "share, median", "95th percentile", "differing")
+        for size in args.sizes:
+            found = real(model, files, (size, size), 50, args.threads, others=False)
+            ms = (f"{found[f'{key} ms']:.1f}" for key in ("network", "fast"))
+            row(size, *ms, *(f"{share:.0%}" for share in found["share"]), found["differing_pixels"])
+        return
     if args.data and args.model:
         files = sorted((args.data / "coco-panoptic-150/images/train").glob("*"))[: args.images]
         for size in (640, 256):

@@ -2,6 +2,7 @@
 
 Run: .venv/bin/python benchmarks/models.py --threads 2
      .venv/bin/python benchmarks/models.py --parts training --sizes 640     (needs transformers and scipy)
+     .venv/bin/python benchmarks/models.py --parts training --sizes 640 --trained maskconver_r50_640 --runs 2
      .venv/bin/python benchmarks/models.py --device cuda --precision bf16 --batch 8 16
 
 Every figure comes from a process of its own. Latency is that of `model.optimized().predict`, which is what
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 
 CLASSES, SEGMENTS = 133, 20
 RIVAL = "Mask2Former, Swin-T (transformers)"
-TRAINED = ("maskconver_mobile_256", "maskconver_r50_640", RIVAL)
+TRAINED = ("maskconver_mobile_256", "maskconver_r50_640")
 COMPILED = ("maskconver_mobile_256", "maskconver_r50_640")
 CPU_BATCH = {256: 2, 640: 1}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -180,7 +182,11 @@ def cost_table(args: argparse.Namespace) -> None:
 
 
 def training_table(args: argparse.Namespace) -> None:
-    """Steps of our models and of Mask2Former."""
+    """Steps of our models and of Mask2Former, where transformers is installed."""
+    names = [*args.trained, RIVAL]
+    if find_spec("transformers") is None:
+        print("Mask2Former is left out, transformers is not installed: pip install 'transformers>=4.45'")
+        names.remove(RIVAL)
     for size in args.sizes:
         for batch in args.batch or [CPU_BATCH.get(size, 1)]:
             print(f"\nTraining step at {size} px, batch {batch}, {args.precision}:\n")
@@ -188,13 +194,15 @@ def training_table(args: argparse.Namespace) -> None:
             row = table("model", *figures)
             for compiled in (False, True) if args.compiled else (False,):
                 chosen = {"size": size, "one_batch": batch, "compiled": compiled}
-                rows = {name: child(args, "training", name=name, **chosen) for name in reversed(TRAINED)}
+                rows = {name: child(args, "training", name=name, **chosen) for name in reversed(names)}
                 for name, found in rows.items():
                     if args.device == "cpu" and "error" not in found:
                         least = child(args, "memory", name=name, **chosen)
                         found["least"] = least.get("memory", float("nan"))
                 for name, found in reversed(rows.items()):
-                    row(f"{name}{', compiled' if compiled else ''}", *_step(found, rows[RIVAL], batch))
+                    row(
+                        f"{name}{', compiled' if compiled else ''}", *_step(found, rows.get(RIVAL, {}), batch)
+                    )
 
 
 def _step(row: dict[str, Any], rival: dict[str, Any], batch: int) -> list[str]:
@@ -236,6 +244,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[256, 640], help="canvases of the training table"
     )
+    parser.add_argument("--trained", nargs="+", default=TRAINED, help="models of the training table")
     parser.add_argument("--batch", type=int, nargs="+", help="images a training step; 2 at 256, 1 at 640")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

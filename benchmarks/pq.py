@@ -1,6 +1,7 @@
 """Panoptic quality: our time a pair beside torchmetrics, vernier (decoded arrays) and hotcoco (PNG files).
 
 Run: .venv/bin/python benchmarks/pq.py [--data FOLDER]    FOLDER holds panoptic_val.json and panoptic/val
+     .venv/bin/python benchmarks/pq.py --parts files          (or arrays, or decoders)
 
 Without --data the ground truth is generated: 480×640, 11 segments of smooth outline, random 24-bit ids.
 Predictions are the ground truth shifted by a few pixels under new ids, written by Pillow. Competitors are
@@ -18,6 +19,7 @@ import os
 import statistics
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness import arguments, fresh, in_turn, machine, medians, table
+from harness import arguments, fresh, in_turn, machine, median, medians, table
 from maskconver.core.categories import Categories
 from maskconver.io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from maskconver.metrics.files import panoptic_quality_files
@@ -119,6 +121,22 @@ def repeat(data: dict[str, Any], times: int) -> dict[str, Any]:
 
 def arrays(pairs: list[Pair], categories: Categories) -> None:
     """Prints ours beside torchmetrics."""
+
+    def own() -> None:
+        metric = PanopticQuality(categories)
+        for pair in pairs:
+            metric.update(*pair)
+
+    calls = {"own": own} | vernier(pairs, categories)
+    often = medians(in_turn(calls, 15))
+    a = often["own"] / len(pairs)
+    row = table("decoded arrays", "processor ms per pair", "ratio")
+    row("maskconver", f"{1e3 * a:.2f}", 1)
+    for name in calls.keys() - {"own"}:
+        row(name, f"{1e3 * often[name] / len(pairs):.2f}", f"{often[name] / often['own']:.2f}")
+    if find_spec("torchmetrics") is None:
+        print("torchmetrics is not installed; left out\n")
+        return
     import maskconver.models.backbones  # noqa: F401, I001  (before torchmetrics, which imports torchvision)
     import torch
     from torchmetrics.detection import PanopticQuality as TorchMetrics
@@ -134,24 +152,12 @@ def arrays(pairs: list[Pair], categories: Categories) -> None:
     things = {int(i) for i in categories.ids[categories.is_thing]}
     stuff = {int(i) for i in categories.ids[~categories.is_thing]}
 
-    def own() -> None:
-        metric = PanopticQuality(categories)
-        for pair in pairs:
-            metric.update(*pair)
-
     def other() -> None:
         metric = TorchMetrics(things, stuff, allow_unknown_preds_category=True)
         for pred, gt in few:
             metric.update(pred, gt)
 
-    times = medians(in_turn({"own": own, "other": other}, 3, warm=0))
-    calls = {"own": own} | vernier(pairs, categories)
-    often = medians(in_turn(calls, 15))
-    a, b = often["own"] / len(pairs), times["other"] / len(few)
-    row = table("decoded arrays", "processor ms per pair", "ratio")
-    row("maskconver", f"{1e3 * a:.2f}", 1)
-    for name in calls.keys() - {"own"}:
-        row(name, f"{1e3 * often[name] / len(pairs):.2f}", f"{often[name] / often['own']:.2f}")
+    b = median(other, 3, warm=0) / len(few)
     row("torchmetrics (3 pairs)", f"{1e3 * b:.0f}", f"{b / a:.0f}")
     print()
 
@@ -161,6 +167,7 @@ def vernier(pairs: list[Pair], categories: Categories) -> dict[str, Any]:
     try:
         from vernier.panoptic import Dataset, Predictions, evaluate_panoptic
     except ModuleNotFoundError:
+        print("vernier is not installed; left out\n")
         return {}
 
     def columns(rows: Any) -> tuple[Any, ...]:
@@ -240,6 +247,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a data set with panoptic_val.json and panoptic/val")
     parser.add_argument("--pairs", type=int, default=1000, help="pairs of a run from files")
     parser.add_argument("--rounds", type=int, default=5)
+    parts = ("files", "decoders", "arrays")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="tables to print")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -256,11 +265,14 @@ def main() -> None:
         (folder / "pred.json").write_text(json.dumps(repeat(prediction, times)))
         (folder / "gt_many.json").write_text(json.dumps(repeat(json.loads(source.read_text()), times)))
         (folder / "gt_many").symlink_to(pngs.resolve(), target_is_directory=True)
-        files(folder / "gt_many.json", folder / "pred.json", times * len(gt), args.rounds)
-        decoders(pngs, args.rounds)
+        if "files" in args.parts:
+            files(folder / "gt_many.json", folder / "pred.json", times * len(gt), args.rounds)
+        if "decoders" in args.parts:
+            decoders(pngs, args.rounds)
         print()
-        arrays(pairs, gt.categories)
-    print(machine("maskconver", "numpy", "pillow", "kornia-rs", "hotcoco", "torchmetrics", "torch"))
+        if "arrays" in args.parts:
+            arrays(pairs, gt.categories)
+    print(machine("maskconver", "numpy", "pillow", "kornia-rs", "hotcoco", "vernier", "torchmetrics"))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """How long `import maskconver`, `maskconver --help` and the first image take; and the size of the core.
 
 Run: make test-core && .venv/bin/python benchmarks/startup.py
+     .venv/bin/python benchmarks/startup.py --parts first     (or size, or start)
 The first image is segmented without PyTorch, where `make test-core` installs the core (`--core PYTHON`).
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -31,8 +33,7 @@ FIRST = """
 import sys
 import numpy as np
 import maskconver as mc
-predictor = mc.Predictor("nuclei")
-predictor(np.load(sys.argv[1]))
+mc.Predictor("nuclei")(np.load(sys.argv[1])).save(sys.argv[1] + ".out")
 """
 # The stages of the last row, in one process.
 STAGES = """
@@ -50,14 +51,25 @@ predictor(np.load(sys.argv[1]))
 second = time.perf_counter()
 print(imported - start, opened - imported, first - opened, second - first)
 """
+# Every package that maskconver[onnx] needs, and how many bytes it takes without bytecode.
 SIZES = """
-from importlib.metadata import distributions
-for one in distributions():
+from importlib.metadata import distribution
+from packaging.requirements import Requirement
+todo, done = [("maskconver", "onnx")], set()
+while todo:
+    name, extra = todo.pop()
+    if (name.lower(), extra) in done:
+        continue
+    one, counted = distribution(name), any(name.lower() == other for other, _ in done)
+    done.add((name.lower(), extra))
+    for needed in map(Requirement, one.requires or ()):
+        if not needed.marker or needed.marker.evaluate({"extra": extra}):
+            todo += [(needed.name, more) for more in needed.extras or [""]]
+    if counted:
+        continue
     files = [f.locate() for f in one.files or () if f.suffix != ".pyc"]
     print(one.name, sum(f.stat().st_size for f in files if f.is_file()))
 """
-# What the environment has for its own sake and for the tests.
-NOT_OURS = {"pip", "setuptools", "wheel", "pytest", "pluggy", "iniconfig", "hypothesis", "sortedcontainers"}
 
 
 def start(words: list[str], python: str = sys.executable) -> None:
@@ -70,8 +82,8 @@ def said(python: str, code: str, *arguments: str) -> str:
     return subprocess.run([python, "-c", code, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def core(python: str, runs: int) -> None:
-    """The first image without PyTorch, stage by stage, and what the packages take on disk."""
+def first_image(python: str, runs: int) -> None:
+    """The first image without PyTorch, to its PNG, and stage by stage."""
     from maskconver.data.synth.write import synthesize
 
     with tempfile.TemporaryDirectory() as folder:
@@ -83,8 +95,12 @@ def core(python: str, runs: int) -> None:
     parts = (f"{n} {statistics.median(v):.3f}" for n, v in zip(names, zip(*stages)))
     print(f"\nFirst image of `nuclei` in a fresh process without PyTorch: {first:.3f} s,")
     print(f"of which in the program: {', '.join(parts)} s (medians of {runs}).")
+
+
+def sizes_on_disk(python: str) -> None:
+    """What the packages take."""
     rows = [line.split() for line in said(python, SIZES).splitlines()]
-    sizes = {name: int(size) / 1e6 for name, size in rows if name.lower() not in NOT_OURS}
+    sizes = {name: int(size) / 1e6 for name, size in rows}
     largest = sorted(sizes.items(), key=lambda row: -row[1])[:6]
     print(f"\nmaskconver[onnx] installed, without bytecode: {sum(sizes.values()):.0f} MB, of which ", end="")
     print(", ".join(f"{name} {size:.0f}" for name, size in largest))
@@ -97,14 +113,21 @@ def main() -> None:
         "--core", default=".venv-core/bin/python", help="Python that has maskconver[onnx] only"
     )
     parser.add_argument("--runs", type=int, default=15)
+    parts = ("start", "first", "size")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     args = parser.parse_args()
-    calls = {name: partial(start, words) for name, words in ROWS.items()}
-    times = medians(in_turn(calls, args.runs, clock=time.perf_counter))
-    row = table("fresh process", f"median of {args.runs}, s", "over bare Python, s")
-    for name, value in times.items():
-        row(f"`{name}`", f"{value:.3f}", f"{value - times['python -c pass']:.3f}")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process would compile every module
+    if "start" in args.parts:
+        calls = {name: partial(start, words) for name, words in ROWS.items()}
+        times = medians(in_turn(calls, args.runs, clock=time.perf_counter))
+        row = table("fresh process", f"median of {args.runs}, s", "over bare Python, s")
+        for name, value in times.items():
+            row(f"`{name}`", f"{value:.3f}", f"{value - times['python -c pass']:.3f}")
     if Path(args.core).exists():
-        core(args.core, args.runs)
+        if "first" in args.parts:
+            first_image(args.core, args.runs)
+        if "size" in args.parts:
+            sizes_on_disk(args.core)
     else:
         print(f"\nno {args.core}: make test-core makes it; the first image without PyTorch is left out")
     print(f"\n{machine('maskconver', 'lazy-loader', 'jsonargparse', 'torch')}")

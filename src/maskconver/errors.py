@@ -65,13 +65,17 @@ class MissingExtraError(MaskconverError):
 
 
 def one_line(error: BaseException | str) -> str:
-    """Any exception, or a text, in one line; the name of its class where it says nothing."""
+    """Any exception, or a text, in one line; the name of its class where it says nothing.
+
+    Of more than 2000 characters, which a value of a damaged file may have, the middle is left out.
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = str(error)
     if "Original Traceback" in text:  # raised in a loader's worker: the last line is what was said there
         text = text.strip().splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split()) or type(error).__name__
+    line = " ".join(text.split()) or type(error).__name__
+    return line if len(line) <= 2000 else f"{line[:1200]} … {line[-700:]}"
 
 
 def first_line(error: BaseException) -> str:

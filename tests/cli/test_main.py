@@ -169,11 +169,16 @@ def test_settings_of_the_library_are_shown_as_options_of_the_command(command, ca
         (["data", "check", "x", "--workers=0"], "--workers must be at least 1, got 0"),
         (["data", "check", "x", "--max-pixels=-1"], "--max-pixels must be at least 1, got -1"),
         (["predict", "nuclei", "x.png", "--scale=nan"], "--scale must be a finite number, got nan;"),
+        (
+            ["predict", "nuclei", "x.png", "--tile=huge"],
+            "--tile must be a whole number, auto or none, got huge;",
+        ),
+        (["predict", "nuclei", "x.png", "--algorithm=3"], "--algorithm must be fast or reference, got 3;"),
         (["serve", "nuclei", "--timeout=inf"], "--timeout must be a finite number, got inf;"),
         (["data", "synth", "x", "--size", "9999999", "9999999"], "size 9999999×9999999 is not possible"),
     ],
 )
-def test_numbers_that_mean_nothing_are_refused_in_plain_words(words: list[str], says: str, capsys) -> None:
+def test_values_that_mean_nothing_are_refused_in_plain_words(words: list[str], says: str, capsys) -> None:
     assert main(words) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"maskconver: error: {says}") and err.count("\n") == 1
@@ -184,6 +189,12 @@ def test_help_says_choices_and_defaults_without_the_types_of_python(capsys) -> N
     out = " ".join(capsys.readouterr().out.split())
     assert "--mask-activation {softmax,sigmoid}" in out and "(default: predictions)" in out
     assert not [word for word in ("type:", "Optional", "Literal", "null)", "default: False") if word in out]
+
+
+def test_a_value_of_any_length_is_refused_in_a_line_that_can_be_read(capsys) -> None:
+    assert main(["predict", "nuclei", "x.png", f"--tile={'x' * 9000}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("maskconver: error: --tile must be") and len(err) < 2500
 
 
 def test_help_of_a_group_lists_its_commands(capsys) -> None:

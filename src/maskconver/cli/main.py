@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from ..errors import ConfigError, MaskconverError, first_line
+from ..errors import ConfigError, MaskconverError, first_line, one_line
 from .options import help_formatter, shown, use_options
 
 # command: (module here, one line for --help). A module has `configure(parser)`, `run(args) -> int` and, where
@@ -206,19 +206,32 @@ def _require_counts(parsed: Any) -> None:
             raise ConfigError(f"`{name}` must be at least 1, got {value}")
 
 
-_NO_TYPE = re.compile(
-    r"key \"([\w.]+)\": .*?Expected an? <class '(float|int|str|bool)'>.*(?:Given|Got) value: (.*)"
-)
+_NO_TYPE = re.compile(r"[Kk]ey \"([\w.]+)\": .*Expected an? .*(?:Given|Got) value: (.*)")
+_EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\]|(.))")
+_KINDS = {
+    "float": "a finite number",
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+}
 
 
 def _plain(error: ArgumentError) -> str:
-    """What the parser says, without the types of Python."""
-    found = _NO_TYPE.search(" ".join(str(error).split()))
-    kinds = {"float": "a finite number", "int": "a whole number", "str": "text", "bool": "true or false"}
-    if not found:
+    """What the parser says, without the types of Python: everything that is allowed, but for no value."""
+    said = " ".join(str(error).split())
+    found = _NO_TYPE.search(said)
+    allowed: list[str | None] = []
+    for kind, words, _ in _EXPECTED.findall(said) if found else ():
+        if kind != "NoneType":
+            allowed += [*(word.strip("'") for word in filter(None, words.split(", ")))] or [_KINDS.get(kind)]
+    if not found or not allowed or None in allowed:
         return shown(error)
     option = found[1] if "." in found[1] else found[1].replace("_", "-")
-    return f"--{option} must be {kinds[found[2]]}, got {found[3]}"
+    words = [*dict.fromkeys(filter(None, allowed))]
+    said = " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return one_line(f"--{option} must be {said}, got {found[2]}")
 
 
 def _near_options(message: str, parser: Any) -> str:

@@ -10,7 +10,6 @@ one segment per class.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -311,6 +310,8 @@ def id_map(size: tuple[int, int]) -> NDArray[np.int32]:
     height, width = size
     if 4 * height * width <= MEMORY_BYTES:
         return np.zeros(size, np.int32)
+    import tempfile  # of the modules that the first small image does not need, the one that costs most
+
     with tempfile.TemporaryFile(prefix="maskconver-ids-") as file:
         try:
             if hasattr(os, "posix_fallocate"):  # a full disk must be told now: later it ends the process
