@@ -117,7 +117,7 @@ def memory(args: Namespace) -> None:
 
     side, given = args.side or 20_000, ["none"]
     if args.slide:
-        given = [args.model, "--scale", "0.4", "--overlap", "96"]
+        given = [args.model, "--scale", "0.25", "--tile", "1400", "--overlap", "96"]
     else:
         predictor.open_runtime = lambda *_, **__: Threshold()
     with tempfile.TemporaryDirectory() as folder:
@@ -246,7 +246,7 @@ def others(args: Namespace) -> None:
 def quality(args: Namespace) -> None:
     """PQ of the things of a data set's images of `LEAST` pixels and more, whole and in tiles."""
     row = table("split", "images", "whole", f"tiles of {args.tile}")
-    for split in ("train", "val"):
+    for split in ("val", "train"):
         dataset = open_dataset(args.data, split)
         figures = [Figures(dataset.categories) for _ in range(2)]
         predictors = [Predictor(args.model, tile=tile).for_dataset() for tile in (None, args.tile)]
