@@ -2,6 +2,7 @@
 
 Run: .venv/bin/python benchmarks/tiles.py [--side 8192]             time beyond the network
      .venv/bin/python benchmarks/tiles.py --memory [--side 20000]   a TIFF, without a network
+     .venv/bin/python benchmarks/tiles.py --slide [--side 20000]    a TIFF, by the network: about ten minutes
      .venv/bin/python benchmarks/tiles.py --others [--side 2048]    SAHI and StarDist beside ours
      .venv/bin/python benchmarks/tiles.py --data my_data            PQ of its large images, whole and in tiles
 
@@ -45,6 +46,24 @@ def cells(side: int) -> NDArray[np.uint8]:
     once = np.repeat(disc.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
     count = -(-side // PERIOD)
     return np.tile(once, (count, count, 1))[:side, :side]
+
+
+def varied(side: int) -> NDArray[np.uint8]:
+    """Grey cells of 32 to 48 pixels on a dark, noisy ground: one in each 64×64 pixels, none like another."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(25, 5, (side, side))
+    ys, xs = np.mgrid[:PERIOD, :PERIOD] - PERIOD / 2 + 0.5
+    for top in range(0, side - PERIOD + 1, PERIOD):
+        for left in range(0, side - PERIOD + 1, PERIOD):
+            (dy, dx), (a, b), turn = rng.uniform(-6, 6, 2), rng.uniform(16, 24, 2), rng.uniform(0, np.pi)
+            u, v = (
+                np.cos(turn) * (xs - dx) + np.sin(turn) * (ys - dy),
+                np.cos(turn) * (ys - dy) - np.sin(turn) * (xs - dx),
+            )
+            inside = 1 / (1 + np.exp((np.hypot(u / a, v / b) - 1) * 12))
+            texture = ndimage.gaussian_filter(rng.normal(0, 60, ys.shape), 3)
+            image[top : top + PERIOD, left : left + PERIOD] += inside * (rng.uniform(60, 150) + texture)
+    return image.clip(0, 255).astype(np.uint8)
 
 
 class Threshold:
@@ -96,10 +115,13 @@ def memory(args: Namespace) -> None:
     from maskconver.cli.main import main as command
     from maskconver.inference import predictor
 
-    side = args.side or 20_000
-    predictor.open_runtime = lambda *_, **__: Threshold()
+    side, given = args.side or 20_000, ["none"]
+    if args.slide:
+        given = [args.model, "--scale", "0.25", "--tile", "1400", "--overlap", "96"]
+    else:
+        predictor.open_runtime = lambda *_, **__: Threshold()
     with tempfile.TemporaryDirectory() as folder:
-        path, grey = Path(folder, "cells.tif"), cells(-(-1024 // PERIOD) * PERIOD)[..., 0]
+        path, grey = Path(folder, "cells.tif"), varied(1024) if args.slide else cells(1024)[..., 0]
         tiles = -(-side // len(grey))
         imwrite(
             path,
@@ -113,7 +135,7 @@ def memory(args: Namespace) -> None:
         del grey
         before, begun = peak(), time.process_time()
         rows = Path(folder, "cells.csv")
-        code = command(["predict", "none", str(path), "--out", f"{folder}/out", "--table", str(rows)])
+        code = command(["predict", *given, str(path), "--out", f"{folder}/out", "--table", str(rows)])
         used = time.process_time() - begun
         with rows.open(encoding="utf-8") as file:
             found = sum(1 for _ in csv.reader(file)) - 1
@@ -224,7 +246,7 @@ def others(args: Namespace) -> None:
 def quality(args: Namespace) -> None:
     """PQ of the things of a data set's images of `LEAST` pixels and more, whole and in tiles."""
     row = table("split", "images", "whole", f"tiles of {args.tile}")
-    for split in ("train", "val"):
+    for split in ("val", "train"):
         dataset = open_dataset(args.data, split)
         figures = [Figures(dataset.categories) for _ in range(2)]
         predictors = [Predictor(args.model, tile=tile).for_dataset() for tile in (None, args.tile)]
@@ -243,12 +265,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="of the image in pixels")
     parser.add_argument("--model", default="nuclei", help="a model of cells")
     parser.add_argument("--memory", action="store_true", help="memory of a large TIFF")
+    parser.add_argument("--slide", action="store_true", help="the same by the network of `--model`")
     parser.add_argument("--others", action="store_true", help="other packages on the same image")
     parser.add_argument("--data", help="a data set, for PQ whole and in tiles")
     parser.add_argument("--tile", type=int, default=512, help="of --data, in pixels")
     args = parser.parse_args()
     print(machine())
-    chosen = memory if args.memory else others if args.others else quality if args.data else overhead
+    chosen = (
+        memory if args.memory or args.slide else others if args.others else quality if args.data else overhead
+    )
     chosen(args)
 
 

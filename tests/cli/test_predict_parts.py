@@ -179,12 +179,17 @@ def test_large_tiff_files_that_are_damaged_or_of_too_many_tiles_are_listed(tmp_p
     data = bytearray(Path("bad.tif").read_bytes())
     data[offset : offset + 40] = bytes(40)
     Path("bad.tif").write_bytes(data)
+    with tifffile.TiffWriter("pages.tif") as file:
+        for _ in range(2):
+            file.write(noise[:, :60], photometric="rgb", metadata=None)
+    Path("pages.tif").write_bytes(Path("pages.tif").read_bytes()[:-50])
     command = ["predict", "model.onnx", ".", "--out", "out", "--tile", "64", "--json"]
     assert main(command) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["images"] == 1 and Path("out/panoptic/good.png").is_file()
     reasons = {Path(row["file"]).name: row["reason"] for row in report["failed"]}
-    assert "damaged or cut off in part 21" in reasons["bad.tif"]
+    assert "damaged or cut off in part 21 of 30 of page 1 (" in reasons["bad.tif"]
+    assert "damaged or cut off in part 1 of 1 of page 2 (" in reasons["pages.tif"]
     assert "tiles, more than 50" in reasons["wide.tif"] and "\n" not in str(reasons)
 
 

@@ -51,6 +51,19 @@ def test_other_viewers_find_plain_keys_in_onnx_files(tmp_path):
     assert description(None).plain()["imgsz"] == "[640, 512]"  # of a file that takes any size
 
 
+@pytest.mark.parametrize("name", ["nuclei", "facade"])
+def test_the_bundled_files_have_plain_keys(name):
+    """Read with the package onnx alone, as other viewers do."""
+    model = onnx.load(WEIGHTS / f"{name}.onnx")
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    names = ast.literal_eval(told["names"])
+    assert {"nuclei": "nucleus", "facade": "window"}[name] in names.values()
+    assert list(names) == list(range(len(names)))
+    assert told["task"] == "panoptic"
+    sides, stride = ast.literal_eval(told["imgsz"]), int(told["stride"])
+    assert len(sides) == 2 and stride > 0 and all(side > 0 and side % stride == 0 for side in sides)
+
+
 def test_other_viewers_find_plain_keys_in_pt2_files(tmp_path):
     path = tmp_path / "m.pt2"
     program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))

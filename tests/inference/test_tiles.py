@@ -151,11 +151,17 @@ def test_every_tile_has_one_size_and_sees_the_overlap():
     assert (cover == 1).all() and len(tiling) == len(list(tiling))
 
 
+def test_tiles_of_a_narrow_image_are_narrow():
+    runtime, image = ColourRuntime(), painted(3, 4, 500, largest=3)
+    assert same(Predictor(runtime, tile=64)(image), Predictor(ColourRuntime(), tile=None)(image))
+    assert {shape[2:] for shape in runtime.shapes} == {(16, 64)}
+
+
 def test_tiles_are_automatic_for_models_that_keep_the_size_of_images():
     image = np.zeros((1100, 40, 3), np.uint8)
     native, fit = ColourRuntime(), ColourRuntime(mode="fit")
     Predictor(native)(image)
-    assert [shape[2:] for shape in native.shapes] == [(1024, 1024)] * 2
+    assert [shape[2:] for shape in native.shapes] == [(1024, 48)] * 2
     Predictor(fit)(image)
     assert [shape[2:] for shape in fit.shapes] == [(64, 64)]
     small = ColourRuntime()
@@ -163,7 +169,7 @@ def test_tiles_are_automatic_for_models_that_keep_the_size_of_images():
     assert [shape[2:] for shape in small.shapes] == [(1024, 48)]
     twice = ColourRuntime(scale=2.0)
     Predictor(twice)(image[:520])
-    assert [shape[2:] for shape in twice.shapes] == [(1024, 1024)] * 2
+    assert [shape[2:] for shape in twice.shapes] == [(1024, 48)] * 2
     with pytest.raises(ConfigError, match="a tile shows 10 pixels"):
         Predictor(ColourRuntime(), scale=100)
 

@@ -158,3 +158,18 @@ def test_a_model_of_six_channels_of_16_bits_is_exported(tmp_path: Path) -> None:
     mc.export_model(model.eval(), tmp_path / "model.onnx")  # compares the file with the model
     answers = [mc.Predictor(m)(tmp_path / "a.tif").ids for m in (model, tmp_path / "model.onnx")]
     np.testing.assert_array_equal(*answers)
+
+
+def test_of_channels_in_pages_the_broken_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for k in range(6):
+            file.write(BANDS[..., k], photometric="minisblack", compression="zlib", metadata=None)
+    assert read_image(path, channels=6, bits=16).shape[2] == 6
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[3].dataoffsets[0]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 8] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif: damaged or cut off in page 4 \("):
+        read_image(path, channels=6, bits=16)

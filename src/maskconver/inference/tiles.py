@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.config import InputConfig, PostprocessConfig
-from ..core.preprocess import prepare, stretch_levels
+from ..core.preprocess import prepare, scaled_size, stretch_levels
 from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
 from ..errors import ConfigError
@@ -97,7 +97,8 @@ class Tiles:
         overlap: pixels that neighbours share.
         align: tiles begin at multiples of this.
         input: of mode `native`, so that each tile is resized by the same factor.
-        canvas: (height, width) of the network's input.
+        canvas: (height, width) of the network's input, at most.
+        fixed: whether it is always that large.
         side: pixels of the image whose square the model's smallest areas are shares of.
         auto: nobody asked for tiles.
     """
@@ -107,6 +108,7 @@ class Tiles:
     align: int
     input: InputConfig
     canvas: tuple[int, int]
+    fixed: bool
     side: float
     auto: bool
 
@@ -115,6 +117,14 @@ class Tiles:
         if max(size[:2]) <= self.tile:
             return None
         return Tiling.of((size[0], size[1]), self.tile, self.overlap, align=self.align)
+
+    def canvas_for(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The network's input for the tiles of an image: no more of it than a narrow one needs."""
+        if self.fixed:
+            return self.canvas
+        step, sides = self.input.multiple, zip(self.canvas, scaled_size(size, self.input))
+        height, width = (min(most, -(-side // step) * step) for most, side in sides)
+        return height, width
 
     def config(self, config: PostprocessConfig, size: tuple[int, int]) -> PostprocessConfig:
         """The thresholds for a window: the same number of pixels in each."""
@@ -172,7 +182,7 @@ def tiles_of(
     side = max(config.size) / scale
     canvas = fixed or (-(-ceil(tile * scale) // multiple) * multiple,) * 2
     own = replace(config, mode="native", scale=scale, multiple=multiple)
-    tiles = Tiles(tile, shared, align, own, (canvas[0], canvas[1]), side, auto=not given)
+    tiles = Tiles(tile, shared, align, own, (canvas[0], canvas[1]), bool(fixed), side, auto=not given)
     Tiling.of((tile + 1, tile + 1), tile, shared, align=align)  # refuses overlaps before the first image
     return tiles
 
@@ -209,6 +219,7 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
             warnings.warn(ImageWarning(note.what, where=large.name, fix=note.fix), stacklevel=5)
 
     dark: list[ImageWarning | None] = []
+    canvas = tiles.canvas_for(tiling.size)
 
     def work(tile: Tile) -> tuple[tuple[NDArray[Any], Geometry] | None, dict[str, float]]:
         spent: dict[str, float] = {}
@@ -218,7 +229,7 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
         if predictor.skip_empty and (part == part[:1, :1]).all():
             return None, spent
         with timed(spent, "prepare"):
-            return prepare(part, tiles.input, dtype=dtype, canvas=tiles.canvas, levels=levels), spent
+            return prepare(part, tiles.input, dtype=dtype, canvas=canvas, levels=levels), spent
 
     mosaic, done = Mosaic(tiling.size, tiling.overlap, predictor.runtime.categories), 0
     with closing(look_ahead(work, tiling, batch)) as coming:

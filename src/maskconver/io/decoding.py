@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ..errors import ImageError
-from .opening import BITS, SAMPLES, identify
+from .opening import BITS, SAMPLES, identify, reason
 from .pixels import ImageWarning, to_bits, warn_about, with_channels, without_alpha
+from .tiff import damaged, require_sound
 
 BAND_PIXELS = 1 << 16
 
@@ -43,9 +44,14 @@ def decode(
     animated = image.format in ("GIF", "WEBP", "TIFF", "PNG") and getattr(image, "is_animated", False)
     if animated and not frame(image):
         warn_about(ImageWarning("has several frames; only the first is read", where=name), 3)
+    if image.format == "TIFF" and (file := getattr(image, "fp", None)) and getattr(image, "tile", None):
+        require_sound(file, name, page=frame(image))
     deep = _deep_colour(image, white_level, name)
     if deep is None:
-        image.load()
+        try:
+            image.load()
+        except (OSError, ValueError) as error:
+            raise damaged(reason(error), name, frame(image) if image.format == "TIFF" else None) from None
     turn = orientation_of(image)  # after load(): Pillow turns some TIFFs itself and then clears the entry
     if deep is not None:
         deep = without_alpha(deep, channels)  # whose full opacity would pass for a bright pixel

@@ -18,7 +18,7 @@ from .decoding import decode, frame, is_deep, orientation_of, other_channels, ra
 from .opening import BITS, SAMPLES, first_tags, name_of, open_file, opened, reason, reported
 from .pixels import ImageWarning as ImageWarning
 from .pixels import check_white_level, to_bits, with_channels, without_alpha
-from .tiff import read_bands, tiff_size
+from .tiff import read_bands, require_sound, tiff_size
 
 Result = TypeVar("Result")
 SUFFIXES = IMAGE_SUFFIXES
@@ -87,6 +87,7 @@ def _beyond_pillow(source: Any, name: str, kind: str, read: Callable[[BinaryIO, 
     file = open_file(source, name)
     file.seek(0)
     try:
+        require_sound(file, name)
         return read(file, name)
     except (ImageError, MemoryError):
         raise

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..core.segments import let_go
 from ..errors import ImageError, one_line
+from .tiff import JPEG, MAGIC, damaged, is_whole, require_sound
 
-MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 CACHE_BYTES = 1 << 27  # of decoded parts of a file that are kept, as windows overlap
 _ORIENTATION, _SPARSE = 274, 0
 _PLAIN, _YCBCR, _JPEG = (1, 2), 6, 7  # grey with 0 as black, and RGB; YCbCr that a decoder makes RGB
@@ -42,6 +42,8 @@ class TiffWindows:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        with Path(path).open("rb") as file:
+            require_sound(file, self.path, page=None)
         try:
             self._file = TiffFile(path)
             page = self._page = self._file.pages.first
@@ -108,6 +110,8 @@ class TiffWindows:
             except Exception as error:
                 raise self._damaged(error, index) from None
         try:
+            if page.compression in JPEG and not is_whole(data):
+                raise ValueError("it ends too early")
             values, _, (_, height, width, _) = page.decode(data, index, jpegtables=page.jpegtables)
         except Exception as error:
             raise self._damaged(error, index) from None
@@ -121,9 +125,9 @@ class TiffWindows:
         return part
 
     def _damaged(self, error: Exception, index: int | None = None) -> ImageError:
-        where = "" if index is None else f" in part {index + 1} of {len(self._page.dataoffsets)}"
-        what = f"damaged or cut off{where} ({one_line(error)})"
-        return ImageError(what, where=self.path, fix="copy or export it again")
+        if index is None:
+            return damaged(one_line(error), self.path)
+        return damaged(one_line(error), self.path, 0, index, len(self._page.dataoffsets))
 
     def close(self) -> None:
         """Close the file."""
