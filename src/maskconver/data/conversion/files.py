@@ -217,6 +217,11 @@ def plain_name(name: str) -> str:
     return re.sub(r"^(\.\./)+", "", name) if name not in (".", "..") else ""
 
 
+def stem_of(name: str) -> str:
+    """The last part of a name without its ending, by which files are paired; composed, unlike a Mac's."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem)
+
+
 def decoded(data: bytes, *, loose: bool = False) -> str:
     """Text in UTF-8 or UTF-16, or else Windows-1252; `loose` for a text that may be cut off in a letter."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
