@@ -113,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         parsed = parser.parse_args(rest)
         _require_groups(parser, parsed)
         _require_counts(parsed)
+        _require_names(parsed)
         return int(module.run(parser.instantiate(parsed)))
     except SystemExit as stop:  # after --help
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2
@@ -209,19 +210,37 @@ def _require_counts(parsed: Any) -> None:
             raise ConfigError(f"`{name}` must be at least 1, got {value}")
 
 
-_NO_TYPE = re.compile(
-    r"key \"([\w.]+)\": .*?Expected an? <class '(float|int|str|bool)'>.*(?:Given|Got) value: (.*)"
-)
+def _require_names(parsed: Any) -> None:
+    """Refuses empty names of files and folders: they would stand for the current folder."""
+    for name, value in vars(parsed).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ConfigError(f"`{name}` is empty; is a variable of the shell not set?")
+
+
+_PARSED = re.compile(r"key \"([\w.]+)\"(?: element \d+)?: (.*Expected .*)(?:Given|Got) value: (.*)")
+_KINDS = {
+    "float": "a finite number",
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "tuple": "a list such as [1, 2]",
+    "list": "a list",
+}
 
 
 def _plain(error: ArgumentError) -> str:
     """What the parser says, without the types of Python."""
-    found = _NO_TYPE.search(" ".join(str(error).split()))
-    kinds = {"float": "a finite number", "int": "a whole number", "str": "text", "bool": "true or false"}
-    if not found:
+    found = _PARSED.search(" ".join(str(error).split()))
+    expected = found[2].partition("Errors:")[2] or found[2] if found else ""
+    kinds = []
+    for kind, choices in re.findall(
+        r"Expected (?:an? )?(?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", expected
+    ):
+        kinds += [_KINDS.get(kind, "")] if kind else choices.replace("'", "").split(", ")
+    if not found or not any(kinds):
         return shown(error)
     option = found[1] if "." in found[1] else found[1].replace("_", "-")
-    return f"--{option} must be {kinds[found[2]]}, got {found[3]}"
+    return f"--{option} must be {' or '.join(filter(None, kinds))}, got {found[3]}"
 
 
 def _near_options(message: str, parser: Any) -> str:

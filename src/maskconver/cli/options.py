@@ -197,6 +197,16 @@ def data_paths(args: Namespace) -> DataPaths:
     return DataPaths(**{name: getattr(args, name) for name in PATHS})
 
 
+def require_ending(option: str, path: str | None, *endings: str) -> None:
+    """Refuses to write into a file of another kind, before anything is computed: it may be an input.
+
+    Raises:
+        ConfigError: names the option and what it writes.
+    """
+    if path and not path.lower().endswith(endings):
+        raise ConfigError(f"`{option}={path}` must end in {' or '.join(endings)}")
+
+
 _options: dict[str, Any] = {}  # of the command that runs, by name
 
 
