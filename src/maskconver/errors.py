@@ -6,6 +6,8 @@ that are options of the command as such: --max-pixels 200.
 
 from __future__ import annotations
 
+import re
+
 
 class Message(Exception):
     """One line, and the parts it is made of.
@@ -74,6 +76,7 @@ def one_line(error: BaseException | str) -> str:
     text = str(error)
     if "Original Traceback" in text:  # raised in a loader's worker: the last line is what was said there
         text = text.strip().splitlines()[-1].partition(": ")[2]
+    text = re.sub(r" <_io\.\w+ object at 0x\w+>", "", text)  # Pillow's name of what is no file
     line = " ".join(text.split()) or type(error).__name__
     return line if len(line) <= 2000 else f"{line[:1200]} … {line[-700:]}"
 

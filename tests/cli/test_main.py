@@ -223,3 +223,28 @@ def test_text_that_an_encoding_cannot_show_is_replaced(encoding: str) -> None:
     words = [sys.executable, "-m", "maskconver.cli", "--help"]
     done = subprocess.run(words, env=environment, capture_output=True, timeout=60)
     assert done.returncode == 0 and b"usage: maskconver" in done.stdout and done.stderr == b""
+
+
+def test_settings_are_shown_as_the_options_that_are_typed(tmp_path, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    assert main(["data", "convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    assert "say which with --from: coco" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["data", "convert", "", "out"], "`source` is empty"),
+        (["predict", "nuclei", "a.png", "--out", ""], "--out is empty"),
+        (
+            ["predict", "nuclei", "a.png", "--tile", "huge"],
+            "--tile must be a whole number or auto or none, got huge",
+        ),
+        (["export", "nuclei", "--to", "x"], "--to must be onnx or litert or torch-export or web, got x"),
+        (["report", "run", "--out", "run.json"], "--out run.json must end in .html"),
+    ],
+)
+def test_values_that_cannot_be_are_told_without_types_of_python(arguments, text, capsys) -> None:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert text in err and err.count("\n") == 1

@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -541,3 +542,35 @@ def test_tiles_are_an_option_of_predict_and_evaluate(folder, capsys):
     assert "--overlap applies to tiles; also give --tile" in capsys.readouterr().err
     assert main(["predict", "fake", "in", "--tile", "32", "--overlap", "32"]) == 2
     assert "--overlap 32 must be" in capsys.readouterr().err
+
+
+def test_an_annotation_is_not_replaced(folder, capsys):
+    annotation = '{"annotations": [{"segments_info": [{"id": 1, "area": 4}]}]}'
+    Path("panoptic.json").write_text(annotation)
+    assert main(["predict", "fake", "in", "--out", "."]) == 2
+    assert "panoptic.json is an annotation and would be replaced" in capsys.readouterr().err
+    assert Path("panoptic.json").read_text() == annotation
+
+
+@pytest.mark.parametrize("name", ["panoptic", "overlays", "labels"])
+def test_images_are_not_replaced_by_their_results(folder, capsys, name):
+    Path("in").rename(name)
+    assert main(["predict", "fake", name, "--out", "."]) == 2
+    assert "could be replaced by its result" in capsys.readouterr().err
+
+
+def test_a_table_never_replaces_an_image(folder, capsys):
+    image = next(Path("in").iterdir())
+    before = image.read_bytes()
+    assert main(["predict", "fake", "in", "--out", "out", "--table", str(image)]) == 2
+    assert "must end in .csv" in capsys.readouterr().err
+    assert image.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_pipes_are_passed_over_and_links_in_a_circle_fail_alone(folder, capsys):
+    os.mkfifo("in/pipe.png")
+    Path("in/self.png").symlink_to("self.png")
+    assert main(["predict", "fake", "in", "--out", "out"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("2 images") and "1 of 3 images failed" in err and "self.png" in err

@@ -215,6 +215,8 @@ class Analysis:
         quality = panoptic_quality(self.counts, self.categories).all.pq
         if math.isnan(quality):
             return "Nothing to judge: the images have no segments."
+        if not (self.mistakes.matched | self.mistakes.predicted).any():
+            return "The model finds nothing in these images. Train it longer, or lower the score threshold."
         cause = max(losses, key=losses.__getitem__)
         what = {
             "boundary": "inexact edges. A finer stride or a larger input helps",

@@ -23,6 +23,7 @@ from .options import (
     data_paths,
     postprocess_settings,
     progress_bar,
+    require_ending,
     shown,
 )
 
@@ -79,6 +80,7 @@ def run(args: Namespace) -> int:
 
     if args.worst < 0:
         raise ConfigError(f"`worst` must be 0 or more, got {args.worst}")
+    require_ending("out", args.out, ".html", ".htm")
     dataset = open_dataset(args.data, args.split, data_paths(args))
 
     def source(name: str) -> Any:

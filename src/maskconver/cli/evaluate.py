@@ -25,6 +25,7 @@ from .options import (
     postprocess_settings,
     progress_bar,
     refuse_old_options,
+    require_ending,
     shown,
     table,
     tile_settings,
@@ -89,6 +90,7 @@ def run(args: Namespace) -> int:
     from ..inference.evaluation import evaluate, tune, write_gallery
     from ..inference.predictor import Predictor
 
+    require_ending("tune", args.tune, ".safetensors")
     if args.tune and args.model.endswith(EXPORTED_SUFFIXES):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
     dataset = open_dataset(args.data, args.split, data_paths(args))

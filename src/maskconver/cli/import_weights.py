@@ -37,7 +37,9 @@ def run(args: Namespace) -> int:
     from ..models.checkpoint import save
     from ..models.inspect import count_parameters
     from ..models.registry import families
+    from .options import require_ending
 
+    require_ending("out", args.out, ".safetensors")
     importers = {family.name: family.importer for family in families() if family.importer}
     if args.kind not in importers:
         raise ConfigError(f'no published weights of kind "{args.kind}"; there are {", ".join(importers)}')

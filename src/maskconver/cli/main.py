@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         parsed = parser.parse_args(rest)
         _require_groups(parser, parsed)
         _require_counts(parsed)
+        _require_names(parsed)
         return int(module.run(parser.instantiate(parsed)))
     except SystemExit as stop:  # after --help
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2
@@ -206,14 +207,21 @@ def _require_counts(parsed: Any) -> None:
             raise ConfigError(f"`{name}` must be at least 1, got {value}")
 
 
-_NO_TYPE = re.compile(r"[Kk]ey \"([\w.]+)\": .*Expected an? .*(?:Given|Got) value: (.*)")
+def _require_names(parsed: Any) -> None:
+    """Refuses empty names of files and folders: they would stand for the current folder."""
+    for name, value in vars(parsed).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ConfigError(f"`{name}` is empty; is a variable of the shell not set?")
+
+
+_NO_TYPE = re.compile(r"[Kk]ey \"([\w.]+)\"(?: element \d+)?: .*Expected an? .*(?:Given|Got) value: (.*)")
 _EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\]|(.))")
 _KINDS = {
     "float": "a finite number",
     "int": "a whole number",
     "str": "text",
     "bool": "true or false",
-    "tuple": "a list",
+    "tuple": "a list such as [1, 2]",
     "list": "a list",
 }
 

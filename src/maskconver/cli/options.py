@@ -225,7 +225,17 @@ def data_paths(args: Namespace) -> DataPaths:
     return DataPaths(**{name: getattr(args, name) for name in PATHS})
 
 
-_options: set[str] = set()  # of the command that runs
+def require_ending(option: str, path: str | None, *endings: str) -> None:
+    """Refuses to write into a file of another kind, before anything is computed: it may be an input.
+
+    Raises:
+        ConfigError: names the option and what it writes.
+    """
+    if path and not path.lower().endswith(endings):
+        raise ConfigError(f"`{option}={path}` must end in {' or '.join(endings)}")
+
+
+_options: dict[str, Any] = {}  # of the command that runs, by name
 
 
 def use_options(parser: ArgumentParser) -> None:
@@ -245,14 +255,14 @@ def shown(message: BaseException | str) -> str:
 
 def _as_option(match: re.Match[str]) -> str:
     name, value = match[1], match[2]
-    dashed = "--" + name.replace("_", "-")
-    option = next((o for o in (dashed, f"--{name}") if o in _options), None)
+    own = (action.option_strings for action in _options.values() if action.dest == name)
+    option = next((o for names in own for o in names if o.startswith("--")), None)
     if option is None:
         ending = [o for o in _options if o.endswith(f".{name}")]
         option = ending[0] if len(ending) == 1 else None
     if option is None:
         return match[0]
-    option = option if "." in option else dashed
+    option = option if "." in option else option.replace("_", "-")
     option = "--data" if option == "--data.data" else option  # its short form
     return option if value is None else f"{option} {value}"
 

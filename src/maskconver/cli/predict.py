@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -51,6 +52,7 @@ from .options import (
     postprocess_settings,
     progress_bar,
     refuse_old_options,
+    require_ending,
     shown,
     tile_settings,
 )
@@ -146,6 +148,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver predict`; 0 when every image was segmented, 1 when some failed."""
+    require_ending("table", args.table, ".csv")
     if args.engine != "ray" and names_videos(args.paths):
         require_video_options(args)
         _require_writable(Path(args.out))
@@ -168,6 +171,7 @@ def run(args: Namespace) -> int:
         paths.sort(key=lambda path: (PurePosixPath(names[path]), path))
     image_ids = image_ids_from(args.ids_from, names)
     _require_writable(out)
+    _require_no_annotation(args, paths)
     if not in_parts and (out / "panoptic.json").exists():
         print(f"note: {out} holds an earlier result; files of the same names are replaced", file=sys.stderr)
     predictor = _predictor(args)
@@ -499,15 +503,19 @@ def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, st
 
     Earlier results are passed over where the output lies in an input folder.
     """
-    results = {(out / name).resolve() for name in ("panoptic", "overlays", "labels", "large", *FORMATS)}
+    results = {
+        Path(os.path.realpath(out / name)) for name in ("panoptic", "overlays", "labels", "large", *FORMATS)
+    }
     named = {Path(path) for path in paths}
     found: set[Path] = set()
     missing: list[tuple[str, str]] = []
     for path in paths:
         try:
-            real = Path(path).resolve()
+            real = Path(os.path.realpath(path))  # unlike `resolve`, also of links in a circle
             own = {r for r in results if not real.is_relative_to(r)}  # a folder of results may be named
-            found.update(p for p in list_images(path) if p in named or own.isdisjoint(p.resolve().parents))
+            for image in list_images(path):
+                if image in named or own.isdisjoint(Path(os.path.realpath(image)).parents):
+                    found.add(image)
         except ImageError as error:
             if len(paths) == 1:
                 raise
@@ -536,6 +544,21 @@ def _small(
 def _failure(path: str | Path, error: Exception) -> tuple[str, str]:
     text = error.text if isinstance(error, MaskconverError) and error.where == str(path) else error
     return str(path), shown(text)
+
+
+def _require_no_annotation(args: Namespace, paths: list[Path]) -> None:
+    """Refuses to write over images that are read, or over the annotation of a data set."""
+    out, fix = Path(args.out), "choose another folder with --out"
+    written = {Path(os.path.realpath(out / name)) for name in ("panoptic", "overlays", "labels")}
+    for path in paths:
+        if Path(os.path.realpath(path)).parent in written:
+            raise ConfigError(f"{path} could be replaced by its result", fix=fix)
+    own = out / "panoptic.json"
+    text = own.read_bytes() if own.is_file() and not args.no_masks else b""
+    if b'"area"' in text and b'"score"' not in text:  # every segment of a result has a score
+        raise ConfigError(f"{own} is an annotation and would be replaced", fix=fix)
+    if args.labels and (out / "images").is_dir() and (out / "classes.json").exists():
+        raise ConfigError(f"{out} is a label folder, whose annotation would be replaced", fix=fix)
 
 
 def _require_writable(folder: Path) -> None:

@@ -74,6 +74,8 @@ def report(
         more = ", …" if len(done.segments) > 5 else ""
         counted = f" ({common}{more})" if common else ""
         print(f"{done.images} images, {done.segments.total()} segments{counted}")
+        if done.images and not done.segments:
+            print("nothing found: try a lower --score-threshold, or train the model longer")
         print(f"{rate:.2f} images/s from reading to writing; {_shares(done.seconds)}")
         if done.before:
             print(f"{done.before} images were done before")

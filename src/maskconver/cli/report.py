@@ -29,6 +29,9 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs `maskconver report`."""
     from ..analysis.training import write_run_report
+    from .options import require_ending
+
+    require_ending("out", args.out, ".html", ".htm")
 
     print(f"saved {write_run_report(Path(args.run), Path(args.out) if args.out else None)}")
     return 0

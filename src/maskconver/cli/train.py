@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, one_line
@@ -194,4 +195,7 @@ def run(args: Any) -> int:
     for name, value in sorted(figures.items()):
         if name.startswith("val/"):
             print(f"{name[4:]:<12} {100 * value:6.2f}")
+    for what, name in (("model", "best.safetensors"), ("report", "report.html")):
+        if figures and (path := Path(config.out, name)).is_file():
+            print(f"{what}: {path}")
     return 0

@@ -139,7 +139,7 @@ class PostprocessConfig:
             if value is None and name.startswith("stuff_"):
                 continue
             if value is None or not 0 <= value <= 1:
-                raise ConfigError(f"{name} is a share and lies in 0…1, got {value}")
+                raise ConfigError(f"`{name}={value}` is a share; it must be between 0 and 1")
         if not 0 <= self.maskness < math.inf:
             raise ConfigError(f"maskness must be an exponent of 0 or more, got {self.maskness}")
         if self.fill_label is not None and self.fill_label < 0:

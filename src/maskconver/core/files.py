@@ -76,7 +76,11 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # not the temporary one
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

@@ -140,9 +140,9 @@ def require_same_categories(model: Categories, data: Categories) -> None:
     if found := differences(model, data, "the model", "the data"):
         text = "; ".join(text for _, text in found[:3]) + ("; …" if len(found) > 3 else "")
         raise ConfigError(
-            f"the model knows {model!r}, the data has {data!r}: {text}",
-            fix="evaluate on data with the model's categories, or fine-tune the model on this data first "
-            "(`init_from`)",
+            f"the model has other categories than the data: {text}",
+            fix="evaluate on data with the model's categories, or train on this data first, from the model "
+            "(maskconver train --init-from)",
         )
 
 

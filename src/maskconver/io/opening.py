@@ -44,6 +44,8 @@ def open_file(source: Any, name: str) -> BinaryIO:
     if not isinstance(source, str | os.PathLike):
         return source
     try:
+        if Path(source).is_fifo():  # opening it would wait for ever
+            raise ImageError("is a pipe, not a file", where=name)
         return Path(source).open("rb")
     except FileNotFoundError:
         raise ImageError("no such file", where=name) from None

@@ -237,7 +237,7 @@ def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 def _images_below(folder: Path) -> Iterator[Path]:
     for name in _walk(folder):
-        if not _is_hidden(name) and Path(name).suffix.lower() in SUFFIXES:
+        if not _is_hidden(name) and Path(name).suffix.lower() in SUFFIXES and not (folder / name).is_fifo():
             yield folder / name
 
 
@@ -246,7 +246,7 @@ def _matches(pattern: str) -> Iterator[Path]:
     for match in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207 (Path.glob has no rooted patterns)
         if match.is_dir():
             yield from _images_below(match)
-        elif match.suffix.lower() in wanted:
+        elif match.suffix.lower() in wanted and not match.is_fifo():  # it would be waited for
             yield match
 
 

@@ -38,7 +38,10 @@ def download(repository: str) -> Path:
 def reached(act: Callable[[], T], repository: str) -> T:
     """What the Hub answers; its many errors as one of ours."""
     from huggingface_hub import errors
+    from huggingface_hub.utils import logging
 
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its retries; what went wrong is in our message
     try:
         return act()
     except errors.RepositoryNotFoundError as error:
@@ -55,6 +58,8 @@ def reached(act: Callable[[], T], repository: str) -> T:
     except Exception as error:  # of the network, of the Hub's rights, of a name it does not take
         reason = first_line(error)
         raise CheckpointError(_UNREACHED.format(repository, reason)) from error
+    finally:
+        logging.set_verbosity(level)
 
 
-_UNREACHED = '"{}" is not a file here, and the Hugging Face Hub refuses it ({})'
+_UNREACHED = '"{}" is not a file here, and the Hugging Face Hub cannot be asked for it ({})'

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskconver.data.conversion.annotation import AnnotatedImage, Options, Reader
+from maskconver.data.conversion.annotation import AnnotatedImage, Faults, Options, Reader
 from maskconver.data.conversion.files import Files
+from maskconver.data.conversion.pairs import pair_masks
 from maskconver.data.conversion.registry import reader_of, recognise
 from maskconver.errors import DataError
 
@@ -361,3 +362,8 @@ def test_samples_of_data_sets_are_read_without_a_fault(
     reader, images = read(shared / "data/exports/datumaro" / folder, name)
     assert len(images) == count and faults(reader) == []
     assert all(image.path and image.path.is_file() for image in images)
+
+
+def test_a_mask_of_a_mac_belongs_to_its_image() -> None:
+    pairs = pair_masks(["images/\u00fc.png", "masks/u\u0308.png"], faults := Faults(), "in")
+    assert len(pairs) == 1 and not faults.errors

@@ -607,3 +607,17 @@ def test_the_exports_of_others(shared: Path, tmp_path: Path) -> None:
         result = convert(folder / name, tmp_path / str(number))
         assert (result.format, sum(result.splits.values()), result.errors) == (format, images, errors), name
     assert result.splits == {"train": 2, "val": 2, "test": 2}
+
+
+def test_an_angle_that_is_no_number_is_named(tmp_path: Path) -> None:
+    box = '<box label="cat" xtl="1" ytl="1" xbr="5" ybr="5" rotation="{}"/>'
+    boxes = box.format("NaN") + box.format("90")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "annotations.xml").write_text(
+        "<annotations><meta><task><labels><label><name>cat</name></label></labels></task></meta>"
+        f'<image id="0" name="a.png" width="8" height="8">{boxes}</image></annotations>'
+    )
+    result = convert(tmp_path / "in", tmp_path / "out", "cvat", images="none")
+    assert [str(f).partition("box 1: ")[2] for f in result.faults][
+        -1
+    ] == "a coordinate or angle is NaN or infinite"

@@ -107,3 +107,26 @@ def test_sets_of_boxes_and_sets_without_labels_are_refused(tmp_path: Path) -> No
     (tmp_path / "source" / "data.yaml").write_text("names: [a\ntrain: b\n")
     with pytest.raises(DataError, match=r"data.yaml: is not YAML"):
         convert(tmp_path / "source", tmp_path / "out")
+
+
+def test_names_that_yaml_takes_for_truth_values_stay_as_written(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": f"{CAT}\n{DOG}\n"}, names="[yes, no]")
+    convert(tmp_path / "source", tmp_path / "out")
+    assert {"yes", "no"} < shown(tmp_path / "out").keys()
+
+
+def test_a_broken_data_yaml_is_named(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": CAT}, names="[cat, dog")
+    with pytest.raises(DataError, match=r"data\.yaml: is not YAML"):
+        convert(tmp_path / "source", tmp_path / "out")
+
+
+def test_a_label_file_of_a_mac_belongs_to_its_image(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    photo(source / "photos" / "\u00fc.png")
+    label = source / "outlines" / "u\u0308.txt"
+    label.parent.mkdir()
+    label.write_text(CAT)
+    (source / "classes.txt").write_text("cat\n")
+    result = convert(source, tmp_path / "out", "yolo-seg")
+    assert not result.errors and shown(tmp_path / "out")["cat"] > 0

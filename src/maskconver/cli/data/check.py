@@ -19,7 +19,7 @@ from ...data.check.gallery import write_gallery
 from ...data.check.run import Report, SplitReport, check_dataset, proposals_for
 from ...io.images import MAX_PIXELS
 from ...io.panoptic_rows import Defect
-from ..options import add_data_paths, data_paths, progress_bar, table
+from ..options import add_data_paths, data_paths, progress_bar, require_ending, table
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -53,6 +53,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Check and print; returns the exit code."""
+    require_ending("gallery", args.gallery, ".png", ".jpg", ".jpeg")
     with ExitStack() as bars:
 
         def progress(split: str, total: int) -> Callable[[], None]:

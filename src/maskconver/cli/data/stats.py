@@ -68,7 +68,8 @@ def run(args: Namespace) -> int:
             path.write_text(text, encoding="utf-8")
         if not args.json:
             data = f" --data {args.data}" if args.data else ""
-            print(f"\nwrote it; train with: maskconver train --config {args.write_recipe}{data}")
+            command = f"maskconver train --config {args.write_recipe}{data} --out runs/mine"
+            print(f"\nsaved {args.write_recipe}; train with: {command}")
     return 1 if stats.unreadable else 0
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import atomic_path
-from ...errors import ConfigError, MissingExtraError
+from ...errors import MissingExtraError
+from ..options import require_ending
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -25,8 +26,7 @@ def require_png(path: str) -> Path:
     Raises:
         ConfigError: another kind of file.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise ConfigError(f"--png {path}: figures are PNG files; give a name that ends in .png")
+    require_ending("png", path, ".png")
     return Path(path)
 
 

@@ -7,6 +7,7 @@ import mmap
 import os
 import posixpath
 import re
+import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
@@ -217,6 +218,11 @@ def plain_name(name: str) -> str:
     return re.sub(r"^(\.\./)+", "", name) if name not in (".", "..") else ""
 
 
+def stem_of(name: str) -> str:
+    """The last part of a name without its ending, by which files are paired; composed, unlike a Mac's."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem)
+
+
 def decoded(data: bytes, *, loose: bool = False) -> str:
     """Text in UTF-8 or UTF-16, or else Windows-1252; `loose` for a text that may be cut off in a letter."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -280,7 +286,11 @@ def _walk(folder: Path, refused: list[str], skip: Path | None) -> Iterator[str]:
             if name.startswith("."):
                 continue
             full = os.path.join(root, name)  # noqa: PTH118
-            if os.path.islink(full) and not is_below(os.path.realpath(full), top):  # noqa: PTH114
+            try:
+                mode = os.lstat(full).st_mode
+            except OSError:  # vanished
+                continue
+            if stat.S_ISLNK(mode) and not is_below(os.path.realpath(full), top):
                 refused.append(prefix + name)
-            else:
+            elif stat.S_ISLNK(mode) or stat.S_ISREG(mode):  # no pipes, which would be waited for
                 yield prefix + name

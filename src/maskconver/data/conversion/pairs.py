@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ...core.files import IMAGE_SUFFIXES
 from .annotation import Faults
+from .files import stem_of
 
 MASK_FOLDERS = frozenset(
     {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "gts", "groundtruth"}
@@ -77,11 +78,11 @@ def pair_masks(names: list[str], faults: Faults, where: str) -> list[Pair]:
             masks.append((str(path), tuple(p for p in parts if p not in MASK_FOLDERS)))
         elif not folders & IMAGE_FOLDERS or IMAGE_FOLDERS & {*parts}:
             kept = tuple(p for p in parts if p not in IMAGE_FOLDERS)
-            for stem in {path.stem, _IMAGE_NAME.sub("", path.stem)}:
+            for stem in {own := stem_of(str(path)), _IMAGE_NAME.sub("", own)}:
                 images[kept, stem].append(str(path))
     of_image: dict[str, list[str]] = defaultdict(list)
     for mask, kept in masks:
-        stem = PurePosixPath(mask).stem
+        stem = stem_of(mask)
         bare = _MASK_START.sub("", _MASK_ENDING.sub("", stem))
         stems = (stem, bare, _IMAGE_NAME.sub("", bare))
         fitting: list[str] = next((found for s in stems if (found := images.get((kept, s)))), [])

@@ -18,7 +18,7 @@ from ...errors import DataError, one_line
 from ...io.label_png import read_classes, stored_values
 from ..layout import CLASSES_FILES
 from .annotation import AnnotatedImage, IdSegment, Shape, SourceClass
-from .files import Files
+from .files import Files, stem_of
 
 _GREY = ("1", "L", "P", "I", "I;16", "I;16B", "F")
 
@@ -133,6 +133,9 @@ def _open(path: Path, where: str, *, colours: bool) -> NDArray[Any]:
         raise DataError(f"cannot be read ({one_line(error)})", where=where, kind="unreadable-mask") from None
     if data.startswith(LFS_POINTER):
         raise DataError("not an image", where=where, fix=LFS_FIX, kind="unreadable-mask")
+    if not data:
+        fix = "copy or export it again"
+        raise DataError("the file is empty (0 bytes)", where=where, fix=fix, kind="unreadable-mask")
     if data[:2] == b"\xff\xd8" and not colours:
         fix = "export the masks as PNG"
         raise DataError(
@@ -202,7 +205,7 @@ class SemanticPngs:
         for name in files.names:
             path = PurePosixPath(name)
             if path.suffix.lower() == ".png" and self.FOLDERS & {p.lower() for p in path.parts[:-1]}:
-                self.masks.setdefault(path.stem, []).append(name)
+                self.masks.setdefault(stem_of(name), []).append(name)
         lists = [n for n in files.names if posixpath.basename(n) in CLASSES_FILES] if self.masks else []
         self.named = min(lists, key=lambda n: (n.count("/"), n), default="")
         self.classes: list[SourceClass] = []
@@ -219,8 +222,7 @@ class SemanticPngs:
         Raises:
             DataError: it cannot be read, or has another size than the image is said to have.
         """
-        path = PurePosixPath(image.name)
-        found = self.masks.get(path.stem, []) if self._names else []
+        found = self.masks.get(stem_of(image.name), []) if self._names else []
         if not found:
             return []
         name = next((n for n in found if image.split and image.split in n.split("/")), found[0])

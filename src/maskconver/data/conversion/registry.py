@@ -62,11 +62,29 @@ def recognise(files: Files) -> tuple[type[Reader], str]:
     if not found:
         if other := _other(files):
             raise DataError(other, where=where, fix="export outlines or masks from the tool it was made with")
+        _require_sound(files)
         known = ", ".join(FORMATS)
         fix = f"say which with `from_format`: {known}"
         raise DataError("no annotation format is recognised here", where=where, fix=fix)
     names = ", ".join(f"{reader.name} ({why})" for reader, why in found)
     raise DataError(f"several formats fit: {names}", where=where, fix="say which with `from_format`")
+
+
+def _require_sound(files: Files) -> None:
+    """Refuses the first annotation file that cannot be read: no reader recognised it.
+
+    Raises:
+        DataError: it is not JSON, XML or YAML, as its name says.
+    """
+    from .readers.yolo import read_yaml
+    from .tool import xml_elements
+
+    for name in files.matching(".json")[:5]:
+        files.json(name)
+    for name in files.matching(".yaml", ".yml")[:5]:
+        read_yaml(files, name)
+    for name in files.matching(".xml")[:5]:
+        list(xml_elements(files, name))
 
 
 # What lies there instead: part of a file's name, of its beginning, and what to say of it.

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from ...core.files import LFS_FIX, atomic_path
 from ...core.segments import lookup
 from ...errors import ConfigError, DataError, ImageError, MaskconverError, one_line
+from ...io.decoding import orientation_of
 from ...io.images import image_size
 from ...io.lock import Lock, hold
+from ...io.opening import opened
 from .annotation import AnnotatedImage, Edges, Fault, Faults, Images, Options, Overlaps, Reader
 from .archive import unpack
 from .classes import ClassPlan, plan_classes
@@ -194,7 +196,7 @@ def _convert(
         faults = Faults()
         files = _files(source, out, partial, options, faults)
         reader, reason = _reader(files, from_format, options)
-        if not reader.classes and next(reader.images(), None) is None:
+        if not reader.classes and (reader.faults.listed or next(reader.images(), None) is None):
             raise _nothing(reader.faults, source)  # it says why, better than the missing classes do
         reader.faults.errors.update(faults.errors)
         reader.faults.listed[:0] = faults.listed
@@ -391,9 +393,11 @@ def _size(image: AnnotatedImage) -> tuple[int, int]:
     except ImageError as error:
         raise DataError(error.text, where=error.where or image.where, kind="bad-image") from None
     if stated not in (None, size):
-        turned = "; the image is turned by its EXIF tag" if stated == size[::-1] else ""
-        what = f"annotated at {_by(stated)}, but the image {image.path or 'in it'} is {_by(size)}{turned}"
-        raise DataError(what, kind="size-mismatch")
+        what = f"annotated at {_by(stated)}, but the image {image.path or 'in it'} is {_by(size)}"
+        with opened(source, image.where) as file:
+            turned = stated == size[::-1] and orientation_of(file) >= 5
+        text = "turned by its EXIF tag; annotate it as viewers show it, or remove the tag"
+        raise DataError(f"{what}, {text}" if turned else what, kind="size-mismatch")
     return size
 
 

@@ -69,6 +69,8 @@ class ToolReader(Reader):
         for label, entry in entries:
             try:
                 shape = make(entry)
+                if isinstance(shape, Shape) and not all(np.isfinite(p).all() for p in shape.polygons or ()):
+                    raise DataError("a coordinate or angle is NaN or infinite", kind="bad-polygon")
             except DataError as error:
                 self.faults.add(error.kind or "bad-shape", f"{where}, {label}", error.text)
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -160,6 +160,7 @@ function strip() {
   images.forEach((image, index) => {
     const button = document.createElement("button"), small = document.createElement("canvas");
     button.type = "button";
+    button.title = image.name;
     button.setAttribute("aria-label", image.name);
     button.setAttribute("aria-current", String(image === current));
     const scale = 64 / (image.height || 64);

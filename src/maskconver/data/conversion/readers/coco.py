@@ -123,7 +123,7 @@ class _File:
                 reader.faults.add("bad-category", f"{self.where}, categories[{number}]", text)
             else:
                 rows[number_] = row
-        names = {i: str(row.get("name") or i) for i, row in rows.items()}
+        names = {i: " ".join(str(row.get("name") or "").split()) or str(i) for i, row in rows.items()}
         above = {str(row.get("supercategory")) for i, row in rows.items()}
         found = []
         for i, row in rows.items():

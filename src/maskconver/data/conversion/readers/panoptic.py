@@ -13,7 +13,7 @@ from PIL import Image
 from ....core.categories import Categories
 from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Reader
-from ..files import Files
+from ..files import Files, stem_of
 from ..pixels import named_segments, read_colours
 from ..ready import PanopticPngs, source_classes
 from .coco import PANOPTIC, first_outline, looks_like_coco, near, split_of
@@ -110,7 +110,7 @@ class TwoChannels(Reader):
         self.classes = source_classes(categories)
         self._photos: dict[str, list[str]] = {}
         for photo in set(files.image_names()).difference(self.names):
-            self._photos.setdefault(PurePosixPath(photo).stem, []).append(photo)
+            self._photos.setdefault(stem_of(photo), []).append(photo)
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
@@ -123,7 +123,7 @@ class TwoChannels(Reader):
     def one(self, name: str) -> AnnotatedImage:
         where = self.files.where(name)
         stem = PurePosixPath(name).stem
-        photos = self._photos.get(stem, [])
+        photos = self._photos.get(stem_of(name), [])
         same = [p for p in photos if PurePosixPath(p).parent.name == PurePosixPath(name).parent.name]
         photo = (same or photos or [f"{stem}.jpg"])[0]
         path = self.image(photo, posixpath.dirname(name))

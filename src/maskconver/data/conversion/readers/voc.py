@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from ....errors import DataError
 from ..annotation import AnnotatedImage, Options, Reader, SourceClass
 from ..colors import ColorTable, UnknownColors, read_color_file, to_numbers
-from ..files import Files
+from ..files import Files, stem_of
 from ..pairs import SPLITS
 from ..pixels import named_segments, read_colours, read_values
 
@@ -70,12 +71,12 @@ class Voc(Reader):
                 split = SPLITS[path.stem.lower()]
                 for line in self.files.text(name).splitlines():
                     if line.strip():
-                        found.setdefault(line.split()[0], split)
+                        found.setdefault(unicodedata.normalize("NFC", line.split()[0]), split)
         return found
 
     def images(self) -> Iterator[AnnotatedImage]:
         """One image a class PNG; those that a list names without a PNG are counted."""
-        there = {PurePosixPath(n).stem for n in self.names}
+        there = {stem_of(n) for n in self.names}
         missing = [s for s, split in self._splits.items() if s not in there and split != "test"]
         for stem in missing:
             where = self.files.where("ImageSets/Segmentation")
@@ -106,7 +107,7 @@ class Voc(Reader):
         ids[keys < 0] = -1
         height, width = classes.shape
         shown = f"{stem}{image.suffix if image else '.jpg'}"
-        split = self._splits.get(stem, "")
+        split = self._splits.get(stem_of(name), "")
         return AnnotatedImage(shown, image, where, split, width, height, ids=ids, segments=segments)
 
     def _numbers(self, name: str, where: str) -> NDArray[np.int32]:

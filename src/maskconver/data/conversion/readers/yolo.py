@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from ....core.files import load_yaml
 from ....errors import DataError, ImageError, first_line
 from ....io.images import image_size
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
-from ..files import Files, plain_name
+from ..files import Files, plain_name, stem_of
 from ..geometry import polygon
 from ..splits import split_name
 
@@ -38,7 +37,7 @@ class Yolo(Reader):
                 "give the folder of a YOLO data set, or its data.yaml", where=files.where(files.only)
             )
         described = _yaml_file(files)
-        content = _yaml(files, described) if described else {}
+        content = read_yaml(files, described) if described else {}
         names = _names(content.get("names")) if content else _listed(files)
         if not names:
             raise DataError("no file names the classes (data.yaml or classes.txt)", where=files.where(""))
@@ -49,7 +48,7 @@ class Yolo(Reader):
             raise DataError("no label files (.txt)", where=files.where(""))
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
         for label in self._labels:
-            self._by_stem[PurePosixPath(label).stem].append(label)
+            self._by_stem[stem_of(label)].append(label)
         self._images = self._find_images(content, posixpath.dirname(described or ""))
         self.count = len(self._images)
 
@@ -119,7 +118,7 @@ class Yolo(Reader):
         for name in [*tries, f"{stem}.txt"]:
             if name in self._labels:
                 return name
-        same = self._by_stem.get(parts[-1], [])
+        same = self._by_stem.get(stem_of(image), [])
         return same[0] if len(same) == 1 else None
 
     def images(self) -> Iterator[AnnotatedImage]:
@@ -149,9 +148,9 @@ class Yolo(Reader):
                     self.faults.note("empty-label-files")
             yield image
         left = [n for n, used in self._labels.items() if not used and _looks_like_label(self.files.head(n))]
-        there = {PurePosixPath(n).stem for n in self.files.image_names()} if left else set()
+        there = {stem_of(n) for n in self.files.image_names()} if left else set()
         for label in left:
-            if PurePosixPath(label).stem in there:
+            if stem_of(label) in there:
                 self.faults.note("label-files-outside-the-splits-of-data-yaml")
             else:
                 text = "there is no image of this name"
@@ -195,9 +194,17 @@ def _yaml_file(files: Files) -> str | None:
     return min(found, key=lambda n: (n.count("/"), n), default=None)
 
 
-def _yaml(files: Files, name: str) -> dict[str, Any]:
+def read_yaml(files: Files, name: str) -> dict[str, Any]:
+    """The content of a YAML file; `names` as texts.
+
+    Raises:
+        DataError: it cannot be read or is not YAML.
+    """
     try:
-        content = load_yaml(files.text(name))
+        text = files.text(name)
+        content = load_yaml(text)
+        if isinstance(content, dict):  # `no` is the name of a class here, and 007 as well
+            content["names"] = yaml.load(text, yaml.BaseLoader).get("names")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"is not YAML ({first_line(error)})", where=files.where(name)) from None
     return content if isinstance(content, dict) else {}
