@@ -2,7 +2,7 @@
 
 Run: .venv/bin/python benchmarks/tiles.py [--side 8192]             time beyond the network
      .venv/bin/python benchmarks/tiles.py --memory [--side 20000]   a TIFF, without a network
-     .venv/bin/python benchmarks/tiles.py --slide [--side 20000]    a TIFF, by the network: about ten minutes
+     .venv/bin/python benchmarks/tiles.py --slide [--side 20000]    a TIFF, by the network: minutes
      .venv/bin/python benchmarks/tiles.py --others [--side 2048]    SAHI and StarDist beside ours
      .venv/bin/python benchmarks/tiles.py --data my_data            PQ of its large images, whole and in tiles
 

@@ -42,7 +42,9 @@ def require_sound(file: BinaryIO, name: str, *, page: int | None = 0) -> None:
         for number, tags in enumerate(_pages(file, size)):
             if tags.keys() & set(_OWN_RULES):
                 return
-            offsets, sizes = (next((tags[t] for t in both if t in tags), []) for both in (_OFFSETS, _SIZES))
+            nothing = np.zeros(0, np.int64)
+            offsets = next((tags[tag] for tag in _OFFSETS if tag in tags), nothing)
+            sizes = next((tags[tag] for tag in _SIZES if tag in tags), nothing)
             if not len(sizes) or len(offsets) != len(sizes):
                 continue
             kind = int(tags[_COMPRESSION][0]) if _COMPRESSION in tags else 1
@@ -50,13 +52,15 @@ def require_sound(file: BinaryIO, name: str, *, page: int | None = 0) -> None:
             if kind == 1:  # some writers state any size of values that are not compressed
                 outside &= sizes <= size
             if outside.any():
-                raise damaged("it lies outside the file", name, number, int(outside.argmax()), len(sizes))
+                raise damaged(
+                    "it lies outside the file", name, number, part=int(outside.argmax()), parts=len(sizes)
+                )
             plain = _FILL_ORDER not in tags or tags[_FILL_ORDER][0] == 1
             if number == page and (kind in JPEG or (kind in _DEFLATE and plain)):
                 for i, (offset, length) in enumerate(zip(offsets.tolist(), sizes.tolist())):
                     file.seek(offset)
                     if length and (why := _fault(file.read(length), kind)):
-                        raise damaged(why, name, number, i, len(sizes))
+                        raise damaged(why, name, number, part=i, parts=len(sizes))
     except (ValueError, KeyError, OverflowError):
         raise damaged("its directory cannot be read", name, number + 1) from None
     finally:
@@ -84,7 +88,7 @@ def _fault(data: bytes, kind: int) -> str:
 
 
 def damaged(
-    what: str, name: str, page: int | None = None, part: int | None = None, parts: int = 0
+    what: str, name: str, page: int | None = None, *, part: int | None = None, parts: int = 0
 ) -> ImageError:
     """The error about a page, and a part of it; both from 0."""
     places = [f"part {part + 1} of {parts}"] if part is not None else []

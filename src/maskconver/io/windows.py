@@ -127,7 +127,8 @@ class TiffWindows:
     def _damaged(self, error: Exception, index: int | None = None) -> ImageError:
         if index is None:
             return damaged(one_line(error), self.path)
-        return damaged(one_line(error), self.path, 0, index, len(self._page.dataoffsets))
+        parts = len(self._page.dataoffsets)
+        return damaged(one_line(error), self.path, 0, part=index, parts=parts)
 
     def close(self) -> None:
         """Close the file."""
