@@ -238,9 +238,9 @@ def test_settings_are_shown_as_the_options_that_are_typed(tmp_path, capsys) -> N
         (["predict", "nuclei", "a.png", "--out", ""], "--out is empty"),
         (
             ["predict", "nuclei", "a.png", "--tile", "huge"],
-            "--tile must be a whole number or auto or none, got huge",
+            "--tile must be a whole number, auto or none, got huge",
         ),
-        (["export", "nuclei", "--to", "x"], "--to must be onnx or litert or torch-export or web, got x"),
+        (["export", "nuclei", "--to", "x"], "--to must be onnx, litert, torch-export or web, got x"),
         (["report", "run", "--out", "run.json"], "--out run.json must end in .html"),
     ],
 )
