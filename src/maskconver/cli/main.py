@@ -214,8 +214,8 @@ def _require_names(parsed: Any) -> None:
             raise ConfigError(f"`{name}` is empty; is a variable of the shell not set?")
 
 
-_NO_TYPE = re.compile(r"[Kk]ey \"([\w.]+)\"(?: element \d+)?: .*Expected an? .*(?:Given|Got) value: (.*)")
-_EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\]|(.))")
+_NO_TYPE = re.compile(r"[Kk]ey \"([\w.]+)\"(?: element \d+)?: .*Expected .*(?:Given|Got) value: (.*)")
+_EXPECTED = re.compile(r"Expected (?:an? )?(?:<class '(\w+)'>|typing\.Literal\[(.*?)\]|(.))")
 _KINDS = {
     "float": "a finite number",
     "int": "a whole number",
