@@ -251,3 +251,13 @@ class Scaling(FakeRuntime):
         index = np.minimum(np.arange(number), 1)
         scores = np.where(np.arange(number) < 2, found.scores[:, index], 0).astype(np.float32)
         return Proposals(scores, found.labels[:, index], found.mask_logits[:, index])
+
+
+@pytest.mark.parametrize(
+    ("which", "text"), [("none", "The model finds nothing"), ("same", "Nothing is lost")]
+)
+def test_advice_where_everything_or_nothing_is_found(which: str, text: str) -> None:
+    gt, labels = boxes((2, 2, 10, 10)), [0]
+    pred, found = (gt, labels) if which == "same" else (np.zeros_like(gt), list[int]())
+    mistakes = causes_of(pred, found, gt, labels)
+    assert Analysis(CATEGORIES, mistakes, ["a.png"], [0]).advice().startswith(text)

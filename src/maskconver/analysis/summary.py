@@ -217,6 +217,8 @@ class Analysis:
             return "Nothing to judge: the images have no segments."
         if not (self.mistakes.matched | self.mistakes.predicted).any():
             return "The model finds nothing in these images. Train it longer, or lower the score threshold."
+        if quality > 0.9999:
+            return "Nothing is lost: every segment is found, with its outline and name."
         cause = max(losses, key=losses.__getitem__)
         what = {
             "boundary": "inexact edges. A finer stride or a larger input helps",

@@ -214,8 +214,8 @@ def _require_names(parsed: Any) -> None:
             raise ConfigError(f"`{name}` is empty; is a variable of the shell not set?")
 
 
-_NO_TYPE = re.compile(r"[Kk]ey \"([\w.]+)\"(?: element \d+)?: .*Expected an? .*(?:Given|Got) value: (.*)")
-_EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*?)\]|(.))")
+_NO_TYPE = re.compile(r"[Kk]ey \"([\w.]+)\"(?: element \d+)?: .*Expected .*(?:Given|Got) value: (.*)")
+_EXPECTED = re.compile(r"Expected (?:an? )?(?:<class '(\w+)'>|typing\.Literal\[(.*?)\]|(.))")
 _KINDS = {
     "float": "a finite number",
     "int": "a whole number",
@@ -244,7 +244,8 @@ def _plain(error: ArgumentError) -> str:
 
 def _near_options(message: str, parser: Any) -> str:
     """The options nearest to the first one of the message that there is not."""
-    unknown = message.partition("nrecognized arguments: ")[2].split()
+    field = re.search(r"Option '([\w.]+)' is not accepted", message)  # of a recipe
+    unknown = [f"--{field[1]}"] if field else message.partition("nrecognized arguments: ")[2].split()
     if not unknown or not unknown[0].startswith("--"):
         return ""
     near = get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=3)
