@@ -110,7 +110,8 @@ def make(
             export(model, path, size=(size, size), proposals=50, images=images[:1])
         if path := missing(f"plain_{size}"):
             export(plain, path, size=(size, size), proposals=50, images=images[:1])
-        mask = torch.rand(1, 50, size // 8, size // 8)
+        with torch.inference_mode():
+            mask = model.eval().predict(torch.zeros(1, 3, size, size), 50).mask_logits.clone()
         example = (
             torch.rand(1, 50),
             torch.zeros(1, 50, dtype=torch.int64 if kind == "onnx" else torch.int32),

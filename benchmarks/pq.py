@@ -29,6 +29,7 @@ from PIL import Image
 
 from harness import arguments, fresh, in_turn, machine, median, medians, table
 from maskconver.core.categories import Categories
+from maskconver.core.processes import keep_freed_memory
 from maskconver.io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from maskconver.metrics.files import panoptic_quality_files
 from maskconver.metrics.panoptic_quality import PanopticQuality
@@ -197,6 +198,7 @@ def vernier(pairs: list[Pair], categories: Categories) -> dict[str, Any]:
 
 def files(gt: Path, pred: Path, images: int, rounds: int) -> None:
     """Prints ours beside hotcoco, JSON reading and starting of worker processes included."""
+    keep_freed_memory()  # as `maskconver pq` does
     rows: dict[str, list[tuple[float, float, float]]] = {}
     values = set()
     for _ in range(rounds):

@@ -207,3 +207,13 @@ def test_a_recipe_that_names_no_model_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"names no model; give one with `model\.name`"):
         config_of(Namespace(model=Namespace(proposals=3)))
+
+
+def test_a_description_with_more_deviations_than_means_is_damaged() -> None:
+    onnx = pytest.importorskip("onnx")
+    file = onnx.load(Path(__file__).parents[2] / "src/maskconver/weights/nuclei.onnx")
+    (text,) = (entry.value for entry in file.metadata_props if '"percentiles"' in entry.value)
+    rows = json.loads(text)
+    rows["input"]["std"].append(1.0)
+    with pytest.raises(CheckpointError, match="damaged description"):
+        Exported.from_json(json.dumps(rows), "nuclei.onnx")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from ..core.processes import keep_freed_memory
 from ..errors import ConfigError
 from ..metrics.files import FilesResult, panoptic_quality_files
 from ..metrics.panoptic_quality import ClassQuality, GroupQuality
@@ -45,6 +46,7 @@ def run(args: Namespace) -> int:
         def progress(title: str, total: int) -> Callable[[], None]:
             return bars.enter_context(progress_bar(title, total))
 
+        keep_freed_memory()
         result = panoptic_quality_files(
             args.gt,
             args.pred,

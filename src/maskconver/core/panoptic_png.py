@@ -52,15 +52,6 @@ def read_panoptic_png(source: str | os.PathLike[str] | bytes, name: str = "") ->
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = name or ("PNG" if isinstance(source, bytes) else os.fspath(source))
-    return panoptic_ids(panoptic_pixels(data, name))
-
-
-def panoptic_pixels(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.int32]:
-    """What `read_panoptic_png` reads, as the decoder gives it: `panoptic_ids` makes ids of either form.
-
-    Returns:
-        (H, W, 3) uint8 colours, or (H, W) int32 ids where there was more than RGB to decode.
-    """
     width, height, depth, colour = _header(data, name, rust=_rust is not None)
     if colour in (_GREY, _GREY_ALPHA) or depth == 16:
         what = "16 bits a channel" if depth == 16 else "one grey channel"
@@ -69,22 +60,11 @@ def panoptic_pixels(data: bytes, name: str) -> NDArray[np.uint8] | NDArray[np.in
         raise DataError(f"{width}×{height} pixels are more than {MAX_PIXELS} and are refused", where=name)
     try:
         fast = _rust is not None and colour == _RGB
-        return _decode_fast(data, (height, width)) if fast else _decode(data)
+        ids = _decode_fast(data, (height, width)) if fast else _decode(data)
     except (RuntimeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         what = f"the PNG is damaged ({one_line(error)})"
         raise DataError(what, where=name, fix="copy or download it again") from None
-
-
-def panoptic_ids(pixels: NDArray[Any]) -> NDArray[Any]:
-    """(…) int32 ids of (…, 3) uint8 colours, in C order; ids stay as they are."""
-    if pixels.dtype != np.uint8:
-        return pixels
-    ids = np.empty(pixels.size // 3, np.int32)
-    # Each colour is read as the first three of four bytes, in place; the last one has no fourth.
-    ids[:-1] = np.ndarray(max(len(ids) - 1, 0), "<i4", pixels, strides=(3,))
-    ids[-1:] = int.from_bytes(pixels.ravel()[-3:].tobytes(), "little")
-    ids &= 0xFFFFFF
-    return ids.reshape(pixels.shape[:-1])
+    return ids
 
 
 def write_panoptic_png(path: str | os.PathLike[str], ids: NDArray[Any]) -> None:
@@ -180,13 +160,20 @@ def _header(data: bytes, name: str, rust: bool) -> tuple[int, int, int, int]:
     raise DataError(what, where=name, fix="copy or download it again")
 
 
-def _decode_fast(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Colours of 8 bits, through kornia-rs."""
+def _decode_fast(data: bytes, size: tuple[int, int]) -> NDArray[np.int32]:
+    """RGB of 8 bits, through kornia-rs."""
     assert _rust is not None
     try:
-        return np.ascontiguousarray(_rust.decode_image_png_u8(data, size, "rgb"))
+        colours: NDArray[np.uint8] = np.ascontiguousarray(_rust.decode_image_png_u8(data, size, "rgb"))
     except Exception as error:  # its errors have no common class
         raise OSError(str(error)) from None
+    height, width = size
+    ids = np.empty(height * width, np.int32)
+    # Each colour is read as the first three of four bytes, in place; the last one has no fourth.
+    ids[:-1] = np.ndarray(height * width - 1, "<i4", colours, strides=(3,))
+    ids[-1] = int.from_bytes(colours[-1, -1].tobytes(), "little")
+    ids &= 0xFFFFFF
+    return ids.reshape(height, width)
 
 
 def _decode(data: bytes) -> NDArray[np.int32]:

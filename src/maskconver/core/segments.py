@@ -89,13 +89,12 @@ def reversed_channels_hint(ids: NDArray[np.integer], listed: NDArray[np.integer]
     return "; with red and blue exchanged they would fit: write the PNG as RGB, not BGR" if fits else ""
 
 
-def run_starts(*maps: NDArray[np.integer], width: int | None = None, step: int = 1) -> NDArray[np.int64]:
+def run_starts(*maps: NDArray[np.integer], width: int | None = None) -> NDArray[np.int64]:
     """Where a run of pixels begins that have one value in each map: the first pixel, and every change.
 
     Args:
         maps: (P,) each, of one length.
         width: a run ends with its row of so many pixels, too.
-        step: each value is compared with the one so many places before it, e.g. 3 for RGB.
 
     Returns:
         (R,) int64 ascending; empty for empty maps.
@@ -106,9 +105,9 @@ def run_starts(*maps: NDArray[np.integer], width: int | None = None, step: int =
     begins[:1] = True
     for i, values in enumerate(maps):
         if i == 0:
-            np.not_equal(values[step:], values[:-step], out=begins[step:])
+            np.not_equal(values[1:], values[:-1], out=begins[1:])
         else:
-            begins[step:] |= values[step:] != values[:-step]
+            begins[1:] |= values[1:] != values[:-1]
     if width:
         begins[::width] = True
     # Most flags are false: eight of them are looked at as one number first.

@@ -108,7 +108,9 @@ class Exported:
                     f"{path} was exported by maskconver {rows.get('version')} in another format than this "
                     f"version reads ({FORMAT}); export the model again"
                 )
-            return msgspec.convert(renamed(rows), cls, dec_hook=lambda _, rows: Categories.from_json(rows))
+            found = msgspec.convert(renamed(rows), cls, dec_hook=lambda _, rows: Categories.from_json(rows))
+            found.input.for_channels(found.input.channels)  # as many numbers in std as in mean
+            return found
         except (
             msgspec.MsgspecError,
             TypeError,

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
-from ..core.panoptic_png import panoptic_pixels
 from ..core.processes import process_pool
 from ..data.layout import require_pngs
 from ..errors import DataError
-from ..io.panoptic_json import PanopticFile, read_panoptic_json
+from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource
 from .overlap import Overlap
 from .panoptic_quality import PanopticQuality, PanopticQualityResult
@@ -160,7 +159,7 @@ class _Job:
             except DataError as error:
                 names = self.pred_pngs.where(self.pred.png_names[j]), self.gt_pngs.where(self.gt.png_names[i])
                 raise DataError(f"{names[0]} against {names[1]}: {error}") from None
-            part.note(overlap, self.sizes.get(image_id, (0, 0)), gt_ids.shape[:2])
+            part.note(overlap, self.sizes.get(image_id, (0, 0)), gt_ids.shape)
         part.seconds, part.images = time.perf_counter() - start, len(images)
         part.state, part.details = metric.state, metric.details or []
         return part
@@ -212,8 +211,8 @@ class _Part:
         self.odd[kind] = before + count, first
 
 
-def _read(source: FileSource, name: str) -> NDArray[np.integer]:
-    return panoptic_pixels(source.read(name), source.where(name))
+def _read(source: FileSource, name: str) -> NDArray[np.int32]:
+    return read_panoptic_png(source.read(name), source.where(name))
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.categories import Categories
-from ..core.panoptic_png import panoptic_ids
 from ..core.segments import SegmentTable, reversed_channels_hint, run_starts
 from ..errors import DataError
 
@@ -133,9 +132,9 @@ class Overlap:
         """Count, after checking that the prediction agrees with itself.
 
         Args:
-            pred_ids: (H, W) integers, 0 = void; or (H, W, 3) uint8, the colours of a panoptic PNG.
+            pred_ids: (H, W) integers, 0 = void.
             pred_segments: a row for every id of `pred_ids`.
-            gt_ids: as `pred_ids`.
+            gt_ids: (H, W) integers, 0 = void.
             gt_segments: its rows. Ids of the map that have no row are neither void nor any segment; rows
                 without pixels are segments nobody can find.
             categories: the label set of both.
@@ -148,10 +147,15 @@ class Overlap:
         pred, gt = segment_table(pred_segments, categories), segment_table(gt_segments, categories)
         where = "" if image is None else f"image {image}: "
         pred_map, gt_map = _map(pred_ids, where + "prediction"), _map(gt_ids, where + "ground truth")
-        if pred_map.shape[:2] != gt_map.shape[:2]:
+        if pred_map.shape != gt_map.shape:
             sizes = [f"{m.shape[1]}×{m.shape[0]}" for m in (pred_map, gt_map)]
             raise DataError(f"{where}the prediction is {sizes[0]} pixels, the ground truth {sizes[1]}")
-        p, g, lengths = _runs(pred_map, gt_map)  # far fewer than pixels
+        pred_flat, gt_flat = pred_map.ravel(), gt_map.ravel()
+        starts = run_starts(pred_flat, gt_flat)  # far fewer than pixels
+        p, g = pred_flat.take(starts, mode="clip"), gt_flat.take(starts, mode="clip")
+        lengths = np.empty_like(starts)
+        lengths[:-1], lengths[-1:] = starts[1:], gt_flat.size
+        lengths -= starts
         width, height = len(pred) + 1, len(gt) + 2
         columns = _positions(p, pred, len(categories), where + "prediction", None)
         rows = _positions(g, gt, len(categories), where + "ground truth", len(gt) + 1)
@@ -168,28 +172,9 @@ class Overlap:
 
 def _map(ids: ArrayLike, what: str) -> NDArray[np.integer]:
     array = np.asarray(ids)
-    if array.ndim == 3 and array.dtype == np.uint8 and array.shape[2] == 3:
-        return array
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise DataError(f"{what}: an id map is H×W integers, not {array.dtype} of shape {array.shape}")
     return array
-
-
-def _runs(
-    pred: NDArray[np.integer], gt: NDArray[np.integer]
-) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.int64]]:
-    """Runs of pixels of one id in both maps: their ids in each, and their lengths."""
-    if pred.ndim == gt.ndim == 3:  # colours: no more of them become ids than need be
-        places = run_starts(pred.ravel(), gt.ravel(), step=3) // 3
-        starts = places[np.diff(places, prepend=-1) != 0]
-        p, g = (panoptic_ids(m.reshape(-1, 3).take(starts, 0, mode="clip")) for m in (pred, gt))
-    else:
-        flat = [(panoptic_ids(np.ascontiguousarray(m)) if m.ndim == 3 else m).ravel() for m in (pred, gt)]
-        starts = run_starts(*flat)
-        p, g = (m.take(starts, mode="clip") for m in flat)
-    lengths = np.empty_like(starts)
-    lengths[:-1], lengths[-1:] = starts[1:], pred.shape[0] * pred.shape[1]
-    return p, g, lengths - starts
 
 
 def _positions(
@@ -206,7 +191,7 @@ def _positions(
     places = np.zeros(1 << HASH_BITS, np.intp)
     places[slots] = rows
     if (places[slots] == rows).all():
-        positions: NDArray[np.int64] = places.take(_hash(ids), mode="clip")  # clip: not checked, nor needed
+        positions: NDArray[np.int64] = places.take(_hash(ids), mode="clip")  # not checked, nor needed
     else:
         order = np.argsort(known, kind="stable")
         ascending = known[order]

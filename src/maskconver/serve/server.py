@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import sys
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-M_ARENA_MAX = -8  # of mallopt(3)
+from ..core.processes import set_malloc
+
 HEADERS_WITHIN = 10.0  # seconds
 CONNECTIONS = 256
 HEADER_BYTES = 16 << 10
@@ -58,10 +57,9 @@ def use_one_heap() -> None:
     """Have all threads allocate from one heap; to be called before there are any.
 
     glibc gives each thread a heap of its own. Arrays that one thread makes and another frees then leave gaps
-    in all of them, and the memory of a server grows. Nothing happens with another C library.
+    in all of them, and the memory of a server grows.
     """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(M_ARENA_MAX, 1)
+    set_malloc(M_ARENA_MAX=1)
 
 
 def create_server(app: Any) -> uvicorn.Server:
