@@ -138,7 +138,7 @@ def test_an_unknown_group_key_is_refused(dataset) -> None:
 def test_categories_that_differ_name_fine_tuning_as_the_way_out(dataset) -> None:
     oracle = Oracle(dataset)
     oracle.categories = Categories([Category(1, "cat", True, (0, 0, 0))])
-    with pytest.raises(ConfigError, match="init_from"):
+    with pytest.raises(ConfigError, match="train --init-from"):
         evaluate(Predictor(oracle), dataset)
 
 

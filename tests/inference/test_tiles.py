@@ -169,7 +169,7 @@ def test_tiles_are_automatic_for_models_that_keep_the_size_of_images():
     assert [shape[2:] for shape in small.shapes] == [(1024, 48)]
     twice = ColourRuntime(scale=2.0)
     Predictor(twice)(image[:520])
-    assert [shape[2:] for shape in twice.shapes] == [(1024, 48)] * 2
+    assert [shape[2:] for shape in twice.shapes] == [(1024, 80)] * 2
     with pytest.raises(ConfigError, match="a tile shows 10 pixels"):
         Predictor(ColourRuntime(), scale=100)
 
@@ -252,7 +252,7 @@ def test_streams_mix_images_in_tiles_with_others():
     ("options", "words"),
     [
         ({"tile": 8}, "`tile=8` is smaller"),
-        ({"tile": 0}, "no side"),
+        ({"tile": 0}, "not a side"),
         ({"tile": 64, "overlap": 64}, "`overlap=64`"),
         ({"tile": 64, "overlap": -1}, "`overlap=-1`"),
         ({"tile": None, "overlap": 8}, "`overlap`"),
