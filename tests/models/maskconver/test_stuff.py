@@ -66,8 +66,8 @@ def test_a_class_that_is_clearly_there_scores_1_and_one_that_is_not_0() -> None:
 
 
 def test_the_semantic_head_weighs_the_score_of_a_thing() -> None:
-    masks = torch.full((1, 2, 4, 4), -1.0)
-    masks[0, 0, :2] = masks[0, 1, 3] = 1
+    masks = torch.full((1, 2, 4, 4), -50.0)
+    masks[0, 0, :2] = masks[0, 1, 3] = 50
     things = Proposals(torch.tensor([[0.5, 0.4]]), torch.tensor([[1, 1]]), masks)
     logits = torch.zeros(1, 2, 4, 4)
     logits[:, 1, 3] = 50  # sure of the class in the last row, undecided elsewhere

@@ -76,7 +76,7 @@ class MaskConverConfig:
             cell (ours); things stay centres. The semantic head learns from every labelled pixel, which helps
             short trainings on few images.
         agreement: a, 0…1. With a semantic head, the score s of a thing becomes s^(1-a)·q^a, where q is the
-            mean probability that the head gives to its class inside its mask (ours; 0 leaves the scores).
+            probability that the head gives to its class, averaged over its mask (ours; 0 leaves the scores).
         proposals: maximum number of masks per image; may be changed at inference.
         peak_kernel: side of the window, in cells, in which a peak is the largest value.
         input: how an image becomes a network input.

@@ -27,8 +27,8 @@ def with_stuff(
     expected to have, Σ_{p>0.5} p / (#{p>0.5} + Σ_{p≤0.5} p): near 1 for a class that is clearly there, near 0
     for scattered cells of a class that is not.
 
-    The score s of a thing becomes s^(1-a)·q^a, where q is the mean probability of its class over the cells of
-    its mask and a is `agreement`.
+    The score s of a thing becomes s^(1-a)·q^a, where q is the mean probability of its class over all cells,
+    weighted by the probability of its mask, and a is `agreement`.
 
     Args:
         things: K proposals per image, masks of h×w.
@@ -66,8 +66,8 @@ def with_stuff(
 
 
 def _agreement(things: Proposals, logits: Tensor) -> Tensor:
-    """B×K mean probability of each proposal's class over the cells of its mask; 0 where there is no cell."""
-    inside = (things.mask_logits > 0).float().flatten(2)
-    probabilities = inside @ logits.softmax(1).flatten(2).transpose(1, 2)  # B×K×C, summed over the mask
+    """B×K mean probability of each proposal's class, weighted by its mask's probability."""
+    mask = things.mask_logits.float().sigmoid().flatten(2)
+    probabilities = mask @ logits.softmax(1).flatten(2).transpose(1, 2)  # B×K×C, summed over the mask
     own: Tensor = probabilities.gather(2, things.labels[:, :, None])[:, :, 0]
-    return own / inside.sum(2).clamp(min=1)
+    return own / mask.sum(2).clamp(min=1e-6)
