@@ -86,7 +86,7 @@ def test_joining_tiles_is_pythons(size: tuple[int, int], options: dict[str, Any]
     for tile, one in zip(tiling, runtime.seen):
         image = [part.stop - part.start for part in tile.window]
         scale = [round(n * tiles.input.scale) / n for n in image]
-        geometry = {"image": image, "canvas": tiles.canvas, "scale": scale}
+        geometry = {"image": image, "canvas": tiles.canvas_for(size), "scale": scale}
         masks = one.mask_logits[0]
         given.append({"scores": one.scores[0], "labels": one.labels[0], "masks": masks.ravel()})
         given[-1] |= {"maskSize": masks.shape[1:], "geometry": geometry}

@@ -77,7 +77,8 @@ def write_site(
         content[one] = files("maskconver.serve").joinpath("page", one).read_bytes()
     about = json.loads(file.to_json()) | ({"name": name} if name else {})
     if (tiles := tiles_of(own, "auto", None)) is not None:
-        about["tiles"] = {key: getattr(tiles, key) for key in ("tile", "overlap", "align", "canvas", "side")}
+        named = ("tile", "overlap", "align", "canvas", "fixed", "side")
+        about["tiles"] = {key: getattr(tiles, key) for key in named} | {"multiple": tiles.input.multiple}
     content["model.json"] = json.dumps(about, ensure_ascii=False).encode()
     size = sum(map(len, content.values()))
     content["model.onnx"] = Path(model).read_bytes()

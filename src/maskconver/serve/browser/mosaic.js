@@ -1,5 +1,6 @@
 // Large images tile by tile, with the rules and results of Python's inference/tiles.py and mosaic.py.
 import { postprocess } from "./merge.js";
+import { scaledSize } from "./preprocess.js";
 const AGREE = 0.5, SLACK = 8;
 
 /** The tiles of an image, row by row: { window, core }, each { top, bottom, left, right }; null for one that fits.
@@ -14,6 +15,10 @@ export function tilesOf([height, width], tiles) {
 }
 
 /** Along one axis: where windows start and stop, and their cores. */
+/** The network's input for the tiles of an image: no more of it than a narrow one needs. */
+export const canvasFor = (size, { fixed, canvas, multiple }, input) =>
+  fixed ? canvas : scaledSize(size, input).map((side, i) => Math.min(canvas[i], Math.ceil(side / multiple) * multiple));
+
 function spans(length, { tile, overlap, align }) {
   const step = Math.floor((tile - overlap) / align) * align, starts = [];
   const last = Math.max(Math.ceil((length - tile) / align) * align, 0);

@@ -1,7 +1,7 @@
 // Runs the network and the merge, away from the page. Messages are answered one after the other.
 import { FORMATS, rowsOf } from "./formats.js";
 import { postprocess } from "./merge.js";
-import { cut, segmentTiles, tilesOf } from "./mosaic.js";
+import { canvasFor, cut, segmentTiles, tilesOf } from "./mosaic.js";
 import { colours, paint } from "./paint.js";
 import { channelsOf, prepare, stretchLevels } from "./preprocess.js";
 
@@ -130,7 +130,7 @@ async function result({ key, blob, settings }, tell = () => {}) {
     if (own.proposals[i]) return own.proposals[i];
     const { pixels, levels } = (image ||= await read());
     const found = tile
-      ? await run(cut(pixels, own.size[1], input.mean.length, tile.window), sizeOf(tile), levels, tiles.canvas)
+      ? await run(cut(pixels, own.size[1], input.mean.length, tile.window), sizeOf(tile), levels, canvasFor(own.size, tiles, input))
       : await run(pixels, own.size, levels, input.mode === "native" ? about.size : null);
     keep(key, i, found);
     return found;
