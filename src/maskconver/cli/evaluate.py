@@ -90,9 +90,9 @@ def run(args: Namespace) -> int:
     from ..inference.evaluation import evaluate, tune, write_gallery
     from ..inference.predictor import Predictor
 
-    require_ending("tune", args.tune, ".safetensors")
     if args.tune and args.model.endswith(EXPORTED_SUFFIXES):
         raise ConfigError(f"{args.model} cannot be changed; tune the model it was exported from")
+    require_ending("tune", args.tune, ".safetensors")
     dataset = open_dataset(args.data, args.split, data_paths(args))
     settings = postprocess_settings(args) | tile_settings(args)
     model: Any = _relaxing(args) if args.remask else args.model
