@@ -66,7 +66,7 @@ class TestTargets:
         assert main([*words, "--count", "1", "--data.targets.stuff", "global"]) == 0
         assert str(png) in capsys.readouterr().out and Image.open(png).width > 3 * 420
         refused([*words, "--count", "0"], "--count 0", capsys)
-        refused([*words[:-1], "t.jpg"], "ends in .png", capsys)
+        refused([*words[:-1], "t.jpg"], "must end in .png", capsys)
         refused(["figure", "targets", "--data", "nowhere"], "nowhere", capsys)
 
 
