@@ -53,6 +53,11 @@ class Folded(InferenceModel):
         self.network = network
         self.eval()
 
+    @property
+    def first_stay_first(self) -> bool:
+        """See `MaskConver.first_stay_first`."""
+        return self.network.first_stay_first
+
     def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
         """See `MaskConver.predict`."""
         return self.network.predict(images, proposals, topk=self.topk)
