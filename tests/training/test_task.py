@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,17 @@ from maskconver.training.task import NonFiniteLoss, SegmentationTask, freeze
 from .conftest import tiny
 
 
-def test_a_loss_that_is_not_finite_names_term_images_and_checkpoint(cells: Path) -> None:
+def small_task(cells: Path) -> tuple[Any, SegmentationData, SegmentationTask]:
     config = TrainConfig(data=DataConfig(data=str(cells), batch_size=2, workers=0))
     model = create_model("maskconver_mobile_256", num_classes=2, input={"size": (64, 64)})
     data = SegmentationData(config.data, model.input, 4)
     model.categories = data.categories
     task = SegmentationTask(model, config)
+    return model, data, task
+
+
+def test_a_loss_that_is_not_finite_names_term_images_and_checkpoint(cells: Path) -> None:
+    model, data, task = small_task(cells)
     task.last_checkpoint = "runs/x/last.ckpt (step 40)"
     assert model.mask_head.out.bias is not None
     model.mask_head.out.bias.data.fill_(float("nan"))
@@ -38,11 +44,7 @@ def test_a_loss_that_is_not_finite_names_term_images_and_checkpoint(cells: Path)
 
 
 def test_gradients_reach_every_parameter(cells: Path) -> None:
-    config = TrainConfig(data=DataConfig(data=str(cells), batch_size=2, workers=0))
-    model = create_model("maskconver_mobile_256", num_classes=2, input={"size": (64, 64)})
-    data = SegmentationData(config.data, model.input, 4)
-    model.categories = data.categories
-    task = SegmentationTask(model, config)
+    model, data, task = small_task(cells)
     task.log = lambda *_, **__: None  # type: ignore[method-assign]
     task.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     task.training_step(next(iter(data.train_dataloader())), 0).backward()
