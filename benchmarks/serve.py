@@ -80,7 +80,7 @@ def one(args: Namespace, predictor: Predictor, paths: list[Path], server: Any, a
     data = paths[0].read_bytes()
     with httpx.Client(timeout=120) as client:
         calls = {"Python": lambda: predictor(paths[0]), "HTTP": lambda: send(client, address, data)}
-        times = in_turn(calls, 15, clock=time.perf_counter, warm=3)
+        times = in_turn(calls, args.rounds, clock=time.perf_counter, warm=min(args.rounds, 3))
         found = client.post(f"{address}/v1/segment", content=data).json()
         again = f"{address}/v1/segment?token={found['token']}&score_threshold=0.4"
         rerun = median(lambda: client.post(again).raise_for_status(), 15, clock=time.perf_counter)
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=15, help="calls of one image, each way")
     parser.add_argument("--only", nargs="+", choices=("one", "many", "memory"), help="these tables only")
     parser.add_argument("--size", type=int, nargs=2, default=[256, 320], metavar=("HEIGHT", "WIDTH"))
     args = parser.parse_args()

@@ -391,3 +391,8 @@ def test_numbers_that_mean_nothing_are_refused_before_the_data_are_read(
     name = option.partition("=")[0].strip("-").replace("-", "_").rpartition(".")[2]
     assert name in said.replace("-", "_") and said.count("\n") == 1 and "Traceback" not in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_refused_when_the_data_are_read_leaves_no_folder(tmp_path: Path) -> None:
+    assert main(["train", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run").exists()

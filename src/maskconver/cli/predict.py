@@ -172,12 +172,12 @@ def run(args: Namespace) -> int:
     image_ids = image_ids_from(args.ids_from, names)
     _require_writable(out)
     _require_no_annotation(args, paths)
-    if not in_parts and (out / "panoptic.json").exists():
-        print(f"note: {out} holds an earlier result; files of the same names are replaced", file=sys.stderr)
     predictor = _predictor(args)
     if args.labels:
         source = args.semantic_from or predictor.dense_from
         predictor = predictor.answering(semantic=source == "scores")
+    if not in_parts and (out / "panoptic.json").exists():
+        print(f"note: {out} holds an earlier result; files of the same names are replaced", file=sys.stderr)
     tasks = {
         p: Task(names[p], _size(p), stem) for p, stem in zip(paths, unique_stems(path.stem for path in paths))
     }

@@ -243,9 +243,13 @@ class LoadReport:
         if self.adapted:
             how = ", ".join(f"{name} ({text})" for name, text in list(self.adapted.items())[:3])
             parts.append(f"{len(self.adapted)} adapted: {how}{', …' * (len(self.adapted) > 3)}")
-        for name in ("missing", "unexpected", "mismatched"):
-            if keys := getattr(self, name):
-                parts.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', …' * (len(keys) > 3)})")
+        for keys, what in (
+            (self.missing, "begin at random"),
+            (self.unexpected, "unexpected"),
+            (self.mismatched, "mismatched"),
+        ):
+            if keys:
+                parts.append(f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' * (len(keys) > 3)})")
         return "; ".join(parts)
 
 

@@ -58,12 +58,15 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     if not _is_first(config):  # a further process of the same run
         return _train(config, recipe, _silent, first=False, alive=lambda: None)
     _require_no_run(config, out)
-    before = torch.are_deterministic_algorithms_enabled()
-    with hold(out / ".train.lock", f"the run in {out}") as lock:
-        try:
+    before, existed = torch.are_deterministic_algorithms_enabled(), out.exists()
+    try:
+        with hold(out / ".train.lock", f"the run in {out}") as lock:
             return _train(config, recipe, say, first=True, alive=lock.beat)
-        finally:
-            torch.use_deterministic_algorithms(before)
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if not existed:
+            with suppress(OSError):
+                out.rmdir()  # empty: the run was refused before it began
 
 
 def _train(

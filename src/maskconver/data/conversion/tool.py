@@ -74,7 +74,8 @@ class ToolReader(Reader):
             except DataError as error:
                 self.faults.add(error.kind or "bad-shape", f"{where}, {label}", error.text)
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-                what = f"not as {self.title} writes it ({type(error).__name__}: {one_line(error)[:80]})"
+                why = f"no {error}" if isinstance(error, KeyError) else one_line(error)[:80]
+                what = f"not as {self.title} writes it ({why})"
                 self.faults.add("bad-shape", f"{where}, {label}", what)
             else:
                 if isinstance(shape, Shape):

@@ -213,6 +213,8 @@ def read_yaml(files: Files, name: str) -> dict[str, Any]:
 def _names(found: Any) -> dict[int, str]:
     if isinstance(found, dict):
         return {int(k): str(v) for k, v in found.items() if str(k).isdigit()}
+    if isinstance(found, str):  # one class, or several with commas
+        found = [name.strip() for name in found.split(",") if name.strip()]
     return {i: str(v) for i, v in enumerate(found)} if isinstance(found, list) else {}
 
 
