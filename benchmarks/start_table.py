@@ -35,7 +35,7 @@ from maskconver.core.files import atomic_path
 SETS = {  # recipe, split that is measured, figure
     "cats": ("cats", "val", "pq_things"),
     "facade": ("start", "val", "pq"),
-    "camvid": ("camvid_from_base", "test", "miou"),
+    "camvid": ("camvid", "test", "miou"),
 }
 ARMS = ("scratch", "base", "timm", "mosaic")
 ALL = "all"

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from harness import Repeating, arguments, machine, peak, table
+from harness import Repeating, arguments, fresh, machine, peak, table
 from maskconver import Categories, Category, Predictor, Proposals
 from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.data import open_dataset
@@ -108,30 +108,23 @@ def overhead(args: Namespace) -> None:
         row(name, f"{seconds[name] / tiles * 1000:.1f}", f"{100 * seconds[name] / tiles / each:.1f}")
 
 
-def memory(args: Namespace) -> None:
-    """`predict --table` of a large TIFF, with its memory and the cells found."""
+def large(side: int, model: str) -> dict[str, float]:
+    """`predict --table` of a large TIFF: seconds, cells found, and memory. `model`: "" for a threshold."""
     from tifffile import imwrite
 
     from maskconver.cli.main import main as command
     from maskconver.inference import predictor
 
-    side, given = args.side or 20_000, ["none"]
-    if args.slide:
-        given = [args.model, "--scale", "0.25", "--tile", "1400", "--overlap", "96"]
+    if model:
+        given = [model, "--scale", "0.25", "--tile", "1400", "--overlap", "96"]
     else:
-        predictor.open_runtime = lambda *_, **__: Threshold()
+        given, predictor.open_runtime = ["none"], lambda *_, **__: Threshold()
     with tempfile.TemporaryDirectory() as folder:
-        path, grey = Path(folder, "cells.tif"), varied(1024) if args.slide else cells(1024)[..., 0]
-        tiles = -(-side // len(grey))
-        imwrite(
-            path,
-            (grey for _ in range(tiles**2)),
-            shape=(tiles * len(grey),) * 2,
-            dtype=np.uint8,
-            tile=grey.shape,
-            compression="zlib",
-            metadata=None,
-        )
+        path, grey = Path(folder, "cells.tif"), varied(1024) if model else cells(1024)[..., 0]
+        tiles = side // len(grey)
+        shape = (side, side)
+        parts = (grey for _ in range(tiles**2))
+        imwrite(path, parts, shape=shape, dtype=np.uint8, tile=grey.shape, compression="zlib", metadata=None)
         del grey
         before, begun = peak(), time.process_time()
         rows = Path(folder, "cells.csv")
@@ -139,10 +132,21 @@ def memory(args: Namespace) -> None:
         used = time.process_time() - begun
         with rows.open(encoding="utf-8") as file:
             found = sum(1 for _ in csv.reader(file)) - 1
-        side = tiles * 1024
+    return {"s": used, "found": found, "before": 1000 * before, "peak": 1000 * peak(), "code": code}
+
+
+def memory(args: Namespace) -> None:
+    """The memory of a large image, and of one of four tiles; each in a process of its own."""
+    sides = [2048, -(-(args.side or 20_000) // 1024) * 1024]
     row = table("pixels", "cells", "found", "s", "MB before", "MB peak", "MB of the id map", "exit code")
-    sizes = [f"{value:.0f}" for value in (used, 1000 * before, 1000 * peak(), side**2 * 4 / 1e6)]
-    row(f"{side}²", (side // PERIOD) ** 2, found, *sizes, code)
+    for side in sides:
+        made = fresh(large, side, args.model if args.slide else "")
+        ids = side**2 * 4 / 1e6
+        found = (f"{made[name]:.0f}" for name in ("found", "s", "before", "peak"))
+        row(f"{side}²", (side // PERIOD) ** 2, *found, f"{ids:.0f}", made["code"])
+        if side == sides[0]:
+            need = made["peak"] - ids
+    print(f"\npeak over (one tile's need + id map): {made['peak'] / (need + ids):.2f}")
 
 
 def ours(image: NDArray[np.uint8], tile: int, overlap: int) -> list[int]:
