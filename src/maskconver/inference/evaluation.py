@@ -32,7 +32,7 @@ from .predictor import Predictor
 from .runtime import Runtime
 
 # What `tune` tries: scores, then shares of its own mask a proposal must win.
-TRIED_THINGS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), (0.3, 0.5, 0.6, 0.7, 0.8)
+TRIED_THINGS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7), (0.3, 0.5, 0.6, 0.7, 0.8)
 TRIED_SEMANTIC = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), (0.0, 0.3, 0.5)
 
 
