@@ -130,3 +130,35 @@ def test_a_label_file_of_a_mac_belongs_to_its_image(tmp_path: Path) -> None:
     (source / "classes.txt").write_text("cat\n")
     result = convert(source, tmp_path / "out", "yolo-seg")
     assert not result.errors and shown(tmp_path / "out")["cat"] > 0
+
+
+def test_an_image_without_labels_takes_none_of_another_split(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    yolo_set(source, {"train/a": CAT, "valid/a": "", "train/b": CAT, "valid/b": ""})
+    for name in ("a", "b"):
+        (source / "valid" / "labels" / f"{name}.txt").unlink()
+    (source / "train" / "images" / "b.png").unlink()  # so that the labels are no other image's
+    convert(source, tmp_path / "out")
+    assert [shown(tmp_path / "out", "val", k) for k in (0, 1)] == [{"background": WIDTH * HEIGHT}] * 2
+
+
+@pytest.mark.parametrize("start", ["/home/other/set/images/", "data/images/", "C:\\set\\images\\"])
+def test_lists_of_another_machine_keep_their_splits(tmp_path: Path, start: str) -> None:
+    source = tmp_path / "source"
+    for name in ("a", "b", "c"):
+        photo(source / "images" / f"{name}.png")
+        (source / "labels").mkdir(exist_ok=True)
+        (source / "labels" / f"{name}.txt").write_text(CAT)
+    (source / "train.txt").write_text(f"{start}a.png\n{start}b.png\n")
+    (source / "val.txt").write_text(f"{start}c.png\n{start}gone.png\n")
+    (source / "data.yaml").write_text("path: .\ntrain: train.txt\nval: val.txt\nnames: [cat]\n")
+    result = convert(source, tmp_path / "out")
+    assert result.splits == {"train": 2, "val": 1}
+    assert 'data.yaml names the list "val.txt", of whose images 1 are missing' in result.decisions
+
+
+def test_images_of_two_splits_are_told(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": CAT})
+    (tmp_path / "source" / "data.yaml").write_text("train: train/images\nval: train/images\nnames: [cat]\n")
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert result.splits == {"train": 1} and result.decisions[0].startswith("1 images are in several splits")

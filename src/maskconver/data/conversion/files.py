@@ -17,6 +17,7 @@ from typing import Any
 from ...core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER
 from ...errors import DataError, one_line
 from ...io.sources import is_below
+from .splits import folder_split
 
 
 class Files:
@@ -136,7 +137,8 @@ class Files:
         """The image that an annotation calls `name`.
 
         Backslashes, drive letters, absolute paths of another machine, folders too many or too few and letters
-        of another case are put up with as long as one file fits best.
+        of another case are put up with as long as one file fits best. One of another split does not fit where
+        the annotation's own split has a folder.
 
         Args:
             name: as it stands in the annotation.
@@ -162,6 +164,9 @@ class Files:
         found = self._by_base.get(key, [])
         if not found and by_stem:
             found = self._by_stem.get(PurePosixPath(key).stem if _is_image(key) else key, [])
+        places = self._folders & {*near, posixpath.dirname(plain)}
+        if splits := {folder_split(f"{place}/") for place in places} - {""}:
+            found = [f for f in found if folder_split(f[1]) in ("", *splits)]
         best = _closest(plain, near, found)
         if len(best) > 1:
             names = ", ".join(n for _, n in best[:3])
@@ -201,6 +206,7 @@ class Files:
         if self._by_base is not None:
             return
         self._by_base, self._by_stem = {}, {}
+        self._folders: set[str] = set()  # that hold an image, at any depth
         roots = [(self.root, self.names)]
         if self.image_folder:
             roots.append((self.image_folder, sorted(self._known(self.image_folder))))
@@ -209,6 +215,7 @@ class Files:
                 base = _key(posixpath.basename(name))
                 self._by_base.setdefault(base, []).append((root, name))
                 self._by_stem.setdefault(PurePosixPath(base).stem, []).append((root, name))
+                self._folders.update(map(str, PurePosixPath(name).parents))
 
 
 def plain_name(name: str) -> str:

@@ -19,6 +19,7 @@ from ...io.label_png import read_classes, stored_values
 from ..layout import CLASSES_FILES
 from .annotation import AnnotatedImage, IdSegment, Shape, SourceClass
 from .files import Files, stem_of
+from .splits import folder_split, split_name
 
 _GREY = ("1", "L", "P", "I", "I;16", "I;16B", "F")
 
@@ -206,6 +207,7 @@ class SemanticPngs:
             path = PurePosixPath(name)
             if path.suffix.lower() == ".png" and self.FOLDERS & {p.lower() for p in path.parts[:-1]}:
                 self.masks.setdefault(stem_of(name), []).append(name)
+        self._splits = {folder_split(n) for names in self.masks.values() for n in names} - {""}
         lists = [n for n in files.names if posixpath.basename(n) in CLASSES_FILES] if self.masks else []
         self.named = min(lists, key=lambda n: (n.count("/"), n), default="")
         self.classes: list[SourceClass] = []
@@ -223,6 +225,8 @@ class SemanticPngs:
             DataError: it cannot be read, or has another size than the image is said to have.
         """
         found = self.masks.get(stem_of(image.name), []) if self._names else []
+        if (split := split_name(image.split)) in self._splits:  # not one of another split, of the same name
+            found = [n for n in found if folder_split(n) in ("", split)]
         if not found:
             return []
         name = next((n for n in found if image.split and image.split in n.split("/")), found[0])

@@ -21,6 +21,11 @@ def split_name(text: str) -> str:
     return _SAME.get(plain, plain)
 
 
+def folder_split(name: str) -> str:
+    """`train`, `val` or `test` where a folder of a path is called so in one of the usual ways, else ""."""
+    return next((s for p in name.split("/")[:-1] if (s := split_name(p)) in ("train", "val", "test")), "")
+
+
 def split_shares(text: str | Mapping[str, float]) -> dict[str, float]:
     """Shares by split from `train=0.8,val=0.2`; one bare name takes all.
 

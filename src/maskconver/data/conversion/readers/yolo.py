@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from ....io.images import image_size
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
 from ..files import Files, plain_name, stem_of
 from ..geometry import polygon
-from ..splits import split_name
+from ..splits import folder_split, split_name
 
 _LISTS = ("classes.txt", "obj.names", "labels.txt", "names.txt")
 _NOT_LABELS = {*_LISTS, "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt", "notes.txt"}
@@ -49,6 +49,7 @@ class Yolo(Reader):
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
         for label in self._labels:
             self._by_stem[stem_of(label)].append(label)
+        self._own = {n for image in files.image_names() if (n := self._exact_label(image))}
         self._images = self._find_images(content, posixpath.dirname(described or ""))
         self.count = len(self._images)
 
@@ -70,11 +71,15 @@ class Yolo(Reader):
         """(image, split) of all images: those in the folders that are named, else those with labels."""
         images = self.files.image_names()
         found: dict[str, str] = {}
+        again = 0
         for split in _SPLITS:
             named = content.get(split) or []
             for entry in named if isinstance(named, list) else [named]:
                 for image in self._below(str(entry), folder, images, content.get("path")):
-                    found.setdefault(image, split)
+                    again += split_name(found.setdefault(image, split)) != split_name(split)
+        if again:
+            text = "images are in several splits of data.yaml; each is in the first"
+            self.decisions.append(f"{again} {text} of train, val and test that names it")
         if not found:
             for image in images:
                 if self._label_of(image):
@@ -84,15 +89,17 @@ class Yolo(Reader):
     def _below(self, entry: str, folder: str, images: list[str], path: Any) -> list[str]:
         """Images in a folder, or in the list of a text file, that data.yaml names."""
         plain = plain_name(entry)
+        base = plain_name(str(path)) if path else ""
         if plain.lower().endswith(".txt"):
             listed = [n for n in self.files.names if n == plain or n.endswith("/" + plain)]
             lines = self.files.text(listed[0]).splitlines() if listed else []
-            known = set(images)
-            exact = (
-                posixpath.normpath(posixpath.join(folder, plain_name(line))) for line in lines if line.strip()
-            )
-            return [n for n in exact if n in known]
-        base = plain_name(str(path)) if path else ""
+            lines = [line for line in map(plain_name, lines) if line]
+            known, tops = set(images), dict.fromkeys((folder, posixpath.join(folder, base)))
+            there = [image for line in lines if (image := _listed_image(line, tops, known))]
+            if len(there) < len(lines) or not listed:
+                missing = f"of whose images {len(lines) - len(there)} are missing" if listed else "which is missing"
+                self.decisions.append(f'data.yaml names the list "{entry}", {missing}')
+            return there
         parts = plain.split("/") if plain else []
         tries = [posixpath.join(folder, plain), posixpath.join(folder, base, plain)]
         tries += ["/".join(parts[k:]) for k in range(1, len(parts))]  # of an absolute path of another machine
@@ -106,7 +113,22 @@ class Yolo(Reader):
         return []
 
     def _label_of(self, image: str) -> str | None:
-        """The label file of an image: in `labels` beside `images`, in the same folder, or by name alone."""
+        """The label file of an image: in `labels` beside `images`, in the same folder, or by name alone.
+
+        By its name alone none is taken that is another image's, or of another split.
+        """
+        if exact := self._exact_label(image):
+            return exact
+        own = folder_split(image)
+        same = [
+            n
+            for n in self._by_stem.get(stem_of(image), [])
+            if n not in self._own and (not own or folder_split(n) in ("", own))
+        ]
+        return same[0] if len(same) == 1 else None
+
+    def _exact_label(self, image: str) -> str | None:
+        """The label file that lies where an image's belongs."""
         stem = posixpath.splitext(image)[0]
         parts = stem.split("/")
         places = [k for k, part in enumerate(parts[:-1]) if part.lower() == "images"]
@@ -115,11 +137,7 @@ class Yolo(Reader):
             for k in reversed(places)
             for other in ("labels", "Labels", "labelTxt")
         ]
-        for name in [*tries, f"{stem}.txt"]:
-            if name in self._labels:
-                return name
-        same = self._by_stem.get(stem_of(image), [])
-        return same[0] if len(same) == 1 else None
+        return next((name for name in [*tries, f"{stem}.txt"] if name in self._labels), None)
 
     def images(self) -> Iterator[AnnotatedImage]:
         for name, split in self._images:
@@ -182,6 +200,14 @@ class Yolo(Reader):
         if points.max() > 1 + _SLACK or points.min() < -_SLACK:
             raise DataError("the coordinates are not between 0 and 1", kind="bad-polygon")
         return Shape(self._names[int(number)], polygons=[points * size], score=score)
+
+
+def _listed_image(line: str, tops: Iterable[str], known: set[str]) -> str | None:
+    """The image that a line of a list means, which may be a path of another machine."""
+    parts = line.split("/")
+    tails = ("/".join(parts[k:]) for k in range(len(parts)))
+    tries = (posixpath.normpath(posixpath.join(top, tail)) for tail in tails for top in tops)
+    return next((name for name in tries if name in known), None)
 
 
 def _yaml_file(files: Files) -> str | None:
