@@ -149,7 +149,12 @@ def test_label_pngs_can_be_read_back_as_a_label_folder(folder):
 
 @pytest.mark.parametrize(
     ("ids", "dtype", "values"),
-    [((1, 7), "uint8", (0, 6, 255)), ((0, 3), "uint8", (0, 1, 255)), ((5, 300), "uint16", (4, 299, 65535))],
+    [
+        ((1, 7), "uint8", (0, 6, 255)),
+        ((0, 3), "uint8", (0, 1, 255)),
+        ((5, 300), "uint16", (4, 299, 65535)),
+        ((5, 100001), "uint8", (0, 1, 255)),  # which would wrap to another value
+    ],
 )
 def test_values_of_label_pngs_are_ids_minus_one(tmp_path, ids, dtype, values):
     from maskconver.core.categories import Category
