@@ -173,6 +173,26 @@ def test_voc_classes_alone_are_stuff(tmp_path: Path) -> None:
     assert "the value 30 is not a class" in faults(reader)[0]
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("class_names.txt", "_background_\ncat\ndog"),
+        ("labels.txt", "__ignore__\n_background_\ncat\ndog\n"),
+        ("classes.txt", "cat\ndog\n"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["", "PNG"])
+def test_voc_names_of_labelme2voc_are_not_vocs_own(tmp_path: Path, file: str, text: str, ending: str) -> None:
+    voc(tmp_path, [[0, 255, 1, 1], [0, 255, 2, 2]], [[0, 255, 1, 1], [0, 255, 2, 2]])
+    for kind in ("Class", "Object"):
+        folder = tmp_path / f"Segmentation{kind}"
+        folder.rename(folder.with_name(folder.name + ending))
+    (tmp_path / file).write_text(text)
+    reader, (image,) = read(tmp_path, "voc")
+    assert [c.name for c in reader.classes] == ["cat", "dog"] and all(c.is_thing for c in reader.classes)
+    assert [s.name for s in image.segments] == ["cat", "dog"]
+
+
 def test_cvat_segmentation_masks_have_colours_of_their_label_map(tmp_path: Path) -> None:
     red, black, other = [250, 50, 83], [0, 0, 0], [9, 200, 9]
     voc(

@@ -19,6 +19,7 @@ from ..pixels import named_segments, read_colours, read_values
 NAMES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"]
 NAMES += ["dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
 BORDER = 255
+_LISTS = ("class_names.txt", "labels.txt", "classes.txt")  # the first as labelme2voc writes it
 
 
 def palette_color(index: int) -> tuple[int, int, int]:
@@ -28,13 +29,17 @@ def palette_color(index: int) -> tuple[int, int, int]:
 
 
 class Voc(Reader):
-    """Things where there are object PNGs; class PNGs alone are read as stuff. The border (255) stays void."""
+    """Things where there are object PNGs; class PNGs alone are read as stuff. The border (255) stays void.
+
+    Classes are those of CVAT's `labelmap.txt`, else the lines of `class_names.txt`, `labels.txt` or
+    `classes.txt`, the first being the background (which may be left out), else VOC's own 20.
+    """
 
     name, title = "voc", "Pascal VOC"
 
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
-        self.names = [n for n in files.matching(".png") if "/SegmentationClass/" in f"/{n}"]
+        self._ending, self.names = _class_pngs(files)
         if not self.names:
             raise DataError("no PNGs in a folder SegmentationClass", where=files.where(files.only))
         labelmap = next((n for n in files.names if PurePosixPath(n).name == "labelmap.txt"), None)
@@ -42,15 +47,14 @@ class Voc(Reader):
         if labelmap:
             self._colors = read_color_file(files.path(labelmap))
         else:
-            self._colors = ColorTable(
-                ["background", *NAMES], [palette_color(k) for k in range(len(NAMES) + 1)], str(files.root)
-            )
-        self._by_object = any("/SegmentationObject/" in f"/{n}" for n in files.names)
+            names = self._listed_names()
+            self._colors = ColorTable(names, [palette_color(k) for k in range(len(names))], str(files.root))
+        self._by_object = any(f"/SegmentationObject{self._ending}/" in f"/{n}" for n in files.names)
         rows = zip(self._colors.names, self._colors.colors)
         self.classes = [
             SourceClass(name, self._by_object, color)
             for name, color in rows
-            if name.lower() not in ("background", "ignored")
+            if name.lower().strip("_") not in ("background", "ignored")
         ]
         self._kept = {c.name for c in self.classes}
         self._splits, self._unknown = self._listed(), UnknownColors()
@@ -60,7 +64,16 @@ class Voc(Reader):
     @classmethod
     def detect(cls, files: Files) -> str | None:
         """By the folder SegmentationClass."""
-        return next((n for n in files.matching(".png") if "/SegmentationClass/" in f"/{n}"), None)
+        return next(iter(_class_pngs(files)[1]), None)
+
+    def _listed_names(self) -> list[str]:
+        """The names of the values, from 0 on."""
+        found = [n for wanted in _LISTS for n in self.files.names if PurePosixPath(n).name.lower() == wanted]
+        lines = self.files.text(found[0]).splitlines() if found else NAMES
+        names = [name for line in lines if (name := line.strip()) and name != "__ignore__"]
+        where = found[0] if found else f"Pascal VOC, as there is no labelmap.txt or {_LISTS[0]}"
+        self.decisions.append(f"the names of the classes are those of {where}")
+        return names if names and names[0].lower().strip("_") == "background" else ["background", *names]
 
     def _listed(self) -> dict[str, str]:
         """Splits by name, of `ImageSets/Segmentation`."""
@@ -90,7 +103,7 @@ class Voc(Reader):
         image = self.image(f"{stem}.jpg", f"{top}JPEGImages", by_stem=True)
         classes = self._numbers(name, where)
         keys = classes.astype(np.int64)
-        objects = f"{top}SegmentationObject/{stem}.png"
+        objects = f"{top}SegmentationObject{self._ending}/{stem}.png"
         if self._by_object:
             if not self.files.has(objects):
                 what = f"there is no {objects} that tells the objects apart"
@@ -146,3 +159,11 @@ class Voc(Reader):
         return np.where(
             packed == (red << 16 | green << 8 | blue), BORDER, np.where(packed == 255, 1 << 24, packed)
         )
+
+
+def _class_pngs(files: Files) -> tuple[str, list[str]]:
+    """What follows `SegmentationClass` in the name of the folder of class PNGs, and its PNGs."""
+    for ending in ("", "PNG"):  # labelme2voc may have arrays in the first
+        if found := [n for n in files.matching(".png") if f"/SegmentationClass{ending}/" in f"/{n}"]:
+            return ending, found
+    return "", []
