@@ -343,7 +343,7 @@ def test_edges_decide_about_the_pixels_on_an_outline(tmp_path: Path) -> None:
     [
         ({"image_id": 1, "category_id": 1, "caption": "a cat"}, "captions"),
         ({"image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}, "boxes and no outlines"),
-        ({"image_id": 1, "category_id": 1, "segmentation": [SQUARE], "keypoints": [1, 1, 2]}, "keypoints"),
+        ({"image_id": 1, "category_id": 1, "segmentation": [], "keypoints": [1, 1, 2]}, "keypoints"),
         (None, "no annotations"),
     ],
 )
@@ -353,6 +353,64 @@ def test_files_without_outlines_are_refused_with_what_they_hold(tmp_path: Path, 
     write_json(tmp_path / "source" / "instances.json", content)
     with pytest.raises(DataError, match=kind):
         convert(tmp_path / "source", tmp_path / "out")
+
+
+@pytest.mark.parametrize("more", [{"keypoints": [1, 1, 2]}, {"caption": "a cat"}])
+def test_outlines_beside_other_things_are_read_where_no_file_has_outlines_alone(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    source = tmp_path / "source"
+    content = coco_set(source)
+    for row in content["annotations"]:
+        row |= more
+    write_json(source / "instances.json", content)
+    convert(source, tmp_path / "out")
+    assert shown(tmp_path / "out")["cat"] == 68
+    write_json(source / "alone.json", coco_json())
+    result = convert(source, tmp_path / "two")
+    assert result.splits == {"train": 1} and any("instances.json" in text for text in result.decisions)
+
+
+def test_an_image_of_another_split_does_not_stand_in_for_one_that_is_missing(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("train2017/b.png", "val2017/a.png"):
+        photo(source / name)
+    for split in ("train", "val"):
+        names = ["a.png", "b.png"] if split == "train" else ["a.png"]
+        write_json(source / "annotations" / f"instances_{split}2017.json", coco_json(names))
+    result = convert(source, tmp_path / "out")
+    assert result.splits == {"train": 1, "val": 1} and result.errors == {"missing-image": 1}
+    assert "there is val2017/a.png" in result.faults[0].text
+
+
+def test_a_png_of_classes_of_another_split_is_not_taken(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for split in ("train", "val"):
+        photo(source / split / "a.png")
+        write_json(source / f"instances_{split}.json", coco_json())
+        photo(source / "semantic" / split / ("a.png" if split == "val" else "b.png"))
+    (source / "classes.txt").write_text("\n".join(f"c{k}" for k in range(100)))
+    convert(source, tmp_path / "out")
+    assert "c90" in shown(tmp_path / "out", "val") and "c90" not in shown(tmp_path / "out", "train")
+
+
+def test_ids_that_are_text_in_one_place_and_numbers_in_another_are_the_same(tmp_path: Path) -> None:
+    content = coco_set(tmp_path / "source")
+    content["annotations"][0] |= {"image_id": "1", "category_id": "1"}
+    content["categories"][1]["id"] = "2"
+    write_json(tmp_path / "source" / "instances.json", content)
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert not result.errors and shown(tmp_path / "out")["cat"] == 68 and shown(tmp_path / "out")["dog"] == 12
+
+
+def test_areas_of_zero_do_not_decide_what_lies_on_top(tmp_path: Path) -> None:
+    content = coco_set(tmp_path / "source")
+    content["annotations"].reverse()  # the large one last
+    for row in content["annotations"]:
+        row["area"] = 0
+    write_json(tmp_path / "source" / "instances.json", content)
+    convert(tmp_path / "source", tmp_path / "out")
+    assert shown(tmp_path / "out")["dog"] == 12
 
 
 def test_broken_json_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def test_roboflows_layout_with_paths_that_lead_above_the_set(tmp_path: Path) -> 
     assert not mc.data.check_dataset(tmp_path / "out").defects
 
 
-@pytest.mark.parametrize("names", ["{0: cat, 1: dog}", "\n  0: cat\n  1: dog", "['cat', \"dog\"]", "cat, dog"])
+@pytest.mark.parametrize(
+    "names", ["{0: cat, 1: dog}", "\n  0: cat\n  1: dog", "['cat', \"dog\"]", "cat, dog"]
+)
 def test_class_names_are_a_list_or_numbered(tmp_path: Path, names: str) -> None:
     yolo_set(tmp_path / "source", {"train/a": DOG}, names=names)
     convert(tmp_path / "source", tmp_path / "out")

@@ -58,6 +58,7 @@ class Files:
         self._sets: dict[Path, frozenset[str]] = {}
         self._by_base: dict[str, list[tuple[Path, str]]] | None = None
         self._by_stem: dict[str, list[tuple[Path, str]]] | None = None
+        self._folders: set[str] = set()  # that hold an image, at any depth
 
     def path(self, name: str) -> Path:
         """Where a file lies."""
@@ -206,7 +207,6 @@ class Files:
         if self._by_base is not None:
             return
         self._by_base, self._by_stem = {}, {}
-        self._folders: set[str] = set()  # that hold an image, at any depth
         roots = [(self.root, self.names)]
         if self.image_folder:
             roots.append((self.image_folder, sorted(self._known(self.image_folder))))

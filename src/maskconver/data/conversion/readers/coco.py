@@ -61,9 +61,15 @@ class _File:
         names: class by category id.
         classes: as they are listed.
         kind: `instances`, or what else it holds.
+        has_outlines: whether there are any, whatever else it holds.
+
+    Args:
+        reader: takes what is wrong with it.
+        name: of the file.
+        anyhow: its outlines are read, whatever else it holds.
     """
 
-    def __init__(self, reader: Coco, name: str) -> None:
+    def __init__(self, reader: Coco, name: str, *, anyhow: bool = False) -> None:
         self.name, self.where = name, reader.files.where(name)
         self.split = split_of(name)
         content = _content(reader.files, name)
@@ -71,7 +77,8 @@ class _File:
         self.images: dict[int | str, _Image] = {}
         self._raws: list[msgspec.Raw] = _list(content.annotations, "annotations", self.where)
         keys, sound, faults = _keys(self._raws)
-        self.kind = _kind(keys)
+        self.has_outlines = any(bytes(key.segmentation) for key in keys)
+        self.kind = "instances" if anyhow else _kind(keys)
         if self.kind != "instances":
             return
         for number, raw in enumerate(_list(content.images, "images", self.where)):
@@ -86,13 +93,17 @@ class _File:
             reader.faults.add("bad-annotation", f"{self.where}, annotations[{number}]", text)
         self._raws = [self._raws[i] for i in sound]
         self._index(keys, reader)
-        used = Counter(int(k.category_id) for k in keys if isinstance(k.category_id, int | float))
+        used = Counter(n for k in keys if (n := _category_number(k.category_id)) is not None)
         self.classes = self._classes(content, used, reader)
 
     def _index(self, keys: list[_Key], reader: Coco) -> None:
         """Sorts the annotations by image, each image's in file order."""
         place = {image: i for i, image in enumerate(self.images)}
-        owner = np.array([place.get(_identity(k.image_id), -1) for k in keys], np.int64)
+        # Ids may be text in one list and numbers in the other.
+        others: dict[int | str, int] = {str(image): i for image, i in place.items() if isinstance(image, int)}
+        others |= {int(t): i for t, i in place.items() if isinstance(t, str) and t.isdecimal()}
+        ids = [_identity(k.image_id) for k in keys]
+        owner = np.array([place.get(i, others.get(i, -1)) for i in ids], np.int64)
         for i in np.flatnonzero(owner < 0).tolist():
             text = f"is of image {keys[i].image_id}, which images lacks"
             reader.faults.add("unknown-image", f"{self.where}, {_entry(value(self._raws[i]), i)}", text)
@@ -112,10 +123,8 @@ class _File:
         rows: dict[int, dict[str, Any]] = {}
         for number, raw in enumerate(_list(content.categories, "categories", self.where)):
             row = value(raw)
-            number_ = row.get("id") if isinstance(row, dict) else None
-            if isinstance(number_, float) and number_.is_integer():  # pandas writes numbers so
-                number_ = row["id"] = int(number_)
-            if not isinstance(number_, int) or isinstance(number_, bool):
+            number_ = _category_number(row.get("id")) if isinstance(row, dict) else None
+            if number_ is None:
                 text = "has no whole number as id"
                 reader.faults.add("bad-category", f"{self.where}, categories[{number}]", text)
             elif number_ in rows:
@@ -163,7 +172,7 @@ class Coco(Reader):
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
         self._files: list[_File] = []
-        others, boxes = [], []
+        others, boxes, mixed = [], [], []
         for name in files.matching(".json"):
             if not looks_like_coco(files, name):
                 continue
@@ -178,6 +187,10 @@ class Coco(Reader):
                 boxes.append(name)
             else:
                 others.append(f"{posixpath.basename(name)} ({file.kind})")
+                mixed += [name] * file.has_outlines
+        if mixed and not self._files:  # e.g. people with their keypoints, where no file has outlines alone
+            self._files, others = [_File(self, name, anyhow=True) for name in mixed], []
+            self.say(f"{', '.join(mixed)}: outlines are read, keypoints and captions are not used")
         for name in boxes:
             text = "the annotations have boxes and no outlines"
             self.faults.add("no-outline", files.where(name), text)
@@ -273,10 +286,10 @@ class Coco(Reader):
             entry = _entry(row, number)
             where = f"{file.where}, {entry}"
             category = row.get("category_id")
-            if category == file.left_out:
+            known = _category_number(category)
+            if known == file.left_out:
                 continue
-            known = _identity(category) if isinstance(category, float) else category
-            name = file.names.get(known) if isinstance(known, int) else None
+            name = None if known is None else file.names.get(known)
             if name is None:
                 self.faults.add("unknown-class", where, f"category {category} is not among the categories")
                 continue
@@ -288,7 +301,7 @@ class Coco(Reader):
             shape.entry = entry
             shape.layer = -1 if file.is_stuff else 0
             shape.crowd = row.get("iscrowd") in (1, True, "1")
-            shape.area = _number(row.get("area"))
+            shape.area = _number(row.get("area")) or None  # 0 is written for what is not known
             shape.score = _number(row.get("score"))
             yield shape
 
@@ -421,6 +434,14 @@ def _kind(keys: list[_Key]) -> str:
 
 def _identity(number: int | str | float) -> int | str:
     return int(number) if isinstance(number, float) and number.is_integer() else number  # type: ignore[return-value]
+
+
+def _category_number(value: Any) -> int | None:
+    """A category id, also as pandas (1.0) or a program that writes text ("1") has it."""
+    if isinstance(value, str):
+        return int(value) if value.isdecimal() else None
+    number = None if isinstance(value, bool) else _number(value)
+    return int(number) if number is not None and number.is_integer() else None
 
 
 def _image_row(row: Any) -> _Image | str:

@@ -96,9 +96,9 @@ class Yolo(Reader):
             lines = [line for line in map(plain_name, lines) if line]
             known, tops = set(images), dict.fromkeys((folder, posixpath.join(folder, base)))
             there = [image for line in lines if (image := _listed_image(line, tops, known))]
-            if len(there) < len(lines) or not listed:
-                missing = f"of whose images {len(lines) - len(there)} are missing" if listed else "which is missing"
-                self.decisions.append(f'data.yaml names the list "{entry}", {missing}')
+            if missing := len(lines) - len(there) or not listed:
+                what = f"of whose images {missing} are missing" if listed else "which is missing"
+                self.decisions.append(f'data.yaml names the list "{entry}", {what}')
             return there
         parts = plain.split("/") if plain else []
         tries = [posixpath.join(folder, plain), posixpath.join(folder, base, plain)]
