@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from maskconver.data.conversion.annotation import AnnotatedImage, Faults, Options, Reader
+from maskconver.data.conversion.colors import read_color_file
 from maskconver.data.conversion.files import Files
 from maskconver.data.conversion.pairs import pair_masks
 from maskconver.data.conversion.registry import reader_of, recognise
@@ -310,6 +311,8 @@ FORMS = [
     ("c.txt", "road 128 64 128\n# a remark\nwide sky  70 130 180\n"),
     ("c.txt", "128 64 128 road\n70\t130\t180\twide sky\n"),
     ("c.csv", "name,r,g,b\nroad,128,64,128\nwide sky,70,130,180\n"),
+    ("c.csv", "id,name,r,g,b,a\n1,road,128,64,128,255\n2,wide sky,70,130,180,255\n"),
+    ("c.csv", 'R;G;B;Class\n128;64;128;"road"\n\n70;130;180;wide sky\n'),
     ("c.txt", "road #804080\nwide sky: #4682b4\n"),
     ("c.json", '{"road": [128, 64, 128], "wide sky": [70, 130, 180]}'),
     ("c.json", '[{"name": "road", "color": [128, 64, 128]}, {"name": "wide sky", "color": "#4682b4"}]'),
@@ -328,6 +331,16 @@ def test_colour_masks_with_a_file_of_colours(tmp_path: Path, file: str, text: st
     (tmp_path / file).write_text(text)
     _, (image,) = read(tmp_path / "set", "color-masks", colors=tmp_path / file)
     assert names(image)[0] == ["road1", "wide sky2", "wide sky2", "road1"]
+
+
+def test_numbers_as_names_of_colours_have_a_titled_column(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("name,r,g,b\n0,0,0,0\n1,128,64,128\n")
+    table = read_color_file(tmp_path / "c.csv")
+    assert dict(zip(table.names, table.colors)) == {"0": (0, 0, 0), "1": (128, 64, 128)}
+    for text in ("0 128 64 128 road\n", "1 128 64 128\n"):  # what is the colour?
+        (tmp_path / "c.txt").write_text(text)
+        with pytest.raises(DataError, match="more than the three numbers of a colour"):
+            read_color_file(tmp_path / "c.txt")
 
 
 def test_unknown_colours_are_listed_with_counts_and_jpeg_blur_is_called_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,8 @@ LISTED = 20  # unknown colours are listed one by one up to so many
 _FORM = "write one line per class, such as: road 128 64 128"
 _END = re.compile(r"^(.*?)[\s,:;=]+(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})\s*(?:[:,;].*)?$")
 _START = re.compile(r"^(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})[\s,:;=]+(.+)$")
+_MORE = re.compile(r"^(\d{1,3}[\s,;]+){3}\d{1,3}(?![^\s,;])")
+_TITLES = ("name", "class", "label", "category"), ("r", "red"), ("g", "green"), ("b", "blue")
 _HEX = re.compile(r"#([0-9a-fA-F]{6})\b")
 
 
@@ -49,7 +52,8 @@ def read_color_file(path: Path) -> ColorTable:
 
     JSON: `{"road": [128, 64, 128]}`, a list of `{"name": …, "color": [r, g, b] or "#rrggbb"}` (also below
     `classes` or `labels`), or `label_map` with `segmentation_colors`. Text with a line a class: `road 128 64
-    128`, `128 64 128 road`, `road,128,64,128`, `road:128,64,128::` or `road #804080`.
+    128`, `128 64 128 road`, `road,128,64,128`, `road:128,64,128::` or `road #804080`. Where the first line
+    titles the columns (`id,name,r,g,b`), it says which is what.
 
     Raises:
         DataError: no such file, a line or row that is not of these forms, or a colour of two classes.
@@ -72,6 +76,9 @@ def read_color_file(path: Path) -> ColorTable:
 
 
 def _text_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
+    if columns := _titled(text):
+        yield from _columns(text, columns, where)
+        return
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if found := _HEX.search(line):
@@ -79,6 +86,9 @@ def _text_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
             yield name, _color(f"#{found[1]}", where)
         elif line.startswith(("#", "//")) or not line:
             continue
+        elif _MORE.match(line):
+            what = f'line {number}, "{line[:40]}", begins with more than the three numbers of a colour'
+            raise DataError(what, where=where, fix=f"{_FORM}; or title the columns: name,r,g,b")
         elif start := _START.match(line):
             yield start[4].strip(" \t\"'"), _color(list(map(int, start.groups()[:3])), where)
         elif end := _END.match(line):
@@ -87,6 +97,30 @@ def _text_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
             raise DataError(
                 f'line {number}, "{line[:40]}", names no class with a colour', where=where, fix=_FORM
             )
+
+
+def _cells(line: str) -> list[str]:
+    return next(csv.reader([line], delimiter=next((d for d in ";\t" if d in line), ",")), [])
+
+
+def _titled(text: str) -> list[int]:
+    """Where the columns of name, red, green and blue are, if the first line titles them; else []."""
+    titles = [title.strip().lower() for title in _cells(text.partition("\n")[0])]
+    found = [next((k for k, t in enumerate(titles) if t in words), -1) for words in _TITLES]
+    return found if min(found) >= 0 else []
+
+
+def _columns(text: str, columns: list[int], where: str) -> Iterable[tuple[str, Color]]:
+    for number, line in enumerate(text.splitlines()[1:], 2):
+        if not line.strip(" \t,;"):
+            continue
+        try:
+            cells = _cells(line)
+            name, *color = (cells[k].strip() for k in columns)
+            yield name, _color([int(v) for v in color], where)
+        except (IndexError, ValueError):
+            what = f'line {number}, "{line[:40]}", has no name or no colour in its columns'
+            raise DataError(what, where=where, fix=_FORM) from None
 
 
 def _json_rows(text: str, where: str) -> Iterable[tuple[str, Color]]:
