@@ -218,3 +218,10 @@ def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(ImageError, match="git lfs pull"):
         read_image(tmp_path / "x.png")
+
+
+def test_values_in_the_other_byte_order_are_warned_about_as_well() -> None:
+    values = np.full((3, 4), 3000, np.uint16)
+    for order in "<>":
+        with pytest.warns(ImageWarning, match="white_level=4095"):
+            assert to_bits(values.astype(f"{order}u2")).max() == 12

@@ -94,6 +94,7 @@ def to_bits(
         raise ImageError(what, where=name, fix="give uint8, uint16 or floats in 0…1")
     if not values.size:
         return values.astype(top.dtype)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)  # of a TIFF in the other byte order
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError("holds NaN or infinite values", where=name, fix="replace them first")
