@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from maskconver.data.conversion.annotation import Faults
+from maskconver.data.conversion.archive import unpack
 from maskconver.errors import DataError
 from maskconver.io.sources import FileSource, list_images, name_fault
 
@@ -91,3 +93,15 @@ def test_a_file_that_lies_elsewhere_or_has_another_ending_is_named(tmp_path: Pat
         FileSource(tmp_path).read("images/train/0.png")
     with pytest.raises(DataError, match=r"there is 0\.png, so correct file_name"):
         FileSource(tmp_path).read("0.jpg")
+
+
+def test_names_in_utf_8_that_the_zip_does_not_call_so_are_found(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("images/XXXXXXX.png", "images/b.png"):
+            archive.writestr(name, b"x")
+    data = (tmp_path / "x.zip").read_bytes().replace(b"XXXXXXX", "straße".encode())  # as a Mac zips
+    (tmp_path / "x.zip").write_bytes(data)
+    source = FileSource(tmp_path / "x.zip")
+    assert source.names() == ["b.png", "straße.png"] and source.read("straße.png") == b"x"
+    unpack(tmp_path / "x.zip", tmp_path / "out", Faults())
+    assert (tmp_path / "out" / "images" / "straße.png").is_file()

@@ -9,6 +9,7 @@ import threading
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -140,10 +141,8 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         self.file = zipfile.ZipFile(path)
-        own = [
-            n for n in self.file.namelist() if not n.endswith(("/", "\\")) and not n.startswith("__MACOSX/")
-        ]
-        every = {n.replace("\\", "/"): n for n in own}  # as some programs for Windows write them
+        every = {zip_name(entry): entry.filename for entry in self.file.infolist()}
+        every = {n: own for n, own in every.items() if not n.endswith("/") and not n.startswith("__MACOSX/")}
         shown = [n for n in every if not _is_hidden(n)]
         images = [n for n in shown if PurePosixPath(n).suffix.lower() in SUFFIXES] or shown
         common = posixpath.commonpath([posixpath.dirname(n) for n in images]) if images else ""
@@ -161,6 +160,18 @@ class _Archive:
             if found in self.keys:
                 return found
         return None
+
+
+def zip_name(entry: zipfile.ZipInfo) -> str:
+    """The name of a zip's entry, with `/`; a folder ends with it.
+
+    Some programs for Windows write backslashes, and a Mac UTF-8 without saying so.
+    """
+    name = entry.filename
+    if not entry.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
 
 
 def name_fault(name: str) -> str:

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from ...errors import DataError, one_line
-from ...io.sources import name_fault
+from ...io.sources import name_fault, zip_name
 from .annotation import Faults
 
 
@@ -28,7 +28,7 @@ def unpack(archive: Path, folder: Path, faults: Faults) -> Path:
                 what = f"needs {need / 1e9:.1f} GB unpacked, {free / 1e9:.1f} GB are free"
                 raise DataError(what, where=str(archive), fix="write to a disk with more room")
             for entry in file.infolist():
-                name = entry.filename.replace("\\", "/")
+                name = zip_name(entry)
                 if entry.is_dir() or name.endswith("/"):
                     continue
                 if stat.S_ISLNK(entry.external_attr >> 16):
