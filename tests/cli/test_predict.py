@@ -77,6 +77,16 @@ def test_image_ids_are_found_by_names_of_a_mac_and_of_windows(folder, given):
     assert [row["image_id"] for row in read(folder / "out")["annotations"]] == [77]
 
 
+@pytest.mark.parametrize(
+    "rows", [{}, {"annotations": [{"id": 1, "image_id": 7, "segmentation": [[1, 1, 5, 5, 3, 2]]}]}]
+)
+def test_image_ids_are_those_of_images_without_annotation_and_of_instances(folder, rows):
+    images = [{"id": k, "file_name": name} for k, name in ((7, "a.png"), (8, "b.jpg"))]
+    (folder / "truth.json").write_text(json.dumps({"images": images, **rows}))
+    assert main(["predict", "fake", "in", "--out", "out", "--ids-from", "truth.json"]) == 0
+    assert [row["image_id"] for row in read(folder / "out")["annotations"]] == [7, 8]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_a_name_that_is_no_text_fails_alone(folder, capsys):
     shutil.copy(folder / "in" / "a.png", os.fsencode(folder / "in") + b"/\xff.png")

@@ -111,6 +111,15 @@ def test_categories_named_otherwise_are_warned_of(tmp_path: Path, gt: Path) -> N
     assert '1: "lorry" here, "car"' in panoptic_quality_files(gt, pred).warnings[0]
 
 
+def test_ids_of_another_type_are_told(tmp_path: Path, gt: Path) -> None:
+    def text(data: dict[str, Any]) -> None:
+        data["images"][0]["id"] = data["annotations"][0]["image_id"] = "0001"
+
+    pred = panoptic.write(tmp_path / "pred", text)
+    with pytest.raises(DataError, match="its id is 1 in the ground truth and '0001' here"):
+        panoptic_quality_files(gt, pred)
+
+
 def rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     return data["annotations"][0]["segments_info"]
 

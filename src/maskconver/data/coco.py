@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..core.segments import Runs, SegmentTable, reversed_channels_hint
 from ..errors import DataError
 from ..io.images import MAX_PIXELS
-from ..io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
+from ..io.panoptic_json import NO_IMAGES, PanopticFile, read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource, name_fault
 from .dataset import DataWarning, PanopticDataset, Sample
 from .layout import DataPaths, find_panoptic
@@ -171,4 +171,4 @@ def require_images(file: PanopticFile) -> None:
         DataError: names the file.
     """
     if not file.images:
-        raise DataError('the list "images" is missing or empty; it names the images', where=file.path)
+        raise DataError(NO_IMAGES, where=file.path)

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
 from ..errors import ConfigError
-from .panoptic_json import read_panoptic_json
+from .panoptic_json import read_image_rows
 
 
 def unique_stems(stems: Iterable[str]) -> list[str]:
@@ -48,6 +48,8 @@ def result_names(paths: Sequence[Path], named: Iterable[str]) -> dict[Path, str]
 def image_ids_from(source: str | None, names: dict[Path, str]) -> dict[str, int | str]:
     """Image ids by name in the results, so that `maskconver pq` pairs them with that file's ground truth.
 
+    Any COCO JSON with a list `images` will do, also of images without annotation.
+
     An image is the one of the file whose path has the most parts in common, counted from the end.
 
     Raises:
@@ -56,7 +58,7 @@ def image_ids_from(source: str | None, names: dict[Path, str]) -> dict[str, int 
     if source is None:
         return {}
     rows: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
-    for row in read_panoptic_json(source).images:
+    for row in read_image_rows(source):
         parts = _parts(PurePosixPath(row.file_name.replace("\\", "/")))
         rows.setdefault(parts[0], []).append((parts, row.id))
     if unknown := [path.name for path in names if _parts(path)[0] not in rows]:

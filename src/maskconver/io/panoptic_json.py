@@ -40,6 +40,8 @@ from .panoptic_rows import (
     sound_text,
 )
 
+NO_IMAGES = 'the list "images" is missing or empty; it names the images'
+
 
 @dataclass
 class PanopticFile:
@@ -114,18 +116,7 @@ def read_panoptic_json(
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = name or ("panoptic JSON" if isinstance(source, bytes) else os.fspath(source))
 
-    def report(
-        kind: str,
-        message: str,
-        severity: str = "error",
-        image_id: int | str | None = None,
-        segment_id: int | None = None,
-    ) -> None:
-        if defects is not None:
-            defects.append(Defect(kind, name, message, severity, image_id, segment_id))
-        elif severity == "error":
-            raise DataError(message, where=name, kind=kind)
-
+    report = _reporter(name, defects)
     file = parse(data, name)
     explain_other_kind(file, data, name)
     del data
@@ -163,6 +154,41 @@ def read_panoptic_json(
     return PanopticFile(
         name, categories or own, own, images, image_ids, png_names, offsets, table, boxes[sound], image_text
     )
+
+
+def read_image_rows(path: str | os.PathLike[str]) -> list[ImageRow]:
+    """The rows of `images` of any COCO JSON: panoptic, of instances, or of images alone.
+
+    Raises:
+        DataError: not JSON, no images, or a row that is none.
+        OSError: the file cannot be read.
+    """
+    name = os.fspath(path)
+    text = bytes(parse(Path(path).read_bytes(), name).images)
+    with sound_text(name):
+        loose = partial(image_row, report=_reporter(name, None))
+        rows, _ = rows_of(text or b"[]", ImageRow, loose, key="images", name=name)
+    if not rows:
+        raise DataError(NO_IMAGES, where=name)
+    return rows
+
+
+def _reporter(name: str, defects: list[Defect] | None) -> Report:
+    """Keeps defects in a list, or raises the first error where there is none."""
+
+    def report(
+        kind: str,
+        message: str,
+        severity: str = "error",
+        image_id: int | str | None = None,
+        segment_id: int | None = None,
+    ) -> None:
+        if defects is not None:
+            defects.append(Defect(kind, name, message, severity, image_id, segment_id))
+        elif severity == "error":
+            raise DataError(message, where=name, kind=kind)
+
+    return report
 
 
 def _categories(text: msgspec.Raw, name: str, report: Report) -> Categories:

@@ -87,10 +87,11 @@ def panoptic_quality_files(
     missing = [image_id for image_id in gt.image_ids if image_id not in pred.index_of]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(
-            f"{pred.path}: no prediction for image {missing[0]}{more}; an image without segments is an "
-            "annotation with an empty segments_info"
-        )
+        fix = "an image without segments is an annotation with an empty segments_info"
+        wanted = str(missing[0]).lstrip("0")
+        if (other := next((i for i in pred.image_ids if str(i).lstrip("0") == wanted), None)) is not None:
+            fix = f"its id is {missing[0]!r} in the ground truth and {other!r} here; write both alike"
+        raise DataError(f"no prediction for image {missing[0]}{more}", where=pred.path, fix=fix)
     job = _Job(
         gt,
         pred,
