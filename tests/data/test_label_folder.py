@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
@@ -212,7 +213,7 @@ class TestDefects:
     def test_what_is_no_label_png(self, tmp_path: Path) -> None:
         data = open_dataset(write(tmp_path), "train")
         path = tmp_path / "labels" / "train" / "a.png"
-        Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(path)
+        Image.fromarray(np.full((6, 8, 3), (1, 0, 0), np.uint8)).save(path)
         assert "3 channels" in refusal(data)
         path.write_bytes(b"\x89PNG\r\n\x1a\n cut off")
         assert "a.png" in refusal(data)
@@ -241,6 +242,35 @@ class TestDefects:
         with pytest.raises(DataError, match="no label PNG has the name"), warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)
             open_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "RGBA"])
+def test_grey_with_more_channels_is_grey(tmp_path: Path, mode: str) -> None:
+    data = open_dataset(write(tmp_path), "train")
+    expected = data.ids(0).copy()
+    Image.fromarray(values()).convert(mode).save(tmp_path / "labels" / "train" / "a.png")
+    np.testing.assert_array_equal(open_dataset(tmp_path, "train").ids(0), expected)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32])
+def test_label_tiffs_of_any_numbers_are_read_and_stacks_refused(kind: type) -> None:
+    write_tiff = pytest.importorskip("tifffile", reason="tifffile is not installed").imwrite
+    classes = LabelClasses(Categories([Category(k, str(k), False, (0, 0, 0)) for k in (1, 2, 8)]))
+    stream = io.BytesIO()
+    write_tiff(stream, values().astype(kind))
+    np.testing.assert_array_equal(
+        read_label_png(stream.getvalue(), classes, "a.tif"), np.where(values() == 255, 0, values() + 1)
+    )
+    stream = io.BytesIO()
+    write_tiff(stream, np.stack([values()] * 2), photometric="minisblack")
+    with pytest.raises(DataError, match="holds 2 pages"):
+        read_label_png(stream.getvalue(), classes, "a.tif")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_classes_in_other_encodings(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "classes.txt").write_text("Straße\nsky\n", encoding=encoding)
+    assert read_classes(tmp_path / "classes.txt").categories.names == ("Straße", "sky")
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

@@ -198,3 +198,9 @@ def test_all_defects_of_a_file_can_be_collected() -> None:
     assert {d.file for d in defects} == {"x.json"} and {d.severity for d in defects} == {"error"}
     kinds = ["duplicate-category", "annotation-without-image", "unknown-category", "segment-id-zero"]
     assert [d.kind for d in defects] == kinds
+
+
+def test_utf_16_is_read_as_utf_8_is() -> None:
+    content = {"categories": [{"id": 1, "name": "Straße", "isthing": 1}], "annotations": [], "images": []}
+    read = read_panoptic_json(json.dumps(content, ensure_ascii=False).encode("utf-16"))
+    assert read.categories.names == ("Straße",)

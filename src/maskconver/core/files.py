@@ -21,6 +21,8 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 """The folder of the bundled model files."""
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that was cloned without Git LFS: three lines of text in place of the content."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How text in UTF-16 begins."""
 LFS_FIX = "it is a Git LFS pointer, not the file itself; run: git lfs pull"
 
 
@@ -35,6 +37,16 @@ def require_content(
     with suppress(OSError), Path(path).open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise error(f"not {kind}", where=os.fspath(path), fix=LFS_FIX)
+
+
+def decoded(data: bytes, *, loose: bool = False) -> str:
+    """Text in UTF-8 or UTF-16, or else Windows-1252; `loose` for a text that may be cut off in a letter."""
+    if data.startswith(UTF_16):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig", errors="ignore" if loose else "strict")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
 
 
 def load_yaml(text: str, *, most: int = 100_000) -> Any:

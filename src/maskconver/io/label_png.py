@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.categories import Categories, Category, made_up_color
-from ..core.files import require_content
+from ..core.files import decoded, require_content
 from ..errors import DataError, ImageError, one_line
 from .images import MAX_PIXELS, image_size
+from .tiff import MAGIC as TIFF
 
 IGNORE = 255
+GREY = ("1", "L", "P", "I", "I;16", "I;16B", "F")
+"""Pillow's modes of one channel."""
 _FORM = '{"ignore": 255, "classes": [{"label": 0, "name": "sky", "color": [128, 128, 128]}, …]}'
 
 
@@ -60,10 +63,10 @@ def read_classes(path: str | os.PathLike[str]) -> LabelClasses:
     path = Path(path)
     require_content(path, "a file of classes", DataError)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = decoded(path.read_bytes())
     except FileNotFoundError:
         raise DataError("no such file (it names the classes of the label PNGs)", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DataError(f"cannot be read ({one_line(error)})", where=str(path)) from None
     ignore: Any = IGNORE
     rows: Any
@@ -171,25 +174,54 @@ def stored_values(image: Image.Image) -> NDArray[Any]:
 
 
 def _values(data: bytes, name: str) -> NDArray[np.integer]:
-    """The values of a grey or palette PNG, or of a TIFF of one channel, H×W."""
+    """The values of a PNG of one channel, of equal ones or with a palette, or of a TIFF of one channel."""
+    values: NDArray[Any]
     try:
         height, width = image_size(data, name=name)
         if height * width > MAX_PIXELS:
             raise DataError(f"{width}×{height} pixels are more than {MAX_PIXELS} and are refused", where=name)
         with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
-            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-                raise DataError(
-                    f"has {len(image.getbands())} channels ({image.mode})",
-                    where=name,
-                    fix="a label PNG has one channel, whose value is the class (panoptic PNGs go "
-                    "with a panoptic JSON)",
-                )
-            values = stored_values(image)
-            if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-                raise DataError("holds values beyond 0…65535", where=name, fix="write the classes as 16 bits")
+            if (pages := getattr(image, "n_frames", 1)) > 1:
+                raise DataError(f"holds {pages} pages", where=name, fix="save one")
+            mode = f"{len(image.getbands())} channels ({image.mode})"
+            values = stored_values(image) if image.mode in GREY else np.asarray(image.convert("RGB"))
     except ImageError as error:
         raise DataError(error.what, where=name, fix=error.fix) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = f"not a readable PNG or TIFF ({one_line(error)})"
-        raise DataError(what, where=name, fix="copy or write it again") from None
-    return values.astype(np.uint16) if values.dtype.itemsize > 2 else values
+        if not data.startswith(TIFF):
+            what = f"not a readable PNG or TIFF ({one_line(error)})"
+            raise DataError(what, where=name, fix="copy or write it again") from None
+        values, mode = tiff_values(data, name, error), ""
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            fix = "a label PNG has one channel, whose value is the class "
+            fix += "(panoptic PNGs go with a panoptic JSON)"
+            raise DataError(f"has {mode}", where=name, fix=fix)
+        values = values[..., 0]
+    if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+        raise DataError("its values are not whole numbers", where=name, fix="write the classes as 16 bits")
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise DataError("holds values beyond 0…65535", where=name, fix="write the classes as 16 bits")
+    return values.astype(np.uint16) if values.dtype.itemsize > 2 or values.dtype.kind == "f" else values
+
+
+def tiff_values(data: bytes, where: str, error: Exception) -> NDArray[Any]:
+    """The values of a TIFF that Pillow cannot read (64 bits), H×W, through tifffile.
+
+    Raises:
+        DataError: tifffile is not installed or cannot read it, or it has several planes.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        fix = "pip install tifffile reads more kinds of TIFF"
+        what = f"cannot be read ({one_line(error)})"
+        raise DataError(what, where=where, fix=fix, kind="unreadable-mask") from None
+    try:
+        values = np.squeeze(tifffile.imread(io.BytesIO(data)))
+    except Exception as again:  # its errors have no common class
+        raise DataError(f"cannot be read ({one_line(again)})", where=where, kind="unreadable-mask") from None
+    if values.ndim != 2:
+        what = f"holds an array of {' × '.join(map(str, values.shape))} values, not one plane"
+        raise DataError(what, where=where, fix="save one plane", kind="unreadable-mask")
+    return values

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ..core.files import LFS_FIX, LFS_POINTER
+from ..core.files import LFS_FIX, LFS_POINTER, UTF_16, decoded
 from ..errors import DataError, one_line
 
 MAX_ID = (1 << 24) - 1
@@ -111,7 +111,7 @@ def parse(data: bytes, name: str) -> PanopticJson:
     Raises:
         DataError: not JSON, or not an object.
     """
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = decoded(data).encode() if data.startswith(UTF_16) else data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise DataError("the file is empty", where=name, fix="write or download it again")
     try:

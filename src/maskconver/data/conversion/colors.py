@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.files import require_content
+from ...core.files import decoded, require_content
 from ...core.segments import run_starts
 from ...errors import DataError, one_line
 from .annotation import Faults
-from .files import decoded
 
 Color = tuple[int, int, int]
 VOID_NAMES = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored"})

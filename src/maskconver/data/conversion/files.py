@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER
+from ...core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER, decoded
 from ...errors import DataError, one_line
 from ...io.sources import is_below
 from .splits import folder_split
@@ -228,16 +228,6 @@ def plain_name(name: str) -> str:
 def stem_of(name: str) -> str:
     """The last part of a name without its ending, by which files are paired; composed, unlike a Mac's."""
     return unicodedata.normalize("NFC", PurePosixPath(name).stem)
-
-
-def decoded(data: bytes, *, loose: bool = False) -> str:
-    """Text in UTF-8 or UTF-16, or else Windows-1252; `loose` for a text that may be cut off in a letter."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace")
-    try:
-        return data.decode("utf-8-sig", errors="ignore" if loose else "strict")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
 
 
 def _closest(plain: str, near: tuple[str, ...], found: list[tuple[Path, str]]) -> list[tuple[Path, str]]:

@@ -15,13 +15,11 @@ from PIL import Image
 from ...core.files import LFS_FIX, LFS_POINTER, MAX_PIXELS
 from ...core.segments import run_starts
 from ...errors import DataError, one_line
-from ...io.label_png import read_classes, stored_values
+from ...io.label_png import GREY, read_classes, stored_values, tiff_values
 from ..layout import CLASSES_FILES
 from .annotation import AnnotatedImage, IdSegment, Shape, SourceClass
 from .files import Files, stem_of
 from .splits import folder_split, split_name
-
-_GREY = ("1", "L", "P", "I", "I;16", "I;16B", "F")
 
 
 def read_values(path: Path, where: str = "") -> NDArray[np.int32]:
@@ -152,31 +150,13 @@ def _open(path: Path, where: str, *, colours: bool) -> NDArray[Any]:
             if colours:
                 image.info.pop("transparency", None)
                 return np.asarray(image.convert("RGB"))
-            if image.mode in _GREY:
+            if image.mode in GREY:
                 return stored_values(image)
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if path.suffix.lower() in (".tif", ".tiff"):
-            return _tiff(data, where, error)
+            return tiff_values(data, where, error)
         raise DataError(f"cannot be read ({one_line(error)})", where=where, kind="unreadable-mask") from None
-
-
-def _tiff(data: bytes, where: str, error: Exception) -> NDArray[Any]:
-    """A TIFF that Pillow cannot read."""
-    try:
-        import tifffile
-    except ImportError:
-        fix = "pip install tifffile reads more kinds of TIFF"
-        what = f"cannot be read ({one_line(error)})"
-        raise DataError(what, where=where, fix=fix, kind="unreadable-mask") from None
-    try:
-        values = np.squeeze(tifffile.imread(io.BytesIO(data)))
-    except Exception as again:  # its errors have no common class
-        raise DataError(f"cannot be read ({one_line(again)})", where=where, kind="unreadable-mask") from None
-    if values.ndim != 2:
-        what = f"holds an array of {' × '.join(map(str, values.shape))} values, not one plane"
-        raise DataError(what, where=where, fix="save one plane", kind="unreadable-mask")
-    return values
 
 
 class SemanticPngs:

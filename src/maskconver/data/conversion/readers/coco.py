@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....core.categories import Categories
+from ....core.files import decoded
 from ....errors import DataError
 from ....io.panoptic_rows import PanopticJson, parse
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
-from ..files import Files, decoded
+from ..files import Files
 from ..geometry import polygon
 from ..pixels import SemanticPngs
 from ..splits import split_name
@@ -361,10 +362,7 @@ def value(raw: msgspec.Raw) -> Any:
 
 
 def _content(files: Files, name: str) -> PanopticJson:
-    data = files.path(name).read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        data = decoded(data).encode()
-    return parse(data, files.where(name))
+    return parse(files.path(name).read_bytes(), files.where(name))
 
 
 def looks_like_coco(files: Files, name: str) -> bool:
