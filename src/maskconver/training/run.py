@@ -264,11 +264,11 @@ def _require_device(config: TrainConfig) -> None:
 
 def _require_no_run(config: TrainConfig, out: Path) -> None:
     """Refuses to write over another run."""
-    if config.resume == "auto" and config.overwrite:
-        raise ConfigError(
-            "`resume=auto` continues a run and `overwrite` starts it again; give only one of them"
-        )
     own = config.resume == "auto" or (config.resume and Path(config.resume).resolve().parent == out.resolve())
+    if own and config.overwrite:
+        raise ConfigError(
+            f"`resume={config.resume}` continues a run and `overwrite` starts it again; give only one of them"
+        )
     if own or config.overwrite:
         return
     if any((out / name).exists() for name in ("last.ckpt", "best.safetensors", "last.safetensors")):
