@@ -189,6 +189,18 @@ def test_a_cut_off_image_that_is_to_be_reduced_is_named(source: Path, tmp_path: 
     assert not mc.data.check_dataset(tmp_path / "out").defects
 
 
+def test_deep_images_that_are_to_be_reduced_are_told(tmp_path: Path) -> None:
+    write_tiff = pytest.importorskip("tifffile", reason="tifffile is not installed").imwrite
+    coco_set(tmp_path / "source", ["a.tif", "b.tif", "c.tif"])
+    for name, kind in (("a", np.uint16), ("b", np.float32)):
+        write_tiff(
+            tmp_path / "source" / f"{name}.tif", np.zeros((HEIGHT, WIDTH, 3)[: 3 if name == "a" else 2], kind)
+        )
+    result = convert(tmp_path / "source", tmp_path / "out", max_side=12)
+    assert result.images == {"resized": 1, "resized, their colours of 16 bits made 8": 1}
+    assert result.errors == {"bad-image": 1} and "32 bits cannot be made smaller" in result.faults[0].text
+
+
 def test_images_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
     coco_set(tmp_path / "source", ["left/a.png", "right/a.png", "right/A.jpg"])
     result = convert(tmp_path / "source", tmp_path / "out")

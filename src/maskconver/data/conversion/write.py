@@ -20,6 +20,7 @@ from ...core.files import atomic_path, linked
 from ...core.panoptic_png import write_panoptic_png
 from ...core.segments import measure
 from ...errors import ImageError, one_line
+from ...io.decoding import is_deep
 from .annotation import Images
 from .files import plain_name
 
@@ -196,21 +197,26 @@ class SetWriter:
         folder.mkdir(parents=True, exist_ok=True)
         suffix = path.suffix or suffix if isinstance(path, Path) else suffix
         if small:
-            name = stem + (suffix if suffix.lower() in _JPEG else ".png")
+            name, how = stem + (suffix if suffix.lower() in _JPEG else ".png"), "resized"
+            where = os.fspath(path) if isinstance(path, Path) else stem
             try:
                 with Image.open(path if isinstance(path, Path) else io.BytesIO(path)) as image:
+                    if is_deep(image):
+                        how = "resized, their colours of 16 bits made 8"
+                    if image.mode == "F":
+                        what, fix = "numbers of 32 bits cannot be made smaller", "save it in 16 bits"
+                        raise ImageError(what, where=where, fix=fix, kind="bad-image")
                     upright = ImageOps.exif_transpose(image)
                     if upright.mode in ("P", "PA", "1", "CMYK", "LA", "RGBA"):
                         upright = upright.convert("RGB")
                     resized = upright.resize(small, Image.Resampling.LANCZOS, reducing_gap=3)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                where = os.fspath(path) if isinstance(path, Path) else stem
                 raise ImageError(
                     f"damaged or cut off ({one_line(error)})", where=where, kind="bad-image"
                 ) from None
             with atomic_path(folder / name) as temporary:
                 resized.save(temporary, quality=95)
-            self.how["resized"] += 1
+            self.how[how] += 1
             return name
         name = stem + suffix
         if isinstance(path, bytes):
