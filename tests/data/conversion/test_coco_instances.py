@@ -91,6 +91,15 @@ def test_a_crowd_lies_below_objects_and_is_marked(tmp_path: Path) -> None:
     assert [r["iscrowd"] for r in rows] == [0, 1]
 
 
+def test_sets_of_crowds_are_told(tmp_path: Path) -> None:
+    content = coco_set(tmp_path / "source")
+    for row in content["annotations"]:
+        row["iscrowd"] = 1
+    write_json(tmp_path / "source" / "instances.json", content)
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert any(text.startswith("2 of 2 annotations are marked as crowds") for text in result.decisions)
+
+
 def test_roboflows_dummy_category_and_a_name_twice(tmp_path: Path) -> None:
     content = coco_json()
     content["categories"] = [

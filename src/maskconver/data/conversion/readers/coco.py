@@ -257,6 +257,7 @@ class Coco(Reader):
 
     def images(self) -> Iterator[AnnotatedImage]:
         done: set[tuple[str, int | str]] = set()
+        count, crowds = 0, 0
         for file in self._files:
             beside = [f for f in self._files if split_name(f.split) == split_name(file.split)]
             for row in file.images.values():
@@ -275,12 +276,19 @@ class Coco(Reader):
                 )
                 for f in same:
                     image.shapes += self._shapes(f, row)
+                count += len(image.shapes)
+                crowds += sum(shape.crowd for shape in image.shapes)
                 try:
                     image.shapes += self._semantic.shapes(image)
                 except DataError as error:
                     self.faults.reject(error, where)
                     continue
                 yield image
+        if 2 * crowds > count:
+            self.say(
+                f"{crowds} of {count} annotations are marked as crowds, which are not learned as objects; "
+                "CVAT marks every mask of a brush so: set iscrowd to 0 where each is one object"
+            )
 
     def _shapes(self, file: _File, image: _Image) -> Iterator[Shape]:
         for number, row in enumerate(file.annotations(image.id)):
