@@ -26,3 +26,10 @@ def test_labels_follow_the_order_and_ids_may_have_gaps() -> None:
 def test_an_id_that_occurs_twice_is_refused() -> None:
     with pytest.raises(DataError, match="id 3 occurs twice"):
         Categories.from_json([*rows(2), rows(2)[1]])
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("0", False), ("1", True), (False, False), (1.0, True)])
+def test_flags_of_things_may_be_text_and_anything_else_is_refused(flag: object, expected: bool) -> None:
+    assert Categories.from_json([{"id": 1, "isthing": flag}])[0].is_thing is expected
+    with pytest.raises(DataError, match="isthing is 'no', not 0 or 1"):
+        Categories.from_json([{"id": 1, "isthing": "no"}])

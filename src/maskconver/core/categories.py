@@ -162,7 +162,10 @@ def _category(position: int, row: Mapping[str, Any]) -> Category:
     color = tuple(int(v) for v in row["color"]) if row.get("color") else made_up_color(position)
     if len(color) != 3 or not all(0 <= v <= 255 for v in color):
         raise ValueError(f"the colour {color} is not three numbers from 0 to 255")
-    return Category(int(row["id"]), str(row.get("name", row["id"])), bool(row["isthing"]), color)
+    flag: Any = {"0": 0, "1": 1}.get(row["isthing"]) if isinstance(row["isthing"], str) else row["isthing"]
+    if flag not in (0, 1):
+        raise ValueError(f"isthing is {row['isthing']!r}, not 0 or 1")
+    return Category(int(row["id"]), str(row.get("name", row["id"])), bool(flag), color)
 
 
 def differences(
