@@ -164,6 +164,18 @@ def test_yolo_has_a_line_a_segment_and_names_what_it_cannot_hold(small: Path, tm
     assert "train: images/train\nval: images/val\n" in text and '  0: "cat & <dog>"' in text
 
 
+def test_labels_of_yolo_lie_where_it_looks_for_them(tmp_path: Path) -> None:
+    """It puts `labels` in the place of the last folder `images`."""
+    write_set(tmp_path / "set", {"images/left/a.jpg": scene(), "b.jpg": scene()})
+    mc.data.export(tmp_path / "set", tmp_path / "out", "yolo-seg")
+    images = [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.jpg")]
+    assert len(images) == 2
+    for image in images:
+        label = "/labels/".join(f"/{image}".rsplit("/images/", 1)).replace(".jpg", ".txt")
+        assert (tmp_path / f"out{label}").is_file()
+    assert len(convert(tmp_path / "out", tmp_path / "again").classes) == 4
+
+
 def test_things_only_leaves_stuff_and_its_class_out(small: Path, tmp_path: Path) -> None:
     done = mc.data.export(small, tmp_path / "out", "yolo-seg", split="val", things_only=True)
     assert done.segments == 3 and "stuff regions are written like objects" not in done.notes

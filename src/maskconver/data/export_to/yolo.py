@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 
 from .geometry import one_ring
 from .item import Item, Output, below
@@ -17,7 +18,8 @@ def yolo_seg(out: Output) -> Iterator[Callable[[Item], None]]:
 
     def write(item: Item) -> None:
         splits[item.split] = None
-        out.place(item, below("images", item.split, item.name))
+        image = below("images", item.split, item.name)
+        out.place(item, image)
         height, width = item.size
         lines = []
         for segment in item.result:
@@ -30,7 +32,10 @@ def yolo_seg(out: Output) -> Iterator[Callable[[Item], None]]:
             holes = any(holes for _, holes in parts)
             out.note("segments with holes are one polygon, cut open by lines of no width", holes)
         out.note_crowd(item, "crowd regions are left out")
-        out.write(below("labels", item.split, f"{item.stem}.txt"), "".join(lines))
+        # YOLO looks for labels where the last folder `images` of the image's path is called `labels`.
+        start, _, end = f"/{image}".rpartition("/images/")
+        label = PurePosixPath(f"{start}/labels/{end}".lstrip("/")).with_suffix(".txt")
+        out.write(str(label), "".join(lines))
 
     yield write
     lines = [f"{split or 'train'}: {below('images', split)}" for split in splits]
