@@ -226,6 +226,11 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "the coordinates are text",
     ),
     "null": (spoiled(segmentation=[[None, 2, 3, 4, 5, 6]]), "bad-polygon", ""),
+    "relative coordinates": (
+        spoiled(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.6]]),
+        "bad-polygon",
+        "all coordinates are from 0 to 1",
+    ),
     "broken run lengths": (
         spoiled(segmentation={"size": [HEIGHT, WIDTH], "counts": "~~"}),
         "bad-rle",

@@ -63,6 +63,18 @@ def test_two_channels_are_category_and_object(tmp_path: Path) -> None:
     assert len({ids[5, 5], ids[5, 9], ids[12, 3]}) == 3 and ids[0, 0] == 0
 
 
+def test_a_photo_of_another_split_is_not_taken(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    pixels = np.full((HEIGHT, WIDTH, 3), (3, 1, 0), np.uint8)
+    for split, name in (("train", "b"), ("val", "a")):
+        photo(source / "images" / split / f"{name}.jpg")
+        (source / "panoptic_2ch" / split).mkdir(parents=True)
+        Image.fromarray(pixels).save(source / "panoptic_2ch" / split / "a.png")
+    write_json(source / "categories.json", [{"id": 3, "name": "cat", "isthing": 1}])
+    result = convert(source, tmp_path / "out")
+    assert result.splits == {"val": 1} and result.errors == {"missing-image": 1}
+
+
 def test_segment_anything_masks_become_objects(tmp_path: Path) -> None:
     photo(tmp_path / "source" / "sa_1.jpg")
     box = {"segmentation": [SQUARE], "area": 80, "predicted_iou": 0.9, "stability_score": 0.9}

@@ -164,3 +164,11 @@ def test_images_of_two_splits_are_told(tmp_path: Path) -> None:
     (tmp_path / "source" / "data.yaml").write_text("train: train/images\nval: train/images\nnames: [cat]\n")
     result = convert(tmp_path / "source", tmp_path / "out")
     assert result.splits == {"train": 1} and result.decisions[0].startswith("1 images are in several splits")
+
+
+def test_keypoints_are_no_outlines(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": "0 .5 .5 .2 .2 .1 .1 .2 .2\n"})
+    with (tmp_path / "source" / "data.yaml").open("a") as file:
+        file.write("kpt_shape: [2, 2]\n")
+    with pytest.raises(DataError, match="boxes and keypoints"):
+        convert(tmp_path / "source", tmp_path / "out")

@@ -66,7 +66,7 @@ def region_of(
         note: called with a kind of what was noticed: `clipped-shapes`, `self-crossing-polygons`.
 
     Raises:
-        DataError: broken run lengths, or of an image of another size.
+        DataError: broken run lengths, or of an image of another size; relative coordinates.
     """
     note = note or (lambda kind: None)
     if shape.rle is not None:
@@ -207,6 +207,8 @@ def _drawn(shape: Shape, size: tuple[int, int], edges: Edges, note: Callable[[st
     if not len(points):
         return Region(shape, np.zeros((0, 0), bool), 0, 0, 0)
     low, high = points.min(0), points.max(0)
+    if low.min() >= 0 and high.max() <= 1 and (points != np.floor(points)).any():
+        raise DataError("all coordinates are from 0 to 1; they must be pixels", kind="bad-polygon")
     if (low < -1).any() or high[0] > size[1] + 1 or high[1] > size[0] + 1:
         note("clipped-shapes")
     x, y = (int(np.clip(np.floor(v), 0, s)) for v, s in zip(low, size[::-1]))

@@ -16,6 +16,7 @@ from ..annotation import AnnotatedImage, Options, Reader
 from ..files import Files, stem_of
 from ..pixels import named_segments, read_colours
 from ..ready import PanopticPngs, source_classes
+from ..splits import folder_split
 from .coco import PANOPTIC, first_outline, looks_like_coco, near, split_of
 
 
@@ -111,6 +112,7 @@ class TwoChannels(Reader):
         self._photos: dict[str, list[str]] = {}
         for photo in set(files.image_names()).difference(self.names):
             self._photos.setdefault(stem_of(photo), []).append(photo)
+        self._splits = {folder_split(photo) for photos in self._photos.values() for photo in photos} - {""}
 
     @classmethod
     def detect(cls, files: Files) -> str | None:
@@ -124,6 +126,8 @@ class TwoChannels(Reader):
         where = self.files.where(name)
         stem = PurePosixPath(name).stem
         photos = self._photos.get(stem_of(name), [])
+        if (own := folder_split(name)) in self._splits:  # not one of another split, of the same name
+            photos = [p for p in photos if folder_split(p) in ("", own)]
         same = [p for p in photos if PurePosixPath(p).parent.name == PurePosixPath(name).parent.name]
         photo = (same or photos or [f"{stem}.jpg"])[0]
         path = self.image(photo, posixpath.dirname(name))

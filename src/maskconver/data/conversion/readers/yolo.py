@@ -38,6 +38,9 @@ class Yolo(Reader):
             )
         described = _yaml_file(files)
         content = read_yaml(files, described) if described else {}
+        if content.get("kpt_shape"):
+            what = "describes boxes and keypoints (kpt_shape), which have no outlines"
+            raise DataError(what, where=files.where(described or ""))
         names = _names(content.get("names")) if content else _listed(files)
         if not names:
             raise DataError("no file names the classes (data.yaml or classes.txt)", where=files.where(""))
