@@ -24,6 +24,12 @@ def test_the_folder_is_named_after_data_and_format(folder, capsys):
     assert "is there already; choose another folder" in capsys.readouterr().err
 
 
+def test_the_current_folder_has_a_name_too(folder, monkeypatch):
+    monkeypatch.chdir(folder / "my_data")
+    assert main(["data", "export", ".", "--to", "masks"]) == 0
+    assert (folder / "my_data_masks/classes.json").is_file()
+
+
 def test_images_that_fail_are_listed_and_the_exit_code_says_so(folder, capsys):
     (folder / "my_data/images/train/scenes_00001.png").unlink()
     capsys.readouterr()

@@ -9,6 +9,8 @@ Example: maskconver data export my_data --to labelme --out my_data_labelme
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...data.export_to.write import FORMATS, export
@@ -46,7 +48,10 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Writes the data set; 0 when every image was written, 1 when some could not be read."""
-    out = args.out or f"{args.data.rstrip('/')}_{args.to.replace('-', '_')}"
+    data = os.path.normpath(args.data)
+    if Path(data).name in ("", ".."):  # its own name, not a hidden folder in it
+        data = os.path.realpath(data)
+    out = args.out or f"{data}_{args.to.replace('-', '_')}"
     with bar_when_counted() as progress:
         done = export(
             args.data,
