@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 
 from ..errors import DataError
@@ -185,8 +186,12 @@ def _classes_file(folder: Path) -> Path | None:
 
 
 def _label_splits(root: Path) -> list[str]:
-    """Names below `labels`; "" where the PNGs lie in it directly."""
+    """Names below `labels`; "" where the PNGs lie in it directly. None of YOLO's, which are texts."""
     inside = [*(root / "labels").glob("*")]
+    kinds = {p.suffix.lower() for p in islice((root / "labels").rglob("*"), 1000)}
+    linked = any(p.is_symlink() for p in inside)  # whose files are not among them
+    if ".txt" in kinds and kinds.isdisjoint((".png", ".tif", ".tiff", ".zip")) and not linked:
+        return []
     names = {p.name if p.is_dir() else p.stem for p in inside if p.is_dir() or p.suffix == ".zip"}
     return sorted(names) or ([""] if inside or (root / "labels.zip").is_file() else [])
 
@@ -254,7 +259,8 @@ def _choose_json(folder: Path, split: str | None) -> tuple[str, Path]:
             "no data set here: looked for panoptic_<split>.json, "
             "annotations/panoptic_<split>2017.json and classes.json with labels/<split>",
             where=str(folder),
-            fix="name other places with `panoptic_json` (or `labels`) and `images`",
+            fix="name other places with `panoptic_json` (or `labels`) and `images`; annotations of another "
+            "tool are converted first (maskconver data convert)",
         )
     shorts = list(dict.fromkeys(_short(name) for name, _ in found))
     if split is None:

@@ -172,3 +172,14 @@ def test_keypoints_are_no_outlines(tmp_path: Path) -> None:
         file.write("kpt_shape: [2, 2]\n")
     with pytest.raises(DataError, match="boxes and keypoints"):
         convert(tmp_path / "source", tmp_path / "out")
+
+
+def test_labels_of_yolo_are_no_label_pngs(tmp_path: Path) -> None:
+    photo(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text(CAT)
+    (tmp_path / "classes.txt").write_text("cat\n")
+    report = mc.data.check_dataset(tmp_path)
+    assert not report.defects and "YOLO" in report.splits[0].panoptic_json
+    with pytest.raises(DataError, match="maskconver data convert"):
+        mc.data.open_dataset(tmp_path)
