@@ -74,6 +74,15 @@ def test_rows_that_do_not_fit_the_map_are_refused(changes, message):
         small(**({"scores": None} | changes))
 
 
+def test_ids_may_be_large_but_not_wrap() -> None:
+    big = np.array([[0, 2**31 - 1], [2**31 - 1, 7]])
+    found = Segmentation.from_ids(big, CATEGORIES, labels=[0, 1], segment_ids=[7, 2**31 - 1])
+    assert found.category_map().tolist() == [[-1, 1], [1, 0]]  # without a table of 8 GB
+    assert found.filter(lambda s: s.id != 7).ids.tolist() == [[0, 2**31 - 1], [2**31 - 1, 0]]
+    with pytest.raises(DataError, match="too large"):
+        Segmentation.from_ids(big + 1, CATEGORIES, labels=[0, 1, 2], segment_ids=[1, 8, 2**31])
+
+
 def test_category_map_has_labels_and_minus_one_for_void():
     np.testing.assert_array_equal(small().category_map(), [[-1, 0, 0, 2], [0, 0, 0, 2], [0, 0, -1, 2]])
 

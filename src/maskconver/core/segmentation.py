@@ -100,14 +100,16 @@ class Segmentation:
             image, file_name: as in the class.
 
         Raises:
-            DataError: the map holds an id that is not listed; an id is listed twice or not positive; a label
-                does not exist.
+            DataError: the map holds an id that is not listed; an id is listed twice, not positive or beyond
+                2³¹-1; a label does not exist.
         """
         labels = np.asarray(labels, np.int64)
         listed = np.arange(1, len(labels) + 1) if segment_ids is None else np.asarray(segment_ids, np.int64)
         values = np.ones(len(labels)) if scores is None else np.asarray(scores, float)
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(categories)):
             raise DataError(f"labels must be in 0…{len(categories) - 1}, got {labels.min()}…{labels.max()}")
+        if listed.max(initial=0) > np.iinfo(np.int32).max:
+            raise DataError(f"segment id {listed.max()} is too large; ids are below 2³¹")
         areas, boxes = measure(ids, listed)
         segments = []
         for row in zip(listed.tolist(), labels.tolist(), values.tolist(), areas.tolist(), boxes.tolist()):

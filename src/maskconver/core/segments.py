@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
 
+TABLE = 1 << 25  # ids are looked up in a table of all up to the largest, which is below this
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -61,10 +63,16 @@ class SegmentTable:
 
 
 def lookup(ids: NDArray[np.integer], keys: ArrayLike, values: ArrayLike, default: int) -> NDArray[np.int32]:
-    """Replace every id (0…2²⁴-1) by the value of its key; `default` where there is none."""
+    """Replace every id (0 or more) by the value of its key; `default` where there is none."""
     keys, values = np.asarray(keys, np.int64), np.asarray(values, np.int32)
-    table = np.full(max(int(ids.max(initial=0)), int(keys.max(initial=0))) + 1, default, np.int32)
-    table[keys] = values
+    if (top := int(ids.max(initial=0))) >= TABLE:
+        numbers, inverse = np.unique(ids, return_inverse=True)
+        there = np.isin(keys, numbers)
+        found = np.full(len(numbers), default, np.int32)
+        found[np.searchsorted(numbers, keys[there])] = values[there]
+        return found[inverse].reshape(ids.shape)
+    table = np.full(top + 1, default, np.int32)
+    table[keys[keys <= top]] = values[keys <= top]
     return table[ids]
 
 

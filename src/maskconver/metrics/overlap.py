@@ -77,7 +77,7 @@ def segment_table(segments: Segments, categories: Categories) -> SegmentTable:
         try:
             if isinstance(segment, Mapping):
                 label = categories.label(segment["category_id"])
-                rows.append((segment["id"], label, segment.get("iscrowd", 0), segment.get("area") or 0))
+                rows.append((segment["id"], label, segment.get("iscrowd") or 0, segment.get("area") or 0))
             else:
                 rows.append((segment.id, segment.label, 0, 0))
         except (KeyError, AttributeError):
