@@ -84,6 +84,15 @@ def test_colours_by_id_do_not_depend_on_the_order_of_the_segments():
     assert len(np.unique(colors, axis=0)) == 40
 
 
+def test_grey_and_pillow_images_are_drawn_on_and_floats_refused():
+    seg, grey = large(), np.full(large().ids.shape, 100, np.uint8)
+    expected = np.asarray(seg.draw(np.repeat(grey[..., None], 3, 2)))
+    for image in (grey, Image.fromarray(grey)):
+        np.testing.assert_array_equal(np.asarray(seg.draw(image)), expected)
+    with pytest.raises(ConfigError, match="floats"):
+        seg.draw(grey / 255)
+
+
 def test_drawing_on_another_image_needs_its_size():
     with pytest.raises(ConfigError, match="does not fit an id map"):
         large().draw(np.zeros((3, 4, 3), np.uint8))

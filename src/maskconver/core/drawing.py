@@ -39,8 +39,8 @@ def draw(
         ids: H×W segment ids, 0 = void.
         segments: a row for every id.
         categories: the label set.
-        image: H×W×C to draw on, its first three channels or grey; black if there is none. uint8, or uint16,
-            which is stretched over its values.
+        image: H×W or H×W×C to draw on, its first three channels or grey, also a Pillow image; black if there
+            is none. uint8, or uint16, which is stretched over its values.
         alpha: strength of the fill, 0…1.
         borders: draw a line around every segment.
         labels: write the category where there is room; None: if there are more than two categories.
@@ -48,10 +48,14 @@ def draw(
         by_id: a thing's colour depends on its id alone, so that it stays where ids do.
 
     Raises:
-        ConfigError: the image has another size than the id map, or alpha is not in 0…1.
+        ConfigError: the image has another size than the id map or is of floats, or alpha is not in 0…1.
     """
     if image is None:
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
+    image = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if image.dtype.kind == "f":
+        raise ConfigError("an image of floats cannot be drawn on; give uint8, from 0 to 255")
+    image = image[..., None] if image.ndim == 2 else image
     if image.ndim == 3 and image.shape[2] != 3:
         image = image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, 2)
     if image.dtype == np.uint16:
