@@ -95,6 +95,14 @@ def test_a_name_that_is_no_text_fails_alone(folder, capsys):
     assert len(read(folder / "out")["annotations"]) == 2
 
 
+def test_images_of_kinds_that_are_not_read_are_not_passed_over_in_silence(folder, capsys):
+    (folder / "in" / "c.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    assert main(["predict", "fake", "in", "--out", "out"]) == 0
+    assert "1 files of kinds that are not read are passed over, e.g. in/c.HEIC" in capsys.readouterr().err
+    assert main(["predict", "fake", "in/c.HEIC", "--out", "out"]) == 2
+    assert "a HEIC image, not one of JPEG" in capsys.readouterr().err
+
+
 def test_an_earlier_result_is_not_replaced_in_silence(folder, capsys):
     assert main(["predict", "fake", "in", "--out", "out"]) == 0
     assert "earlier" not in capsys.readouterr().err

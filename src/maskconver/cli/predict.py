@@ -41,7 +41,7 @@ from ..io.journal import LOCK, PARTS, Journal, Task, open_journal
 from ..io.lock import hold
 from ..io.naming import image_ids_from, result_names, unique_stems
 from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
-from ..io.sources import list_images
+from ..io.sources import list_images, unread_images
 from .options import (
     add_common,
     add_model,
@@ -166,6 +166,9 @@ def run(args: Namespace) -> int:
             f"{out} holds results of --resume or --shard; add --resume, or choose another folder with --out"
         )
     paths, failures = _inputs(args.paths, out)
+    if unread := unread_images(args.paths):
+        text = f"{len(unread)} files of kinds that are not read are passed over, e.g. {shown(unread[0])}"
+        print(f"note: {text}; convert them", file=sys.stderr)
     names = result_names(paths, args.paths)
     if in_parts:  # the same order on machines where the folder has another path
         paths.sort(key=lambda path: (PurePosixPath(names[path]), path))

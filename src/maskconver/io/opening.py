@@ -21,6 +21,16 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 BITS, SAMPLES, NUMBERS = 258, 277, 339  # tags of TIFF
 
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", *TIFF, b"BM", b"GIF8")
+_OTHERS = (
+    (4, b"ftyphe", "a HEIC image"),
+    (4, b"ftypmif", "a HEIC image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"ftyp", "a video"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (0, b"PK\x03\x04", "a zip"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"8BPS", "a Photoshop file"),
+)
 _pillow_limit = threading.Lock()
 for _library in ("PIL", "tifffile"):  # what they log about a damaged file is in our message, in one line
     logging.getLogger(_library).addHandler(logging.NullHandler())
@@ -110,6 +120,7 @@ def _unidentified(file: BinaryIO, head: bytes, name: str) -> ImageError:
     if head.startswith(LFS_POINTER):
         return ImageError("not an image", where=name, fix=LFS_FIX)
     kind = "a text or web page" if head.lstrip()[:1] == b"<" else "not an image"
+    kind = next((named for at, start, named in _OTHERS if head[at:].startswith(start)), kind)
     what = f"{kind}, not one of JPEG, PNG, WebP, TIFF, BMP, GIF"
     return ImageError(what, where=name, fix="convert it or leave it out")
 

@@ -17,6 +17,11 @@ from ..core.files import IMAGE_SUFFIXES as SUFFIXES
 from ..core.files import require_content
 from ..errors import DataError, ImageError, one_line
 
+UNREAD = frozenset(
+    {".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"}
+    | {".dcm", ".svs", ".ndpi", ".czi"}
+)
+"""Endings of images that are not read."""
 LARGEST = 1 << 30
 """Bytes of one file in a zip, at most."""
 
@@ -250,6 +255,17 @@ def _images_below(folder: Path) -> Iterator[Path]:
     for name in _walk(folder):
         if not _is_hidden(name) and Path(name).suffix.lower() in SUFFIXES and not (folder / name).is_fifo():
             yield folder / name
+
+
+def unread_images(paths: Iterable[str]) -> list[str]:
+    """The images in folders whose kinds are not read, so that `list_images` passes them over; sorted."""
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    return sorted(
+        os.fspath(folder / name)
+        for folder in folders
+        for name in _walk(folder)
+        if Path(name).suffix.lower() in UNREAD and not _is_hidden(name)
+    )
 
 
 def _matches(pattern: str) -> Iterator[Path]:
