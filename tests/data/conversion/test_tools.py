@@ -427,6 +427,16 @@ def test_labelme_keeps_flags_crowds_and_the_order_of_labels(tmp_path: Path) -> N
     assert [s["area"] for s in segments if s["iscrowd"]] == [100]
 
 
+def test_shapes_that_a_group_makes_one_object_are_counted(tmp_path: Path) -> None:
+    folder = exports.labelme(tmp_path / "set")
+    content = json.loads((folder / ME).read_text())
+    for row in content["shapes"]:  # as a program writes that means none
+        row |= {"group_id": 0, "label": "cat"}
+    (folder / ME).write_text(json.dumps(content))
+    notes = convert(folder, tmp_path / "out").notes
+    assert notes["shapes-joined-by-their-group"] == 5  # of six with an area
+
+
 def test_two_labelme_files_of_one_image(tmp_path: Path) -> None:
     folder = exports.labelme(tmp_path / "set")
     (folder / "copy.json").write_bytes((folder / ME).read_bytes())
@@ -507,6 +517,15 @@ def test_label_studio_takes_the_ground_truth_and_else_the_latest_annotation(tmp_
     assert [c["segments"] for c in result.classes if c["isthing"]] == [4, 1]
     assert result.notes["further-annotations-of-a-task"] == 2
     assert result.notes["tasks-without-annotation"] == 1
+
+
+@pytest.mark.parametrize("start", ["/data/local-files/?d=set/", "s3://bucket/set/", "/data/upload/3/"])
+def test_label_studio_names_with_plus_and_hash_as_they_are(tmp_path: Path, start: str) -> None:
+    folder = exports.label_studio(tmp_path / "set")
+    moved("images/1a2b3c4d-one.jpg", "images/a+b#1.jpg")(folder)
+    put(LS, {"image": f"{start}a+b#1.jpg"}, 0, "data")(folder)
+    result = convert(folder, tmp_path / "out")
+    assert not result.errors and sum(result.splits.values()) == 2
 
 
 def test_label_studio_joins_a_shape_with_a_label_of_the_same_region(tmp_path: Path) -> None:

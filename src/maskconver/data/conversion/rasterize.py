@@ -122,6 +122,8 @@ def rasterize(
             faults.note("shapes-without-pixels")
     keys: dict[Hashable, int] = {}  # of segments, from 1 in file order
     numbers = [keys.setdefault(_segment_key(r.shape, i, stuff), len(keys) + 1) for i, r in enumerate(regions)]
+    grouped = [number for region, number in zip(regions, numbers) if region.shape.group is not None]
+    faults.note("shapes-joined-by-their-group", len(grouped) - len(set(grouped)))
     names = [""] * (len(keys) + 1)
     crowd = np.zeros(len(keys) + 1, bool)
     for region, number in zip(regions, numbers):

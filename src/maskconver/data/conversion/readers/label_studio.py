@@ -77,14 +77,21 @@ class LabelStudio(ToolReader):
         if not isinstance(image, str):
             raise DataError("is not a task of one image", kind="missing-image")
         wanted = _image_name(image)
-        path = None
-        try:
-            path = self.image(wanted, same_folder(name, "images"), same_folder(name))
-        except DataError as error:
-            own = re.sub(r"^[0-9a-f]{8}-", "", posixpath.basename(wanted))  # put in front by an upload
-            if error.kind != "missing-image" or own == posixpath.basename(wanted):
-                raise
-            path = self.image(own, same_folder(name, "images"), same_folder(name))
+        # An upload puts something in front; an address that is none may hold + and # as they are.
+        written = posixpath.basename(unquote(image.replace("\\", "/").rpartition("?d=")[2]))
+        own = (re.sub(r"^[0-9a-f]{8}-", "", n) for n in (posixpath.basename(wanted), written))
+        path, fault = None, None
+        for tried in dict.fromkeys((wanted, *own, written)):
+            try:
+                path = self.image(tried, same_folder(name, "images"), same_folder(name))
+                break
+            except DataError as error:
+                if error.kind != "missing-image":
+                    raise
+                fault = fault or error
+        else:
+            assert fault is not None
+            raise fault
         said = {(size(r.get("original_width")), size(r.get("original_height"))) for r in regions}
         sizes = [s for s in said if all(s)]
         if len(sizes) > 1:
