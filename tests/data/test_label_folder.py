@@ -273,6 +273,17 @@ def test_classes_in_other_encodings(tmp_path: Path, encoding: str) -> None:
     assert read_classes(tmp_path / "classes.txt").categories.names == ("Straße", "sky")
 
 
+def test_names_may_differ_in_case_and_hold_the_ending_of_the_image(tmp_path: Path) -> None:
+    write(tmp_path, names=("a", "B", "c", "C"))
+    folder = tmp_path / "labels" / "train"
+    for old, new in (("a.png", "a.jpg.png"), ("B.png", "b.png"), ("c.png", "x.png")):
+        (folder / old).rename(folder / new)
+    with pytest.warns(DataWarning):
+        data = open_dataset(tmp_path, "train")
+    assert data.image_ids == ["B", "C", "a"]  # c is not C
+    assert [Path(data.png_path(k)).name for k in range(3)] == ["b.png", "C.png", "a.jpg.png"]
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_labels_may_be_tiff_files(tmp_path: Path, kind: type) -> None:
     for folder in ("images", "labels"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import warnings
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..core.segments import SegmentTable
 from ..errors import DataError
 from ..io.images import MAX_PIXELS, SUFFIXES, image_size
 from ..io.label_png import LabelClasses, read_classes, read_label_png
-from ..io.sources import FileSource
+from ..io.sources import FileSource, plain_stem
 from .dataset import DataWarning, PanopticDataset, Sample
 from .layout import DataPaths
 
@@ -138,6 +139,8 @@ def pair_files(
 ) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
     """Images and label PNGs by their common name.
 
+    Where there is none, letters may differ in case, and the labels' name may hold the image's ending.
+
     Returns:
         (id, image, label PNG) of each pair, sorted; images without labels; label PNGs without an image.
 
@@ -146,6 +149,13 @@ def pair_files(
     """
     by_stem = _by_stem(images, SUFFIXES)
     pngs = _by_stem(labels, LABEL_SUFFIXES)
+    plain = Counter(map(plain_stem, by_stem))
+    meant = {plain_stem(stem): stem for stem in by_stem.keys() - pngs.keys() if plain[plain_stem(stem)] == 1}
+    left = Counter(plain_stem(stem) for stem in pngs.keys() - by_stem.keys())
+    pngs = {
+        meant.get(key, stem) if stem not in by_stem and left[key := plain_stem(stem)] == 1 else stem: name
+        for stem, name in pngs.items()
+    }
     pairs = [(stem, by_stem[stem], pngs[stem]) for stem in sorted(by_stem.keys() & pngs.keys())]
     alone = [by_stem[stem] for stem in sorted(by_stem.keys() - pngs.keys())]
     return pairs, alone, [pngs[stem] for stem in sorted(pngs.keys() - by_stem.keys())]

@@ -167,6 +167,12 @@ class _Archive:
         return None
 
 
+def plain_stem(stem: str) -> str:
+    """A name without ending (`A.jpg` of `A.jpg.png`) in lower case, and without one more ending of images."""
+    path = PurePosixPath(stem.lower())
+    return str(path.with_suffix("")) if path.suffix in SUFFIXES else str(path)
+
+
 def zip_name(entry: zipfile.ZipInfo) -> str:
     """The name of a zip's entry, with `/`; a folder ends with it.
 

@@ -16,6 +16,7 @@ from maskconver.data.conversion.colors import read_color_file
 from maskconver.data.conversion.files import Files
 from maskconver.data.conversion.pairs import pair_masks
 from maskconver.data.conversion.registry import reader_of, recognise
+from maskconver.data.conversion.run import convert
 from maskconver.errors import DataError
 
 
@@ -247,6 +248,8 @@ def test_a_mask_for_each_object(tmp_path: Path) -> None:
         ("a.png", "a_cp_masks.png"),
         ("images/label_1.png", "masks/label_1.tif"),
         ("images/a_1.png", "labels/label_a_1.tif"),
+        ("images/A.PNG", "masks/a.tif"),
+        ("images/a.jpg", "masks/a.jpg.tif"),
     ],
 )
 def test_label_images_are_found_beside_their_images(tmp_path: Path, image: str, mask: str) -> None:
@@ -256,6 +259,16 @@ def test_label_images_are_found_beside_their_images(tmp_path: Path, image: str, 
     assert names(found) == [["-", "cell1", "cell1", "cell3"], ["-", "-", "cell2", "cell2"]]
     assert found.path == tmp_path / image and faults(reader) == []
     assert found.split == ("train" if "train" in image else "val" if "val" in image else "")
+
+
+def test_masks_of_images_that_a_tag_turns_are_counted(tmp_path: Path) -> None:
+    """A turn by half leaves the size as it is, so nothing else tells."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    save(tmp_path / "set/images/a.jpg", np.zeros((2, 4, 3)), exif=exif)
+    save(tmp_path / "set/masks/a.png", [[0, 1, 1, 2]] * 2)
+    result = convert(tmp_path / "set", tmp_path / "out", "instance-masks")
+    assert result.notes["images-turned-by-their-exif-tag"] == 1
 
 
 def test_label_images_that_are_bad_are_listed_and_the_rest_is_read(tmp_path: Path) -> None:

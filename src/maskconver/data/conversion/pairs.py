@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from ...core.files import IMAGE_SUFFIXES
+from ...io.sources import plain_stem
 from .annotation import Faults
 from .files import stem_of
 
@@ -55,8 +56,9 @@ def pair_masks(names: list[str], faults: Faults, where: str) -> list[Pair]:
     """All masks with their images, by name.
 
     They belong together if the folders agree but for those called `images` or `masks` and the like, and the
-    names but for `_mask`, `_masks`, `_label`, `gt_` and the like. If there are folders of images, images are
-    looked for nowhere else; if `labels` lies beside `instances`, as in our own export, it holds the masks.
+    names but for `_mask`, `_masks`, `_label`, `gt_` and the like; where none does, but for the case of
+    letters and an ending of images (`a.jpg.png`). If there are folders of images, images are looked for
+    nowhere else; if `labels` lies beside `instances`, as in our own export, it holds the masks.
 
     Args:
         names: all files of the source.
@@ -67,6 +69,7 @@ def pair_masks(names: list[str], faults: Faults, where: str) -> list[Pair]:
     images: dict[tuple[tuple[str, ...], str], list[str]] = defaultdict(
         list
     )  # by their own name and the bare one
+    loose: dict[tuple[tuple[str, ...], str], list[str]] = defaultdict(list)  # in lower case
     paths = [path for n in names if (path := PurePosixPath(n)).suffix.lower() in IMAGE_SUFFIXES]
     folders = {p.lower() for path in paths for p in path.parts[:-1]}
     both = {"labels", "instances"} <= folders
@@ -80,12 +83,14 @@ def pair_masks(names: list[str], faults: Faults, where: str) -> list[Pair]:
             kept = tuple(p for p in parts if p not in IMAGE_FOLDERS)
             for stem in {own := stem_of(str(path)), _IMAGE_NAME.sub("", own)}:
                 images[kept, stem].append(str(path))
+            loose[kept, own.lower()].append(str(path))
     of_image: dict[str, list[str]] = defaultdict(list)
     for mask, kept in masks:
         stem = stem_of(mask)
         bare = _MASK_START.sub("", _MASK_ENDING.sub("", stem))
         stems = (stem, bare, _IMAGE_NAME.sub("", bare))
         fitting: list[str] = next((found for s in stems if (found := images.get((kept, s)))), [])
+        fitting = fitting or next((f for s in stems if (f := loose.get((kept, plain_stem(s))))), [])
         if len(fitting) == 1:
             of_image[fitting[0]].append(mask)
         elif fitting:

@@ -270,6 +270,8 @@ class _Run:
             segments = [s for s in image.segments if self._known(s.name, image, f"segment {s.id}")]
             keep = [s.id for s in segments]
             void, ids, lost = image.ids < 0, np.maximum(image.ids, 0), Counter()
+            if image.path is not None and _is_turned(image.path):  # and the mask perhaps not
+                self.reader.faults.note("images-turned-by-their-exif-tag")
             if len(keep) < len(image.segments):
                 ids = lookup(ids, keep, keep, 0) if keep else np.zeros_like(ids)
         rows = [(s.id, self.plan.ids[s.name], s.crowd) for s in segments]
@@ -399,6 +401,12 @@ def _size(image: AnnotatedImage) -> tuple[int, int]:
         text = "turned by its EXIF tag; annotate it as viewers show it, or remove the tag"
         raise DataError(f"{what}, {text}" if turned else what, kind="size-mismatch")
     return size
+
+
+def _is_turned(path: Path) -> bool:
+    """Whether a JPEG says that it is shown turned or mirrored."""
+    with opened(path, "") as file:
+        return file.format in ("JPEG", "MPO") and orientation_of(file) > 1
 
 
 def _nothing(faults: Faults, source: Path) -> DataError:
