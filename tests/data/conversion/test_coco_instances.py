@@ -397,6 +397,14 @@ def test_an_image_of_another_split_does_not_stand_in_for_one_that_is_missing(tmp
     assert "there is val2017/a.png" in result.faults[0].text
 
 
+def test_images_of_two_splits_are_counted(tmp_path: Path) -> None:
+    coco_set(tmp_path / "source")
+    (tmp_path / "source" / "instances.json").unlink()
+    for split in ("train", "val"):
+        write_json(tmp_path / "source" / f"{split}.json", coco_json())
+    assert convert(tmp_path / "source", tmp_path / "out").notes["images-in-several-splits"] == 1
+
+
 def test_a_png_of_classes_of_another_split_is_not_taken(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for split in ("train", "val"):

@@ -312,6 +312,19 @@ def test_class_masks_with_and_without_names(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_masks_of_0_and_255_are_no_silent_void(tmp_path: Path, named: bool) -> None:
+    class_masks(tmp_path / "set", [[0, 0, 255, 255]] * 2)
+    (tmp_path / "set/classes.txt").unlink(missing_ok=True)
+    if named:
+        (tmp_path / "set/classes.txt").write_text("ground\ncell\n")
+    result = convert(tmp_path / "set", tmp_path / "out", "class-masks")
+    if named:
+        assert any('the class "cell" occurs nowhere, while 4 pixels' in text for text in result.decisions)
+    else:
+        assert [(c["name"], c["pixels"]) for c in result.classes] == [("class 255", 4)]
+
+
 def test_roboflow_semantic_masks(tmp_path: Path) -> None:
     photo(tmp_path / "train/a.jpg")
     save(tmp_path / "train/a_mask.png", [[0, 1, 2, 1]] * 2)

@@ -230,6 +230,7 @@ class _Run:
         self.pixels: Counter[int] = Counter()
         self.lost: Counter[str] = Counter()
         self.total = 0
+        self.split_of: dict[Path, str] = {}
 
     def run(self, source: Path, progress: Callable[[int], Callable[[], Any]] | None) -> None:
         try:
@@ -274,6 +275,9 @@ class _Run:
                 self.reader.faults.note("images-turned-by-their-exif-tag")
             if len(keep) < len(image.segments):
                 ids = lookup(ids, keep, keep, 0) if keep else np.zeros_like(ids)
+        split = "set" if self.options.split is not None else split_name(image.split) or "train"
+        if image.path is not None and self.split_of.setdefault(image.path, split) != split:
+            self.reader.faults.note("images-in-several-splits")
         rows = [(s.id, self.plan.ids[s.name], s.crowd) for s in segments]
         ids, rows = self._filled(*self._merged(ids, rows))
         if void is not None:
@@ -283,7 +287,7 @@ class _Run:
             image.path or image.data,
             ids,
             rows,
-            split="set" if self.options.split is not None else split_name(image.split) or "train",
+            split=split,
             group=None if self.pattern is None else group_of(image.name, self.pattern),
             info=image.info,
         )

@@ -103,6 +103,7 @@ class ClassMasks(Masks):
         self._objects = any("/instances/" in f"/{n}" for n in files.names)
         named = next((n for f in CLASS_FILES for n in files.names if PurePosixPath(n).name == f), None)
         self._void, self._names = {255, 65535}, dict[int, str]()
+        self._used, self._ignored = set[str](), 0  # names of classes that occur; pixels of 255
         if named is None:
             self._names_of_values()
         elif named.endswith(".csv"):
@@ -135,11 +136,24 @@ class ClassMasks(Masks):
         for mask in readable(read_values, (self.files.path(pair.mask) for pair in self.pairs)):
             values |= set(np.unique(mask).tolist())
         self._void |= {0}
+        if values - {0} == {255}:
+            self._void = {0}
+            self.decisions.append("the masks hold 0 and 255 alone, so 255 is a class")
         self._names = {v: f"class {v}" for v in sorted(values - self._void)}
         self.classes = [SourceClass(name, False, id=v) for v, name in self._names.items()]
-        self.decisions.append(
-            f"no file names the classes (looked for {', '.join(CLASS_FILES)}); 0 and 255 are void"
-        )
+        void = "0 and 255 are" if 255 in self._void else "0 is"
+        looked = ", ".join(CLASS_FILES)
+        self.decisions.append(f"no file names the classes (looked for {looked}); {void} void")
+
+    def images(self) -> Iterator[AnnotatedImage]:
+        """One image a pair; then a class is named that is never seen where its pixels are ignored."""
+        yield from super().images()
+        unused = [name for name in self._names.values() if name not in self._used]
+        if len(self._names) == 2 and len(unused) == 1 and self._ignored:
+            self.decisions.append(
+                f'the class "{unused[0]}" occurs nowhere, while {self._ignored} pixels have the value 255, '
+                "which is void; if they are that class, write its own value for them"
+            )
 
     def _read(self, pair: Pair, where: str) -> tuple[NDArray[np.int32], list[IdSegment]]:
         values = read_values(self.files.path(pair.mask), where)
@@ -147,6 +161,9 @@ class ClassMasks(Masks):
             ids, segments, unknown = self._panoptic(values, pair.mask, where)
         else:
             ids, segments, unknown = class_segments(values, self._names, self._void)
+        self._used.update(segment.name for segment in segments)
+        if len(self._names) == 2 and 255 in self._void:
+            self._ignored += int(np.count_nonzero(values == 255))
         for value, pixels in unknown.items():
             text = f"the value {value} is not a class; {pixels} pixels are void"
             self.faults.add("unknown-class", where, text)
