@@ -357,7 +357,7 @@ def test_edges_decide_about_the_pixels_on_an_outline(tmp_path: Path) -> None:
     [
         ({"image_id": 1, "category_id": 1, "caption": "a cat"}, "captions"),
         ({"image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}, "boxes and no outlines"),
-        ({"image_id": 1, "category_id": 1, "segmentation": [], "keypoints": [1, 1, 2]}, "keypoints"),
+        ({"image_id": 1, "category_id": 1, "segmentation": [SQUARE], "keypoints": [1, 1, 2]}, "keypoints"),
         (None, "no annotations"),
     ],
 )
@@ -367,22 +367,6 @@ def test_files_without_outlines_are_refused_with_what_they_hold(tmp_path: Path, 
     write_json(tmp_path / "source" / "instances.json", content)
     with pytest.raises(DataError, match=kind):
         convert(tmp_path / "source", tmp_path / "out")
-
-
-@pytest.mark.parametrize("more", [{"keypoints": [1, 1, 2]}, {"caption": "a cat"}])
-def test_outlines_beside_other_things_are_read_where_no_file_has_outlines_alone(
-    tmp_path: Path, more: dict[str, Any]
-) -> None:
-    source = tmp_path / "source"
-    content = coco_set(source)
-    for row in content["annotations"]:
-        row |= more
-    write_json(source / "instances.json", content)
-    convert(source, tmp_path / "out")
-    assert shown(tmp_path / "out")["cat"] == 68
-    write_json(source / "alone.json", coco_json())
-    result = convert(source, tmp_path / "two")
-    assert result.splits == {"train": 1} and any("instances.json" in text for text in result.decisions)
 
 
 def test_an_image_of_another_split_does_not_stand_in_for_one_that_is_missing(tmp_path: Path) -> None:

@@ -62,15 +62,9 @@ class _File:
         names: class by category id.
         classes: as they are listed.
         kind: `instances`, or what else it holds.
-        has_outlines: whether there are any, whatever else it holds.
-
-    Args:
-        reader: takes what is wrong with it.
-        name: of the file.
-        anyhow: its outlines are read, whatever else it holds.
     """
 
-    def __init__(self, reader: Coco, name: str, *, anyhow: bool = False) -> None:
+    def __init__(self, reader: Coco, name: str) -> None:
         self.name, self.where = name, reader.files.where(name)
         self.split = split_of(name)
         content = _content(reader.files, name)
@@ -78,8 +72,7 @@ class _File:
         self.images: dict[int | str, _Image] = {}
         self._raws: list[msgspec.Raw] = _list(content.annotations, "annotations", self.where)
         keys, sound, faults = _keys(self._raws)
-        self.has_outlines = any(bytes(key.segmentation) for key in keys)
-        self.kind = "instances" if anyhow else _kind(keys)
+        self.kind = _kind(keys)
         if self.kind != "instances":
             return
         for number, raw in enumerate(_list(content.images, "images", self.where)):
@@ -173,7 +166,7 @@ class Coco(Reader):
     def __init__(self, files: Files, options: Options) -> None:
         super().__init__(files, options)
         self._files: list[_File] = []
-        others, boxes, mixed = [], [], []
+        others, boxes = [], []
         for name in files.matching(".json"):
             if not looks_like_coco(files, name):
                 continue
@@ -188,10 +181,6 @@ class Coco(Reader):
                 boxes.append(name)
             else:
                 others.append(f"{posixpath.basename(name)} ({file.kind})")
-                mixed += [name] * file.has_outlines
-        if mixed and not self._files:  # e.g. people with their keypoints, where no file has outlines alone
-            self._files, others = [_File(self, name, anyhow=True) for name in mixed], []
-            self.say(f"{', '.join(mixed)}: outlines are read, keypoints and captions are not used")
         for name in boxes:
             text = "the annotations have boxes and no outlines"
             self.faults.add("no-outline", files.where(name), text)
