@@ -89,7 +89,8 @@ def label_writer(folder: Path, categories: Categories) -> Callable[[Segmentation
     """Writes `classes.json` now, and gives a function that writes an image's `labels/STEM.png`.
 
     What is written can be read as a label folder again. Values are category ids minus 1, as reading adds 1
-    (positions where an id is 0); pixels without a class are 255, or 65535 in 16 bits where there are more.
+    (positions where an id is 0, or too large for 16 bits); pixels without a class are 255, or 65535 in 16
+    bits where there are more.
 
     Args:
         folder: is made.
@@ -98,7 +99,8 @@ def label_writer(folder: Path, categories: Categories) -> Callable[[Segmentation
     Raises:
         OSError: nothing can be written.
     """
-    values = categories.ids - 1 if categories.ids.min(initial=1) > 0 else np.arange(len(categories))
+    fitting = categories.ids.min(initial=1) > 0 and categories.ids.max(initial=1) <= 65535
+    values = categories.ids - 1 if fitting else np.arange(len(categories))
     dtype: type[np.unsignedinteger] = np.uint8 if values.max(initial=0) < IGNORE else np.uint16
     ignore = int(np.iinfo(dtype).max)
     table = np.array([*values, ignore], dtype)  # -1, no label, is the last
