@@ -218,3 +218,12 @@ def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(ImageError, match="git lfs pull"):
         read_image(tmp_path / "x.png")
+
+
+def test_big_endian_arrays_are_read_and_warned_of_as_others_are() -> None:
+    values = np.full((2, 3), 900, ">u2")
+    with pytest.warns(ImageWarning, match="looks black"):
+        pixels, _ = as_image(values)
+    with pytest.warns(ImageWarning):
+        assert np.array_equal(pixels, as_image(values.astype(np.uint16))[0])
+    assert np.array_equal(as_image(np.full((2, 3), 0.5, ">f4"))[0], np.full((2, 3, 3), 128))

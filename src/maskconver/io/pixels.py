@@ -84,6 +84,7 @@ def to_bits(
         ImageWarning: uint16 without `white_level` whose values fill 12 bits at most, so that it looks black.
     """
     check_white_level(white_level)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)  # FITS and others have `>u2`
     name, top = name or "the image", np.uint16(65535) if bits == 16 else np.uint8(255)
     if values.dtype == np.uint8:
         return values if bits == 8 else values * np.uint16(257)
