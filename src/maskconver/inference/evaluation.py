@@ -58,8 +58,8 @@ class Figures:
             overlap: of its panoptic result and its ground truth.
             labels: maps of predicted and true labels for mIoU; those of `overlap` if left out.
         """
+        self.pq.add(overlap)  # refuses areas that cannot be; the image then does not count
         self.images += 1
-        self.pq.add(overlap)
         if labels is None:
             self.miou.add(overlap)
         else:
