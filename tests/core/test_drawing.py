@@ -107,3 +107,9 @@ def test_stuff_leaves_the_line_to_a_thing_on_either_side():
     plain, lined = (np.asarray(seg.draw(borders=b, labels=False)) for b in (False, True))
     changed = (plain != lined).any(-1)
     assert changed[:, [10, 19]].all() and changed.sum() == 40
+
+
+def test_an_image_of_floats_is_refused_in_words() -> None:
+    seg = Segmentation.from_ids(np.ones((2, 3), int), CATEGORIES, labels=[0])
+    with pytest.raises(ConfigError, match="uint8 or uint16 images, not on float64"):
+        seg.draw(np.zeros((2, 3, 3)))

@@ -48,7 +48,8 @@ def draw(
         by_id: a thing's colour depends on its id alone, so that it stays where ids do.
 
     Raises:
-        ConfigError: the image has another size than the id map, or alpha is not in 0…1.
+        ConfigError: the image has another size than the id map, or values of another type; or alpha is not
+            in 0…1.
     """
     if image is None:
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
@@ -58,6 +59,8 @@ def draw(
         image = (stretch(image, InputConfig().percentiles) * 255 + 0.5).astype(np.uint8)
     if image.shape != (*ids.shape, 3):
         raise ConfigError(f"an image of shape {image.shape} does not fit an id map of {ids.shape}")
+    if image.dtype.kind not in "iub":
+        raise ConfigError(f"draws on uint8 or uint16 images, not on {image.dtype} values")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be from 0 to 1, got {alpha}")
     colors = segment_colors(segments, categories, by_id=by_id)
