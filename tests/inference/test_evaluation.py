@@ -14,6 +14,7 @@ from maskconver import Categories, Category, Geometry, Predictor, Proposals, Seg
 from maskconver.cli.main import main
 from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.data import open_dataset
+from maskconver.data.dataset import Sample
 from maskconver.data.synth.write import synth_categories, write_dataset
 from maskconver.errors import ConfigError, DataError
 from maskconver.inference.evaluation import Figures, _answers, evaluate, tune, write_gallery
@@ -337,3 +338,10 @@ def test_an_image_whose_truth_is_refused_does_not_count() -> None:
     with pytest.raises(DataError, match="stated area"):
         figures.add_image(answer, ids, segment_table(rows, categories))
     assert figures.images == 0
+
+
+def test_an_annotation_with_ids_that_are_not_listed_can_be_drawn_as_it_is_evaluated() -> None:
+    categories = Categories([Category(1, "cell", True, (0, 0, 0))])
+    ids, segments = np.array([[1, 0, 77]], np.int32), segment_table(([1], [0]), categories)
+    found = Sample(np.zeros((1, 3, 3), np.uint8), ids, segments).segmentation(categories)
+    assert found.ids.tolist() == [[1, 0, 0]] and [s.area for s in found] == [1]
