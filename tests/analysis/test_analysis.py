@@ -261,3 +261,22 @@ def test_advice_where_everything_or_nothing_is_found(which: str, text: str) -> N
     pred, found = (gt, labels) if which == "same" else (np.zeros_like(gt), list[int]())
     mistakes = causes_of(pred, found, gt, labels)
     assert Analysis(CATEGORIES, mistakes, ["a.png"], [0]).advice().startswith(text)
+
+
+def test_json_of_nothing_to_measure_has_null_in_place_of_nan() -> None:
+    nothing = Analysis(Categories([Category(1, "cell", True, (0, 0, 0))]), Mistakes.concatenate([]), [])
+    nothing.sweeps = {"score_threshold": [(0.1, math.nan)]}
+    found = nothing.to_json() | {"versus": compare(nothing, nothing).to_json()}
+    json.dumps(found, allow_nan=False)
+    assert found["oracles"]["masks"] is found["versus"]["low"] is None
+    assert found["sweeps"]["score_threshold"] == [{"value": 0.1, "pq": None}]
+
+
+def test_the_page_of_predictions_from_files_lists_an_image_that_cannot_be_read(folder: Path) -> None:
+    data, predictions = open_dataset(folder / "data"), folder / "data" / "panoptic_train.json"
+    found = analyze(predictions, data)
+    gone = Path(data.image_path(1))
+    gone.unlink()
+    write_report(folder / "page.html", found, data, results(predictions, data, range(3)), title="")
+    assert (folder / "page.html").read_text(encoding="utf-8").count('class="image"') == 2
+    assert [path for path, _ in found.failures] == [str(gone)]

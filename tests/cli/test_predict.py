@@ -597,3 +597,25 @@ def test_pipes_are_passed_over_and_links_in_a_circle_fail_alone(folder, capsys):
     assert main(["predict", "fake", "in", "--out", "out"]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("2 images") and "1 of 3 images failed" in err and "self.png" in err
+
+
+@pytest.mark.parametrize("number", [65535, 65536, 70_000])
+def test_label_pngs_tell_classes_of_any_id_apart_from_no_class(tmp_path: Path, number: int) -> None:
+    from maskconver.io.results import label_writer
+
+    rows = [{"id": number, "name": "far", "isthing": 0}, {"id": 1, "name": "near", "isthing": 1}]
+    categories = Categories.from_json(rows)
+    found = Segmentation.from_ids(np.array([[1, 2, 0]]), categories, labels=[0, 1])
+    label_writer(tmp_path, categories)(found, "a")
+    classes = json.loads((tmp_path / "classes.json").read_text())
+    values = np.asarray(Image.open(tmp_path / "labels" / "a.png"))[0].tolist()
+    assert values == [*(row["label"] for row in classes["classes"]), classes["ignore"]]
+    assert len(set(values)) == 3
+
+
+@pytest.mark.parametrize("more", [["--geojson"], ["--table", "t.csv", "--pixel-size", "0.5"]])
+def test_places_and_lengths_of_the_image_are_not_given_of_a_result_of_another_size(
+    folder: Path, capsys: pytest.CaptureFixture, more: list[str]
+) -> None:
+    assert main(["predict", "fake", "in", "--output-side", "20", *more]) == 2
+    assert "leave out --output-side" in capsys.readouterr().err

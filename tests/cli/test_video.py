@@ -89,8 +89,19 @@ def test_options_that_do_not_fit_are_refused(
 def test_a_video_is_never_replaced_by_its_result(clip: Path, capsys: pytest.CaptureFixture) -> None:
     before = clip.read_bytes()
     assert main(["predict", "nuclei", str(clip), "--out", str(clip.parent)]) == 2
-    assert "would be replaced by its result" in capsys.readouterr().err
+    assert "would be replaced by a result" in capsys.readouterr().err
     assert clip.read_bytes() == before
+
+
+def test_a_video_is_never_replaced_by_the_result_of_another(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first, second = tmp_path / "cells.mov", tmp_path / "cells.mp4"
+    for path in (first, second):
+        path.write_bytes(clip.read_bytes())
+    assert main(["predict", "nuclei", str(first), str(second), "--out", str(tmp_path)]) == 2
+    assert f"{second} would be replaced by a result" in capsys.readouterr().err
+    assert second.read_bytes() == clip.read_bytes()
 
 
 def test_all_results_of_the_frames_before_a_fault_stay(

@@ -89,7 +89,7 @@ def test_grey_and_pillow_images_are_drawn_on_and_floats_refused():
     expected = np.asarray(seg.draw(np.repeat(grey[..., None], 3, 2)))
     for image in (grey, Image.fromarray(grey)):
         np.testing.assert_array_equal(np.asarray(seg.draw(image)), expected)
-    with pytest.raises(ConfigError, match="floats"):
+    with pytest.raises(ConfigError, match="not on float"):
         seg.draw(grey / 255)
 
 
@@ -116,3 +116,9 @@ def test_stuff_leaves_the_line_to_a_thing_on_either_side():
     plain, lined = (np.asarray(seg.draw(borders=b, labels=False)) for b in (False, True))
     changed = (plain != lined).any(-1)
     assert changed[:, [10, 19]].all() and changed.sum() == 40
+
+
+def test_an_image_of_floats_is_refused_in_words() -> None:
+    seg = Segmentation.from_ids(np.ones((2, 3), int), CATEGORIES, labels=[0])
+    with pytest.raises(ConfigError, match="uint8 or uint16 images, not on float64"):
+        seg.draw(np.zeros((2, 3, 3)))

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskconver import Categories, Category, Geometry, Predictor, Proposals
+from maskconver import Categories, Category, Geometry, Predictor, Proposals, Segmentation
 from maskconver.cli.main import main
 from maskconver.core.config import InputConfig, PostprocessConfig
 from maskconver.data import open_dataset
+from maskconver.data.dataset import Sample
 from maskconver.data.synth.write import synth_categories, write_dataset
-from maskconver.errors import ConfigError
-from maskconver.inference.evaluation import _answers, evaluate, tune, write_gallery
+from maskconver.errors import ConfigError, DataError
+from maskconver.inference.evaluation import Figures, _answers, evaluate, tune, write_gallery
 from maskconver.inference.mosaic import Tiling
+from maskconver.metrics.overlap import segment_table
 from tests.fakes import FakeRuntime
 
 SIZE = 48
@@ -326,3 +328,20 @@ def test_the_order_of_the_categories_does_not_matter(tmp_path) -> None:
             evaluate(Predictor(oracle), open_dataset(tmp_path, "val")).total.to_json()["All"]["pq"]
         )
     assert figures[0] == figures[1]
+
+
+def test_an_image_whose_truth_is_refused_does_not_count() -> None:
+    categories = Categories([Category(1, "cell", True, (0, 0, 0))])
+    ids, figures = np.ones((2, 3), np.int32), Figures(categories)
+    rows = [{"id": 1, "category_id": 1, "area": 2}]  # of 6 pixels
+    answer = Segmentation.from_ids(ids, categories, labels=[0])
+    with pytest.raises(DataError, match="stated area"):
+        figures.add_image(answer, ids, segment_table(rows, categories))
+    assert figures.images == 0
+
+
+def test_an_annotation_with_ids_that_are_not_listed_can_be_drawn_as_it_is_evaluated() -> None:
+    categories = Categories([Category(1, "cell", True, (0, 0, 0))])
+    ids, segments = np.array([[1, 0, 77]], np.int32), segment_table(([1], [0]), categories)
+    found = Sample(np.zeros((1, 3, 3), np.uint8), ids, segments).segmentation(categories)
+    assert found.ids.tolist() == [[1, 0, 0]] and [s.area for s in found] == [1]

@@ -2,8 +2,11 @@
 
 import sys
 import threading
+import time
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Proposals
 from maskconver.core.resize import resize_bilinear
 from maskconver.errors import ConfigError, ImageError, MaskconverError, MissingExtraError
+from maskconver.inference.litert import LiteRtRuntime
 from maskconver.inference.predictor import Predictor, Runtime, open_runtime
 from maskconver.io.images import ImageWarning
 from tests.fakes import CATEGORIES, FakeRuntime, bright_and_dark, bright_image
@@ -417,3 +421,19 @@ def test_a_4k_image_with_100_proposals_takes_less_than_150_mb(things):
     tracemalloc.stop()
     assert len(found) > 20 and found.ids.shape == (2160, 3840)
     assert peak < 150e6
+
+
+def test_threads_take_turns_with_a_litert_interpreter() -> None:
+    runtime, busy = LiteRtRuntime.__new__(LiteRtRuntime), threading.Lock()
+    runtime.file, runtime._lock = SimpleNamespace(output="semantic"), threading.Lock()
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        assert busy.acquire(blocking=False)  # the tensors belong to the run before
+        time.sleep(0.01)
+        busy.release()
+        return {"class_scores": images}
+
+    runtime._run_signature = run
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(runtime._answer, [np.full(1, i) for i in range(6)]))
+    assert [answer[0].item() for answer in answers] == list(range(6))

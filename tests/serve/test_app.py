@@ -20,7 +20,7 @@ import maskconver as mc
 from maskconver.core.panoptic_png import read_panoptic_png
 from maskconver.serve.app import create_app
 from maskconver.serve.session import Session
-from tests.fakes import FakeRuntime
+from tests.fakes import FakeRuntime, bright_image
 
 
 def png(size: tuple[int, int] = (48, 64), seed: int = 0) -> bytes:
@@ -94,6 +94,33 @@ def test_new_thresholds_need_no_image_and_no_network(client: TestClient) -> None
     assert client.post("/v1/segment?token=gone").status_code == 410
 
 
+def test_thresholds_below_those_of_the_page_find_what_the_predictor_finds() -> None:
+    class Unsure(FakeRuntime):
+        def __call__(self, images: np.ndarray) -> mc.Proposals:
+            found = super().__call__(images)
+            found.scores[:, 1] = 0.03
+            return found
+
+    buffer = io.BytesIO()
+    Image.fromarray(bright_image()).save(buffer, "PNG")
+    data = buffer.getvalue()
+    low, usual = (mc.Predictor(Unsure(), score_threshold=value) for value in (0.01, 0.5))
+    own = [s.category for s in low(Image.open(io.BytesIO(data)))]
+    assert own == ["cell", "ground"]
+
+    def names(client: TestClient, query: str = "") -> list[str]:
+        answer = client.post("/v1/segment" + query, content=data).json()
+        return [s["category"] for s in answer["segments"]]
+
+    with TestClient(create_app(low), base_url="http://localhost") as client:
+        assert names(client) == own
+    with TestClient(create_app(usual), base_url="http://localhost") as client:
+        assert names(client) == ["cell"] and names(client, "?score_threshold=0.01") == own
+        token = client.post("/v1/segment", content=data).json()["token"]
+        assert client.post(f"/v1/segment?token={token}&score_threshold=0.05").status_code == 200
+        assert client.post(f"/v1/segment?token={token}&score_threshold=0.01").status_code == 410
+
+
 @pytest.mark.parametrize(
     ("query", "body", "status"),
     [
@@ -107,6 +134,9 @@ def test_new_thresholds_need_no_image_and_no_network(client: TestClient) -> None
         ("?score_threshold=-1", png(), 400),
         ("?overlap_threshold=" + "9" * 400, png(), 400),
         ("?token=../../etc/passwd", b"", 410),
+        ("?score-threshold=0.5", png(), 400),
+        ("?mask_threshold=0.5", png(), 400),
+        ("?score_threshold=0.9&score_threshold=0.1", png(), 400),
     ],
 )
 def test_bad_requests_get_one_line(client: TestClient, query: str, body: bytes, status: int) -> None:

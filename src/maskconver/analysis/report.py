@@ -12,6 +12,8 @@ import numpy as np
 
 from ..core.segmentation import Segmentation
 from ..data.dataset import PanopticDataset
+from ..errors import MaskconverError
+from ..inference.evaluation import failure
 from ..metrics.mask_ap import TIDE
 from ..metrics.panoptic_quality import panoptic_quality
 from .mistakes import CAUSES
@@ -57,7 +59,8 @@ def write_report(
         path: of the HTML file.
         analysis: what it shows.
         dataset: that was analyzed; the images and the ground truth come from it.
-        worst: (index in the data set, result) of the images to show, in this order.
+        worst: (index in the data set, result) of the images to show, in this order; those that cannot be read
+            are added to the failures of the analysis.
         title: what was compared with what.
         comparison: with another model.
 
@@ -252,10 +255,14 @@ class _Images:
         self.worst = self.section = ""
         for index, result in worst:
             number = number_of[index]
+            try:
+                sample = dataset[index]
+            except (MaskconverError, OSError) as error:  # predictions of files need no images until now
+                analysis.failures.append(failure(dataset.image_path(index), error))
+                continue
             causes = image_causes(analysis, number)
             for cause in causes:
                 used[cause] += 1
-            sample = dataset[index]
             drawn = [
                 jpeg(one.draw(sample.image)) for one in (result, sample.segmentation(dataset.categories))
             ]

@@ -14,8 +14,8 @@ import numpy as np
 from ..core.segmentation import Segmentation
 from ..data.dataset import PanopticDataset
 from ..data.layout import require_pngs
-from ..errors import ConfigError, DataError, MaskconverError, one_line
-from ..inference.evaluation import Figures, require_same_categories
+from ..errors import ConfigError, DataError, MaskconverError
+from ..inference.evaluation import Figures, failure, require_same_categories
 from ..inference.predictor import Predictor
 from ..inference.runtime import has_postprocessing
 from ..io.panoptic_json import read_panoptic_json, read_panoptic_png
@@ -79,7 +79,6 @@ def analyze(
     most = max(100, int(dataset.segment_counts.max()))
     detections = MaskAveragePrecision(categories, most) if mask_ap else None
     for index in range(len(dataset)):
-        path = dataset.image_path(index)
         try:
             ids, segments = dataset.ids(index), dataset.segments(index)
             result = source.result(index, ids, segments)
@@ -104,8 +103,7 @@ def analyze(
             if by:
                 answer.groups.append(str(dataset.info(index).get(by)))
         except (MaskconverError, OSError) as error:
-            told = isinstance(error, MaskconverError) and error.where == path
-            answer.failures.append((path, error.text if told else one_line(error)))  # type: ignore[union-attr]
+            answer.failures.append(failure(dataset.image_path(index), error))
         on_image()
     answer.mistakes = Mistakes.concatenate(parts)
     answer.kept = kept.results

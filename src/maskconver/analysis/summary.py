@@ -242,7 +242,7 @@ class Analysis:
         return f"Most quality ({lost}) is lost by {what}.{hint}"
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, as fractions from 0 to 1."""
+        """All figures, as fractions from 0 to 1, null where there is nothing to measure."""
         quality = panoptic_quality(self.counts, self.categories)
         kinds = ("class", "size", "position", "crowding", *(("group",) if self.groups else ()))
         return {
@@ -253,12 +253,19 @@ class Analysis:
             "by": {kind: self.by(kind) for kind in kinds},
             "confusion": [{"true": a, "predicted": b, "number": n} for a, b, n in self.confusion()],
             "calibration": self.calibration(),
-            "oracles": self.oracles(),
-            "sweeps": {name: self.sweep(name) for name in self.sweeps},
+            "oracles": {name: _plain(value) for name, value in self.oracles().items()},
+            "sweeps": {
+                name: [row | {"pq": _plain(row["pq"])} for row in self.sweep(name)] for name in self.sweeps
+            },
             **({"mask_ap": self.mask_ap.to_json()} if self.mask_ap else {}),
-            "quality": dict(zip(self.images, (None if math.isnan(q) else q for q in self.quality))),
+            "quality": dict(zip(self.images, map(_plain, self.quality))),
             "failed": [{"file": path, "reason": reason} for path, reason in self.failures],
         }
+
+
+def _plain(value: float) -> float | None:
+    """What JSON can hold, which has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def counts_of(m: Mistakes, classes: int) -> NDArray[np.float64]:
@@ -294,7 +301,7 @@ class Comparison:
             name: [{"file": f, "first": a, "second": b} for f, a, b in getattr(self, name)]
             for name in ("better", "worse")
         }
-        return {"first": self.first, "second": self.second, "low": self.low, "high": self.high, **rows}
+        return {name: _plain(getattr(self, name)) for name in ("first", "second", "low", "high")} | rows
 
 
 def compare(first: Analysis, second: Analysis, *, draws: int = 1000, seed: int = 0) -> Comparison:

@@ -220,6 +220,7 @@ def _require_options(args: Namespace) -> None:
     others = args.overlay or args.labels or args.geojson or args.table or args.to
     size = args.pixel_size
     in_parts = args.engine != "ray" and (args.resume or args.shard is not None)
+    pixels = "--pixel-size and --geojson are about pixels of the image; leave out --output-side"
     no_image = f"--{kept} needs the full-size image, which --draft-jpeg does not read; use one of the two"
     no_labels = "--semantic-from chooses how the PNGs of --labels are made; add --labels or leave it out"
     no_table = "--intensity is a column of the table; add --table FILE.csv"
@@ -230,6 +231,7 @@ def _require_options(args: Namespace) -> None:
     refused = {
         nothing: args.no_masks and not others,
         "--to writes results at the size of the image; leave out --output-side": args.to and args.output_side,
+        pixels: args.output_side and (args.pixel_size or args.geojson),
         no_image: args.draft_jpeg and (args.overlay or args.intensity),
         no_table: args.intensity and not args.table,
         no_size: not measured,

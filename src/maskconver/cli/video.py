@@ -75,10 +75,11 @@ def run_videos(args: Namespace, predictor: Predictor) -> int:
     out, rows, failures = Path(args.out), [], []
     start = time.perf_counter()
     stems = _stems(args.paths)
-    for source, stem in zip(args.paths, stems):
-        target = out / f"{stem}.mp4"
-        if target.exists() and Path(source).exists() and target.samefile(source):
-            raise ConfigError(f"{source} would be replaced by its result; choose another folder with --out")
+    files = [source for source in args.paths if Path(source).exists()]
+    for target in (out / f"{stem}.mp4" for stem in stems):
+        source = next((one for one in files if target.exists() and target.samefile(one)), None)
+        if source is not None:  # `clip.mp4` could also be the result of `clip.mov`
+            raise ConfigError(f"{source} would be replaced by a result; choose another folder with --out")
     with ExitStack() as stack:
         table = None
         if args.table:

@@ -53,8 +53,6 @@ def draw(
     if image is None:
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
     image = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if image.dtype.kind == "f":
-        raise ConfigError("an image of floats cannot be drawn on; give uint8, from 0 to 255")
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim == 3 and image.shape[2] != 3:
         image = image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, 2)
@@ -62,6 +60,8 @@ def draw(
         image = (stretch(image, InputConfig().percentiles) * 255 + 0.5).astype(np.uint8)
     if image.shape != (*ids.shape, 3):
         raise ConfigError(f"an image of shape {image.shape} does not fit an id map of {ids.shape}")
+    if image.dtype.kind not in "iub":
+        raise ConfigError(f"draws on uint8 or uint16 images, not on {image.dtype} values")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be from 0 to 1, got {alpha}")
     colors = segment_colors(segments, categories, by_id=by_id)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.categories import Categories, differences
 from ..core.config import InputConfig
 from ..core.segmentation import Segmentation
-from ..core.segments import SegmentTable
+from ..core.segments import SegmentTable, lookup
 from ..errors import DataError
 from ..io.images import MAX_PIXELS, read_image
 from ..io.pixels import check_white_level
@@ -43,10 +43,13 @@ class Sample:
     info: dict[str, Any] = field(default_factory=dict)
 
     def segmentation(self, categories: Categories) -> Segmentation:
-        """The annotation as a model's result would be, with the image in it: to draw, or to compare."""
+        """The annotation as a model's result would be, with the image in it: to draw, or to compare.
+
+        Ids of the map that are not listed become void.
+        """
         table = self.segments
         return Segmentation.from_ids(
-            self.ids,
+            lookup(self.ids, table.ids, table.ids, 0),
             categories,
             labels=table.labels,
             segment_ids=table.ids,

@@ -58,8 +58,8 @@ class Figures:
             overlap: of its panoptic result and its ground truth.
             labels: maps of predicted and true labels for mIoU; those of `overlap` if left out.
         """
+        self.pq.add(overlap)  # refuses areas that cannot be; the image then does not count
         self.images += 1
-        self.pq.add(overlap)
         if labels is None:
             self.miou.add(overlap)
         else:
@@ -205,12 +205,13 @@ def evaluate(
                 dataset.require_fit(index, sizes.pop(index), ids.shape)
                 _count(result, answer, ids, dataset, index, by=by)
             except (MaskconverError, OSError) as error:
-                result.failures.append(_failure(dataset.image_path(index), error))
+                result.failures.append(failure(dataset.image_path(index), error))
             on_image()
     return result
 
 
-def _failure(path: str, error: Exception) -> tuple[str, str]:
+def failure(path: str, error: Exception) -> tuple[str, str]:
+    """(file, reason) of an image that could not be read."""
     told = isinstance(error, MaskconverError) and error.where == path
     return path, error.text if told else one_line(error)  # type: ignore[attr-defined]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class LiteRtRuntime(FileRuntime):
         except ModuleNotFoundError as error:
             raise MissingExtraError(f'running "{os.fspath(path)}"', "litert") from error
         super().__init__(path, Exported.from_json(_description(path), path), proposals)
+        self._lock = threading.Lock()  # an interpreter has one set of tensors
         threads = threads or operator_threads() or os.cpu_count() or 1
         try:
             with silenced():
@@ -63,7 +65,8 @@ class LiteRtRuntime(FileRuntime):
         self._require(given, expected, sorted(self._run_signature.get_output_details()))
 
     def _answer(self, canvas: NDArray[Any]) -> list[NDArray[Any]]:
-        answer = self._run_signature(**{INPUT: canvas})
+        with self._lock:
+            answer = self._run_signature(**{INPUT: canvas})
         return [answer[name] for name in OUTPUTS[self.file.output]]
 
 

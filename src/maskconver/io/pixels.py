@@ -84,6 +84,7 @@ def to_bits(
         ImageWarning: uint16 without `white_level` whose values fill 12 bits at most, so that it looks black.
     """
     check_white_level(white_level)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)  # FITS and others have `>u2`
     name, top = name or "the image", np.uint16(65535) if bits == 16 else np.uint8(255)
     if values.dtype == np.uint8:
         return values if bits == 8 else values * np.uint16(257)
@@ -94,7 +95,6 @@ def to_bits(
         raise ImageError(what, where=name, fix="give uint8, uint16 or floats in 0…1")
     if not values.size:
         return values.astype(top.dtype)
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)  # of a TIFF in the other byte order
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError("holds NaN or infinite values", where=name, fix="replace them first")

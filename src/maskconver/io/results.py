@@ -99,8 +99,8 @@ def label_writer(folder: Path, categories: Categories) -> Callable[[Segmentation
     Raises:
         OSError: nothing can be written.
     """
-    fits = categories.ids.min() >= 1 and categories.ids.max() <= 65535
-    values = categories.ids - 1 if fits else np.arange(len(categories))
+    fitting = categories.ids.min(initial=1) > 0 and categories.ids.max(initial=1) <= 65535
+    values = categories.ids - 1 if fitting else np.arange(len(categories))
     dtype: type[np.unsignedinteger] = np.uint8 if values.max(initial=0) < IGNORE else np.uint16
     ignore = int(np.iinfo(dtype).max)
     table = np.array([*values, ignore], dtype)  # -1, no label, is the last

@@ -39,6 +39,7 @@ log = logging.getLogger("maskconver.serve")
 
 FORMATS = ("json", "coco", "png", "overlay", "csv", "geojson", "labelme")
 THRESHOLDS = {"score_threshold": 1.0, "overlap_threshold": 1.0, "min_area": 1.0}
+PARAMETERS = (*THRESHOLDS, "format", "token", "name")
 PAGE = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
@@ -194,6 +195,11 @@ def _answer_to(error: Exception) -> Response:
 
 
 async def _segment(request: Request, session: Session, max_bytes: int) -> Response:
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in PARAMETERS:
+            raise Refused(400, f"no parameter {name[:40]!r}; there are {', '.join(PARAMETERS)}")
+        if count > 1:
+            raise Refused(400, f"{name} is given {count} times; give it once")
     form = request.query_params.get("format", "json")
     if form not in FORMATS:
         raise Refused(400, f"no format {form[:40]!r}; there are {', '.join(FORMATS)}")

@@ -26,7 +26,7 @@ from ..io.images import read_image
 from ..merge import RULES
 
 T = TypeVar("T")
-LEAST_SCORE = 0.05  # proposals below are not kept: no threshold of the page goes there
+LEAST_SCORE = 0.05  # proposals below are not kept, unless a threshold lies lower: the page's go no further
 
 
 class Busy(MaskconverError):
@@ -42,12 +42,14 @@ class Kept:
         proposals: of the image, or None for files with their post-processing inside and images in tiles.
         result: the segmentation with the model's own thresholds.
         tiled: it was segmented in tiles.
+        least: proposals with a score at or below are not there.
     """
 
     image: NDArray[Any]
     proposals: Proposals | None
     result: Segmentation
     tiled: bool = False
+    least: float = 0.0
 
     @property
     def size(self) -> int:
@@ -113,7 +115,8 @@ class Session:
                 self._jobs.append(job)
                 self._start()
                 found = await job.done
-                kept = await self.work(self._finish, image, found, geometry)
+                least = min(LEAST_SCORE, settings.get("score_threshold", 1.0))
+                kept = await self.work(self._finish, image, found, geometry, least)
             token = hashlib.sha256(data).hexdigest()[:24]
             self._keep(token, kept)
             self.images += 1
@@ -135,12 +138,12 @@ class Session:
             self._waiting -= 1
 
     async def again(self, token: str, settings: dict[str, float]) -> tuple[Kept, Segmentation] | None:
-        """The result of a kept image with other thresholds; None if it is gone.
+        """The result of a kept image with other thresholds; None if it, or what they let through, is gone.
 
         The network runs again for images in tiles only.
         """
         kept = self._kept.get(token)
-        if kept is None:
+        if kept is None or settings.get("score_threshold", 1.0) < kept.least:
             return None
         self._kept.move_to_end(token)
         if not (kept.tiled and settings):
@@ -217,21 +220,22 @@ class Session:
             for i, job in enumerate(batch)
         ]
 
-    def _finish(self, image: NDArray[Any], found: Any, geometry: Geometry) -> Kept:
+    def _finish(self, image: NDArray[Any], found: Any, geometry: Geometry, least: float) -> Kept:
         with self._timed("postprocess"):
             if not isinstance(found, Proposals):
                 own = self.predictor.runtime.input, self.predictor.categories
                 side = self.predictor.output_side
                 return Kept(image, None, found.segmentation(geometry, *own, side=side))
+            least = min(least, self.predictor.postprocess.score_threshold)
             if RULES[self.predictor.postprocess.rule].independent_masks:
-                alive = ~(found.scores[0] <= LEAST_SCORE)
+                alive = ~(found.scores[0] <= np.float32(least))
                 found = Proposals(
                     found.scores[:, alive],
                     found.labels[:, alive],
                     found.mask_logits[:, alive],
                     geometry=found.geometry,
                 )
-            return Kept(image, found, self.predictor.segmentations(found)[0])
+            return Kept(image, found, self.predictor.segmentations(found)[0], least=least)
 
     async def _in_tiles(self, image: NDArray[Any], config: PostprocessConfig | None = None) -> Segmentation:
         predictor = self.predictor.for_dataset()  # the white level is applied already

@@ -6,7 +6,7 @@ import { colours, paint } from "./paint.js";
 import { channelsOf, prepare, stretchLevels } from "./preprocess.js";
 
 const MOST_PIXELS = 64 << 20; // of an image: beyond, a browser's memory does not suffice
-const LEAST_SCORE = 0.05; // proposals below are not kept: no threshold of the page goes there
+const LEAST_SCORE = 0.05; // proposals below are not kept, unless the model's own threshold lies lower
 const GPU_SECONDS = 20; // for its first run; then WASM takes over
 const MEMORY = 256 << 20; // bytes of proposals that are kept for new thresholds
 const wanted = new URL(location).searchParams; // ?threads=1 and ?device=wasm, to compare
@@ -91,7 +91,8 @@ async function run(pixels, size, levels, canvas) {
   let [scores, labels, masks] = [found.scores.data, Int32Array.from(found.labels.data, Number), found.mask_logits.data];
   if (about.postprocess.rule === "maskconver") { // the others need all of them
     let n = scores.length;
-    while (n && scores[n - 1] <= LEAST_SCORE) n--;
+    const least = Math.min(LEAST_SCORE, about.postprocess.score_threshold);
+    while (n && scores[n - 1] <= least) n--;
     [scores, labels, masks] = [scores.slice(0, n), labels.slice(0, n), masks.slice(0, n * cells)];
   }
   return { scores, labels, masks, maskSize, geometry };
