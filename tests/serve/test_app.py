@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 import maskconver as mc
 from maskconver.core.panoptic_png import read_panoptic_png
 from maskconver.serve.app import create_app
-from maskconver.serve.session import Session
+from maskconver.serve.session import Kept, Session
 from tests.fakes import FakeRuntime, bright_image
 
 
@@ -82,6 +82,27 @@ def test_large_images_are_segmented_in_tiles_also_with_new_thresholds() -> None:
         small = client.post("/v1/segment", content=png((48, 64))).json()
         assert len(small["segments"]) == 2
         assert 'stage="tiles"' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("memory", [256 << 20, 10_000])
+def test_new_thresholds_of_tiles_need_no_network_where_their_proposals_are_kept(memory: int) -> None:
+    runtime = FakeRuntime()
+    predictor = mc.Predictor(runtime, tile=64, score_threshold=0.0)
+    session = Session(predictor, memory=memory)
+
+    async def both() -> tuple[Kept, mc.Segmentation]:
+        token, _, _ = await session.segment(png((100, 150)), {})
+        runtime.shapes.clear()
+        found = await session.again(token, {"score_threshold": 0.85})
+        assert found is not None
+        return found
+
+    kept, result = asyncio.run(both())
+    session.close()
+    assert kept.tiles is not None and kept.tiles.size <= memory / 2
+    assert kept.tiles.whole == (memory > 1 << 20) == (not runtime.shapes)
+    predictor.postprocess.score_threshold = 0.85
+    assert np.array_equal(result.ids, predictor(Image.open(io.BytesIO(png((100, 150))))).ids)
 
 
 def test_new_thresholds_need_no_image_and_no_network(client: TestClient) -> None:

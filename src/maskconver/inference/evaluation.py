@@ -29,7 +29,7 @@ from ..metrics import MaskAveragePrecision, MeanIoU, PanopticQuality, pooled_ave
 from ..metrics.overlap import Overlap
 from ..metrics.panoptic_quality import match_segments
 from .predictor import Predictor
-from .runtime import Runtime
+from .runtime import Replay, above
 
 # What `tune` tries: scores, then shares of its own mask a proposal must win.
 TRIED_THINGS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7), (0.3, 0.5, 0.6, 0.7, 0.8)
@@ -353,7 +353,7 @@ def _answers(
     """Each image's results with each of the thresholds, of which `least` is the lowest score."""
     predictor = predictor.for_dataset()
     independent = RULES[predictor.postprocess.rule].independent_masks
-    keep = partial(_above, least=least) if independent else Proposals.numpy
+    keep = partial(above, least=least) if independent else Proposals.numpy
     whole = copy(predictor)
     whole.tiles = None
     for index in range(len(dataset)):
@@ -365,36 +365,6 @@ def _answers(
             yield index, (whole.segmentations(found, config)[0] for config in configs)
 
 
-def _above(proposals: Proposals, least: float) -> Proposals:
-    """As NumPy arrays, without what no threshold lets through in any image of the batch."""
-    found = proposals.numpy()
-    alive = ~(found.scores <= np.float32(least)).all(0)  # not finite: left to the post-processing
-    masks = found.mask_logits[:, alive]
-    return replace(found, scores=found.scores[:, alive], labels=found.labels[:, alive], mask_logits=masks)
-
-
-class _Replay:
-    """A runtime that keeps its answers, and gives them again from the first one on after `rewind`."""
-
-    def __init__(self, runtime: Runtime, keep: Callable[[Proposals], Proposals]) -> None:
-        self._runtime, self._keep, self._answers = runtime, keep, list[Proposals]()
-        self.rewind()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
-
-    def rewind(self) -> None:
-        self._next = 0
-
-    def __call__(self, images: NDArray[Any]) -> Proposals:
-        if self._next == len(self._answers):
-            found = self._runtime(images)
-            assert isinstance(found, Proposals)
-            self._answers.append(self._keep(found))
-        self._next += 1
-        return self._answers[self._next - 1]
-
-
 def _in_tiles(
     predictor: Predictor,
     image: NDArray[Any],
@@ -402,8 +372,7 @@ def _in_tiles(
     keep: Callable[[Proposals], Proposals],
 ) -> Iterator[Segmentation]:
     """An image in tiles with each of the thresholds; the network runs once."""
-    replay, one = _Replay(predictor.runtime, keep), copy(predictor)
-    one.runtime = replay
+    replay, one = Replay(predictor.runtime, keep), copy(predictor)
     for one.postprocess in configs:
-        replay.rewind()
+        one.runtime = replay.runtime()
         yield one(image)

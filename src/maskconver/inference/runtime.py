@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..core.categories import Categories
@@ -100,3 +104,62 @@ def open_runtime(
             raise ConfigError(f"`tta` runs in PyTorch only, not in a {type(model).__name__}")
         return model
     raise ConfigError(f"cannot run a {type(model).__name__}; give a model's name, file or module")
+
+
+def above(proposals: Proposals, least: float) -> Proposals:
+    """As NumPy arrays, without those whose score is at or below `least` in every image of the batch."""
+    found = proposals.numpy()
+    alive = ~(found.scores <= np.float32(least)).all(0)  # not finite: left to the post-processing
+    masks = found.mask_logits[:, alive]
+    return replace(found, scores=found.scores[:, alive], labels=found.labels[:, alive], mask_logits=masks)
+
+
+class Replay:
+    """Keeps a network's answers, so that an image in tiles can be segmented again without the network.
+
+    Args:
+        runtime: runs the network.
+        keep: what is kept of an answer.
+        most: bytes of masks that are kept; the network runs again for what is beyond.
+
+    Attributes:
+        size: bytes of masks that are kept.
+        whole: whether all that was asked for is kept.
+    """
+
+    def __init__(
+        self, runtime: Runtime, keep: Callable[[Proposals], Proposals], *, most: float = math.inf
+    ) -> None:
+        self.network, self.size, self.whole = runtime, 0, True
+        self._keep, self._most, self._answers = keep, most, list[Proposals]()
+
+    def runtime(self) -> Any:
+        """A runtime for one pass over the tiles: it gives what is kept and asks the network for the rest."""
+        return _Pass(self)
+
+    def answer(self, number: int, images: NDArray[Any]) -> Any:
+        """The answer to the input of that number in a pass."""
+        if number < len(self._answers):
+            return self._answers[number]
+        found = self.network(images)
+        if isinstance(found, Proposals):
+            found = self._keep(found)
+            more = self.size + found.mask_logits.nbytes
+            if number == len(self._answers) and more <= self._most:
+                self._answers.append(found)
+                self.size = more
+                return found
+        self.whole = False
+        return found
+
+
+class _Pass:
+    def __init__(self, replay: Replay) -> None:
+        self._replay, self._next = replay, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._replay.network, name)
+
+    def __call__(self, images: NDArray[Any]) -> Any:
+        self._next += 1
+        return self._replay.answer(self._next - 1, images)

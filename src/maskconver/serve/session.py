@@ -21,7 +21,7 @@ from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
 from ..errors import MaskconverError
 from ..inference.predictor import Predictor
-from ..inference.runtime import has_postprocessing
+from ..inference.runtime import Replay, above, has_postprocessing
 from ..io.images import read_image
 from ..merge import RULES
 
@@ -41,20 +41,21 @@ class Kept:
         image: H×W×C uint8, or uint16 of a model of 16 bits.
         proposals: of the image, or None for files with their post-processing inside and images in tiles.
         result: the segmentation with the model's own thresholds.
-        tiled: it was segmented in tiles.
+        tiles: the proposals of an image that was segmented in tiles.
         least: proposals with a score at or below are not there.
     """
 
     image: NDArray[Any]
     proposals: Proposals | None
     result: Segmentation
-    tiled: bool = False
+    tiles: Replay | None = None
     least: float = 0.0
 
     @property
     def size(self) -> int:
         """Bytes."""
         logits = 0 if self.proposals is None else self.proposals.mask_logits.nbytes
+        logits += 0 if self.tiles is None else self.tiles.size
         return int(self.image.nbytes + self.result.ids.nbytes + logits)
 
 
@@ -108,14 +109,14 @@ class Session:
         """
         with self._place():
             image, canvas, geometry = await self.work(self._read, data)
+            least = min(LEAST_SCORE, settings.get("score_threshold", 1.0))
             if canvas is None or geometry is None:
-                kept = Kept(image, None, await self._in_tiles(image), tiled=True)
+                kept = await self._tiled(image, least)
             else:
                 job = _Job(canvas, geometry)
                 self._jobs.append(job)
                 self._start()
                 found = await job.done
-                least = min(LEAST_SCORE, settings.get("score_threshold", 1.0))
                 kept = await self.work(self._finish, image, found, geometry, least)
             token = hashlib.sha256(data).hexdigest()[:24]
             self._keep(token, kept)
@@ -140,13 +141,13 @@ class Session:
     async def again(self, token: str, settings: dict[str, float]) -> tuple[Kept, Segmentation] | None:
         """The result of a kept image with other thresholds; None if it, or what they let through, is gone.
 
-        The network runs again for images in tiles only.
+        The network runs again for images of more tiles than are kept.
         """
         kept = self._kept.get(token)
         if kept is None or settings.get("score_threshold", 1.0) < kept.least:
             return None
         self._kept.move_to_end(token)
-        if not (kept.tiled and settings):
+        if not settings or kept.tiles is None or kept.tiles.whole:
             return kept, await self._again(kept, settings)
         with self._place():
             return kept, await self._again(kept, settings)
@@ -226,36 +227,50 @@ class Session:
                 own = self.predictor.runtime.input, self.predictor.categories
                 side = self.predictor.output_side
                 return Kept(image, None, found.segmentation(geometry, *own, side=side))
-            least = min(least, self.predictor.postprocess.score_threshold)
-            if RULES[self.predictor.postprocess.rule].independent_masks:
-                alive = ~(found.scores[0] <= np.float32(least))
-                found = Proposals(
-                    found.scores[:, alive],
-                    found.labels[:, alive],
-                    found.mask_logits[:, alive],
-                    geometry=found.geometry,
-                )
+            least, keep = self._keeping(least)
+            found = keep(found)
             return Kept(image, found, self.predictor.segmentations(found)[0], least=least)
 
-    async def _in_tiles(self, image: NDArray[Any], config: PostprocessConfig | None = None) -> Segmentation:
+    def _keeping(self, least: float) -> tuple[float, Callable[[Proposals], Proposals]]:
+        """The score that kept proposals are above, and what keeps them."""
+        least = min(least, self.predictor.postprocess.score_threshold)
+        independent = RULES[self.predictor.postprocess.rule].independent_masks
+
+        def keep(found: Proposals) -> Proposals:
+            found = replace(found, class_logits=None)
+            return above(found, least) if independent else found.numpy()
+
+        return least, keep
+
+    async def _tiled(self, image: NDArray[Any], least: float) -> Kept:
+        least, keep = self._keeping(least)
+        tiles = Replay(self.predictor.runtime, keep, most=self.memory / 2)
+        return Kept(image, None, await self._in_tiles(image, tiles), tiles, least)
+
+    async def _in_tiles(
+        self, image: NDArray[Any], tiles: Replay, config: PostprocessConfig | None = None
+    ) -> Segmentation:
+        again = config is not None and tiles.whole  # without the network
         predictor = self.predictor.for_dataset()  # the white level is applied already
-        predictor.postprocess = config or predictor.postprocess
+        predictor.postprocess, predictor.runtime = config or predictor.postprocess, tiles.runtime()
 
         def run() -> Segmentation:
-            with self._timed("tiles"):
+            with self._timed("postprocess" if again else "tiles"):
                 return replace(predictor(image), image=None)
 
+        if again:
+            return await self.work(run)
         return await asyncio.get_running_loop().run_in_executor(self._network, run)
 
     async def _again(self, kept: Kept, settings: dict[str, float]) -> Segmentation:
-        if not settings or (kept.proposals is None and not kept.tiled):
+        if not settings or (kept.proposals is None and kept.tiles is None):
             return kept.result
         config = replace(self.predictor.postprocess, **settings)  # type: ignore[arg-type]
         if "score_threshold" in settings:
             config = replace(config, stuff_threshold=None)
         config.check()
-        if kept.tiled:
-            return await self._in_tiles(kept.image, config)
+        if kept.tiles is not None:
+            return await self._in_tiles(kept.image, kept.tiles, config)
         assert kept.proposals is not None
         with self._timed("postprocess"):
             return (await self.work(self.predictor.segmentations, kept.proposals, config))[0]
