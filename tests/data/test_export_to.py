@@ -286,12 +286,13 @@ def test_results_are_written_with_scores_and_kept_after_ctrl_c(to: str, small: P
         assert {s["score"] for s in shapes if s["label"] == "cat & <dog>"} == {0.75}
 
 
-def test_cityscapes_limits_are_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "isthing", "most"), [(69, 1, 64), (300, 0, 255)])
+def test_cityscapes_limits_are_said(tmp_path: Path, number: int, isthing: int, most: int) -> None:
     many = mc.Categories.from_json(
-        [{"id": k, "name": f"c{k}", "isthing": 1, "color": [0, 0, 0]} for k in range(1, 70)]
+        [{"id": k + 1, "name": f"c{k}", "isthing": isthing, "color": [0, 0, 0]} for k in range(number)]
     )
     with (
-        pytest.raises(DataError, match="holds up to 64 classes"),
+        pytest.raises(DataError, match=f"holds up to {most} classes"),
         writing(tmp_path / "o", "cityscapes", many),
     ):
         pass

@@ -17,7 +17,9 @@ pytest.importorskip("httpx")
 from starlette.testclient import TestClient
 
 import maskconver as mc
+from maskconver.cli.main import main
 from maskconver.core.panoptic_png import read_panoptic_png
+from maskconver.errors import ConfigError
 from maskconver.serve.app import create_app
 from maskconver.serve.session import Kept, Session
 from tests.fakes import FakeRuntime, bright_image
@@ -262,3 +264,15 @@ def test_openapi_names_every_path(client: TestClient) -> None:
         for method in methods:
             answer = client.request(method, path)
             assert answer.status_code in (200, 400), path
+
+
+def test_the_white_level_of_the_command_is_that_of_the_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[mc.Predictor] = []
+
+    def stop(predictor: mc.Predictor, **_: Any) -> None:
+        given.append(predictor)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("maskconver.serve.app.create_app", stop)
+    assert main(["serve", "nuclei", "--white-level=4095"]) == 2
+    assert given[0].reading["white_level"] == 4095

@@ -35,7 +35,7 @@ def configure(parser: ArgumentParser) -> None:
     add("--port", type=int, default=8000, help="port to listen at; 0 chooses a free one")
     add_postprocess_options(parser)
     add_tile_options(parser)
-    add_common(parser, "proposals", "device")
+    add_common(parser, "proposals", "device", "white_level")
     add("--batch-size", type=int, default=1, help="images of one size that run together when several wait")
     add("--queue", type=int, default=32, help="requests that may wait; more get the status 503")
     add("--timeout", type=float, default=60.0, help="seconds after which a request is given up")
@@ -83,6 +83,7 @@ def run(args: Namespace) -> int:
         device=args.device,
         proposals=args.proposals,
         batch_size=args.batch_size,
+        white_level=args.white_level,
         **limits,
         **postprocess_settings(args),
         **tile_settings(args),

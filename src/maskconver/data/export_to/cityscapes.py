@@ -16,6 +16,7 @@ from ..conversion.readers.cityscapes import LABELS
 from .item import Item, Output, below
 
 MAX_CLASS, MAX_INSTANCES = 65, 1000  # class · 1000 + number must fit 16 bits
+MAX_STUFF = 256  # labelIds have 8 bits
 
 
 @contextmanager
@@ -29,10 +30,11 @@ def cityscapes(out: Output) -> Iterator[Callable[[Item], None]]:
     if all(c.name in names for c in own):
         numbers = [names[c.name] for c in own]
     else:
+        most = MAX_CLASS if own.is_thing.any() else MAX_STUFF
         fits = own.ids.min() > 0 and own.ids.max() < MAX_CLASS
         numbers = own.ids.tolist() if fits else list(range(1, len(own) + 1))
-        if max(numbers) >= MAX_CLASS and own.is_thing.any():
-            raise DataError(f"cityscapes holds up to {MAX_CLASS - 1} classes, there are {len(own)}")
+        if max(numbers) >= most:
+            raise DataError(f"cityscapes holds up to {most - 1} classes, there are {len(own)}")
         rows = [
             {"id": n, "name": c.name, "hasInstances": c.is_thing, "color": list(c.color)}
             for n, c in zip(numbers, own)
