@@ -244,7 +244,7 @@ class Session:
 
     async def _tiled(self, image: NDArray[Any], least: float) -> Kept:
         least, keep = self._keeping(least)
-        tiles = Replay(self.predictor.runtime, keep, most=self.memory / 2)
+        tiles = Replay(self.predictor.runtime, keep, most=self.memory * 3 / 4)
         return Kept(image, None, await self._in_tiles(image, tiles), tiles, least)
 
     async def _in_tiles(

@@ -91,8 +91,9 @@ class TestWeights:
             ["bn1.bias"],
         )
         assert torch.equal(target.bn1.bias, before["bn1.bias"])
-        assert "1 missing (bn1.weight); 1 unexpected (classifier.weight); 1 mismatched (bn1.bias)" in str(
-            report
+        assert (
+            "1 begin at random (bn1.weight); 1 unexpected (classifier.weight); 1 mismatched (bn1.bias)"
+            in str(report)
         )
 
     @pytest.mark.parametrize("channels", [1, 4, 7])

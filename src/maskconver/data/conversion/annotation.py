@@ -61,6 +61,7 @@ class Shape:
         layer: a shape of a higher layer lies on those of lower ones, whatever the rule for overlaps.
         group: shapes of one image with the same group and class are parts of one object.
         entry: what messages call it, e.g. `annotation 17`.
+        relative: the format has fractions of the image, so that polygons within one pixel are no mistake.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Shape:
     layer: int = 0
     group: Hashable | None = None
     entry: str = ""
+    relative: bool = False
 
 
 @dataclass(frozen=True, slots=True)

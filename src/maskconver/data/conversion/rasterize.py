@@ -209,7 +209,8 @@ def _drawn(shape: Shape, size: tuple[int, int], edges: Edges, note: Callable[[st
     if not len(points):
         return Region(shape, np.zeros((0, 0), bool), 0, 0, 0)
     low, high = points.min(0), points.max(0)
-    if low.min() >= 0 and high.max() <= 1 and (points != np.floor(points)).any():
+    inside = not shape.relative and low.min() >= 0 and high.max() <= 1
+    if inside and (points != np.floor(points)).any():
         raise DataError("all coordinates are from 0 to 1; they must be pixels", kind="bad-polygon")
     if (low < -1).any() or high[0] > size[1] + 1 or high[1] > size[0] + 1:
         note("clipped-shapes")

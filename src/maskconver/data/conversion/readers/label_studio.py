@@ -155,7 +155,7 @@ class LabelStudio(ToolReader):
         else:
             corner = x("x"), y("y")
             outline = turned(box(*corner, x("width"), y("height")), corner, angle)
-        shape.polygons = [outline]
+        shape.polygons, shape.relative = [outline], True
         return shape
 
     def _read(self, name: str) -> Iterator[tuple[str, Any, list[dict[str, Any]]]]:

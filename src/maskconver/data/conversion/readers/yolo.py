@@ -202,7 +202,7 @@ class Yolo(Reader):
         points = polygon(values)
         if points.max() > 1 + _SLACK or points.min() < -_SLACK:
             raise DataError("the coordinates are not between 0 and 1", kind="bad-polygon")
-        return Shape(self._names[int(number)], polygons=[points * size], score=score)
+        return Shape(self._names[int(number)], polygons=[points * size], score=score, relative=True)
 
 
 def _listed_image(line: str, tops: Iterable[str], known: set[str]) -> str | None:
