@@ -1,13 +1,15 @@
-"""kMaX-DeepLab against ReMaX, and MaskConver against MaskConver with ReMask: the same budget for all.
+r"""kMaX-DeepLab against ReMaX, and MaskConver against MaskConver with ReMask: the same budget for all.
 
 Run: .venv/bin/python benchmarks/remax_experiment.py --runs kmax:0 remax:0 kmax:1 remax:1
      .venv/bin/python benchmarks/remax_experiment.py --runs all
+     .venv/bin/python benchmarks/remax_experiment.py --data FACADE --start mobilenetv3_small.safetensors \
+         --size 192 --proposals 128 --steps 3000 --val-images 60 --out runs/remax_facade --runs kmax:0 remax:0
 
-Scenes are generated; every run is one network from scratch, one thread, the same images in the same order
-for one seed. A run writes a JSON line every few steps (losses, gradient norm, false-positive/false-negative
-ratio of the sigmoid masks that the loss sees) and PQ after validations, to OUT/ARM-SEED.jsonl. A run that is
-stopped, or that reaches --seconds, goes on where it was with the same command; one that is done is not run
-again.
+Without --data, scenes are generated. Every run is one network, from scratch or with the backbone of --start,
+one thread, the same images in the same order for one seed. A run writes a JSON line every few steps (losses,
+gradient norm, false-positive/false-negative ratio of the sigmoid masks that the loss sees) and PQ after
+validations, to OUT/ARM-SEED.jsonl. A run that is stopped, or that reaches --seconds, goes on where it was
+with the same command; one that is done is not run again.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from maskconver.merge import postprocess
 from maskconver.metrics import PanopticQuality
 from maskconver.metrics.overlap import Overlap
 from maskconver.models import create_model
+from maskconver.models.backbones.weights import load_backbone
 from maskconver.models.batch import MaskTargets
 from maskconver.models.kmax import ReMaXConfig
 from maskconver.models.kmax.loss_terms import Assignment, false_losses
@@ -48,6 +51,9 @@ ARMS: dict[str, tuple[str, dict[str, Any], bool, float]] = {
     "kmax": ("remax_t", {**KMAX, "remax": {"mask_id_loss": "softmax", "remask_layers": 0, "eta": 0.0},
                          "postprocess": {"mask_activation": "softmax"}, "mask_start": (1.0, 0.0)}, False, 1),
     "sigmoid": ("remax_t", {**KMAX, "remax": {**RELAXED, "remask_layers": 0, "eta": 0.0},
+                            "mask_start": (1.0, -3.0)}, False, 1),
+    "remask": ("remax_t", {**KMAX, "remax": {**RELAXED, "eta": 0.0}, "mask_start": (1.0, -3.0)}, False, 1),
+    "reclass": ("remax_t", {**KMAX, "remax": {**RELAXED, "remask_layers": 0},
                             "mask_start": (1.0, -3.0)}, False, 1),
     "remax": ("remax_t", {**KMAX, "remax": RELAXED, "mask_start": (1.0, -3.0)}, False, 1),
     "maskconver": ("maskconver_mobile_dense_512", {"bn_momentum": 0.1, "proposals": 50}, False, 1),
@@ -89,8 +95,27 @@ class Watched(KMaXCriterion):
         return super().terms(output, assignment, targets, **given)
 
 
+def canvas(args: argparse.Namespace) -> dict[str, Any]:
+    """Size, mean and std of the network input: those of ImageNet where the backbone was trained on it."""
+    mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if args.start else ((0.5,) * 3, (0.5,) * 3)
+    return {"size": (args.size, args.size), "mean": mean, "std": std}
+
+
 def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
-    """The generated scenes, written once."""
+    """The generated scenes, written once; or the data set that was given, in crops of the whole image."""
+    size = dataclasses.replace(create_model("remax_t", num_classes=1).input, **canvas(args))
+    if args.data:
+        augment = AugmentConfig(scale=(0.8, 1.6), scale_law="log")
+        targets = TargetConfig(stuff="global", max_segments=128)
+        config = DataConfig(
+            data=args.data,
+            workers=0,
+            batch_size=args.batch,
+            val_images=args.val_images,
+            augment=augment,
+            targets=targets,
+        )
+        return SegmentationData(config, size, args.steps * args.batch, seed=seed)
     folder = Path(args.out) / f"scenes{args.size}"
     for split, count in (("train", args.images), ("val", args.val_images)):
         if not (folder / f"panoptic_{split}.json").is_file():
@@ -102,7 +127,6 @@ def data_of(args: argparse.Namespace, seed: int) -> SegmentationData:
         augment=AugmentConfig(),
         targets=TargetConfig(islands=1),
     )
-    size = dataclasses.replace(create_model("remax_t", num_classes=1).input, size=(args.size, args.size))
     return SegmentationData(config, size, args.steps * args.batch, seed=seed)
 
 
@@ -151,10 +175,15 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
     started = time.perf_counter()
     data = data_of(args, seed)
     torch.manual_seed(seed)
-    canvas = {"size": (args.size, args.size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     changes = dict(changes)
+    if args.start and name == "maskconver_mobile_dense_512":
+        changes["backbone"] = "mobilenetv3_small_100"
+    if args.proposals:
+        changes["proposals"] = args.proposals
     remax = changes.pop("remax", None)  # of the losses
-    model: Any = create_model(name, categories=data.categories, input=canvas, **changes)
+    model: Any = create_model(name, categories=data.categories, input=canvas(args), **changes)
+    if args.start:
+        load_backbone(model.backbone, model.config.backbone, args.start)
     kmax = remax is not None
     sigmoid = kmax and remax["mask_id_loss"] == "sigmoid"
     criterion: Any = (
@@ -306,6 +335,9 @@ def main() -> None:
     parser.add_argument(
         "--runs", nargs="*", default=[], metavar="ARM:SEED", help=f"of {', '.join(ARMS)}; or all"
     )
+    parser.add_argument("--data", help="a panoptic data set, in place of generated scenes")
+    parser.add_argument("--start", help="weights of mobilenetv3_small_100, the backbone of every arm then")
+    parser.add_argument("--proposals", type=int, help="queries or centres, in place of those of the arm")
     parser.add_argument("--out", default="runs/remax_experiment")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--size", type=int, default=128, help="pixels")
