@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from itertools import pairwise
@@ -217,3 +218,21 @@ def test_a_description_with_more_deviations_than_means_is_damaged() -> None:
     rows["input"]["std"].append(1.0)
     with pytest.raises(CheckpointError, match="damaged description"):
         Exported.from_json(json.dumps(rows), "nuclei.onnx")
+
+
+def test_a_tiff_whose_pages_never_end_is_read_at_once(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "loop.tif"
+    channels = np.arange(8 * 9 * 5, dtype=np.uint16).reshape(8, 9, 5)
+    with tifffile.TiffWriter(path) as writer:  # a page with another below it, so that all pages are looked at
+        writer.write(channels, photometric="minisblack", planarconfig="contig", metadata=None, subifds=1)
+        writer.write(channels[:4], photometric="minisblack", planarconfig="contig", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        first = tiff.pages[0]
+        end = first.offset + 2 + 12 * len(first.tags)
+    ended, data = read_image(path, channels=5, bits=16), bytearray(path.read_bytes())
+    data[end : end + 4] = struct.pack("<I", first.offset)  # the next page is this one
+    path.write_bytes(data)
+    started = time.process_time()
+    np.testing.assert_array_equal(read_image(path, channels=5, bits=16), ended)
+    assert time.process_time() - started < 5

@@ -61,6 +61,8 @@ def require_sound(file: BinaryIO, name: str, *, page: int | None = 0) -> None:
                     file.seek(offset)
                     if length and (why := _fault(file.read(length), kind)):
                         raise damaged(why, name, number, part=i, parts=len(sizes))
+    except _LoopError:
+        pass  # every page was seen
     except (ValueError, KeyError, OverflowError):
         raise damaged("its directory cannot be read", name, number + 1) from None
     finally:
@@ -97,11 +99,16 @@ def damaged(
     return ImageError(f"damaged or cut off{where} ({what})", where=name, fix="copy or export it again")
 
 
+class _LoopError(Exception):
+    """The page after the last one is one of those before."""
+
+
 def _pages(file: BinaryIO, size: int) -> Iterator[dict[int, NDArray[np.int64]]]:
     """The numbers of each page that say where its parts lie.
 
     Raises:
         ValueError, KeyError, OverflowError: a directory that is damaged or outside the file.
+        _LoopError: the pages never end.
     """
     file.seek(0)
     head = file.read(16)
@@ -137,6 +144,21 @@ def _pages(file: BinaryIO, size: int) -> Iterator[dict[int, NDArray[np.int64]]]:
             tags[tag] = numbers(value, kind, length)
         yield tags
         at = int(numbers(end, wide)[0]) if end else 0
+    if at in seen:
+        raise _LoopError
+
+
+def _never_ends(file: BinaryIO) -> bool:
+    """Whether the pages form a loop; tifffile would read 65,536 of them."""
+    at = file.tell()
+    try:
+        for _ in _pages(file, file.seek(0, os.SEEK_END)):
+            pass
+    except _LoopError:
+        return True
+    finally:
+        file.seek(at)
+    return False
 
 
 def read_bands(channels: int, max_pixels: int, file: BinaryIO, name: str) -> tuple[NDArray[Any], int]:
@@ -156,8 +178,10 @@ def read_bands(channels: int, max_pixels: int, file: BinaryIO, name: str) -> tup
     Raises:
         ImageError: tifffile is not installed, too many pixels, or not one image.
     """
+    alone = _never_ends(file)
     with _opened(file, name) as tiff:
-        page, series = tiff.pages[0], tiff.series[0]
+        page = tiff.pages[0]
+        series = page if alone else tiff.series[0]
         height, width = page.imagelength, page.imagewidth
         if height * width > max_pixels:
             what = f"{width}×{height} pixels are more than the limit of {max_pixels}"
