@@ -182,7 +182,7 @@ def serve(seconds: float, work: Path) -> dict[str, object]:
         thread.join()
     alive = process.poll() is None
     process.terminate()
-    process.wait(30)
+    process.wait(120)
     done = ", ".join(f"{n} {name}" for name, n in counts.items())
     return {**watch.verdict(), "done": f"clients: {done}", "ok": alive and not counts["lost"]}
 

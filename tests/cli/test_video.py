@@ -74,6 +74,7 @@ def test_a_bad_clip_is_one_line_and_the_others_are_done(
         (["{clip}", "--resume"], "--resume is for images"),
         (["{clip}", "--every", "0"], "1 or more"),
         (["a.png", "--every", "2"], "--every is for videos"),
+        (["a.png", "--every", "0"], "--every is for videos"),
         (["a.png", "--frame-masks"], "--frame-masks is for videos"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -162,6 +163,17 @@ def test_yolo_has_a_line_a_segment_and_names_what_it_cannot_hold(small: Path, tm
         assert LABELS[int(number)] == int(label) and (mask == (ids == number)).all()
     text = (tmp_path / "out/data.yaml").read_text()
     assert "train: images/train\nval: images/val\n" in text and '  0: "cat & <dog>"' in text
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_yolo_of_one_split_names_the_other_too_as_its_training_asks(
+    small: Path, tmp_path: Path, split: str
+) -> None:
+    mc.data.export(small, tmp_path / "out", "yolo-seg", split=split)
+    content = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
+    assert content[split] == f"images/{split}" and content["val"] == f"images/{split}"
+    assert content["train"] == "images/train"
+    assert list(convert(tmp_path / "out", tmp_path / "again").splits) == [split]
 
 
 def test_labels_of_yolo_lie_where_it_looks_for_them(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def names_videos(paths: list[str]) -> bool:
 def require_images(args: Namespace) -> None:
     """Refuses the options of videos where the inputs are images."""
     for name in ("every", "max_frames", "frame_masks", "no_track"):
-        if getattr(args, name) not in (None, False):
+        value = getattr(args, name)
+        if value is not None and value is not False:  # 0 is given, too
             raise ConfigError(f"--{name.replace('_', '-')} is for videos")
 
 

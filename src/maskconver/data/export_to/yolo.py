@@ -38,7 +38,13 @@ def yolo_seg(out: Output) -> Iterator[Callable[[Item], None]]:
         out.write(str(label), "".join(lines))
 
     yield write
-    lines = [f"{split or 'train'}: {below('images', split)}" for split in splits]
+    folders = {split or "train": below("images", split) for split in splits}
+    lines = [f"{split}: {folder}" for split, folder in folders.items()]
+    # ultralytics refuses a data.yaml without one of these two, and one whose `val` does not exist.
+    if "train" not in folders:
+        lines.append("train: images/train  # has no images: this is for validation only")
+    elif "val" not in folders:
+        lines.append(f"val: {folders['train']}  # the training images, since there are no others")
     # Text in JSON is text in YAML, too.
     names = [f"  {k}: {json.dumps(c.name, ensure_ascii=False)}" for k, c in enumerate(out.categories)]
     out.write("data.yaml", "\n".join([*lines, "names:", *names, ""]))
