@@ -310,6 +310,16 @@ def test_the_command_prints_percent_and_classes(gt: Path, capsys: pytest.Capture
     assert "100.0" in out and "person" in out and "1 images" in out
 
 
+@pytest.mark.parametrize("name", ["cell [dead]", "a[/b]", ":car:", f"{'plate_' * 20}1"])
+def test_the_command_prints_names_as_they_are(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gt = panoptic.write(tmp_path / "gt", lambda d: d["categories"][0].update(name=name))
+    assert main(["pq", str(gt), str(gt), "--per-class"]) == 0
+    first = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert name in "".join(first)  # long ones go on in the next line
+
+
 def test_the_command_refuses_a_missing_file_and_no_process(
     gt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from .options import (
     add_tile_options,
     add_tta,
     data_paths,
+    plain_console,
     postprocess_settings,
     progress_bar,
     refuse_old_options,
@@ -164,9 +165,7 @@ def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
 
 
 def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
-    from rich.console import Console
-
-    console = Console()
+    console = plain_console()
     groups = [("", result.total), *sorted(result.groups.items())]
     console.print(_semantic(groups) if result.total.headline[0] == "mIoU" else _panoptic(groups))
     if args.ap:
