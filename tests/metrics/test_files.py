@@ -130,6 +130,10 @@ ACCEPTED: dict[str, Change] = {
     "category id 1.0": lambda d: rows(d)[1].update(category_id=1.0),
     "no colour": lambda d: [c.pop("color") for c in d["categories"]],
     "wrong bbox": lambda d: rows(d)[0].update(bbox=[9, 9, 9, 9]),
+    "null iscrowd": lambda d: [r.update(iscrowd=None) for r in rows(d)],
+    "iscrowd as truth value beside null": lambda d: [
+        r.update(iscrowd=c) for r, c in zip(rows(d), (None, False))
+    ],
     "iscrowd as truth value": lambda d: rows(d)[0].update(iscrowd=False),
 }
 
