@@ -16,8 +16,10 @@ from maskconver.analysis.run import analyze, results
 from maskconver.analysis.summary import Analysis, compare, quality_of
 from maskconver.cli.main import main
 from maskconver.core.categories import Categories, Category
+from maskconver.core.config import InputConfig
 from maskconver.core.panoptic_png import write_panoptic_png
 from maskconver.core.proposals import Proposals
+from maskconver.data.dataset import DataWarning
 from maskconver.data.open import open_dataset
 from maskconver.errors import ConfigError
 from maskconver.inference.predictor import Predictor
@@ -280,3 +282,42 @@ def test_the_page_of_predictions_from_files_lists_an_image_that_cannot_be_read(f
     write_report(folder / "page.html", found, data, results(predictions, data, range(3)), title="")
     assert (folder / "page.html").read_text(encoding="utf-8").count('class="image"') == 2
     assert [path for path, _ in found.failures] == [str(gone)]
+
+
+@pytest.mark.parametrize("sweep", ["size", "score_threshold"])
+def test_images_in_tiles_are_left_out_of_sweeps_with_a_word(
+    sweep: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = open_dataset(folder / "data")
+    runtime = Scaling(data.categories)
+    runtime.input = InputConfig("native", (32, 32), 1.0, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
+    monkeypatch.setattr("maskconver.inference.tiles.AUTO_SIDE", 32)
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: runtime)
+    page = folder / "page.html"
+    words = ["analyze", "m", "--data", str(folder / "data"), "--out", str(page), "--sweep", sweep]
+    assert main(words) == 0
+    assert "3 of 3 images are segmented in tiles" in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    assert "3 of 3 images, segmented in tiles, are left out" in text and "PQ against" not in text
+
+
+def test_images_of_one_file_name_are_compared_one_by_one() -> None:
+    gt = boxes((2, 2, 10, 10))
+    parts = [causes_of(gt, [0], gt, [0]), causes_of(np.zeros_like(gt), [], gt, [0])]
+    parts[1].image[:] = 1
+    first = Analysis(CATEGORIES, Mistakes.concatenate(parts), ["a.png"] * 2, [4, 7], quality=[1.0, 0.0])
+    second = Analysis(CATEGORIES, Mistakes.concatenate([parts[0]]), ["a.png"], [4], quality=[1.0])
+    assert compare(first, first, draws=2).first == pytest.approx(2 / 3)
+    only = compare(first, second, draws=2)  # the other image failed
+    assert (only.first, only.second, only.better) == (1.0, 1.0, [])
+
+
+def test_predictions_whose_category_ids_mean_something_else_are_warned_of(folder: Path) -> None:
+    data, own = open_dataset(folder / "data"), folder / "data" / "panoptic_train.json"
+    content = json.loads(own.read_text())
+    content["categories"][0]["name"] = "lorry"
+    other = own.with_name("other.json")
+    other.write_text(json.dumps(content))
+    own.with_name("other").symlink_to(own.parent / "panoptic" / "train")
+    with pytest.warns(DataWarning, match='"lorry" here'):
+        assert not analyze(other, data).failures

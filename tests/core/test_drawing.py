@@ -93,6 +93,30 @@ def test_grey_and_pillow_images_are_drawn_on_and_floats_refused():
         seg.draw(grey / 255)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint32, np.int16])
+def test_values_beyond_a_byte_are_refused_and_not_wrapped(kind):
+    seg = large()
+    fitting = np.full(seg.ids.shape, 200, kind)
+    expected = np.asarray(seg.draw(fitting.astype(np.uint8)))
+    np.testing.assert_array_equal(np.asarray(seg.draw(fitting)), expected)
+    with pytest.raises(ConfigError, match="values 4000 to 4000"):
+        seg.draw(fitting * 20)
+    if kind is np.int64:
+        with pytest.raises(ConfigError, match="values -5"):
+            seg.draw(fitting - 205)
+
+
+def test_deep_pillow_images_are_stretched_as_arrays_are_and_masks_are_black_and_white():
+    seg = large()
+    deep = (np.arange(seg.ids.size).reshape(seg.ids.shape) * 7 % 30000).astype(np.uint16)
+    expected = np.asarray(seg.draw(deep))
+    for image in (Image.fromarray(deep), deep.astype(">u2")):
+        np.testing.assert_array_equal(np.asarray(seg.draw(image)), expected)
+    mask = deep > 15000
+    expected = np.asarray(seg.draw(np.where(mask, np.uint8(255), np.uint8(0))))
+    np.testing.assert_array_equal(np.asarray(seg.draw(mask)), expected)
+
+
 def test_drawing_on_another_image_needs_its_size():
     with pytest.raises(ConfigError, match="does not fit an id map"):
         large().draw(np.zeros((3, 4, 3), np.uint8))

@@ -54,6 +54,11 @@ def test_a_semantic_model_sees_panoptic_data_as_it_was_trained(spoiled: Spoil) -
     for classes in ("all", "things"):
         model = SemanticView(data, classes).categories  # type: ignore[arg-type]
         assert as_model_sees(data, model).categories == model
+        turned = Categories([*reversed([*model])])  # the model was trained on data with another order
+        view = as_model_sees(data, turned)
+        before = [view.categories[label].id for label in view.segments(0).labels]
+        view.use_categories(turned)
+        assert {view.categories[label].id for label in view.segments(0).labels} == {*before}
     assert as_model_sees(data, data.categories) is data
     assert as_model_sees(data, Categories.coco()) is data
 

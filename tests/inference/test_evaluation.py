@@ -13,11 +13,12 @@ from PIL import Image
 from maskconver import Categories, Category, Geometry, Predictor, Proposals, Segmentation
 from maskconver.cli.main import main
 from maskconver.core.config import InputConfig, PostprocessConfig
+from maskconver.core.panoptic_png import write_panoptic_png
 from maskconver.data import open_dataset
-from maskconver.data.dataset import Sample
+from maskconver.data.dataset import DataWarning, Sample
 from maskconver.data.synth.write import synth_categories, write_dataset
 from maskconver.errors import ConfigError, DataError
-from maskconver.inference.evaluation import Figures, _answers, evaluate, tune, write_gallery
+from maskconver.inference.evaluation import Figures, _answering, evaluate, tune, write_gallery
 from maskconver.inference.mosaic import Tiling
 from maskconver.metrics.overlap import segment_table
 from tests.fakes import FakeRuntime
@@ -86,7 +87,8 @@ def test_tuning_in_tiles_runs_the_network_once_a_tile(dataset) -> None:
     runtime.categories = dataset.categories
     predictor = Predictor(runtime, tile=32, overlap=8)
     configs = [replace(predictor.postprocess, score_threshold=s) for s in (0.1, 0.85)]
-    answers = [list(found) for _, found in _answers(predictor, dataset, configs, 0.1)]
+    of_image = _answering(predictor, configs, 0.1)
+    answers = [list(of_image(dataset.image(index))) for index in range(len(dataset))]
     tiles = len(Tiling.of((SIZE, SIZE), 32, 8, align=8))
     assert len(runtime.shapes) == tiles * len(dataset)
     for index, found in enumerate(answers):
@@ -113,6 +115,48 @@ def test_tuned_figures_are_those_of_the_tuned_model_where_masks_are_a_softmax_ov
     oracle.next = 0
     assert grid[0][2] == pytest.approx(evaluate(predictor, dataset).total.headline[1])
     assert 0 < grid[0][2] < 1
+
+
+def test_tuning_leaves_out_what_evaluating_would_and_says_so(tmp_path: Path) -> None:
+    write_dataset(tmp_path, style="cells", count=5, size=(SIZE, SIZE), seed=0, split="val")
+    content = json.loads((tmp_path / "panoptic_val.json").read_text())
+    content["annotations"][2]["segments_info"][0]["area"] = 1  # fewer than it shares with the prediction
+    (tmp_path / "panoptic_val.json").write_text(json.dumps(content))
+    data = open_dataset(tmp_path, "val")
+    Path(data.image_path(0)).write_bytes(b"not an image")
+    Path(data.png_path(1)).unlink()
+    with Image.open(data.image_path(3)) as image:
+        smaller = image.crop((0, 0, SIZE, SIZE - 10))
+    smaller.save(data.image_path(3))
+
+    class Known(Oracle):
+        """Asked for the images 2 and 4 alone, the others cannot be read."""
+
+        def __call__(self, images: np.ndarray) -> Proposals:
+            self.next = 2 if self.next % 2 == 0 else 4
+            return super().__call__(images)
+
+    oracle = Known(data)
+    with pytest.warns(DataWarning, match="thresholds are chosen without it") as told:
+        _, grid = tune(Predictor(oracle), data, (0.3, 0.95), overlap_thresholds=(0.5,))
+    assert sum("without it" in str(w.message) for w in told) == 4
+    assert [round(value, 6) for *_, value in grid] == [1.0, 0.0]
+
+
+def test_tuning_refuses_data_of_which_nothing_can_be_read(tmp_path: Path) -> None:
+    write_dataset(tmp_path, style="cells", count=1, size=(SIZE, SIZE), seed=0, split="val")
+    data = open_dataset(tmp_path, "val")
+    Path(data.image_path(0)).unlink()
+    with pytest.warns(DataWarning), pytest.raises(DataError, match="no image can be evaluated"):
+        tune(Predictor(Oracle(data)), data)
+
+
+def test_tuning_takes_categories_in_another_order(tmp_path: Path) -> None:
+    write_dataset(tmp_path, style="scenes", count=2, size=(SIZE, SIZE), seed=1, split="val")
+    data = open_dataset(tmp_path, "val")
+    data.use_categories(Categories([*reversed([*data.categories])]))
+    _, grid = tune(Predictor(Oracle(data)), open_dataset(tmp_path, "val"), (0.3,), overlap_thresholds=(0.5,))
+    assert grid[0][2] == pytest.approx(1.0)
 
 
 def test_tuning_takes_tensors_that_numpy_cannot_read(dataset) -> None:
@@ -238,6 +282,24 @@ def test_evaluate_from_the_command_line_prints_and_tunes(
     assert load(tmp_path / "tuned.safetensors").postprocess.overlap_threshold in (0.3, 0.5, 0.6, 0.7, 0.8)
 
 
+def test_a_group_without_any_segment_is_printed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_dataset(tmp_path, style="cells", count=2, size=(SIZE, SIZE), seed=0, split="val")
+    content = json.loads(path.read_text())
+    content["annotations"][1]["segments_info"] = []
+    for image, site in zip(content["images"], ("[north]", "")):
+        image["site"] = site
+    path.write_text(json.dumps(content))
+    data = open_dataset(tmp_path, "val")
+    write_panoptic_png(data.png_path(1), np.zeros((SIZE, SIZE), np.int32))
+    monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: Oracle(data))
+    words = ["evaluate", "m", "--data", str(tmp_path), "--by", "site", "--score-threshold", "0.95"]
+    assert main(words) == 0
+    rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert "[north] all" in rows and '"" all' in rows
+
+
 class TestSemantic:
     """Where every class is stuff, mIoU is the figure."""
 
@@ -260,6 +322,23 @@ class TestSemantic:
         total = evaluate(Predictor(Oracle(labelled)), labelled).total
         assert total.headline == ("mIoU", 1.0)
         assert total.miou.compute().per_class[1] == 1.0 and np.isnan(total.miou.compute().per_class[4])
+
+    def test_a_class_that_lowers_the_mean_has_a_row(
+        self, labelled, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Cars(_Constant):
+            """All is a car, which no image has, but not surely enough to be a segment."""
+
+            def __call__(self, images: np.ndarray) -> Proposals:
+                return replace(super().__call__(images), labels=np.array([[3]]))
+
+        model = Cars(labelled.categories)
+        model.postprocess = PostprocessConfig(rule="kmax", score_threshold=1.0)
+        monkeypatch.setattr("maskconver.inference.predictor.open_runtime", lambda *_, **__: model)
+        words = ["evaluate", "m", "--data", str(labelled.path.parent), "--split", "val", "--per-class"]
+        assert main(words) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["car", "0.00", "0.00", "0.00", "0.00", "0", "0", "0"] in lines
 
     def test_pixels_to_ignore_do_not_count_and_wrong_ones_do(self, labelled) -> None:
         oracle = Oracle(labelled, noise=0.95)  # everything is sky, more surely than anything else

@@ -13,6 +13,7 @@ from maskconver.core.proposals import Geometry, Proposals
 from maskconver.core.segmentation import Segmentation
 from maskconver.errors import ConfigError, MaskconverError
 from maskconver.merge import postprocess, semantic
+from maskconver.merge.instances import instances
 from maskconver.merge.semantic import semantic_maps, semantic_scores
 
 
@@ -55,6 +56,26 @@ def test_bands_of_rows_change_nothing(rule: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(semantic, "BAND_VALUES", 200)
     (banded,) = semantic_scores(proposals, config, 3, output_size=(21, 18))
     np.testing.assert_allclose(banded, whole, atol=1e-6)
+
+
+def test_masks_read_the_sigmoid_of_the_panoptic_result() -> None:
+    masks = np.array([2.0, 1.0], np.float32).reshape(1, 2, 1, 1)  # sigmoid 0.88, 0.73; hard 0.83, 0.67
+    proposals = Proposals(np.array([[0.5, 0.61]], np.float32), np.array([[0, 1]]), masks)
+    soft, hard = PostprocessConfig(min_area=0), PostprocessConfig(min_area=0, hard_sigmoid=True)
+    np.testing.assert_allclose(semantic_scores(proposals, soft, 2)[0].ravel(), [0.4404, 0.4459], atol=1e-4)
+    np.testing.assert_allclose(semantic_scores(proposals, hard, 2)[0].ravel(), [0.4167, 0.4067], atol=1e-4)
+    (pairs,) = instances(proposals, hard, np.array([True, True]))
+    np.testing.assert_allclose(pairs.scores, [0.4167, 0.4067], atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["maskconver", "kmax"])
+def test_without_any_proposal_there_is_an_answer(rule: str) -> None:
+    nothing = Proposals(
+        np.zeros((1, 0), np.float32), np.zeros((1, 0), int), np.zeros((1, 0, 4, 8), np.float32)
+    )
+    config = PostprocessConfig(rule=rule)  # type: ignore[arg-type]
+    assert (semantic_maps(nothing, config, 3)[0] == 0).all()
+    assert instances(nothing, config, np.array([True, True]))[0].masks.shape == (0, 4, 8)
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

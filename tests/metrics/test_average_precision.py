@@ -88,6 +88,17 @@ def test_mask_ap_without_detections_is_zero_and_without_objects_no_number() -> N
     assert metric.compute().to_json()["APl"] is None
 
 
+@pytest.mark.parametrize("found", [0, 4])
+def test_mask_ap_of_crowds_alone_is_no_number(found: int) -> None:
+    pytest.importorskip("hotcoco")
+    metric = MaskAveragePrecision(CATEGORIES)
+    gt = np.full((4, 4), 1, np.int32)
+    pred = ([found], [0]) if found else ([], [])
+    crowd = [{"id": 1, "category_id": 1, "iscrowd": 1}]
+    metric.update(gt * found, pred, [0.5] * len(pred[0]), gt, crowd)
+    assert math.isnan(metric.compute().ap) and metric.errors() is None
+
+
 def test_mask_ap_of_merged_parts_is_that_of_the_whole() -> None:
     pytest.importorskip("hotcoco")
     pred, gt = scene()

@@ -130,6 +130,10 @@ ACCEPTED: dict[str, Change] = {
     "category id 1.0": lambda d: rows(d)[1].update(category_id=1.0),
     "no colour": lambda d: [c.pop("color") for c in d["categories"]],
     "wrong bbox": lambda d: rows(d)[0].update(bbox=[9, 9, 9, 9]),
+    "null iscrowd": lambda d: [r.update(iscrowd=None) for r in rows(d)],
+    "iscrowd as truth value beside null": lambda d: [
+        r.update(iscrowd=c) for r, c in zip(rows(d), (None, False))
+    ],
     "iscrowd as truth value": lambda d: rows(d)[0].update(iscrowd=False),
 }
 
@@ -308,6 +312,16 @@ def test_the_command_prints_percent_and_classes(gt: Path, capsys: pytest.Capture
     assert main(["pq", str(gt), str(gt), "--per-class", "--processes", "2"]) == 0
     out = capsys.readouterr().out
     assert "100.0" in out and "person" in out and "1 images" in out
+
+
+@pytest.mark.parametrize("name", ["cell [dead]", "a[/b]", ":car:", f"{'plate_' * 20}1"])
+def test_the_command_prints_names_as_they_are(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gt = panoptic.write(tmp_path / "gt", lambda d: d["categories"][0].update(name=name))
+    assert main(["pq", str(gt), str(gt), "--per-class"]) == 0
+    first = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert name in "".join(first)  # long ones go on in the next line
 
 
 def test_the_command_refuses_a_missing_file_and_no_process(

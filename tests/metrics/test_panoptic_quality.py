@@ -153,8 +153,9 @@ class Row:
         [Row(7, 0), Row(9, 2)],
         (Row(7, 0), Row(9, 2)),
         [{"id": 7, "category_id": 10}, {"id": 9, "category_id": 30, "iscrowd": 0}],
+        [{"id": n, "category_id": c, "iscrowd": None, "area": None} for n, c in ((7, 10), (9, 30))],
     ],
-    ids=["table", "lists", "arrays", "segments", "tuple-of-segments", "coco-rows"],
+    ids=["table", "lists", "arrays", "segments", "tuple-of-segments", "coco-rows", "nulls"],
 )
 def test_segments_may_be_given_in_any_usual_form(rows: object) -> None:
     ids = line((7, 5), (9, 3), (0, 2))

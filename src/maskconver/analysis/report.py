@@ -130,7 +130,8 @@ def _groups(analysis: Analysis, kind: str, title: str) -> str:
     found = analysis.by(kind)
     if not found or (kind == "class" and len(found) < 2):
         return ""
-    note = "" if kind in ("class", "group") else '<p class="soft">Things only, classes pooled.</p>'
+    pooled = "Classes pooled." if kind == "group" else "Things only, classes pooled."
+    note = "" if kind == "class" else f'<p class="soft">{pooled}</p>'
     rows = [
         [
             escape(g["name"]),
@@ -208,9 +209,14 @@ def _charts(analysis: Analysis) -> str:
         )
         for name in analysis.seconds
     ]
+    left_out = ""
+    if analysis.unswept:
+        which = f"{analysis.unswept} of {len(analysis.images)} images, segmented in tiles, are left out here."
+        left_out = f'<p class="soft">Where settings are varied, {which}</p>'
     if not charts:
-        return ""
-    return f'<h2>Scores and thresholds</h2><div class="charts">{"".join(charts)}</div>{"".join(tables)}'
+        return left_out
+    drawn = f'<div class="charts">{"".join(charts)}</div>{"".join(tables)}'
+    return f"<h2>Scores and thresholds</h2>{left_out}{drawn}"
 
 
 def _oracles(analysis: Analysis) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.segmentation import Segmentation
-from ..data.dataset import PanopticDataset
+from ..data.dataset import DataWarning, PanopticDataset
 from ..data.layout import require_pngs
 from ..errors import ConfigError, DataError, MaskconverError
 from ..inference.evaluation import Figures, failure, require_same_categories
@@ -21,6 +22,7 @@ from ..inference.runtime import has_postprocessing
 from ..io.panoptic_json import read_panoptic_json, read_panoptic_png
 from ..io.sources import FileSource
 from ..metrics import MaskAveragePrecision
+from ..metrics.files import renamed_categories
 from ..metrics.overlap import Overlap
 from .mistakes import Mistakes, find_mistakes
 from .summary import Analysis, quality_of
@@ -61,6 +63,9 @@ def analyze(
     Raises:
         ConfigError: categories differ, no image has the key `by`, or there is no such setting to vary.
         DataError: the data set is empty, or the predictions do not belong to it.
+
+    Warns:
+        DataWarning: prediction files whose category ids mean something else than in the data.
     """
     if not len(dataset):
         raise DataError(f"{dataset.path}: no annotated image, nothing to analyze")
@@ -74,8 +79,11 @@ def analyze(
     parts: list[Mistakes] = []
     kept = _Worst(keep)
     answer = Analysis(categories, Mistakes.concatenate([]), [])
-    if mask_ap and isinstance(source, _Files):
-        raise ConfigError("`ap` needs scores, which prediction files do not have; give the model")
+    if isinstance(source, _Files):
+        if mask_ap:
+            raise ConfigError("`ap` needs scores, which prediction files do not have; give the model")
+        for text in renamed_categories(source.file):
+            warnings.warn(text, DataWarning, stacklevel=2)
     most = max(100, int(dataset.segment_counts.max()))
     detections = MaskAveragePrecision(categories, most) if mask_ap else None
     for index in range(len(dataset)):
@@ -108,7 +116,7 @@ def analyze(
     answer.mistakes = Mistakes.concatenate(parts)
     answer.kept = kept.results
     answer.sweeps, answer.settings = source.sweeps()
-    answer.seconds = source.seconds()
+    answer.seconds, answer.unswept = source.seconds(), source.unswept
     answer.mask_ap = None if detections is None else detections.errors()
     return answer
 
@@ -167,7 +175,7 @@ class _Model:
     """Runs the network once an image; the thresholds that are varied are counted along."""
 
     def __init__(self, predictor: Predictor, dataset: PanopticDataset, names: tuple[str, ...]) -> None:
-        self.predictor, self.dataset = predictor.for_dataset(), dataset
+        self.predictor, self.dataset, self.unswept = predictor.for_dataset(), dataset, 0
         dataset.read_for(predictor.runtime.input)  # another model may have been at work before
         if has_postprocessing(predictor.runtime):
             names = ()
@@ -189,7 +197,9 @@ class _Model:
         for variants in self.variants if not tiled else ():
             variants.add(image, ids, segments)
         if not self.figures or tiled:
-            return self.predictor(image).resized(ids.shape)
+            whole = self.predictor(image).resized(ids.shape)
+            self.unswept += tiled and bool(self.figures or self.variants)
+            return whole
         proposals = self.predictor.proposals(image)
         now = self.predictor.postprocess
         answer = self.predictor.segmentations(proposals, now)[0].resized(ids.shape)
@@ -208,9 +218,10 @@ class _Model:
         curves = {
             name: [(value, f.headline[1]) for value, f in tried.items()]
             for name, tried in self.figures.items()
+            if any(f.images for f in tried.values())
         }
         settings = dict(self.settings)
-        for variants in self.variants:
+        for variants in self._counted():
             settings[variants.name] = variants.own
             curves[variants.name] = [(v.value, v.figures.headline[1]) for v in variants.all]
         return curves, settings
@@ -218,12 +229,18 @@ class _Model:
     def seconds(self) -> dict[str, dict[float, float]]:
         return {
             variants.name: {v.value: v.seconds / max(v.figures.images, 1) for v in variants.all}
-            for variants in self.variants
+            for variants in self._counted()
         }
+
+    def _counted(self) -> list[Variants]:
+        """Those that at least one image was segmented with."""
+        return [variants for variants in self.variants if any(v.figures.images for v in variants.all)]
 
 
 class _Files:
     """Predictions that were written before."""
+
+    unswept = 0
 
     def __init__(self, path: Path, dataset: PanopticDataset) -> None:
         self.file = read_panoptic_json(path, categories=dataset.categories)

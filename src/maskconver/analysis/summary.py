@@ -31,8 +31,10 @@ class Analysis:
         groups: the value of the key asked for, of each image; empty if none was asked for.
         quality: PQ of each image over its segments of the things (of all classes if there are no things).
         sweeps: for each setting that was varied, (value, PQ) pairs; PQ over things where there are any.
+            Without those that no image was segmented with.
         settings: the value of each varied setting in use.
         seconds: of each sweep for which the network ran again, seconds an image by value.
+        unswept: how many images the sweeps leave out, as they are segmented in tiles.
         mask_ap: what AP at an IoU of 0.5 lacks, if it was asked for.
         kept: the worst results by index in the data set, as many as were asked for and memory allowed.
         failures: (file, reason) of images that could not be read.
@@ -47,6 +49,7 @@ class Analysis:
     sweeps: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     settings: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, dict[float, float]] = field(default_factory=dict)
+    unswept: int = 0
     mask_ap: MaskAPErrors | None = None
     kept: dict[int, Segmentation] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -257,6 +260,7 @@ class Analysis:
             "sweeps": {
                 name: [row | {"pq": _plain(row["pq"])} for row in self.sweep(name)] for name in self.sweeps
             },
+            "unswept": self.unswept,
             **({"mask_ap": self.mask_ap.to_json()} if self.mask_ap else {}),
             "quality": dict(zip(self.images, map(_plain, self.quality))),
             "failed": [{"file": path, "reason": reason} for path, reason in self.failures],
@@ -312,7 +316,7 @@ def compare(first: Analysis, second: Analysis, *, draws: int = 1000, seed: int =
         draws: of the bootstrap.
         seed: of the draws.
     """
-    both = sorted(set(first.images) & set(second.images))
+    both = sorted(set(first.indices) & set(second.indices))
     classes = len(first.categories)
     states = [_per_image(a, both, classes) for a in (first, second)]
     random = np.random.default_rng(seed)
@@ -325,8 +329,9 @@ def compare(first: Analysis, second: Analysis, *, draws: int = 1000, seed: int =
         differences.append(pair[1] - pair[0])
     low, high = np.nanpercentile(differences, [2.5, 97.5]) if both else (math.nan, math.nan)
     totals = [panoptic_quality(s.sum(axis=0), first.categories).all.pq for s in states]
-    qualities = [dict(zip(a.images, a.quality)) for a in (first, second)]
-    rows = [(name, qualities[0][name], qualities[1][name]) for name in both]
+    names = dict(zip(first.indices, first.images))  # which two images may share
+    qualities = [dict(zip(a.indices, a.quality)) for a in (first, second)]
+    rows = [(names[index], qualities[0][index], qualities[1][index]) for index in both]
     rows = [row for row in rows if not math.isnan(row[1] + row[2])]
     rows.sort(key=lambda row: row[1] - row[2])
     better = [row for row in rows if row[2] > row[1]]
@@ -334,17 +339,17 @@ def compare(first: Analysis, second: Analysis, *, draws: int = 1000, seed: int =
     return Comparison(totals[0], totals[1], float(low), float(high), better, worse)
 
 
-def _per_image(analysis: Analysis, names: list[str], classes: int) -> NDArray[np.float64]:
-    """(N, C, 4) counts of each of the named images."""
+def _per_image(analysis: Analysis, indices: list[int], classes: int) -> NDArray[np.float64]:
+    """(N, C, 4) counts of each of some images, by their places in the data set."""
     m = analysis.mistakes
-    place = {name: i for i, name in enumerate(analysis.images)}
+    place = {index: i for i, index in enumerate(analysis.indices)}
     states = np.zeros((len(analysis.images) * classes, 4))
     cell = m.image * classes + m.label
     missed = ~m.matched & ~m.predicted
     for column, rows in enumerate((m.matched, m.predicted, missed)):
         states[:, column] = np.bincount(cell[rows], minlength=len(states))
     states[:, 3] = np.bincount(cell[m.matched], m.iou[m.matched], len(states))
-    return states.reshape(-1, classes, 4)[[place[name] for name in names]]
+    return states.reshape(-1, classes, 4)[[place[index] for index in indices]]
 
 
 def quality_of(part: Mistakes, is_thing: NDArray[np.bool_]) -> float:

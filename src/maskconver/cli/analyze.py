@@ -135,6 +135,9 @@ def run(args: Namespace) -> int:
                 used = ", in use" if row["value"] == found.settings[name] else ""
                 pq, spent = 100 * row["pq"], 1000 * row["seconds"]
                 print(f"  {row['value']:<8g} {pq:5.1f}  {spent:.0f} ms an image{used}")
+        if found.unswept:
+            few = f"{found.unswept} of {len(found.images)} images"
+            print(f"{few} are segmented in tiles and left out where settings are varied")
         if comparison is not None:
             gain, low, high = (
                 100 * v for v in (comparison.second - comparison.first, comparison.low, comparison.high)

@@ -22,6 +22,7 @@ from .options import (
     add_tile_options,
     add_tta,
     data_paths,
+    plain_console,
     postprocess_settings,
     progress_bar,
     refuse_old_options,
@@ -104,7 +105,7 @@ def run(args: Namespace) -> int:
             predictor.postprocess, grid = tune(predictor, dataset, on_image=advance)
         _save_tuned(args.model, args.tune, predictor.postprocess)
         if not args.json:
-            best = max(grid, key=lambda row: row[2])
+            best = max(grid, key=lambda row: -1.0 if math.isnan(row[2]) else row[2])
             print(f"best thresholds: score {best[0]}, overlap {best[1]}; saved {args.tune}")
     start = time.perf_counter()
     with progress_bar("", len(dataset)) as advance:
@@ -164,10 +165,8 @@ def _json(result: Evaluation, by: str | None, seconds: float) -> dict[str, Any]:
 
 
 def _print(result: Evaluation, args: Namespace, seconds: float) -> None:
-    from rich.console import Console
-
-    console = Console()
-    groups = [("", result.total), *sorted(result.groups.items())]
+    console = plain_console()
+    groups = [("", result.total), *((name or '""', f) for name, f in sorted(result.groups.items()))]
     console.print(_semantic(groups) if result.total.headline[0] == "mIoU" else _panoptic(groups))
     if args.ap:
         assert result.total.mask_ap is not None
@@ -204,7 +203,7 @@ def _panoptic(groups: list[tuple[str, Figures]]) -> Any:
 def _rows(made: Any, name: str, figures: Figures) -> None:
     quality, json_figures = figures.pq.compute(), figures.to_json()
     for kind, group in (("all", quality.all), ("things", quality.things), ("stuff", quality.stuff)):
-        if not group.n:
+        if not group.n and kind != "all":
             continue
         extra = ["", ""]
         if kind == "all":
@@ -220,7 +219,7 @@ def _classes(figures: Figures) -> Any:
     made = table("class", "IoU", "PQ", "SQ", "RQ", "TP", "FP", "FN")
     iou = figures.miou.compute().per_class
     for category_id, q in figures.pq.compute().per_class.items():
-        if q.tp + q.fp + q.fn:
+        if q.tp + q.fp + q.fn or not math.isnan(iou[category_id]):
             name = figures.categories[figures.categories.label(category_id)].name
             values = [_percent(v) for v in (iou[category_id], q.pq, q.sq, q.rq)]
             made.add_row(name, *values, str(q.tp), str(q.fp), str(q.fn))

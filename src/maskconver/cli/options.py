@@ -15,6 +15,7 @@ from ..errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+    from rich.console import Console
     from rich.table import Table
 
 
@@ -329,11 +330,23 @@ def bar_when_counted(
         yield lambda total: stack.enter_context(progress_bar(title, total, unit))
 
 
+def plain_console() -> Console:
+    """What prints tables and lines as they are: names may hold brackets and colons, which rich reads."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 def table(*columns: str, left: int = 1) -> Table:
-    """A table without lines whose columns are to the right but for the first so many."""
+    """A table without lines whose columns are to the right but for the first so many.
+
+    Long names go on in the next line, as two may differ only at their ends.
+    """
     from rich.table import Table
 
     made = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    for column in made.columns[:left]:
+        column.overflow = "fold"
     for column in made.columns[left:]:
         column.justify = "right"
     return made

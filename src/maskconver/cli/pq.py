@@ -18,7 +18,7 @@ from ..core.processes import keep_freed_memory
 from ..errors import ConfigError
 from ..metrics.files import FilesResult, panoptic_quality_files
 from ..metrics.panoptic_quality import ClassQuality, GroupQuality
-from .options import optional, progress_bar, table
+from .options import optional, plain_console, progress_bar, table
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -65,11 +65,9 @@ def run(args: Namespace) -> int:
 
 
 def _print(result: FilesResult, per_class: bool) -> None:
-    from rich.console import Console
-
     quality = result.quality
     groups = (("all", quality.all), ("things", quality.things), ("stuff", quality.stuff))
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(_table(["PQ", "SQ", "RQ", "classes"], [[n, *_percent(g), str(g.n)] for n, g in groups]))
     if per_class:
         rows = [

@@ -40,7 +40,7 @@ def draw(
         segments: a row for every id.
         categories: the label set.
         image: H×W or H×W×C to draw on, its first three channels or grey, also a Pillow image; black if there
-            is none. uint8, or uint16, which is stretched over its values.
+            is none. uint8, or uint16, which is stretched over its values; bool is black and white.
         alpha: strength of the fill, 0…1.
         borders: draw a line around every segment.
         labels: write the category where there is room; None: if there are more than two categories.
@@ -48,11 +48,15 @@ def draw(
         by_id: a thing's colour depends on its id alone, so that it stays where ids do.
 
     Raises:
-        ConfigError: the image has another size than the id map or is of floats, or alpha is not in 0…1.
+        ConfigError: the image has another size than the id map, is of floats or of integers beyond 0…255
+            that are no uint16, or alpha is not in 0…1.
     """
     if image is None:
         image, alpha = np.zeros((*ids.shape, 3), np.uint8), max(alpha, 0.8)
-    image = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if isinstance(image, Image.Image) and image.mode[0] not in "IF":  # Pillow cuts those off at 255
+        image = image.convert("RGB")
+    image = np.asarray(image)
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim == 3 and image.shape[2] != 3:
         image = image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, 2)
@@ -62,6 +66,12 @@ def draw(
         raise ConfigError(f"an image of shape {image.shape} does not fit an id map of {ids.shape}")
     if image.dtype.kind not in "iub":
         raise ConfigError(f"draws on uint8 or uint16 images, not on {image.dtype} values")
+    if image.dtype == bool:
+        image = image * np.uint8(255)
+    if image.dtype != np.uint8 and image.size:
+        low, high = image.min(), image.max()
+        if low < 0 or high > 255:
+            raise ConfigError(f"draws on uint8 or uint16 images, not on {image.dtype} values {low} to {high}")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be from 0 to 1, got {alpha}")
     colors = segment_colors(segments, categories, by_id=by_id)

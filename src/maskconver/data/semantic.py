@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.categories import Categories, Category, made_up_color
+from ..core.categories import Categories, Category, differences, made_up_color
 from ..core.config import InputConfig
 from ..core.segments import Runs, SegmentTable
 from ..errors import DataError
@@ -123,6 +123,6 @@ def as_model_sees(dataset: PanopticDataset, categories: Categories) -> PanopticD
             view = SemanticView(dataset, classes)
         except DataError:
             continue
-        if [(c.id, c.name) for c in view.categories] == [(c.id, c.name) for c in categories]:
-            return view
+        if not differences(view.categories, categories, "the data", "the model"):
+            return view  # perhaps in another order, see `use_categories`
     return dataset

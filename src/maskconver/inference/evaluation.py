@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +22,7 @@ from ..core.drawing import side_by_side
 from ..core.proposals import Proposals
 from ..core.segmentation import Segmentation
 from ..core.segments import SegmentTable, lookup
-from ..data.dataset import PanopticDataset
+from ..data.dataset import DataWarning, PanopticDataset
 from ..errors import ConfigError, DataError, MaskconverError, one_line
 from ..merge import RULES, Source
 from ..merge.instances import TOP
@@ -92,6 +93,12 @@ class Figures:
         )
         self.add(overlap)
         return result, overlap
+
+    def merge(self, other: Figures) -> None:
+        """Add the images of another part, but for mask AP."""
+        self.images += other.images
+        self.pq.merge_state(other.pq.state)
+        self.miou.merge_state(other.miou.state)
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -319,8 +326,16 @@ def tune(
 
     Returns:
         The best merge config, and (score threshold, overlap threshold, figure) of every combination.
+
+    Raises:
+        ConfigError: categories differ, or the model's file gives results alone.
+        DataError: nothing is annotated, or no image can be evaluated.
+
+    Warns:
+        DataWarning: an image that cannot be evaluated, and is left out for all thresholds.
     """
     require_same_categories(predictor.categories, dataset.categories)
+    dataset.use_categories(predictor.categories)
     usual = TRIED_THINGS if dataset.categories.is_thing.any() else TRIED_SEMANTIC
     scores, overlaps = score_thresholds or usual[0], overlap_thresholds or usual[1]
     stuff = RULES[predictor.postprocess.rule].stuff_field(predictor.postprocess)
@@ -329,11 +344,23 @@ def tune(
     thresholds: list[dict[str, Any]] = [{varied: s, "overlap_threshold": o} for s, o in grid]
     configs = [replace(predictor.postprocess, **t) for t in thresholds]
     metrics = [Figures(dataset.categories) for _ in grid]
-    for index, answers in _answers(predictor, dataset, configs, min(scores)):
-        truth = dataset.ids(index), dataset.segments(index)
-        for metric, answer in zip(metrics, answers):
-            metric.add_image(answer, *truth, image_id=dataset.image_ids[index])
+    answers = _answering(predictor, configs, min(scores))
+    for index in range(len(dataset)):
+        own = [Figures(dataset.categories) for _ in grid]
+        try:
+            image, ids, segments = dataset.image(index), dataset.ids(index), dataset.segments(index)
+            dataset.require_fit(index, image.shape, ids.shape)
+            for figures, answer in zip(own, answers(image)):
+                figures.add_image(answer, ids, segments, image_id=dataset.image_ids[index])
+        except (MaskconverError, OSError, MemoryError, RuntimeError) as error:
+            path, reason = failure(dataset.image_path(index), error)
+            warnings.warn(f"{path}: {reason}; thresholds are chosen without it", DataWarning, stacklevel=2)
+        else:
+            for metric, figures in zip(metrics, own):
+                metric.merge(figures)
         on_image()
+    if not metrics[0].images:
+        raise DataError(f"{dataset.path}: no image can be evaluated, so thresholds cannot be chosen")
     values = [m.headline[1] for m in metrics]
     if all(math.isnan(value) for value in values):
         raise DataError(f"{dataset.path}: nothing is annotated, so thresholds cannot be chosen")
@@ -342,27 +369,31 @@ def tune(
 
 def _has_things(dataset: PanopticDataset) -> bool:
     is_thing = dataset.categories.is_thing
-    return bool(is_thing.any()) and any(
-        is_thing[dataset.segments(i).labels].any() for i in range(len(dataset))
-    )
+    for index in range(len(dataset) if is_thing.any() else 0):
+        with suppress(MaskconverError, OSError):  # whoever evaluates the image says why it cannot be read
+            if is_thing[dataset.segments(index).labels].any():
+                return True
+    return False
 
 
-def _answers(
-    predictor: Predictor, dataset: PanopticDataset, configs: list[PostprocessConfig], least: float
-) -> Iterator[tuple[int, Iterator[Segmentation]]]:
-    """Each image's results with each of the thresholds, of which `least` is the lowest score."""
+def _answering(
+    predictor: Predictor, configs: list[PostprocessConfig], least: float
+) -> Callable[[NDArray[Any]], Iterator[Segmentation]]:
+    """Gives an image's results with each of the thresholds, of which `least` is the lowest score."""
+    predictor.require_proposals()
     predictor = predictor.for_dataset()
     independent = RULES[predictor.postprocess.rule].independent_masks
     keep = partial(above, least=least) if independent else Proposals.numpy
     whole = copy(predictor)
     whole.tiles = None
-    for index in range(len(dataset)):
-        image = dataset.image(index)
+
+    def answers(image: NDArray[Any]) -> Iterator[Segmentation]:
         if predictor.cuts(image.shape):
-            yield index, _in_tiles(predictor, image, configs, keep)
-        else:
-            found = keep(replace(whole.proposals(image), class_logits=None))
-            yield index, (whole.segmentations(found, config)[0] for config in configs)
+            return _in_tiles(predictor, image, configs, keep)
+        found = keep(replace(whole.proposals(image), class_logits=None))
+        return (whole.segmentations(found, config)[0] for config in configs)
+
+    return answers
 
 
 def _in_tiles(

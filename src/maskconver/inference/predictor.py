@@ -153,7 +153,7 @@ class Predictor:
         self.algorithm, self.non_finite, self.output_side = algorithm, non_finite, output_side
         self.semantic, self.instances = semantic, instances
         if semantic or instances:
-            self._require_proposals()
+            self.require_proposals()
         self.runtime = _rescaled(self.runtime, scale, diameter)
         self.tiles = tiles_of(self.runtime, tile, overlap, auto=not draft_jpeg)
         if semantic or instances:
@@ -200,7 +200,7 @@ class Predictor:
         other = copy(self)
         other.semantic, other.instances = semantic, instances
         if semantic or instances:
-            self._require_proposals()
+            self.require_proposals()
             self._require_whole()
         return other
 
@@ -464,7 +464,7 @@ class Predictor:
             ImageError: an image that cannot be read.
             ConfigError: a file with its post-processing inside.
         """
-        self._require_proposals()
+        self.require_proposals()
         if self.tiles is not None and not self.tiles.auto:
             raise ConfigError("an image in tiles has no single set of proposals; leave out `tile`")
         ready = self._read(image, tiled=False)
@@ -477,7 +477,12 @@ class Predictor:
         if self.tiles is not None and not self.tiles.auto:
             raise ConfigError("scores of all masks exist only for whole images; leave out `tile`")
 
-    def _require_proposals(self) -> None:
+    def require_proposals(self) -> None:
+        """Refuses a file that gives results alone, where thresholds or masks are wanted.
+
+        Raises:
+            ConfigError: names the way out.
+        """
         if has_postprocessing(self.runtime):
             raise ConfigError(
                 f"{self.runtime!r} has its post-processing inside and gives no proposals; "

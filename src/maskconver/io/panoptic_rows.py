@@ -290,7 +290,8 @@ def segment_row(row: Any, image_id: int | str, report: Report) -> SegmentRow | N
         return None
     where = f"image {image_id}, segment {number}"
     crowd = row.get("iscrowd")
-    flag = {None: 0, "0": 0, "1": 1}.get(crowd) if crowd is None or isinstance(crowd, str) else whole(crowd)
+    told = {None: 0, "0": 0, "1": 1, False: 0, True: 1}
+    flag = told.get(crowd) if crowd is None or isinstance(crowd, str | bool) else whole(crowd)
     if flag is None:
         text = f"{where}: iscrowd is {_short(crowd)}, not 0 or 1"
         report("bad-crowd", text, "error", image_id, number)

@@ -14,6 +14,7 @@ from ..core.config import PostprocessConfig
 from ..core.proposals import Geometry, non_finite_error
 from ..core.resize import Taps, lerp
 from ..errors import ConfigError
+from .reference import probabilities
 
 BAND_VALUES = 1 << 21  # of all masks at the size of the answer, at a time; bounds the memory
 
@@ -160,10 +161,12 @@ def _masks(
 def mask_probabilities(
     logits: NDArray[np.float32], config: PostprocessConfig, chosen: NDArray[np.int64] | slice = slice(None)
 ) -> NDArray[np.float32]:
-    """Mask logits N×h×w to the probabilities of the chosen masks: a softmax over all, or a sigmoid."""
+    """Mask logits N×h×w to the probabilities of the chosen masks: a softmax over all, or each by itself."""
     if config.rule == "kmax" and config.mask_activation == "softmax":
-        values = np.exp(logits - logits.max(0))
+        values = np.exp(logits - logits.max(0, initial=-np.inf))
         return values[chosen] / values.sum(0)
+    if config.rule == "maskconver" and config.hard_sigmoid:
+        return probabilities(np.array(logits[chosen]), True)
     probability = np.float32(1) / (np.float32(1) + np.exp(-logits[chosen]))
     return probability
 

@@ -120,7 +120,7 @@ def panoptic_quality_files(
         max(0, len(gt.images) - len(gt)),
         time.perf_counter() - start,
         total.decoding / max(total.seconds, 1e-9),
-        _renamed(pred)
+        renamed_categories(pred)
         + [f"{gt.path}: {n} × {kind}, first {where}" for kind, (n, where) in total.odd.items()],
     )
 
@@ -245,7 +245,7 @@ def _png_source(json_path: PathLike, folder: PathLike | None, setting: str) -> F
     return FileSource(folder or require_pngs(Path(json_path), setting))
 
 
-def _renamed(pred: PanopticFile) -> list[str]:
+def renamed_categories(pred: PanopticFile) -> list[str]:
     """A line if an id means another category in the prediction than in the ground truth."""
     names = {c.id: c.name for c in pred.categories}
     other = [c for c in pred.own_categories if names.get(c.id, c.name) != c.name]

@@ -193,7 +193,7 @@ class MaskAveragePrecision:
 
     def compute(self) -> MaskAPResult:
         """The figures over all images so far."""
-        if not self._objects:
+        if all(row["iscrowd"] for row in self._objects):
             return MaskAPResult(*[float("nan")] * 6)
         if not self._detections:
             return MaskAPResult(0.0, 0.0, 0.0, *self._no_detections())
@@ -203,7 +203,7 @@ class MaskAveragePrecision:
 
     def errors(self) -> MaskAPErrors | None:
         """What AP50 lacks, by kind of error; None where nothing is annotated or nothing was found."""
-        if not self._objects or not self._detections:
+        if not self._detections or all(row["iscrowd"] for row in self._objects):
             return None
         evaluation = self._evaluation()
         with _quiet():

@@ -19,7 +19,7 @@ from ...data.check.gallery import write_gallery
 from ...data.check.run import Report, SplitReport, check_dataset, proposals_for
 from ...io.images import MAX_PIXELS
 from ...io.panoptic_rows import Defect
-from ..options import add_data_paths, data_paths, progress_bar, require_ending, table
+from ..options import add_data_paths, data_paths, plain_console, progress_bar, require_ending, table
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -84,9 +84,7 @@ def run(args: Namespace) -> int:
 
 
 def _print(report: Report, show: int) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain_console()
     for split in report.splits:
         _print_figures(split, console)
     for split in report.splits:

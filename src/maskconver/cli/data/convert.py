@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ...data.conversion.annotation import Edges, Images, Overlaps
 from ...data.conversion.registry import FORMATS
 from ...data.conversion.run import Conversion, convert
-from ..options import bar_when_counted, table
+from ..options import bar_when_counted, plain_console, table
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -91,9 +91,7 @@ def _names(text: str | None) -> list[str]:
 
 
 def _print(result: Conversion, show: int) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain_console()
     console.print(f"format: {result.format} ({result.reason})")
     for text in result.decisions:
         console.print(f"- {text}")

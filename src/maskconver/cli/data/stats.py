@@ -17,7 +17,7 @@ from ...core.files import atomic_path
 from ...data.stats import QUANTILES, STRIDES, Stats, dataset_stats
 from ...data.suggest import recipe_text, suggest_recipe
 from ...errors import ConfigError
-from ..options import add_data_paths, bar_when_counted, data_paths, table
+from ..options import add_data_paths, bar_when_counted, data_paths, plain_console, table
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -74,9 +74,7 @@ def run(args: Namespace) -> int:
 
 
 def _print(stats: Stats, fit: tuple[int, int] | None, recipe: str) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain_console()
     figures = stats.to_json(fit)
     console.print(f"{stats.split or 'data set'}: {stats.path}", style="bold")
     looked = "" if len(stats.sizes) == stats.images else f", {len(stats.sizes)} of them looked at"

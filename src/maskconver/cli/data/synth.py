@@ -42,8 +42,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Write the data set; returns the exit code."""
-    from rich.console import Console
-
     from ..options import progress_bar
 
     start = time.perf_counter()
@@ -67,7 +65,5 @@ def run(args: Namespace) -> int:
     if args.json:
         print(json.dumps(figures))
     else:
-        Console().print(
-            f"{args.count} images in {figures['seconds']:.1f} s: {path}", soft_wrap=True, highlight=False
-        )
+        print(f"{args.count} images in {figures['seconds']:.1f} s: {path}")
     return 0
