@@ -137,7 +137,7 @@ def serve(seconds: float, work: Path) -> dict[str, object]:
     port = int(process.stdout.readline().split("//")[1].split()[0].rsplit(":", 1)[1])
     stop, counts, lock = (
         time.monotonic() + seconds,
-        dict.fromkeys(("good", "refused", "bad", "lost"), 0),
+        dict.fromkeys(("good", "refused", "late", "bad", "lost"), 0),
         threading.Lock(),
     )
     paths = sorted((work / "images").iterdir())
@@ -159,7 +159,11 @@ def serve(seconds: float, work: Path) -> dict[str, object]:
                             answer.read()
                         count("good")
                     except urllib.error.HTTPError as error:
-                        count("refused" if error.code < 500 or error.code == 503 else "lost")
+                        count(
+                            {503: "refused", 504: "late"}.get(
+                                error.code, "lost" if error.code >= 500 else "refused"
+                            )
+                        )
                     continue
                 with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
                     head = (
