@@ -246,6 +246,16 @@ def test_folder_is_searched_to_the_bottom(tree: Path) -> None:
     assert names(list_images(tree), tree) == ["a.JPG", "b.png", "deep/er/c.tiff"]
 
 
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None:
+    for name in ("set [1]/a*b/x.png", "set [1]/a*b/y.png", "set 1/z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    found = list_images(tmp_path / "set [1]" / "*" / "[xz].png")
+    assert [p.name for p in found] == ["x.png"]
+    assert [p.name for p in list_images(tmp_path / "set [1]" / "**" / "*.png")] == ["x.png", "y.png"]
+    assert [p.name for p in list_images(tmp_path / "set [12]" / "*.png")] == ["z.png"]
+
+
 def test_globs_files_and_folders_are_joined_without_repeats(tree: Path) -> None:
     given = [tree / "b.png", f"{tree}/*.png", str(tree / "deep"), f"{tree}/**/*.tiff"]
     assert names(list_images(given), tree) == ["b.png", "deep/er/c.tiff"]

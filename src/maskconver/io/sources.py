@@ -276,6 +276,10 @@ def unread_images(paths: Iterable[str]) -> list[str]:
 
 def _matches(pattern: str) -> Iterator[Path]:
     wanted = SUFFIXES | {Path(pattern).suffix.lower()} - {""}
+    path = Path(pattern)
+    there = next((p for p in path.parents if p.is_dir()), None)  # brackets in its name are no pattern
+    if there is not None and glob.has_magic(os.fspath(there)):
+        pattern = os.path.join(glob.escape(os.fspath(there)), path.relative_to(there))  # noqa: PTH118
     for match in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207 (Path.glob has no rooted patterns)
         if match.is_dir():
             yield from _images_below(match)

@@ -151,6 +151,27 @@ def test_names_of_other_machines_are_understood(tmp_path: Path, name: str) -> No
     assert result.splits == {"train": 1} and not result.errors
 
 
+@pytest.mark.parametrize(
+    "name", ["https://bucket.example/set/my%20a.png?sig=x%2Fy", "my%20a.png", "http://host/my a.png"]
+)
+def test_names_of_the_web_are_understood(tmp_path: Path, name: str) -> None:
+    photo(tmp_path / "source" / "images" / "my a.png")
+    write_json(tmp_path / "source" / "instances.json", coco_json([name]))
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert result.splits == {"train": 1} and not result.errors
+    made = [p.name for p in (tmp_path / "out/images/train").iterdir()]
+    assert made == [name if "://" not in name else "my a.png"]
+
+
+def test_a_file_that_has_a_percent_sign_in_its_name_comes_first(tmp_path: Path) -> None:
+    photo(tmp_path / "source" / "my%20a.png")
+    photo(tmp_path / "source" / "my a.png")
+    write_json(tmp_path / "source" / "instances.json", coco_json(["my%20a.png"]))
+    assert not convert(tmp_path / "source", tmp_path / "out").errors
+    made = tmp_path / "out/images/train/my%20a.png"
+    assert made.samefile(tmp_path / "source" / "my%20a.png")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_other_encodings_are_understood(tmp_path: Path, encoding: str) -> None:
     content = coco_json()
@@ -224,6 +245,11 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         spoiled(segmentation=[["1", "2", "3", "4", "5", "6"]]),
         "bad-polygon",
         "the coordinates are text",
+    ),
+    "a list as one text": (
+        spoiled(segmentation="[[1, 2, 3, 4, 5, 6]]"),
+        "bad-polygon",
+        "its segmentation is one text, not a list",
     ),
     "null": (spoiled(segmentation=[[None, 2, 3, 4, 5, 6]]), "bad-polygon", ""),
     "relative coordinates": (

@@ -279,6 +279,7 @@ def test_label_images_that_are_bad_are_listed_and_the_rest_is_read(tmp_path: Pat
     save(tmp_path / "masks/c.png", np.arange(18).reshape(2, 3, 3))
     (tmp_path / "masks/d.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     save(tmp_path / "masks/e.tif", [[0.5, 1]], np.float32)
+    save(tmp_path / "masks/f.tif", [[-1, 1]], np.int32)
     save(tmp_path / "masks/g.tif", [[0, 1]])
     reader = reader_of("instance-masks")(Files(tmp_path), Options())
     assert [i.name for i in reader.images()] == ["a.png"]
@@ -290,8 +291,8 @@ def test_label_images_that_are_bad_are_listed_and_the_rest_is_read(tmp_path: Pat
         "d.png: cannot be read",
     ):
         assert text in said
-    assert "e.tif: its values are not whole numbers" in said and len(faults(reader)) == 5
-    assert reader.faults.notes["images-without-mask"] == 1
+    assert "e.tif: its values are not whole numbers" in said and len(faults(reader)) == 6
+    assert "f.tif: has values -1…1; they must be from 0 to 2147483647" in said
 
 
 def class_masks(root: Path, values: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import math
 import shutil
@@ -435,6 +436,36 @@ def test_shapes_that_a_group_makes_one_object_are_counted(tmp_path: Path) -> Non
     (folder / ME).write_text(json.dumps(content))
     notes = convert(folder, tmp_path / "out").notes
     assert notes["shapes-joined-by-their-group"] == 5  # of six with an area
+
+
+def test_a_group_may_be_a_number_with_a_point(tmp_path: Path) -> None:
+    folder = exports.labelme(tmp_path / "set")
+    content = json.loads((folder / ME).read_text())
+    for row in content["shapes"]:  # as a table with gaps is written
+        row["group_id"] = math.nan if row["group_id"] is None else float(row["group_id"])
+    (folder / ME).write_text(json.dumps(content))
+    assert convert(folder, tmp_path / "out").notes["shapes-joined-by-their-group"] == 1
+
+
+def test_tasks_that_hold_only_predictions_are_refused(tmp_path: Path) -> None:
+    folder = exports.label_studio(tmp_path / "set")
+    name = next(folder.glob("*.json"))
+    tasks = json.loads(name.read_text())
+    for task in tasks:
+        task["predictions"] = task.pop("annotations")
+    name.write_text(json.dumps(tasks))
+    with pytest.raises(DataError, match=r"\.json: no annotation holds .* predictions do not count"):
+        convert(folder, tmp_path / "out")
+
+
+def test_a_table_of_via_that_a_spreadsheet_saved_with_semicolons(tmp_path: Path) -> None:
+    folder = exports.via_csv(tmp_path / "set")
+    path = folder / "via_export_csv.csv"
+    rows = list(csv.reader(path.read_text().splitlines()))
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    result = convert(folder, tmp_path / "out")
+    assert not result.errors and sum(result.splits.values()) == 2
 
 
 def test_two_labelme_files_of_one_image(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def test_images_without_objects_are_background_and_counted(tmp_path: Path) -> No
         ("0 0.5 0.5 0.2 0.2", "no-outline", "line 2: is a box without an outline"),
         ("7 0.1 0.1 0.2 0.1 0.2 0.2", "unknown-class", "line 2: class 7 is not one of 2"),
         ("cat 0.1 0.1 0.2 0.1 0.2 0.2", "bad-line", "not a row of numbers"),
+        ("0,0.1,0.1,0.2,0.1,0.2,0.2", "bad-line", "it has commas"),
+        ("0 0,1 0,1 0,2 0,1 0,2 0,2", "bad-line", "it has commas"),
         ("0 0.1 0.1 nan 0.1 0.2 0.2", "bad-polygon", "NaN or infinite"),
         ("0 10 10 50 10 50 50", "bad-polygon", "not between 0 and 1"),
         ("0 0.1 0.1 0.2", "bad-polygon", "an odd number"),
@@ -115,6 +117,21 @@ def test_names_that_yaml_takes_for_truth_values_stay_as_written(tmp_path: Path) 
     yolo_set(tmp_path / "source", {"train/a": f"{CAT}\n{DOG}\n"}, names="[yes, no]")
     convert(tmp_path / "source", tmp_path / "out")
     assert {"yes", "no"} < shown(tmp_path / "out").keys()
+
+
+def test_a_class_without_a_name_is_called_by_its_number(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": f"{CAT}\n{DOG}\n"}, names="['', 'big  dog ']")
+    convert(tmp_path / "source", tmp_path / "out")
+    assert {"0", "big dog"} < shown(tmp_path / "out").keys()
+
+
+def test_a_path_of_windows_in_quotes_is_named_with_its_line(tmp_path: Path) -> None:
+    yolo_set(tmp_path / "source", {"train/a": CAT})
+    path = tmp_path / "source" / "data.yaml"
+    path.write_text(path.read_text() + 'path: "C:\\Users\\me"\n')
+    line = len(path.read_text().splitlines())
+    with pytest.raises(DataError, match=rf"data\.yaml: is not YAML \(line {line}: .*escape"):
+        convert(tmp_path / "source", tmp_path / "out")
 
 
 def test_a_broken_data_yaml_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ...core.files import IMAGE_SUFFIXES, LFS_FIX, LFS_POINTER, decoded
 from ...errors import DataError, one_line
@@ -137,9 +138,9 @@ class Files:
     def image(self, name: str, *near: str, by_stem: bool = False) -> Path:
         """The image that an annotation calls `name`.
 
-        Backslashes, drive letters, absolute paths of another machine, folders too many or too few and letters
-        of another case are put up with as long as one file fits best. One of another split does not fit where
-        the annotation's own split has a folder.
+        Backslashes, drive letters, web addresses, absolute paths of another machine, folders too many or too
+        few and letters of another case are put up with as long as one file fits best. One of another split
+        does not fit where the annotation's own split has a folder.
 
         Args:
             name: as it stands in the annotation.
@@ -184,6 +185,12 @@ class Files:
                 fix="name the folder it leads to with `image_folder`",
                 kind="link-out",
             )
+        if (path := path_in(name)) != name:
+            try:
+                return self.image(path, *near, by_stem=by_stem)
+            except DataError as error:
+                if error.kind != "missing-image":
+                    raise
         other = self._by_stem.get(PurePosixPath(key).stem, [])
         fix = f"there is {other[0][1]}; name that one" if other else ""
         raise DataError(f'there is no image "{name}"', fix=fix, kind="missing-image")
@@ -223,6 +230,18 @@ def plain_name(name: str) -> str:
     name = re.sub(r"^file:/+", "/", name.strip()).replace("\\", "/")
     name = posixpath.normpath(re.sub(r"^[A-Za-z]:", "", name).lstrip("/")) if name else ""
     return re.sub(r"^(\.\./)+", "", name) if name not in (".", "..") else ""
+
+
+def path_in(name: str) -> str:
+    """The path in a web address, `%20` and the like read as the characters that they stand for."""
+    with suppress(ValueError):  # no address, such as http://[
+        name = urlsplit(name).path if is_address(name) else name
+    return unquote(name)
+
+
+def is_address(name: str) -> bool:
+    """Whether an image is named by its address on the web."""
+    return name.lower().startswith(("http://", "https://"))
 
 
 def stem_of(name: str) -> str:

@@ -49,8 +49,8 @@ def read_values(path: Path, where: str = "") -> NDArray[np.int32]:
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
         raise DataError("its values are not whole numbers", where=where, kind="unreadable-mask")
     if values.size and (values.min() < 0 or values.max() > np.iinfo(np.int32).max):
-        what = f"has values {values.min():g}…{values.max():g}; they must be from 0 to "
-        f"{np.iinfo(np.int32).max}"
+        least, most = values.min(), values.max()
+        what = f"has values {least:g}…{most:g}; they must be from 0 to {np.iinfo(np.int32).max}"
         raise DataError(what, where=where, kind="unreadable-mask")
     return values.astype(np.int32)
 

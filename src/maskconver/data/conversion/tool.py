@@ -139,7 +139,9 @@ def split_of(name: str) -> str:
 
 
 def group_id(value: Any) -> int | str | None:
-    """A number or text that shapes of one object share; None for none."""
+    """A number or text that shapes of one object share; None for none. Whole numbers may have a point."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int | str) and value != "" else None
 
 

@@ -21,7 +21,7 @@ from ....core.files import decoded
 from ....errors import DataError
 from ....io.panoptic_rows import PanopticJson, parse
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
-from ..files import Files
+from ..files import Files, is_address, path_in
 from ..geometry import polygon
 from ..pixels import SemanticPngs
 from ..splits import split_name
@@ -260,9 +260,9 @@ class Coco(Reader):
                 except DataError as error:
                     self.faults.reject(error, where)
                     continue
-                image = AnnotatedImage(
-                    row.file_name, path, where, file.split, row.width or None, row.height or None
-                )
+                name = path_in(row.file_name) if is_address(row.file_name) else row.file_name
+                size = row.width or None, row.height or None
+                image = AnnotatedImage(name, path, where, file.split, *size)
                 for f in same:
                     image.shapes += self._shapes(f, row)
                 count += len(image.shapes)
@@ -307,6 +307,9 @@ class Coco(Reader):
         outline = row.get("segmentation")
         if isinstance(outline, Mapping):
             return Shape(name, rle=outline)
+        if isinstance(outline, str) and outline.strip():
+            what = "its segmentation is one text, not a list of numbers; write it as JSON"
+            raise DataError(what, kind="bad-polygon")
         if not isinstance(outline, list) or not outline:
             what = "has only a box, no outline" if row.get("bbox") else "has no outline"
             raise DataError(what, kind="no-outline")

@@ -59,6 +59,12 @@ class LabelStudio(ToolReader):
         self.count = len(self._tasks)
         areas = (region for *_, regions in self._tasks for region in regions if _kind(region))
         self.classes = [SourceClass(n) for n in dict.fromkeys(readable(_label, areas))]
+        if not self.classes and not self.faults.listed:
+            raise DataError(
+                "no annotation holds an area with a class; predictions do not count",
+                where=files.where(names[0] if len(names) == 1 else files.only),
+                fix="accept the predictions in Label Studio and export again",
+            )
 
     @classmethod
     def detect(cls, files: Files) -> str | None:

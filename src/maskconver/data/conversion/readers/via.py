@@ -185,7 +185,9 @@ def _attributes(region: Any) -> dict[str, Any]:
 def _of_csv(text: str) -> list[Any]:
     """The entries of the CSV export, which has a line a region, as those of the JSON."""
     images: dict[str, dict[str, Any]] = {}
-    for row in csv.DictReader(io.StringIO(text, newline="")):
+    head = text.partition("\n")[0]
+    mark = ";" if head.count(";") > head.count(",") else ","  # as a spreadsheet may have saved it
+    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=mark):
         row = {(k or "").strip().lstrip("#"): v for k, v in row.items()}
         name = row.get("filename") or ""
         image = images.setdefault(name, {"filename": name, "regions": []})

@@ -193,7 +193,10 @@ class Yolo(Reader):
         try:
             number, *values = (float(w) for w in words)
         except ValueError:
-            raise DataError("is not a row of numbers", kind="bad-line") from None
+            what = "is not a row of numbers"
+            if "," in "".join(words):
+                what += " with blanks between them and points as decimal marks; it has commas"
+            raise DataError(what, kind="bad-line") from None
         if len(values) in (4, 5):
             raise DataError("is a box without an outline", kind="no-outline")
         if number not in self._names:
@@ -235,16 +238,23 @@ def read_yaml(files: Files, name: str) -> dict[str, Any]:
         if isinstance(content, dict):  # `no` is the name of a class here, and 007 as well
             content["names"] = yaml.load(text, yaml.BaseLoader).get("names")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"is not YAML ({first_line(error)})", where=files.where(name)) from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        why = f"line {mark.line + 1}: {problem}" if mark and problem else first_line(error)
+        raise DataError(f"is not YAML ({why})", where=files.where(name)) from None
     return content if isinstance(content, dict) else {}
 
 
 def _names(found: Any) -> dict[int, str]:
     if isinstance(found, dict):
-        return {int(k): str(v) for k, v in found.items() if str(k).isdigit()}
+        return {int(k): _named(v, int(k)) for k, v in found.items() if str(k).isdigit()}
     if isinstance(found, str):  # one class, or several with commas
         found = [name.strip() for name in found.split(",") if name.strip()]
-    return {i: str(v) for i, v in enumerate(found)} if isinstance(found, list) else {}
+    return {i: _named(v, i) for i, v in enumerate(found)} if isinstance(found, list) else {}
+
+
+def _named(value: Any, number: int) -> str:
+    """The name of a class, its number where there is none."""
+    return " ".join(str(value).split()) or str(number)
 
 
 def _listed(files: Files) -> dict[int, str]:
