@@ -74,6 +74,15 @@ class TestCopyPaste:
         assert result.segments.labels.tolist() == ROWS.labels.tolist() * 2
         assert result.image_id == 1
 
+    def test_a_pasted_segment_never_gets_the_id_of_one_that_is_cut_off(self) -> None:
+        base = sample(1)
+        base.ids = np.where(base.ids == 5, 5, 0).astype(np.int32)  # 6 to 9 are in the table alone
+        pasted = sample(2)
+        result = paste(base, pasted, pasted.ids == 5)
+        assert len(np.unique(result.segments.ids)) == len(result.segments) == 10
+        new = result.ids[pasted.ids == 5]
+        assert result.segments.labels[result.segments.ids == new[0]].tolist() == [0]
+
     def test_nothing_is_pasted_at_frequency_zero(self) -> None:
         result = made(NEVER)
         np.testing.assert_array_equal(result.ids, sample().ids)

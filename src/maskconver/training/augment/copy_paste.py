@@ -114,14 +114,15 @@ def _place(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_], *, dtype: DTypeLike = np.uint8) -> Sample:
-    """The base with the pixels of `where` from the second sample, its ids raised by the base's largest + 1.
+    """The base with the pixels of `where` from the second sample, its ids raised above the base's.
 
     Args:
         base, pasted: images H×W×C of any real type, of one size.
         where: H×W bool; true on pixels of segments to be pasted.
         dtype: of the result's image.
     """
-    shift = int(base.ids.max(initial=0)) + 1
+    # Above the ids of segments that are cut off, too: they are still in the table.
+    shift = max(int(base.ids.max(initial=0)), int(base.segments.ids.max(initial=0))) + 1
     ids = np.where(where, pasted.ids + np.int32(shift), base.ids)
     image = base.image.astype(dtype)
     np.copyto(image, pasted.image, where=where[..., None], casting="unsafe")
