@@ -70,7 +70,12 @@ class SegmentationTask(pl.LightningModule):
         )
         self.still: list[str] = []
         learning = [p for p in model.parameters() if p.requires_grad]
-        self.frozen = freeze(model, config.freeze.split(",")) if config.freeze else []
+        names = [name.strip() for name in config.freeze.split(",")] if config.freeze else []
+        self.frozen = freeze(model, names)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ConfigError(
+                "`freeze` names the whole model, so nothing is left to learn; name fewer modules"
+            )
         self._later = [p for p in learning if not p.requires_grad] if config.freeze_steps else []
         assert model.categories is not None
         self.figures = Figures(model.categories)
