@@ -382,6 +382,16 @@ def test_resuming_with_another_optimizer_is_refused_in_one_line(
         "--freeze-steps=3",
         "--freeze-steps=-3",
         "--init-modules=backbone",
+        "--optim.base_batch=0",
+        "--loss.mask_loss_stride=0",
+        "--data.targets.islands=0",
+        "--data.augment.flip=50",
+        "--data.augment.crop=[0,0]",
+        "--data.augment.scale=[0,1]",
+        "--data.augment.scale=[2,0.5]",
+        "--data.augment.color.hue=20",
+        "--data.augment.color.brightness=-1",
+        "--data.augment.copy_paste.probability=-1",
     ],
 )
 def test_numbers_that_mean_nothing_are_refused_before_the_data_are_read(
