@@ -63,6 +63,20 @@ class TestCopyPaste:
         assert found.image.shape[1:] == (12, 16)
         assert len(changes) >= 2 and set(np.diff(changes)) == {6}  # bands as wide as they were
 
+    @pytest.mark.parametrize(("crop", "scale"), [((12, 16), 1.0), (None, 1.0), ((12, 16), 0.5)])
+    def test_images_of_native_input_are_pasted_at_their_own_size(
+        self, crop: tuple[int, int] | None, scale: float
+    ) -> None:
+        augment = AugmentConfig(crop=crop, flip=0.0, copy_paste=NEVER)
+        form = InputConfig(mode="native", size=(16, 20), scale=scale)
+        found = train_example(
+            sample(1), form, augment, targets=TargetConfig(), is_thing=IS_THING,
+            rng=np.random.default_rng(0), partner=sample(2)
+        )  # fmt: skip
+        changes = np.flatnonzero(np.diff(found.targets.regions[5]))
+        assert found.image.shape[1:] == (crop or (16, 20))
+        assert len(changes) >= 2 and set(np.diff(changes)) == {6 * scale}
+
     def test_all_segments_but_crowd_and_void_are_pasted(self) -> None:
         result = made(ALWAYS)
         from_second = result.image[..., 1] == 2

@@ -136,10 +136,11 @@ def train_example(
         partner: what is pasted on it by `augment.copy_paste`, or None.
     """
     if partner is not None:
-        # In `fit` mode what comes of it is scaled to the network input again, before a crop is taken.
-        canvas_size = input_config.size
-        if input_config.mode == "native" and augment.crop:
-            canvas_size = augment.crop
+        # What comes of it is scaled as any image is, before a crop is taken.
+        canvas_size, native = input_config.size, input_config.mode == "native"
+        if native:
+            height, width = (math.ceil(n / input_config.scale) for n in augment.crop or input_config.size)
+            canvas_size = height, width
         paste, fill = augment.copy_paste, 0.0
         if paste.padding == "ignore":
             fill = np.array(input_config.mean, np.float32) * white_of(sample.image)  # type: ignore[assignment]
@@ -156,6 +157,7 @@ def train_example(
             flip=augment.flip,
             rng=rng,
             fill=fill,
+            native=native,
         )
     values: NDArray = sample.image
     ids = sample.ids
