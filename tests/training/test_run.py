@@ -103,6 +103,43 @@ def _stop_after(cells: Path, out: Path, steps: int, number: signal.Signals = sig
         module.Throughput = original  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(("batch", "accumulate"), [(2, 2), (4, 1)])
+def test_a_run_stopped_within_a_step_goes_on_with_that_step_and_sees_each_example_once(
+    cells: Path, tmp_path: Path, batch: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lightning.pytorch as pl
+
+    from maskconver.training import run as module
+    from maskconver.training.loader import TrainDataset
+
+    positions, steps = [], []
+    example = TrainDataset.__getitem__
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+            steps.append(trainer.global_step)
+            if len(steps) == 3 and not resumed:  # the first of the two batches of the second step
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def watched(self: TrainDataset, key: tuple[int, int]) -> object:
+        positions.append(key[0])
+        return example(self, key)
+
+    monkeypatch.setattr(TrainDataset, "__getitem__", watched)
+    monkeypatch.setattr(module, "Throughput", lambda batch: Watch())
+    common = "--steps=3", "--val_every=3", "--log_images=0"
+    resumed = False
+    assert main(tiny(cells, tmp_path, *common, "--accumulate=2")) == 130
+    assert positions == [*range(6)] and steps == [0, 1, 1]
+    resumed = True
+    positions.clear()
+    steps.clear()
+    more = f"--data.batch_size={batch}", f"--accumulate={accumulate}", "--resume=auto"
+    assert main(tiny(cells, tmp_path, *common, *more)) == 0
+    assert positions == [*range(4, 4 + 2 * batch * accumulate)]  # two steps
+    assert steps == [1 + i // accumulate for i in range(1, 2 * accumulate + 1)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
 def test_a_signal_to_all_processes_of_a_run_saves_it(cells: Path, tmp_path: Path) -> None:

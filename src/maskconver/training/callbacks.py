@@ -160,9 +160,12 @@ class Checkpoints(pl.Callback):
             self.saved = trainer.global_step
             module.last_checkpoint = f"{path} (step {trainer.global_step})"  # type: ignore[assignment]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
         self.alive()
-        if trainer.global_step and trainer.global_step % self.every == 0:
+        whole = (batch_index + 1) % trainer.accumulate_grad_batches == 0
+        if whole and trainer.global_step % self.every == 0:
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -185,6 +185,12 @@ class SegmentationTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.keep_still(checkpoint.get("still", []))
+        # Whole steps of this run, whose batches may be of another size: a step that was broken off between
+        # its batches begins anew.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            surplus = counts["ready"] - checkpoint["global_step"] * self.config.accumulate
+            counts |= {name: count - surplus for name, count in counts.items()}
 
     def on_validation_epoch_start(self) -> None:
         assert self.model.categories is not None
