@@ -90,7 +90,8 @@ class TestCopyPaste:
 
     def test_a_pasted_segment_never_gets_the_id_of_one_that_is_cut_off(self) -> None:
         base = sample(1)
-        base.ids = np.where(base.ids == 5, 5, 0).astype(np.int32)  # 6 to 9 are in the table alone
+        base.ids = np.where(base.ids == 5, 5, 0).astype(np.int32)  # 11 to 14 are in the table alone
+        base.segments = dataclasses.replace(ROWS, ids=np.array([5, 11, 12, 13, 14], np.int32))
         pasted = sample(2)
         result = paste(base, pasted, pasted.ids == 5)
         assert len(np.unique(result.segments.ids)) == len(result.segments) == 10
