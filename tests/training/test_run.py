@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,19 @@ def _stop_after(cells: Path, out: Path, steps: int, number: signal.Signals = sig
         assert main(tiny(cells, out)) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     finally:
         module.Throughput = original  # type: ignore[misc]
+
+
+def test_a_run_broken_off_in_its_last_validation_is_validated_when_it_is_resumed(
+    cells: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    for name in ("last.safetensors", "best.safetensors", "curve.jsonl"):
+        (out / name).unlink()
+    assert main(tiny(cells, out, "--resume=auto")) == 0
+    assert same_weights(out / "last.safetensors", unbroken / "last.safetensors")
+    assert json.loads((out / "curve.jsonl").read_text())["step"] == 6
+    assert main(tiny(cells, out, "--resume=auto")) == 2  # now it has done everything
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(2, 2), (4, 1)])

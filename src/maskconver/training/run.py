@@ -24,7 +24,7 @@ from ..errors import CheckpointError, ConfigError, first_line
 from ..io.lock import hold
 from ..models.backbones.weights import load_backbone
 from ..models.base import SegmentationModel
-from ..models.checkpoint import init_from
+from ..models.checkpoint import init_from, read_metadata
 from ..models.registry import build_model
 from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Throughput
 from .config import TrainConfig, recipe_yaml
@@ -410,11 +410,20 @@ def _check_resumable(
             "frozen (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`, `freeze_steps`); resume "
             "with those in its recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
-    if step >= config.steps:
+    # A run that was broken off in its last validation has done all steps, but has still to write its model.
+    if step > config.steps or (step == config.steps and _written(Path(checkpoint).parent) == step):
         raise ConfigError(
             f"{checkpoint} has already done all {config.steps} steps; raise `steps` to continue"
         )
     return step, int(state.get("seen", step * config.step_images))
+
+
+def _written(run: Path) -> int | None:
+    """The step of the model that a run wrote last."""
+    try:
+        return int(read_metadata(run / "last.safetensors")["extra"]["step"])
+    except (CheckpointError, OSError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _shape(group: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
