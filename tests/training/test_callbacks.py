@@ -40,6 +40,24 @@ def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_st
     assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 4
 
 
+def test_a_run_that_goes_on_in_another_folder_has_a_best_model_there(tmp_path: Path) -> None:
+    categories = Categories([Category(1, "cell", True, (1, 1, 1))])
+    options = {"filters": 16, "embedding_dim": 16, "proposals": 5}
+    model = mc.create_model("maskconver_mobile_dense_512", categories=categories, **options)
+    files = ModelFiles(tmp_path, "steps: 3")
+    files.load_state_dict({"best": 0.9})
+    for step, value in enumerate((0.5, 0.7, 0.6), 1):
+        trainer = SimpleNamespace(
+            global_step=step,
+            sanity_checking=False,
+            is_global_zero=True,
+            strategy=None,
+            callback_metrics={"val/pq": torch.tensor(value)},
+        )
+        files.on_validation_end(trainer, SimpleNamespace(model=model))  # type: ignore[arg-type]
+    assert read_metadata(tmp_path / "best.safetensors")["extra"]["step"] == 2
+
+
 def test_ema_follows_the_warmed_up_decay_and_is_what_validation_sees() -> None:
     module = SimpleNamespace(model=torch.nn.Linear(1, 1, bias=False))
     module.model.weight.data.fill_(0.0)

@@ -7,6 +7,7 @@ from torch import nn
 
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
+from maskconver.training.config import TrainConfig
 from maskconver.training.optim import (
     OptimConfig,
     ScheduleConfig,
@@ -14,6 +15,7 @@ from maskconver.training.optim import (
     parameter_groups,
     scaled_lr,
 )
+from maskconver.training.run import _say_rate
 
 
 def test_only_kernels_and_embedding_tables_decay() -> None:
@@ -36,6 +38,15 @@ def test_learning_rate_follows_the_batch_by_its_rule(rule: str, expected: float)
 def test_a_learning_rate_that_is_not_positive_is_refused(lr: float) -> None:
     with pytest.raises(ConfigError, match=r"`optim\.lr="):
         scaled_lr(OptimConfig(lr=lr), 8)
+
+
+def test_a_warm_up_that_takes_the_whole_run_is_said() -> None:
+    said: list[str] = []
+    schedule = ScheduleConfig(kind="cosine", warmup=500)
+    _say_rate(TrainConfig(steps=300, schedule=schedule), said.append)
+    assert "never rises above 0;" in said[-1] and "schedule.warmup" in said[-1] and "steps" in said[-1]
+    _say_rate(TrainConfig(steps=5000, schedule=schedule), said.append)
+    assert len(said) == 3 and said[-1].startswith("learning rate")
 
 
 def test_milestones_below_one_are_shares_of_all_steps() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,56 @@ def _stop_after(cells: Path, out: Path, steps: int, number: signal.Signals = sig
         assert main(tiny(cells, out)) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     finally:
         module.Throughput = original  # type: ignore[misc]
+
+
+def test_a_run_broken_off_in_its_last_validation_is_validated_when_it_is_resumed(
+    cells: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    for name in ("last.safetensors", "best.safetensors", "curve.jsonl"):
+        (out / name).unlink()
+    assert main(tiny(cells, out, "--resume=auto")) == 0
+    assert same_weights(out / "last.safetensors", unbroken / "last.safetensors")
+    assert json.loads((out / "curve.jsonl").read_text())["step"] == 6
+    assert main(tiny(cells, out, "--resume=auto")) == 2  # now it has done everything
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(2, 2), (4, 1)])
+def test_a_run_stopped_within_a_step_goes_on_with_that_step_and_sees_each_example_once(
+    cells: Path, tmp_path: Path, batch: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lightning.pytorch as pl
+
+    from maskconver.training import run as module
+    from maskconver.training.loader import TrainDataset
+
+    positions, steps = [], []
+    example = TrainDataset.__getitem__
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+            steps.append(trainer.global_step)
+            if len(steps) == 3 and not resumed:  # the first of the two batches of the second step
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def watched(self: TrainDataset, key: tuple[int, int]) -> object:
+        positions.append(key[0])
+        return example(self, key)
+
+    monkeypatch.setattr(TrainDataset, "__getitem__", watched)
+    monkeypatch.setattr(module, "Throughput", lambda batch: Watch())
+    common = "--steps=3", "--val_every=3", "--log_images=0"
+    resumed = False
+    assert main(tiny(cells, tmp_path, *common, "--accumulate=2")) == 130
+    assert positions == [*range(6)] and steps == [0, 1, 1]
+    resumed = True
+    positions.clear()
+    steps.clear()
+    more = f"--data.batch_size={batch}", f"--accumulate={accumulate}", "--resume=auto"
+    assert main(tiny(cells, tmp_path, *common, *more)) == 0
+    assert positions == [*range(4, 4 + 2 * batch * accumulate)]  # two steps
+    assert steps == [1 + i // accumulate for i in range(1, 2 * accumulate + 1)]
 
 
 @pytest.mark.slow
@@ -382,6 +433,16 @@ def test_resuming_with_another_optimizer_is_refused_in_one_line(
         "--freeze-steps=3",
         "--freeze-steps=-3",
         "--init-modules=backbone",
+        "--optim.base_batch=0",
+        "--loss.mask_loss_stride=0",
+        "--data.targets.islands=0",
+        "--data.augment.flip=50",
+        "--data.augment.crop=[0,0]",
+        "--data.augment.scale=[0,1]",
+        "--data.augment.scale=[2,0.5]",
+        "--data.augment.color.hue=20",
+        "--data.augment.color.brightness=-1",
+        "--data.augment.copy_paste.probability=-1",
     ],
 )
 def test_numbers_that_mean_nothing_are_refused_before_the_data_are_read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.training.config import TrainConfig
 from maskconver.training.loader import DataConfig, SegmentationData
+from maskconver.training.run import _say_random
 from maskconver.training.task import NonFiniteLoss, SegmentationTask, freeze
 
 from .conftest import tiny
@@ -65,6 +67,25 @@ def test_frozen_modules_keep_weights_and_statistics(cells: Path, tmp_path: Path)
     assert not [k for k in changed if k.startswith((*early, "decoder.aspp."))]
     assert [k for k in changed if k.startswith("backbone.block7.")]
     assert [k for k in changed if k.endswith("running_mean")]
+
+
+def test_a_model_frozen_as_a_whole_is_refused(cells: Path, tmp_path: Path) -> None:
+    model = create_model("maskconver_mobile_256", num_classes=3, filters=16, low_level_filters=16)
+    with pytest.raises(ConfigError, match="nothing is left to learn"):
+        SegmentationTask(model, TrainConfig(freeze="*"))
+
+
+def test_frozen_weights_that_nothing_has_given_are_named() -> None:
+    model = create_model("maskconver_mobile_256", num_classes=3, filters=16, low_level_filters=16)
+    task: Any = SimpleNamespace(model=model, frozen=freeze(model, ["backbone", "decoder"]))
+    said: list[str] = []
+    _say_random(
+        task, {name for name, _ in model.named_parameters() if name.startswith("backbone.")}, said.append
+    )
+    decoder = [name for name, _ in model.decoder.named_parameters()]
+    assert len(said) == 1 and f"{len(decoder)} frozen weights are random (decoder." in said[0]
+    _say_random(task, {name for name, _ in model.named_parameters()}, said.append)
+    assert len(said) == 1
 
 
 def test_a_module_that_is_not_there_cannot_be_frozen() -> None:

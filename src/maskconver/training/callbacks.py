@@ -99,8 +99,9 @@ class ModelFiles(pl.Callback):
         extra = {"recipe": self.recipe, "step": trainer.global_step, "metrics": _json_safe(metrics)}
         save(pl_module.model, self.folder / "last.safetensors", extra=extra)  # type: ignore[arg-type]
         value = metrics.get(f"val/{getattr(pl_module, 'headline', 'pq')}", math.nan)
-        first = self.best == -math.inf and not (self.folder / "best.safetensors").exists()
-        if value > self.best or first:  # without anything to score, the first is the best there is
+        # Without anything to score, the first is the best there is; so it is in a folder of its own of a run
+        # that goes on from another's checkpoint.
+        if value > self.best or not (self.folder / "best.safetensors").exists():
             self.best = self.best if math.isnan(value) else value
             save(pl_module.model, self.folder / "best.safetensors", extra=extra)  # type: ignore[arg-type]
         with (self.folder / "curve.jsonl").open("a") as file:
@@ -159,9 +160,12 @@ class Checkpoints(pl.Callback):
             self.saved = trainer.global_step
             module.last_checkpoint = f"{path} (step {trainer.global_step})"  # type: ignore[assignment]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
         self.alive()
-        if trainer.global_step and trainer.global_step % self.every == 0:
+        whole = (batch_index + 1) % trainer.accumulate_grad_batches == 0
+        if whole and trainer.global_step % self.every == 0:
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

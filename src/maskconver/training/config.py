@@ -170,7 +170,9 @@ class TrainConfig:
             "data.val_images": (self.data.val_images, 1),
             "data.targets.max_segments": (self.data.targets.max_segments, 1),
             "model.proposals": (getattr(self.model.config, "proposals", None), 1),
+            "data.targets.islands": (self.data.targets.islands, 1),
             "schedule.warmup": (self.schedule.warmup, 0),
+            "optim.base_batch": (self.optim.base_batch, 1),
             "freeze_steps": (self.freeze_steps, 0),
         }
         for name, (value, low) in least.items():

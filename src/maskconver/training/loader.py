@@ -91,6 +91,10 @@ class PositionSampler(Sampler[tuple[int, int]]):
         length: positions in all.
         seed: of the stream.
         rank, world: this process takes every `world`-th position.
+
+    Attributes:
+        start, stop: the positions that are given; of a run that goes on, those that are left. The length is
+            still that of the whole run, whose batches Lightning counts.
     """
 
     def __init__(
@@ -104,14 +108,14 @@ class PositionSampler(Sampler[tuple[int, int]]):
         world: int = 1,
     ) -> None:
         self.size, self.length, self.seed, self.weights = size, length, seed, weights
-        self.rank, self.world, self.start = rank, world, 0
+        self.rank, self.world, self.start, self.stop = rank, world, 0, length
 
     def __len__(self) -> int:
         return self.length // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, order = -1, np.zeros(0, np.int64)
-        for position in range(self.start + self.rank, self.length, self.world):
+        for position in range(self.start + self.rank, self.stop, self.world):
             if position // self.size != epoch:
                 epoch = position // self.size
                 rng = np.random.default_rng((self.seed, epoch))
@@ -272,7 +276,7 @@ class SegmentationData(pl.LightningDataModule):
             self.val = First(val, config.val_images) if config.val_images else val
         if not len(self.train):
             raise DataError(f"{train.path}: no annotated image in {config.train_split}; nothing to train on")
-        self.start = 0
+        self.start, self.stop = 0, samples
 
     def diameter(self, images: int = 2000) -> float | None:
         """Median diameter of the training things in pixels, of up to so many images; None where none count.
@@ -290,7 +294,7 @@ class SegmentationData(pl.LightningDataModule):
 
     def go_on(self, seen: int, samples: int) -> None:
         """Has the training stream begin at a position, and give so many examples from there."""
-        self.start, self.samples = seen, seen + samples
+        self.start, self.stop = seen, seen + samples
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Batches from position `start` on."""
@@ -298,7 +302,7 @@ class SegmentationData(pl.LightningDataModule):
         sampler = PositionSampler(
             len(self.train), self.samples, self.seed, weights=self._weights(), rank=rank, world=world
         )
-        sampler.start = self.start
+        sampler.start, sampler.stop = self.start, self.stop
         dataset = TrainDataset(
             self.train, self.config, self.input, is_thing=self.categories.is_thing, seed=self.seed
         )

@@ -145,6 +145,22 @@ def learning_rate(step: int, steps: int, peak: float, config: ScheduleConfig) ->
     return _decay(step, steps, peak, config)
 
 
+def highest_rate(steps: int, peak: float, config: ScheduleConfig) -> float:
+    """The highest learning rate of a whole run, well below the peak where the warm-up takes most of it.
+
+    Example:
+        >>> highest_rate(300, 1e-3, ScheduleConfig(kind="cosine", warmup=500))
+        0.0
+
+    Args:
+        steps: of the run.
+        peak: the decay's value at step 0.
+        config: kind and warm-up.
+    """
+    turns = 0, min(config.warmup, steps - 1)
+    return max(learning_rate(step, steps, peak, config) for step in turns)
+
+
 def _decay(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
     progress = min(step / max(steps, 1), 1.0)
     if config.kind == "cosine":

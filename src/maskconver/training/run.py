@@ -24,7 +24,7 @@ from ..errors import CheckpointError, ConfigError, first_line
 from ..io.lock import hold
 from ..models.backbones.weights import load_backbone
 from ..models.base import SegmentationModel
-from ..models.checkpoint import init_from
+from ..models.checkpoint import init_from, read_metadata
 from ..models.registry import build_model
 from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Throughput
 from .config import TrainConfig, recipe_yaml
@@ -32,7 +32,7 @@ from .drawing import FirstBatches, Predictions, RunPage
 from .loader import SegmentationData
 from .loggers import create_loggers, logger_names
 from .memory import fitting_batch_size
-from .optim import scaled_lr
+from .optim import highest_rate, scaled_lr
 from .task import SegmentationTask
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -84,14 +84,11 @@ def _train(
     _require_shared_memory(config)
     checkpoint = _resume(config, out)
     began = set() if checkpoint else _start(model, config, say)
-    say(
-        f"learning rate {scaled_lr(config.optim, config.step_images):.3g} "
-        f"({config.optim.lr:.3g} × {config.optim.lr_scaling} of {config.step_images}/"
-        f"{config.optim.base_batch} images a step)"
-    )
+    _say_rate(config, say)
     task = SegmentationTask(model, config)
     if not checkpoint:
         task.keep_still(_still(model, config, began))
+        _say_random(task, began, say)
     if task.still:
         say(f"{len(task.still)} batch norms keep their initial statistics (`batch_norm`)")
     if checkpoint:
@@ -119,6 +116,21 @@ def _train(
         signal.raise_signal(checkpoints.stopped)  # again, for the handlers of whoever started the run
         raise KeyboardInterrupt  # shells have background jobs ignore Ctrl-C, and then nothing came of it
     return {k: float(v) for k, v in trainer.callback_metrics.items()} if trainer.is_global_zero else {}
+
+
+def _say_rate(config: TrainConfig, say: Callable[[str], None]) -> None:
+    """Says the learning rate, and whether the run is too short to reach it."""
+    peak = scaled_lr(config.optim, config.step_images)
+    say(
+        f"learning rate {peak:.3g} ({config.optim.lr:.3g} × {config.optim.lr_scaling} of "
+        f"{config.step_images}/{config.optim.base_batch} images a step)"
+    )
+    highest = highest_rate(config.steps, peak, config.schedule)
+    if highest < peak / 2:
+        say(
+            f"warning: the warm-up takes {config.schedule.warmup} steps and the whole run {config.steps}, so "
+            f"the learning rate never rises above {highest:.3g}; shorten `schedule.warmup` or raise `steps`"
+        )
 
 
 def _data_and_model(
@@ -312,14 +324,27 @@ def _start(model: SegmentationModel, config: TrainConfig, say: Callable[[str], N
     began = set()
     if source := config.model.backbone_weights:
         report = load_backbone(model.backbone, config.model.config.backbone, source)
-        began |= {f"backbone.{name}" for name in report.loaded}
+        began |= {f"backbone.{name}" for name in (*report.loaded, *report.adapted)}
         say(f"backbone from {source}: {report}")
     if config.init_from and config.init_from != "none":
-        modules = tuple(config.init_modules.split(",")) if config.init_modules else None
+        names = (config.init_modules or "").split(",")
+        modules = tuple(name.strip() for name in names) if config.init_modules else None
         report = init_from(model, config.init_from, modules)
-        began |= set(report.loaded)
+        began |= {*report.loaded, *report.adapted}
         say(f"init from {config.init_from}: {report}")
     return began
+
+
+def _say_random(task: SegmentationTask, began: set[str], say: Callable[[str], None]) -> None:
+    """Warns where weights are frozen that nothing has given a value: they stay random."""
+    frozen = {id(p) for module in task.frozen for p in module.parameters()}
+    random = [name for name, p in task.model.named_parameters() if id(p) in frozen and name not in began]
+    if random:
+        say(
+            f"warning: {len(random)} frozen weights are random ({', '.join(random[:3])}"
+            f"{', …' * (len(random) > 3)}), as `freeze` names modules that neither `init_from` nor "
+            "`backbone_weights` gave weights to"
+        )
 
 
 def _still(model: SegmentationModel, config: TrainConfig, began: set[str]) -> list[str]:
@@ -385,11 +410,20 @@ def _check_resumable(
             "frozen (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`, `freeze_steps`); resume "
             "with those in its recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
         )
-    if step >= config.steps:
+    # A run that was broken off in its last validation has done all steps, but has still to write its model.
+    if step > config.steps or (step == config.steps and _written(Path(checkpoint).parent) == step):
         raise ConfigError(
             f"{checkpoint} has already done all {config.steps} steps; raise `steps` to continue"
         )
     return step, int(state.get("seen", step * config.step_images))
+
+
+def _written(run: Path) -> int | None:
+    """The step of the model that a run wrote last."""
+    try:
+        return int(read_metadata(run / "last.safetensors")["extra"]["step"])
+    except (CheckpointError, OSError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _shape(group: dict[str, Any]) -> tuple[int, tuple[str, ...]]:

@@ -70,7 +70,12 @@ class SegmentationTask(pl.LightningModule):
         )
         self.still: list[str] = []
         learning = [p for p in model.parameters() if p.requires_grad]
-        self.frozen = freeze(model, config.freeze.split(",")) if config.freeze else []
+        names = [name.strip() for name in config.freeze.split(",")] if config.freeze else []
+        self.frozen = freeze(model, names)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ConfigError(
+                "`freeze` names the whole model, so nothing is left to learn; name fewer modules"
+            )
         self._later = [p for p in learning if not p.requires_grad] if config.freeze_steps else []
         assert model.categories is not None
         self.figures = Figures(model.categories)
@@ -180,6 +185,12 @@ class SegmentationTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.keep_still(checkpoint.get("still", []))
+        # Whole steps of this run, whose batches may be of another size: a step that was broken off between
+        # its batches begins anew.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            surplus = counts["ready"] - checkpoint["global_step"] * self.config.accumulate
+            counts |= {name: count - surplus for name, count in counts.items()}
 
     def on_validation_epoch_start(self) -> None:
         assert self.model.categories is not None

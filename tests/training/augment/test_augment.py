@@ -63,6 +63,20 @@ class TestCopyPaste:
         assert found.image.shape[1:] == (12, 16)
         assert len(changes) >= 2 and set(np.diff(changes)) == {6}  # bands as wide as they were
 
+    @pytest.mark.parametrize(("crop", "scale"), [((12, 16), 1.0), (None, 1.0), ((12, 16), 0.5)])
+    def test_images_of_native_input_are_pasted_at_their_own_size(
+        self, crop: tuple[int, int] | None, scale: float
+    ) -> None:
+        augment = AugmentConfig(crop=crop, flip=0.0, copy_paste=NEVER)
+        form = InputConfig(mode="native", size=(16, 20), scale=scale)
+        found = train_example(
+            sample(1), form, augment, targets=TargetConfig(), is_thing=IS_THING,
+            rng=np.random.default_rng(0), partner=sample(2)
+        )  # fmt: skip
+        changes = np.flatnonzero(np.diff(found.targets.regions[5]))
+        assert found.image.shape[1:] == (crop or (16, 20))
+        assert len(changes) >= 2 and set(np.diff(changes)) == {6 * scale}
+
     def test_all_segments_but_crowd_and_void_are_pasted(self) -> None:
         result = made(ALWAYS)
         from_second = result.image[..., 1] == 2
@@ -73,6 +87,16 @@ class TestCopyPaste:
         assert len(np.unique(result.segments.ids)) == 10
         assert result.segments.labels.tolist() == ROWS.labels.tolist() * 2
         assert result.image_id == 1
+
+    def test_a_pasted_segment_never_gets_the_id_of_one_that_is_cut_off(self) -> None:
+        base = sample(1)
+        base.ids = np.where(base.ids == 5, 5, 0).astype(np.int32)  # 11 to 14 are in the table alone
+        base.segments = dataclasses.replace(ROWS, ids=np.array([5, 11, 12, 13, 14], np.int32))
+        pasted = sample(2)
+        result = paste(base, pasted, pasted.ids == 5)
+        assert len(np.unique(result.segments.ids)) == len(result.segments) == 10
+        new = result.ids[pasted.ids == 5]
+        assert result.segments.labels[result.segments.ids == new[0]].tolist() == [0]
 
     def test_nothing_is_pasted_at_frequency_zero(self) -> None:
         result = made(NEVER)

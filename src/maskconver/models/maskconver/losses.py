@@ -81,8 +81,9 @@ class LossConfig:
             raise ConfigError(
                 f"loss.positive is {self.positive:g}; it must be above 0 and at most 1 (the centre alone)"
             )
-        if self.samples < 1:
-            raise ConfigError(f"loss.samples is {self.samples}; it must be 1 or more")
+        for name in ("samples", "mask_loss_stride"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"loss.{name} is {getattr(self, name)}; it must be 1 or more")
         if self.remask and (self.positive < 1 or self.samples > 1):
             raise ConfigError(
                 "loss.remask relaxes one cell a mask: leave loss.positive and loss.samples at 1"

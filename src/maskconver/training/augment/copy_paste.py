@@ -61,6 +61,7 @@ def copy_paste(
     flip: float,
     rng: np.random.Generator,
     fill: NDArray[np.float32] | float = 0.0,
+    native: bool = False,
 ) -> Sample:
     """Both images flipped and scaled on their own, then parts of the second on the first.
 
@@ -72,15 +73,16 @@ def copy_paste(
         flip: probability of each image's own horizontal flip.
         rng: where all draws come from.
         fill: (C,) values, as the image has them, of what no image covers.
+        native: without scale jitter the images keep their pixels; otherwise they are fitted to the canvas.
 
     Returns:
         The sample at the size of the network input. The image has the type of `base`, areas are 0 for "not
         stated", and ids are 0 on void and -1 on what counts as padding.
     """
     place = _place(rng) if config.place == "both_random" else (0.0, 0.0)
-    first = _on_canvas(base, canvas, config.scale, flip, place, rng, fill)
+    first = _on_canvas(base, canvas, config.scale, flip, place, rng, fill, native)
     place = (0.0, 0.0) if config.place == "top_left" else _place(rng)
-    second = _on_canvas(pasted, canvas, config.pasted_scale, flip, place, rng, fill)
+    second = _on_canvas(pasted, canvas, config.pasted_scale, flip, place, rng, fill, native)
     chosen = choose_segments(pasted.segments, is_thing, config, rng)
     where = np.isin(second.ids, pasted.segments.ids[chosen])
     if config.stuff_drop:
@@ -114,14 +116,15 @@ def _place(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def paste(base: Sample, pasted: Sample, where: NDArray[np.bool_], *, dtype: DTypeLike = np.uint8) -> Sample:
-    """The base with the pixels of `where` from the second sample, its ids raised by the base's largest + 1.
+    """The base with the pixels of `where` from the second sample, its ids raised above the base's.
 
     Args:
         base, pasted: images H×W×C of any real type, of one size.
         where: H×W bool; true on pixels of segments to be pasted.
         dtype: of the result's image.
     """
-    shift = int(base.ids.max(initial=0)) + 1
+    # Above the ids of segments that are cut off, too: they are still in the table.
+    shift = max(int(base.ids.max(initial=0)), int(base.segments.ids.max(initial=0))) + 1
     ids = np.where(where, pasted.ids + np.int32(shift), base.ids)
     image = base.image.astype(dtype)
     np.copyto(image, pasted.image, where=where[..., None], casting="unsafe")
@@ -143,6 +146,7 @@ def _on_canvas(
     place: tuple[float, float],
     rng: np.random.Generator,
     fill: NDArray[np.float32] | float,
+    native: bool,
 ) -> Sample:
     """A sample flipped, scaled, and cut or padded (`fill`, id -1) to the canvas; its image is float32."""
     image, ids = sample.image, sample.ids
@@ -150,7 +154,8 @@ def _on_canvas(
         image, ids = image[:, ::-1], ids[:, ::-1]
     jitter = None if scale == (1.0, 1.0) else float(rng.uniform(*scale))
     cut = (float(rng.random()), float(rng.random()))
-    geometry = resize_crop_geometry((ids.shape[0], ids.shape[1]), canvas, jitter=jitter, place=cut)
+    size = ids.shape[0], ids.shape[1]
+    geometry = resize_crop_geometry(size, size if native else canvas, canvas, jitter=jitter, place=cut)
     h, w = geometry.covered
     top, left = int((canvas[0] - h) * place[0]), int((canvas[1] - w) * place[1])
     window = slice(top, top + h), slice(left, left + w)

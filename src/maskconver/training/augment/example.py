@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -55,6 +56,41 @@ class AugmentConfig:
         for name, *_ in (step for steps in self.policy for step in steps):
             if name not in OPERATIONS:
                 raise ConfigError(f'autoaugment has no operation "{name}"; there is {", ".join(OPERATIONS)}')
+        paste, color = self.copy_paste, self.color
+        shares = {
+            "flip": self.flip,
+            "flip_vertical": self.flip_vertical,
+            "crop_on_class": self.crop_on_class,
+            "color.invert": color.invert,
+            "copy_paste.probability": paste.probability,
+            "copy_paste.frequency": paste.frequency,
+            "copy_paste.stuff_drop": paste.stuff_drop,
+        }
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"`data.augment.{name}` must be from 0 to 1, got {value:g}")
+        if not 0 <= color.hue <= 0.5:
+            raise ConfigError(f"`data.augment.color.hue` must be from 0 to 0.5, got {color.hue:g}")
+        for name in ("brightness", "contrast", "saturation", "gamma", "noise"):
+            if not 0 <= getattr(color, name) < math.inf:
+                raise ConfigError(
+                    f"`data.augment.color.{name}` must be at least 0, got {getattr(color, name):g}"
+                )
+        scales = {
+            "scale": self.scale,
+            "copy_paste.scale": paste.scale,
+            "copy_paste.pasted_scale": paste.pasted_scale,
+        }
+        for name, (low, high) in scales.items():
+            if not 0 < low <= high < math.inf:
+                raise ConfigError(
+                    f"`data.augment.{name}` must be two numbers above 0, the smaller one first, got "
+                    f"[{low:g}, {high:g}]"
+                )
+        if self.crop is not None and min(self.crop) < 1:
+            raise ConfigError(
+                f"`data.augment.crop` must be at least 1 pixel high and wide, got {[*self.crop]}"
+            )
 
     @property
     def policy(self) -> Sequence[Sequence[Step]]:
@@ -100,10 +136,11 @@ def train_example(
         partner: what is pasted on it by `augment.copy_paste`, or None.
     """
     if partner is not None:
-        # In `fit` mode what comes of it is scaled to the network input again, before a crop is taken.
-        canvas_size = input_config.size
-        if input_config.mode == "native" and augment.crop:
-            canvas_size = augment.crop
+        # What comes of it is scaled as any image is, before a crop is taken.
+        canvas_size, native = input_config.size, input_config.mode == "native"
+        if native:
+            height, width = (math.ceil(n / input_config.scale) for n in augment.crop or input_config.size)
+            canvas_size = height, width
         paste, fill = augment.copy_paste, 0.0
         if paste.padding == "ignore":
             fill = np.array(input_config.mean, np.float32) * white_of(sample.image)  # type: ignore[assignment]
@@ -120,6 +157,7 @@ def train_example(
             flip=augment.flip,
             rng=rng,
             fill=fill,
+            native=native,
         )
     values: NDArray = sample.image
     ids = sample.ids
