@@ -193,7 +193,7 @@ class _Model:
         image = self.dataset.image(index)
         self.dataset.require_fit(index, image.shape, ids.shape)
         tiles = self.predictor.tiles
-        tiled = tiles is not None and tiles.over(image.shape[:2])
+        tiled = bool(tiles is not None and tiles.over(image.shape[:2]))
         for variants in self.variants if not tiled else ():
             variants.add(image, ids, segments)
         if not self.figures or tiled:
