@@ -160,10 +160,9 @@ class Checkpoints(pl.Callback):
             self.saved = trainer.global_step
             module.last_checkpoint = f"{path} (step {trainer.global_step})"  # type: ignore[assignment]
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *given: Any) -> None:
         self.alive()
+        _, _, batch_index = given
         whole = (batch_index + 1) % trainer.accumulate_grad_batches == 0
         if whole and trainer.global_step % self.every == 0:
             self._save(trainer, pl_module)
