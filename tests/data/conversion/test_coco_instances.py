@@ -172,6 +172,14 @@ def test_a_file_that_has_a_percent_sign_in_its_name_comes_first(tmp_path: Path) 
     assert made.samefile(tmp_path / "source" / "my%20a.png")
 
 
+def test_an_image_under_two_ids_is_told(tmp_path: Path) -> None:
+    photo(tmp_path / "source" / "a.png")
+    write_json(tmp_path / "source" / "instances.json", coco_json(["a.png", "a.png"]))
+    result = convert(tmp_path / "source", tmp_path / "out")
+    assert sum('instances.json lists "a.png" under several ids' in text for text in result.decisions) == 1
+    assert result.splits == {"train": 2}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_other_encodings_are_understood(tmp_path: Path, encoding: str) -> None:
     content = coco_json()

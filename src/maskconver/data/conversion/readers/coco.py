@@ -83,6 +83,13 @@ class _File:
                 reader.faults.add("duplicate-image-id", f"{self.where}, {row.file_name}", text)
             else:
                 self.images[row.id] = row
+        times = Counter(row.file_name for row in self.images.values())
+        if again := sorted(file for file, count in times.items() if count > 1):
+            some = f'"{again[0]}"' if len(again) == 1 else f'{len(again)} images, such as "{again[0]}",'
+            reader.say(
+                f"{self.name} lists {some} under several ids; each becomes an image with its own annotations "
+                "alone, so what belongs to the others is background there"
+            )
         for number, text in faults:
             reader.faults.add("bad-annotation", f"{self.where}, annotations[{number}]", text)
         self._raws = [self._raws[i] for i in sound]
