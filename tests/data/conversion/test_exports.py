@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,12 +13,11 @@ import maskconver as mc
 from maskconver.core.panoptic_png import read_panoptic_png
 from maskconver.data.conversion.run import convert
 from maskconver.errors import DataError
+from tests.conftest import SHARED
 
-SHARED = Path(os.environ.get("MASKCONVER_SHARED", "nowhere")) / "data"
-EXPORTS = SHARED / "exports"
-pytestmark = pytest.mark.skipif(
-    not EXPORTS.is_dir(), reason="MASKCONVER_SHARED does not name the shared data"
-)
+DATA = SHARED / "data"
+EXPORTS = DATA / "exports"
+pytestmark = pytest.mark.skipif(not EXPORTS.is_dir(), reason=f"needs {EXPORTS}, see MASKCONVER_SHARED")
 
 # source below exports: format and images by split; with what is left out of it, by kind.
 CONVERTED: dict[str, tuple[str, dict[str, int], dict[str, int]]] = {
@@ -121,19 +119,19 @@ def share_equal(one: mc.data.PanopticDataset, i: int, other: mc.data.PanopticDat
 
 
 def test_facades_of_roboflow_equal_the_ready_set(tmp_path: Path) -> None:
-    source = json.loads((SHARED / "facade" / "instances_val.json").read_text())
+    source = json.loads((DATA / "facade" / "instances_val.json").read_text())
     source["images"] = source["images"][::6]
     kept = {row["id"] for row in source["images"]}
     source["annotations"] = [row for row in source["annotations"] if row["image_id"] in kept]
     (tmp_path / "instances_val.json").write_text(json.dumps(source))
-    ready = mc.data.open_dataset(SHARED / "facade", "val")
+    ready = mc.data.open_dataset(DATA / "facade", "val")
     stuff = [c.name for c in ready.categories if not c.is_thing and c.name != "other"]
     convert(
         tmp_path / "instances_val.json",
         tmp_path / "out",
         stuff=stuff,
         background="other",
-        image_folder=SHARED / "facade" / "images",
+        image_folder=DATA / "facade" / "images",
     )
     made = mc.data.open_dataset(tmp_path / "out", "val")
     assert {(c.name, c.is_thing) for c in made.categories} == {(c.name, c.is_thing) for c in ready.categories}
@@ -145,11 +143,11 @@ def test_cats_of_yolo_equal_the_ready_set(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for kind, ending in (("images", ".jpg"), ("labels", ".txt")):
         (source / kind / "val").mkdir(parents=True)
-        for path in sorted((SHARED / "cats" / kind / "val").glob(f"*{ending}"))[:20]:
+        for path in sorted((DATA / "cats" / kind / "val").glob(f"*{ending}"))[:20]:
             shutil.copy(path, source / kind / "val")
-    shutil.copy(SHARED / "cats" / "data.yaml", source)
+    shutil.copy(DATA / "cats" / "data.yaml", source)
     convert(source, tmp_path / "out")
-    ready = mc.data.open_dataset(SHARED / "cats", "val", images=SHARED / "cats" / "images" / "val")
+    ready = mc.data.open_dataset(DATA / "cats", "val", images=DATA / "cats" / "images" / "val")
     made = mc.data.open_dataset(tmp_path / "out", "val")
     shares = [share_equal(made, i, ready, ready.file_names.index(n)) for i, n in enumerate(made.file_names)]
     assert len(shares) == 20 and min(shares) >= 0.9999
