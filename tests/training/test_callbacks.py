@@ -17,14 +17,12 @@ from maskconver.training import callbacks
 from maskconver.training.callbacks import EMA, ModelFiles, Throughput
 
 
-def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_step(
-    tmp_path: Path,
-) -> None:
+def validate(files: ModelFiles, *values: float) -> None:
+    """Validations of steps 1, 2, … with these figures."""
     categories = Categories([Category(1, "cell", True, (1, 1, 1))])
     options = {"filters": 16, "embedding_dim": 16, "proposals": 5}
     model = mc.create_model("maskconver_mobile_dense_512", categories=categories, **options)
-    files = ModelFiles(tmp_path, "steps: 3")
-    for step, value in enumerate((0.5, 0.7, 0.6, float("nan")), 1):
+    for step, value in enumerate(values, 1):
         trainer = SimpleNamespace(
             global_step=step,
             sanity_checking=False,
@@ -33,6 +31,12 @@ def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_st
             callback_metrics={"val/pq": torch.tensor(value)},
         )
         files.on_validation_end(trainer, SimpleNamespace(model=model))  # type: ignore[arg-type]
+
+
+def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_step(
+    tmp_path: Path,
+) -> None:
+    validate(ModelFiles(tmp_path, "steps: 3"), 0.5, 0.7, 0.6, float("nan"))
     steps = {
         name: read_metadata(tmp_path / f"{name}.safetensors")["extra"]["step"] for name in ("best", "last")
     }
@@ -41,20 +45,9 @@ def test_the_best_file_is_that_of_the_highest_figure_and_the_last_of_the_last_st
 
 
 def test_a_run_that_goes_on_in_another_folder_has_a_best_model_there(tmp_path: Path) -> None:
-    categories = Categories([Category(1, "cell", True, (1, 1, 1))])
-    options = {"filters": 16, "embedding_dim": 16, "proposals": 5}
-    model = mc.create_model("maskconver_mobile_dense_512", categories=categories, **options)
     files = ModelFiles(tmp_path, "steps: 3")
     files.load_state_dict({"best": 0.9})
-    for step, value in enumerate((0.5, 0.7, 0.6), 1):
-        trainer = SimpleNamespace(
-            global_step=step,
-            sanity_checking=False,
-            is_global_zero=True,
-            strategy=None,
-            callback_metrics={"val/pq": torch.tensor(value)},
-        )
-        files.on_validation_end(trainer, SimpleNamespace(model=model))  # type: ignore[arg-type]
+    validate(files, 0.5, 0.7, 0.6)
     assert read_metadata(tmp_path / "best.safetensors")["extra"]["step"] == 2
 
 
