@@ -186,6 +186,43 @@ def groups_of(sample: Any, key: str | None) -> list[str]:
     return ["all"] + ([str(sample.info.get(key))] if key else [])
 
 
+def instances_table(data: Any, by: str | None, instances: Callable[[Any], Any]) -> None:
+    """Prints PQ of the things and AP@0.5 of a method that finds objects of one kind, a row for each group.
+
+    Args:
+        data: a data set with one class of things and at most one of stuff, which gets all other pixels.
+        by: a key of images[] to group by.
+        instances: turns an H×W×3 uint8 image into an H×W int32 map, 1…n the objects, 0 none.
+    """
+    import numpy as np
+
+    from maskconver.core.segmentation import Segmentation
+    from maskconver.inference.evaluation import Figures
+    from maskconver.metrics.average_precision import pooled_average_precision
+
+    thing = int(np.flatnonzero(data.categories.is_thing)[0])
+    stuff = np.flatnonzero(~data.categories.is_thing)
+    figures: dict[str, Any] = {}
+    for index in range(len(data)):
+        sample = data[index]
+        ids = instances(sample.image)
+        numbers = np.unique(ids[ids > 0])
+        labels = np.full(len(numbers), thing)
+        if len(stuff) and (ids == 0).any():
+            background = int(ids.max()) + 1
+            ids[ids == 0] = background
+            numbers, labels = np.append(numbers, background), np.append(labels, stuff[0])
+        answer = Segmentation.from_ids(ids, data.categories, labels=labels, segment_ids=numbers)
+        for group in groups_of(sample, by):
+            found = figures.setdefault(group, Figures(data.categories))
+            found.add_image(answer, sample.ids, data.segments(index), image_id=sample.image_id)
+    row = table("images of", "number", "PQ things, %", "SQ, %", "RQ, %", "AP@0.5, %")
+    for group, found in sorted(figures.items(), key=lambda item: -item[1].images):
+        things = found.pq.compute().things
+        ap = pooled_average_precision(found.pq.state, data.categories).ap
+        row(group, found.images, *(f"{100 * v:.1f}" for v in (things.pq, things.sq, things.rq, ap)))
+
+
 def annotated(size: int, batch: int, segments: int, classes: int) -> Any:
     """A `Batch` of noise on square inputs, each cut into so many things by the nearest of random points."""
     import numpy as np

@@ -10,17 +10,12 @@ Nothing is learned, and the two settings (least distance of two maxima, least ar
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from harness import arguments, groups_of, table
-from maskconver.core.segmentation import Segmentation
+from harness import arguments, instances_table
 from maskconver.data.open import open_dataset
-from maskconver.inference.evaluation import Figures
-from maskconver.metrics.average_precision import pooled_average_precision
 
 
 def nuclei(image: NDArray[np.uint8], distance: int, smallest: int) -> NDArray[np.int32]:
@@ -63,26 +58,7 @@ def main() -> None:
     parser.add_argument("--smallest", type=int, default=20, help="least area of a nucleus in pixels")
     args = parser.parse_args()
     data = open_dataset(args.data, args.split)
-    thing = int(np.flatnonzero(data.categories.is_thing)[0])
-    stuff = np.flatnonzero(~data.categories.is_thing)
-    figures: dict[str, Figures] = defaultdict(lambda: Figures(data.categories))
-    for index in range(len(data)):
-        sample = data[index]
-        ids = nuclei(sample.image, args.distance, args.smallest)
-        numbers = np.unique(ids[ids > 0])
-        labels = np.full(len(numbers), thing)
-        if len(stuff) and (ids == 0).any():
-            background = ids.max() + 1
-            ids[ids == 0] = background
-            numbers, labels = np.append(numbers, background), np.append(labels, stuff[0])
-        answer = Segmentation.from_ids(ids, data.categories, labels=labels, segment_ids=numbers)
-        for group in groups_of(sample, args.by):
-            figures[group].add_image(answer, sample.ids, data.segments(index), image_id=sample.image_id)
-    row = table("images of", "number", "PQ things, %", "SQ, %", "RQ, %", "AP@0.5, %")
-    for group, found in sorted(figures.items(), key=lambda item: -item[1].images):
-        things = found.pq.compute().things
-        ap = pooled_average_precision(found.pq.state, data.categories).ap
-        row(group, found.images, *(f"{100 * v:.1f}" for v in (things.pq, things.sq, things.rq, ap)))
+    instances_table(data, args.by, lambda image: nuclei(image, args.distance, args.smallest))
 
 
 if __name__ == "__main__":
