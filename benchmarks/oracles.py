@@ -13,6 +13,8 @@ The model runs four times over, each time with part of its work replaced by the 
 - `both`: annotated masks, sampled at the model's stride, at annotated centres. A model whose soft masks place
   edges between cells can get a little more than this.
 
+With a semantic head, stuff is the head's in the first two rows, and the annotation's in the others.
+
 A row is PQ of the things (of all classes where the data has no things), in percent.
 """
 
@@ -36,31 +38,52 @@ from maskconver.merge import postprocess
 from maskconver.metrics.average_precision import pooled_average_precision
 from maskconver.models.checkpoint import load
 from maskconver.models.maskconver import MaskConver
+from maskconver.models.maskconver.semantic import with_stuff
 from maskconver.training.targets import TargetConfig, assign_targets
 
 ROWS = ("model", "true centres", "true masks", "both")
 
 
+def unsorted(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Ranks nothing: proposals stay in their order, those of the semantic head last."""
+    return torch.arange(count).expand(len(scores), -1)
+
+
 def proposals_at(
-    model: MaskConver, maps: Any, cells: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor
+    model: MaskConver,
+    maps: Any,
+    cells: torch.Tensor,
+    labels: torch.Tensor,
+    scores: torch.Tensor,
+    *,
+    agreement: float = 0.0,
 ) -> Proposals:
-    """The model's masks at k cells (k×3: level, y, x) of one image."""
+    """The model's masks at k cells (k×3: level, y, x) of one image, and those of its semantic head."""
     image = torch.zeros(len(cells), dtype=torch.long)
     embeddings = model.mask_embeddings(maps.embedding_map, image, cells, labels=labels)
     logits = torch.einsum("kd,dhw->khw", embeddings, model.mask_basis(maps.mask_features)[0])
-    return Proposals(scores[None], labels[None], logits[None]).numpy()
+    things = Proposals(scores[None], labels[None], logits[None])
+    stuff = model.stuff_classes
+    return with_stuff(things, maps.semantic_logits, stuff, agreement=agreement, topk=unsorted).numpy()
 
 
-def true_masks(sample: Sample, peaks: Any, size: tuple[float, float], threshold: float) -> tuple[Any, ...]:
-    """Ids and labels: each annotated segment that a peak of its class lies on, and a pixel for each other."""
+def true_masks(
+    sample: Sample, peaks: list[tuple[int, int, int]], size: tuple[float, float], given: tuple[int, ...]
+) -> tuple[Any, ...]:
+    """Ids and labels: each annotated segment that a peak of its class lies on, and a pixel for each other.
+
+    Args:
+        sample: the image with its annotation.
+        peaks: class, y and x of each that counts, in cells.
+        size: of the map of cells that the image covers.
+        given: classes whose segments are taken as they are.
+    """
     categories_of = dict(zip(sample.segments.ids.tolist(), sample.segments.labels.tolist()))
     ids = np.zeros_like(sample.ids)
-    labels: dict[int, int] = {}
+    labels = {segment: label for segment, label in categories_of.items() if label in given}
     strays = []
     height, width = sample.ids.shape
-    for score, label, (_, y, x) in zip(peaks.scores[0], peaks.labels[0].tolist(), peaks.cells[0].tolist()):
-        if score <= threshold:
-            break
+    for label, y, x in peaks:
         at = (
             min(int((y + 0.5) * height / size[0]), height - 1),
             min(int((x + 0.5) * width / size[1]), width - 1),
@@ -105,10 +128,13 @@ def measure(model: MaskConver, sample: Sample, geometry: Geometry, canvas: np.nd
     cells = torch.cat([torch.zeros_like(cells[:, :1]), cells], 1)
     labels = torch.from_numpy(targets.labels)
     ones = torch.ones(len(labels))
+    of_things = torch.tensor([int(label) not in model.stuff_classes for label in labels], dtype=torch.bool)
+    own, at = peaks.labels[0], peaks.cells[0]
     found = {
-        "model": proposals_at(model, maps, peaks.cells[0], peaks.labels[0], peaks.scores[0]),
-        "true centres": proposals_at(model, maps, cells, labels, ones),
+        "model": proposals_at(model, maps, at, own, peaks.scores[0], agreement=model.config.agreement),
+        "true centres": proposals_at(model, maps, cells[of_things], labels[of_things], ones[of_things]),
     }
+    counts = found["model"].scores[0][: len(own)] > config.score_threshold
     small = torch.from_numpy(targets.regions[stride // 2 :: stride, stride // 2 :: stride].copy())
     region = torch.from_numpy(targets.region)
     masks = torch.where(small[None] == region[:, None, None], 10.0, -10.0)
@@ -118,8 +144,9 @@ def measure(model: MaskConver, sample: Sample, geometry: Geometry, canvas: np.nd
         proposals.geometry = (geometry,)
         answers[row] = postprocess(proposals, config, categories)[0]
     size = (scaled[0] / stride, scaled[1] / stride)
-    ids, own, numbers = true_masks(sample, peaks, size, config.score_threshold)
-    answers["true masks"] = Segmentation.from_ids(ids, categories, labels=own, segment_ids=numbers)
+    kept = [(label, y, x) for label, (_, y, x), c in zip(own.tolist(), at.tolist(), counts) if c]
+    ids, found_labels, numbers = true_masks(sample, kept, size, model.stuff_classes)
+    answers["true masks"] = Segmentation.from_ids(ids, categories, labels=found_labels, segment_ids=numbers)
     return answers
 
 
@@ -138,8 +165,8 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     model = load(args.model).eval()
-    if not isinstance(model, MaskConver) or len(model.levels) > 1 or model.stuff_classes:
-        parser.error(f"{args.model}: this script knows MaskConver of one level, without a semantic head")
+    if not isinstance(model, MaskConver) or len(model.levels) > 1:
+        parser.error(f"{args.model}: this script knows MaskConver of one level")
     for name in ("score_threshold", "overlap_threshold"):
         if getattr(args, name) is not None:
             setattr(model.postprocess, name, getattr(args, name))

@@ -4,7 +4,8 @@
 
 `predict` segments generated and broken files in one process, again and again; `serve` answers good and bad
 clients; `train` runs 10,000 steps at 64 px. Every second the memory, the open files and the threads of the
-process are noted. The slope of the memory is a line fitted to the last two thirds.
+process are noted. The slope of the memory is a line fitted to the last two thirds; files and threads are
+compared by the medians of their halves, since an open connection of a client is a file, too.
 """
 
 from __future__ import annotations
@@ -74,12 +75,16 @@ class Watch:
         rows = np.array(self.rows[len(self.rows) // 3 :], float)
         slope = np.polyfit(rows[:, 0] / 60, rows[:, 1], 1)[0] if len(rows) > 2 else float("nan")
         half = len(rows) // 2
-        grown = [int(rows[half:, k].max() - rows[:half, k].max()) if half else 0 for k in (2, 3)]
+        grown = [
+            float(np.median(rows[half:, k]) - np.median(rows[:half, k])) if half else 0.0 for k in (2, 3)
+        ]
+        tenths = self.rows[:: max(len(self.rows) // 10, 1)]
         return {
             "minutes": round(self.rows[-1][0] / 60, 1),
             "MB": round(float(rows[:, 1].max())),
             "MB a minute": round(float(slope), 2),
-            "MB, ten times": [round(row[1]) for row in self.rows[:: max(len(self.rows) // 10, 1)]],
+            "MB, ten times": [round(row[1]) for row in tenths],
+            "files, ten times": [row[2] for row in tenths],
             "more files": grown[0],
             "more threads": grown[1],
             "flat": bool(slope < MAX_SLOPE and max(grown) <= 2),
