@@ -123,9 +123,19 @@ def test_train_takes_every_suggestion(kind: str, tmp_path: Path, capsys: pytest.
     answer = capsys.readouterr()
     recipe = yaml.safe_load(answer.out)
     assert answer.err.count("auto: ") >= 4 and recipe["data"]["data"] == str(tmp_path)
+    assert (recipe["init_from"], recipe["model"]["stuff"]) == ("facade", "semantic")
     if kind == "six channels of 16 bits":
         assert recipe["model"]["in_channels"] == 6 == len(recipe["model"]["input"]["mean"])
         assert recipe["model"]["input"]["bits"] == 16
+
+
+@pytest.mark.parametrize(("kind", "start"), [("cells", "nuclei"), ("scenes", "facade")])
+def test_one_kind_of_small_thing_in_grey_images_starts_from_nuclei(
+    kind: str, start: str, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path, kind, 2, size=(128, 160))
+    recipe, reasons = suggest_recipe(dataset_stats(tmp_path))
+    assert recipe["init_from"] == start and f"bundled model {start}" in reasons[-1]
 
 
 def test_auto_without_data_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
