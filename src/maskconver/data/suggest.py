@@ -24,7 +24,7 @@ def suggest_recipe(stats: Stats) -> tuple[dict[str, Any], list[str]]:
         >>> import maskconver as mc
         >>> recipe, reasons = mc.data.suggest_recipe(mc.data.dataset_stats("my_data"))
         >>> recipe["steps"], recipe["init_from"]
-        (2000, 'facade')
+        (2000, 'nuclei')
 
     Args:
         stats: of its training split.
