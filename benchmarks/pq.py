@@ -29,7 +29,7 @@ from PIL import Image
 
 from harness import arguments, fresh, in_turn, machine, median, medians, table
 from maskconver.core.categories import Categories
-from maskconver.core.processes import keep_freed_memory
+from maskconver.core.malloc import keep_freed_memory
 from maskconver.io.panoptic_json import PanopticFile, read_panoptic_json, read_panoptic_png
 from maskconver.metrics.files import panoptic_quality_files
 from maskconver.metrics.panoptic_quality import PanopticQuality

@@ -151,6 +151,29 @@ def test_every_tile_has_one_size_and_sees_the_overlap():
     assert (cover == 1).all() and len(tiling) == len(list(tiling))
 
 
+@pytest.mark.parametrize("length", [321, 400, 560, 561, 800, 1000, 5000])
+@pytest.mark.parametrize(("overlap", "align"), [(80, 1), (80, 32), (100, 16), (0, 8)])
+def test_even_tiles_are_as_many_and_no_larger_than_they_must_be(length: int, overlap: int, align: int):
+    full = Tiling.of((length, 300), 320, overlap, align=align)
+    even = Tiling.of((length, 300), 320, overlap, align=align, even=True)
+    side = even.rows[0][1]
+    assert len(even) == len(full) and side <= 320 and even.columns == full.columns
+    for (_, stop, _, end), (start, _, begin, _) in zip(even.rows, even.rows[1:]):
+        assert stop - start >= overlap and start % align == 0 and begin == end
+    assert even.rows[-1][1] == length
+    smaller = side - align
+    assert smaller < overlap + align or len(Tiling.of((length, 300), smaller, overlap, align=align)) > len(
+        full
+    )
+
+
+def test_an_image_slightly_larger_than_a_tile_takes_small_ones():
+    """As the 520×696 pixels of some microscopes in tiles of 512: half the work."""
+    runtime, image = ColourRuntime(), painted(3, 65, 87)
+    assert same(Predictor(runtime, tile=64, overlap=16)(image), Predictor(ColourRuntime(), tile=None)(image))
+    assert [shape[2:] for shape in runtime.shapes] == [(48, 64)] * 4  # 41 and 52 pixels, in cells of 16
+
+
 def test_tiles_of_a_narrow_image_are_narrow():
     runtime, image = ColourRuntime(), painted(3, 4, 500, largest=3)
     assert same(Predictor(runtime, tile=64)(image), Predictor(ColourRuntime(), tile=None)(image))
@@ -161,7 +184,7 @@ def test_tiles_are_automatic_for_models_that_keep_the_size_of_images():
     image = np.zeros((1100, 40, 3), np.uint8)
     native, fit = ColourRuntime(), ColourRuntime(mode="fit")
     Predictor(native)(image)
-    assert [shape[2:] for shape in native.shapes] == [(1024, 48)] * 2
+    assert [shape[2:] for shape in native.shapes] == [(688, 48)] * 2  # (1100 + 256) / 2, in cells of 16
     Predictor(fit)(image)
     assert [shape[2:] for shape in fit.shapes] == [(64, 64)]
     small = ColourRuntime()
@@ -169,7 +192,7 @@ def test_tiles_are_automatic_for_models_that_keep_the_size_of_images():
     assert [shape[2:] for shape in small.shapes] == [(1024, 48)]
     twice = ColourRuntime(scale=2.0)
     Predictor(twice)(image[:520])
-    assert [shape[2:] for shape in twice.shapes] == [(1024, 80)] * 2
+    assert [shape[2:] for shape in twice.shapes] == [(656, 80)] * 2
     with pytest.raises(ConfigError, match="a tile shows 10 pixels"):
         Predictor(ColourRuntime(), scale=100)
 

@@ -86,11 +86,11 @@ def test_joining_tiles_is_pythons(size: tuple[int, int], options: dict[str, Any]
     for tile, one in zip(tiling, runtime.seen):
         image = [part.stop - part.start for part in tile.window]
         scale = [round(n * tiles.input.scale) / n for n in image]
-        geometry = {"image": image, "canvas": tiles.canvas_for(size), "scale": scale}
+        geometry = {"image": image, "canvas": tiles.canvas_for(tiling), "scale": scale}
         masks = one.mask_logits[0]
         given.append({"scores": one.scores[0], "labels": one.labels[0], "masks": masks.ravel()})
         given[-1] |= {"maskSize": masks.shape[1:], "geometry": geometry}
-    about = {key: getattr(tiles, key) for key in ("tile", "overlap", "align", "side")}
+    about = {key: getattr(tiles, key) for key in ("tile", "overlap", "align", "side", "fixed")}
     things = [bool(thing) for thing in CATEGORIES.is_thing]
     case = [size, about, given, asdict(predictor.postprocess), things]
     (found,) = call_all("mosaic.js", "joined", [case])

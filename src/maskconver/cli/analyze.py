@@ -73,6 +73,7 @@ def run(args: Namespace) -> int:
     from ..analysis.report import reasons, write_report
     from ..analysis.run import analyze, results
     from ..analysis.summary import compare
+    from ..core.malloc import keep_freed_memory
     from ..data.open import open_dataset
     from ..data.semantic import as_model_sees
     from ..errors import ConfigError
@@ -82,6 +83,8 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"`worst` must be 0 or more, got {args.worst}")
     require_ending("out", args.out, ".html", ".htm")
     dataset = open_dataset(args.data, args.split, data_paths(args))
+
+    keep_freed_memory()
 
     def source(name: str) -> Any:
         if name.endswith(".json"):

@@ -85,6 +85,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Runs `maskconver evaluate`; 0 when every image was evaluated, 1 when some failed."""
+    from ..core.malloc import keep_freed_memory
     from ..data.open import open_dataset
     from ..data.semantic import as_model_sees
     from ..errors import ConfigError
@@ -97,6 +98,7 @@ def run(args: Namespace) -> int:
     dataset = open_dataset(args.data, args.split, data_paths(args))
     settings = postprocess_settings(args) | tile_settings(args)
     model: Any = _relaxing(args) if args.remask else args.model
+    keep_freed_memory()
     predictor = Predictor(model, device=args.device, proposals=args.proposals, tta=args.tta, **settings)
     dataset.read_for(predictor.runtime.input, args.white_level)
     dataset = as_model_sees(dataset, predictor.categories)

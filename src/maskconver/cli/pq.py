@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ..core.processes import keep_freed_memory
+from ..core.malloc import keep_freed_memory
 from ..errors import ConfigError
 from ..metrics.files import FilesResult, panoptic_quality_files
 from ..metrics.panoptic_quality import ClassQuality, GroupQuality

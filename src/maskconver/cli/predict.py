@@ -491,8 +491,10 @@ def _results(
 
 
 def _predictor(args: Namespace) -> Predictor:
+    from ..core.malloc import keep_freed_memory
     from ..inference.predictor import Predictor
 
+    keep_freed_memory()
     return Predictor(args.model, **_options(args))
 
 

@@ -45,7 +45,7 @@ class Tiling:
 
     Attributes:
         size: (height, width) of the image.
-        tile: longer side of a window in pixels.
+        tile: longer side of a window in pixels, at most.
         overlap: pixels that neighbours share, at least.
         rows, columns: (window start, window stop, core start, core stop) along each axis.
     """
@@ -57,7 +57,9 @@ class Tiling:
     columns: list[tuple[int, int, int, int]]
 
     @classmethod
-    def of(cls, size: tuple[int, int], tile: int, overlap: int, *, align: int = 1) -> Tiling:
+    def of(
+        cls, size: tuple[int, int], tile: int, overlap: int, *, align: int = 1, even: bool = False
+    ) -> Tiling:
         """Cover an image.
 
         Args:
@@ -65,6 +67,8 @@ class Tiling:
             tile: side of a window.
             overlap: pixels that neighbouring windows share.
             align: windows begin at multiples of this, so that the network's cells lie alike in each.
+            even: windows are only as large as so many need to be. An image slightly larger than one window
+                then takes four small ones, and not four of which the last hold little that is new.
 
         Raises:
             ConfigError: no such tiling, or one of more than a million tiles.
@@ -77,14 +81,14 @@ class Tiling:
             raise ConfigError(
                 f"`overlap={overlap}` must be at least 0 and {align} smaller than the tile, which is {tile}"
             )
-        step = (tile - overlap) // align * align
-        count = [max(ceil((n - tile) / step), 0) + 1 for n in size]
+        count = [_count(n, tile, overlap, align) for n in size]
         if count[0] * count[1] > MOST_TILES:
             raise ConfigError(
                 f"{size[1]}×{size[0]} pixels in tiles of {tile} are {count[0] * count[1]} tiles, more than "
                 f"{MOST_TILES}; take larger ones or a smaller overlap"
             )
-        return cls(size, tile, overlap, *(_spans(n, tile, step, align) for n in size))
+        sides = [_least(n, tile, overlap, align) if even else tile for n in size]
+        return cls(size, tile, overlap, *(_spans(n, side, overlap, align) for n, side in zip(size, sides)))
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -96,9 +100,21 @@ class Tiling:
                 yield Tile((slice(top, bottom), slice(left, right)), (slice(above, below), slice(west, east)))
 
 
-def _spans(length: int, tile: int, step: int, align: int) -> list[tuple[int, int, int, int]]:
+def _count(length: int, tile: int, overlap: int, align: int) -> int:
+    """How many windows an axis needs."""
+    return max(ceil((length - tile) / ((tile - overlap) // align * align)), 0) + 1
+
+
+def _least(length: int, tile: int, overlap: int, align: int) -> int:
+    """The least side, a multiple of `align`, of which an axis needs no more windows than of `tile`."""
+    most, first = _count(length, tile, overlap, align), (ceil(overlap / align) + 1) * align
+    sides = (side for side in range(first, tile, align) if _count(length, side, overlap, align) <= most)
+    return next(sides, tile)
+
+
+def _spans(length: int, tile: int, overlap: int, align: int) -> list[tuple[int, int, int, int]]:
     """The windows and cores along one axis; the last window ends with the image."""
-    last = max(ceil((length - tile) / align) * align, 0)
+    last, step = max(ceil((length - tile) / align) * align, 0), (tile - overlap) // align * align
     starts = [*range(0, last, step), last]
     stops = [min(start + tile, length) for start in starts]
     borders = [0, *((start + stop) // 2 for start, stop in zip(starts[1:], stops)), length]

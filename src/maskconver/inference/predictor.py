@@ -30,7 +30,7 @@ from ..merge.instances import instances
 from ..merge.semantic import semantic_maps
 from .inputs import as_image
 from .runtime import Runtime as Runtime
-from .runtime import has_postprocessing, open_runtime
+from .runtime import has_postprocessing, open_runtime, run
 from .stream import look_ahead, timed
 from .tiles import WINDOWED, InMemory, Large, segment_tiles, tiles_of
 
@@ -424,7 +424,7 @@ class Predictor:
             if not together:
                 continue
             with timed(times, "network"):
-                found = self.runtime(np.stack([one.canvas for one in together]))
+                found = run(self.runtime, np.stack([one.canvas for one in together]), self.postprocess)
             with timed(times, "postprocess"):
                 answers = self._segmentations(found, tuple(one.geometry for one in together))
                 results += [

@@ -30,6 +30,8 @@ class Runtime(Protocol):
         postprocess: the thresholds the model was made with.
         categories: its label set.
         dtype: `np.uint8` where it takes bytes, see `prepare`; may be left out by what takes float32.
+        selects: whether a call takes `least`, a score, and may leave out proposals that score no more; may be
+            left out by what does not.
     """
 
     input: InputConfig
@@ -42,6 +44,15 @@ class Runtime(Protocol):
         A file with its post-processing inside gives a panoptic map of each input instead.
         """
         ...
+
+
+def run(
+    runtime: Runtime, images: NDArray[Any], config: PostprocessConfig
+) -> Proposals | list[CanvasMap | ClassScores]:
+    """What a runtime answers, without masks of too low a score for these thresholds, if it `selects`."""
+    if getattr(runtime, "selects", False):
+        return runtime(images, least=config.score_threshold)  # type: ignore[call-arg]
+    return runtime(images)
 
 
 def has_postprocessing(runtime: Runtime) -> bool:
@@ -160,6 +171,7 @@ class _Pass:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._replay.network, name)
 
-    def __call__(self, images: NDArray[Any]) -> Any:
+    def __call__(self, images: NDArray[Any], least: float | None = None) -> Any:
+        """All proposals, whatever `least` is: other thresholds may come."""
         self._next += 1
         return self._replay.answer(self._next - 1, images)

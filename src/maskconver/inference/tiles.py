@@ -22,7 +22,7 @@ from ..io.pixels import ImageWarning, kept_warnings
 from ..merge import Algorithm, NonFinite, postprocess
 from .inputs import as_image
 from .mosaic import Mosaic, Tile, Tiling, Window
-from .runtime import Runtime
+from .runtime import Runtime, run
 from .stream import look_ahead, timed
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Tiles:
     """How a model sees tiles.
 
     Attributes:
-        tile: side in pixels of the image.
+        tile: side in pixels of the image, at most.
         overlap: pixels that neighbours share.
         align: tiles begin at multiples of this.
         input: of mode `native`, so that each tile is resized by the same factor.
@@ -116,13 +116,16 @@ class Tiles:
         """The tiling of an image; None for one that fits a tile."""
         if max(size[:2]) <= self.tile:
             return None
-        return Tiling.of((size[0], size[1]), self.tile, self.overlap, align=self.align)
+        shape = size[0], size[1]
+        return Tiling.of(shape, self.tile, self.overlap, align=self.align, even=not self.fixed)
 
-    def canvas_for(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The network's input for the tiles of an image: no more of it than a narrow one needs."""
+    def canvas_for(self, tiling: Tiling) -> tuple[int, int]:
+        """The network's input for the tiles of an image: no more of it than they need."""
         if self.fixed:
             return self.canvas
-        step, sides = self.input.multiple, zip(self.canvas, scaled_size(size, self.input))
+        first = next(iter(tiling)).window
+        size = scaled_size((first[0].stop, first[1].stop), self.input)
+        step, sides = self.input.multiple, zip(self.canvas, size)
         height, width = (min(most, -(-side // step) * step) for most, side in sides)
         return height, width
 
@@ -219,7 +222,7 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
             warnings.warn(ImageWarning(note.what, where=large.name, fix=note.fix), stacklevel=5)
 
     dark: list[ImageWarning | None] = []
-    canvas = tiles.canvas_for(tiling.size)
+    canvas = tiles.canvas_for(tiling)
 
     def work(tile: Tile) -> tuple[tuple[NDArray[Any], Geometry] | None, dict[str, float]]:
         spent: dict[str, float] = {}
@@ -242,7 +245,7 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
             kept = [(tile, *one) for tile, one, _ in ready if one is not None]
             if kept:
                 with timed(seconds, "network"):
-                    found = runtime(np.stack([canvas for _, canvas, _ in kept]))
+                    found = run(runtime, np.stack([canvas for _, canvas, _ in kept]), predictor.postprocess)
                 for i, (tile, _, geometry) in enumerate(kept):
                     with timed(seconds, "postprocess"):
                         answer = _segmentation(predictor, found, i, geometry)

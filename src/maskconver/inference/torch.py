@@ -54,7 +54,8 @@ class TorchRuntime:
         self.input: InputConfig = model.input
         self.postprocess: PostprocessConfig = model.postprocess
         self.categories: Categories = model.categories
-        self.options = {} if proposals is None else {"proposals": proposals}
+        self.options: dict[str, Any] = {} if proposals is None else {"proposals": proposals}
+        self.selects = not tta and getattr(model, "selects", False)
 
     def __repr__(self) -> str:
         return f"{getattr(self.model, 'name', '') or type(self.model).__name__} on {self.device}"
@@ -66,11 +67,12 @@ class TorchRuntime:
 
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
-    def __call__(self, images: NDArray[np.float32]) -> Proposals:
+    def __call__(self, images: NDArray[np.float32], least: float | None = None) -> Proposals:
         import torch
 
+        options = self.options if least is None else {**self.options, "least": least}
         with torch.inference_mode(), _evaluating(self.model):
-            proposals: Proposals = self.answer(torch.from_numpy(images).to(self.device), **self.options)
+            proposals: Proposals = self.answer(torch.from_numpy(images).to(self.device), **options)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the merge waits for it anyway; so each gets its own time
         return proposals

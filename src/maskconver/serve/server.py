@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..core.processes import set_malloc
+from ..core.malloc import set_malloc
 
 HEADERS_WITHIN = 10.0  # seconds
 CONNECTIONS = 256

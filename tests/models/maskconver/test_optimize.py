@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from maskconver.core.config import PostprocessConfig
+from maskconver.core.preprocess import prepare
+from maskconver.core.proposals import Proposals
 from maskconver.errors import ConfigError
-from maskconver.inference.runtime import open_runtime
+from maskconver.inference.predictor import Predictor
+from maskconver.inference.runtime import Replay, open_runtime, run
 from maskconver.inference.torch import TorchRuntime
 from maskconver.models.checkpoint import save
 from maskconver.models.maskconver import MaskConver
@@ -75,3 +80,39 @@ def test_a_rewritten_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="copy for inference"):
         save(trained_looking("maskconver_mobile_256").optimized(), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("agreement", [None, 0.0, 0.6, 1.0])
+def test_what_cannot_become_a_segment_gets_no_mask(agreement: float | None) -> None:
+    """The segments are those of all proposals; what a semantic head may lift stays."""
+    changes: dict[str, Any] = {"input": {"size": (96, 160)}}
+    if agreement is not None:
+        changes |= {"stuff": "semantic", "agreement": agreement}
+    model = trained_looking("maskconver_mobile_256", num_classes=None, categories=CATEGORIES, **changes)
+    images = np.random.default_rng(0).integers(0, 255, (2, 96, 160, 3)).astype(np.uint8)
+    fast = model.optimized()
+    whole = Predictor(fast, device="cpu", score_threshold=0.0).proposals(images[0]).numpy()
+    fewer = []
+    for share in (0.1, 0.5, 0.9, 1.0):
+        threshold = float(np.quantile(whole.scores, share))
+        predictor = Predictor(fast, device="cpu", batch_size=2, score_threshold=threshold)
+        for image, answer in zip(images, predictor([*images])):
+            expected = predictor.segmentations(predictor.proposals(image))[0]
+            assert (answer.ids == expected.ids).all()
+            assert [s.label for s in answer] == [s.label for s in expected]
+        found = predictor.runtime(prepare(images[0], model.input)[0][None], least=threshold)
+        fewer.append(found.scores.shape[1])
+    assert fewer[0] <= len(whole.scores[0]) and fewer == sorted(fewer, reverse=True)
+    assert fewer[-1] < fewer[0] or agreement in (0.6, 1.0)  # those may be lifted above all thresholds tried
+    share = 1 - (agreement or 0.0)
+    assert fast.least_peak(0.3) == pytest.approx(0.3 ** (1 / share) if share else -1.0, rel=1e-3)
+
+
+def test_other_thresholds_and_flips_see_all_proposals() -> None:
+    model = trained_looking("maskconver_mobile_256", num_classes=None, categories=CATEGORIES)
+    assert TorchRuntime(model.optimized()).selects
+    assert not TorchRuntime(model).selects and not TorchRuntime(model.optimized(), tta=True).selects
+    images = np.zeros((1, 3, 64, 64), np.float32)
+    replay = Replay(TorchRuntime(model.optimized()), lambda found: found)
+    one = run(replay.runtime(), images, PostprocessConfig(score_threshold=1.0))
+    assert isinstance(one, Proposals) and one.scores.shape[1] == model.config.proposals

@@ -2,7 +2,8 @@
 
 Batch norms go into the convolutions before them. Centre embeddings are needed at the peaks alone, so the last
 1×1 convolutions of their head run there and not on the map. The mask head's last convolution is a linear map
-of its features, so it is applied to each mask embedding instead of to every cell.
+of its features, so it is applied to each mask embedding instead of to every cell. Peaks that score too low to
+become a segment get no mask, where the threshold is known.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from ..optimize import InferenceModel, folded
 from ..topk import TopK, stable_topk
 from .heads import Head
 from .model import MaskConver
-from .peaks import at_cells
+from .peaks import Peaks, at_cells
 from .position import monomials
 from .semantic import with_stuff
 
 LAST = slice(-1, None)  # of a separable head: its last 1×1 convolution
+MARGIN = 1e-4  # for the rounding of powers
 
 
 def optimize(model: MaskConver, *, topk: TopK = stable_topk) -> InferenceModel:
@@ -73,13 +75,25 @@ class LateHeads(Folded):
     For a single-scale network of separable heads.
     """
 
+    selects = True
+
     @torch.no_grad()
-    def predict(self, images: Tensor, proposals: int | None = None) -> Proposals:
-        """See `MaskConver.predict`."""
+    def predict(self, images: Tensor, proposals: int | None = None, least: float | None = None) -> Proposals:
+        """See `MaskConver.predict`.
+
+        Args:
+            images: B×C×H×W.
+            proposals: number of masks per image.
+            least: leave out what scores no more than this in every image of the batch, as far as that is
+                known before the masks are.
+        """
         network, features = self.network, self.network.features(images)
         class_head, head, mask_head = self.heads()
         (level,), detail = features.pyramid, features.detail
         peaks = network.peaks((class_head(level, detail),), proposals, topk=self.topk)
+        if least is not None:
+            alive = ~(peaks.scores <= self.least_peak(least)).all(0)  # NaN stays
+            peaks = Peaks(*(part[:, alive] for part in peaks))
         b, k = peaks.labels.shape
         # onnxscript 0.7 writes a repeat_interleave that is wrong where b is not fixed.
         image = torch.arange(b, device=images.device)[:, None].expand(b, k).flatten()
@@ -100,6 +114,16 @@ class LateHeads(Folded):
             return with_stuff(
                 things, semantic, network.stuff_classes, agreement=network.config.agreement, topk=self.topk
             )
+
+    def least_peak(self, least: float) -> float:
+        """The score of a peak up to which its proposal scores no more than `least`.
+
+        A semantic head makes it s^(1-a)·q^a with q ≤ 1, see `with_stuff`.
+        """
+        share = 1 - self.network.config.agreement if self.network.stuff_classes else 1.0
+        if share == 1:
+            return least
+        return least ** (1 / share) * (1 - MARGIN) if share > 0 and least > 0 else -1.0
 
     def heads(self) -> tuple[Head, Head, Head]:
         """The class, embedding and mask head."""

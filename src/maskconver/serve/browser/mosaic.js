@@ -14,12 +14,28 @@ export function tilesOf([height, width], tiles) {
   return found;
 }
 
-/** Along one axis: where windows start and stop, and their cores. */
-/** The network's input for the tiles of an image: no more of it than a narrow one needs. */
-export const canvasFor = (size, { fixed, canvas, multiple }, input) =>
-  fixed ? canvas : scaledSize(size, input).map((side, i) => Math.min(canvas[i], Math.ceil(side / multiple) * multiple));
+/** The network's input for the tiles of an image: no more of it than they need. */
+export function canvasFor(found, { fixed, canvas, multiple }, input) {
+  if (fixed) return canvas;
+  const { bottom, right } = found[0].window;
+  return scaledSize([bottom, right], input).map((side, i) => Math.min(canvas[i], Math.ceil(side / multiple) * multiple));
+}
 
-function spans(length, { tile, overlap, align }) {
+/** How many windows an axis needs. */
+const count = (length, tile, { overlap, align }) =>
+  Math.max(Math.ceil((length - tile) / (Math.floor((tile - overlap) / align) * align)), 0) + 1;
+
+/** The least side, a multiple of `align`, of which an axis needs no more windows than of the tile. */
+function least(length, tiles) {
+  const { tile, overlap, align } = tiles, most = count(length, tile, tiles);
+  let side = (Math.ceil(overlap / align) + 1) * align;
+  while (side < tile && count(length, side, tiles) > most) side += align;
+  return Math.min(side, tile);
+}
+
+/** Along one axis: where windows start and stop, and their cores. */
+function spans(length, tiles) {
+  const { overlap, align, fixed } = tiles, tile = fixed ? tiles.tile : least(length, tiles);
   const step = Math.floor((tile - overlap) / align) * align, starts = [];
   const last = Math.max(Math.ceil((length - tile) / align) * align, 0);
   for (let start = 0; start < last; start += step) starts.push(start);

@@ -131,7 +131,7 @@ async function result({ key, blob, settings }, tell = () => {}) {
     if (own.proposals[i]) return own.proposals[i];
     const { pixels, levels } = (image ||= await read());
     const found = tile
-      ? await run(cut(pixels, own.size[1], input.mean.length, tile.window), sizeOf(tile), levels, canvasFor(own.size, tiles, input))
+      ? await run(cut(pixels, own.size[1], input.mean.length, tile.window), sizeOf(tile), levels, canvasFor(parts, tiles, input))
       : await run(pixels, own.size, levels, input.mode === "native" ? about.size : null);
     keep(key, i, found);
     return found;
