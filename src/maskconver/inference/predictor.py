@@ -413,6 +413,8 @@ class Predictor:
     ) -> list[Segmentation]:
         """Runs neighbours together whose network inputs have one size."""
         times = {} if seconds is None else seconds
+        # These two are made from the proposals of all scores.
+        least = None if self.semantic or self.instances else self.postprocess.score_threshold
         results: list[Segmentation] = []
         for _, group in groupby(ready, key=_group):
             together = []
@@ -424,7 +426,7 @@ class Predictor:
             if not together:
                 continue
             with timed(times, "network"):
-                found = run(self.runtime, np.stack([one.canvas for one in together]), self.postprocess)
+                found = run(self.runtime, np.stack([one.canvas for one in together]), least)
             with timed(times, "postprocess"):
                 answers = self._segmentations(found, tuple(one.geometry for one in together))
                 results += [

@@ -47,11 +47,11 @@ class Runtime(Protocol):
 
 
 def run(
-    runtime: Runtime, images: NDArray[Any], config: PostprocessConfig
+    runtime: Runtime, images: NDArray[Any], least: float | None
 ) -> Proposals | list[CanvasMap | ClassScores]:
-    """What a runtime answers, without masks of too low a score for these thresholds, if it `selects`."""
-    if getattr(runtime, "selects", False):
-        return runtime(images, least=config.score_threshold)  # type: ignore[call-arg]
+    """What a runtime answers; one that `selects` may leave out proposals that score no more than `least`."""
+    if least is not None and getattr(runtime, "selects", False):
+        return runtime(images, least=least)  # type: ignore[call-arg]
     return runtime(images)
 
 

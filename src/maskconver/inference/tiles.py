@@ -245,7 +245,8 @@ def segment_tiles(predictor: Settings, large: Large, seconds: dict[str, float]) 
             kept = [(tile, *one) for tile, one, _ in ready if one is not None]
             if kept:
                 with timed(seconds, "network"):
-                    found = run(runtime, np.stack([canvas for _, canvas, _ in kept]), predictor.postprocess)
+                    images = np.stack([canvas for _, canvas, _ in kept])
+                    found = run(runtime, images, predictor.postprocess.score_threshold)
                 for i, (tile, _, geometry) in enumerate(kept):
                     with timed(seconds, "postprocess"):
                         answer = _segmentation(predictor, found, i, geometry)

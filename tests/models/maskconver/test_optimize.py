@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskconver.core.config import PostprocessConfig
 from maskconver.core.preprocess import prepare
 from maskconver.core.proposals import Proposals
 from maskconver.errors import ConfigError
@@ -114,5 +113,11 @@ def test_other_thresholds_and_flips_see_all_proposals() -> None:
     assert not TorchRuntime(model).selects and not TorchRuntime(model.optimized(), tta=True).selects
     images = np.zeros((1, 3, 64, 64), np.float32)
     replay = Replay(TorchRuntime(model.optimized()), lambda found: found)
-    one = run(replay.runtime(), images, PostprocessConfig(score_threshold=1.0))
+    one = run(replay.runtime(), images, 1.0)
     assert isinstance(one, Proposals) and one.scores.shape[1] == model.config.proposals
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    predictor = Predictor(model.optimized(), device="cpu", score_threshold=0.999, semantic=True, instances=10)
+    seen, network = [], predictor.runtime.answer
+    predictor.runtime.answer = lambda *given, **options: seen.append(options) or network(*given, **options)
+    answer, whole = predictor(picture), predictor.segmentations(predictor.proposals(picture))[0]
+    assert (answer.semantic == whole.semantic).all() and seen == [{}, {}]
