@@ -389,7 +389,7 @@ def _answering(
 
     def answers(image: NDArray[Any]) -> Iterator[Segmentation]:
         if predictor.cuts(image.shape):
-            return _in_tiles(predictor, image, configs, keep)
+            return _in_tiles(predictor, image, configs, Replay(predictor.runtime, keep, least))
         found = keep(replace(whole.proposals(image), class_logits=None))
         return (whole.segmentations(found, config)[0] for config in configs)
 
@@ -400,10 +400,10 @@ def _in_tiles(
     predictor: Predictor,
     image: NDArray[Any],
     configs: list[PostprocessConfig],
-    keep: Callable[[Proposals], Proposals],
+    replay: Replay,
 ) -> Iterator[Segmentation]:
     """An image in tiles with each of the thresholds; the network runs once."""
-    replay, one = Replay(predictor.runtime, keep), copy(predictor)
+    one = copy(predictor)
     for one.postprocess in configs:
         one.runtime = replay.runtime()
         yield one(image)

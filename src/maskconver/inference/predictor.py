@@ -90,10 +90,10 @@ class Predictor:
             masks; see `merge.semantic`.
         instances: results also get this many (mask, class) pairs as `Segmentation.instances`; see
             `merge.instances`.
-        tile: larger images are segmented in overlapping tiles of this side in pixels, which are joined; a
-            model of mode `fit` sees each tile as it would see an image. `auto` takes tiles of 1024 pixels of
-            the network's input (or of its training crop, if larger) for models of mode `native`, and none for
-            others. None takes none. See docs/tasks/large.md.
+        tile: larger images are segmented in overlapping tiles of at most this side in pixels, which are
+            joined; a model of mode `fit` sees each tile as it would see an image. `auto` takes tiles of 1024
+            pixels of the network's input (or of its training crop, if larger) for models of mode `native`,
+            and none for others. None takes none. See docs/tasks/large.md.
         overlap: number of pixels that tiles share; objects smaller than this are never cut. A quarter of the
             tile if left out.
         skip_empty: tiles of a single colour are void without asking the network.

@@ -131,6 +131,7 @@ class Replay:
     Args:
         runtime: runs the network.
         keep: what is kept of an answer.
+        least: no thresholds to come let proposals through that score no more; None for any.
         most: bytes of masks that are kept; the network runs again for what is beyond.
 
     Attributes:
@@ -139,10 +140,15 @@ class Replay:
     """
 
     def __init__(
-        self, runtime: Runtime, keep: Callable[[Proposals], Proposals], *, most: float = math.inf
+        self,
+        runtime: Runtime,
+        keep: Callable[[Proposals], Proposals],
+        least: float | None = None,
+        *,
+        most: float = math.inf,
     ) -> None:
         self.network, self.size, self.whole = runtime, 0, True
-        self._keep, self._most, self._answers = keep, most, list[Proposals]()
+        self._keep, self._least, self._most, self._answers = keep, least, most, list[Proposals]()
 
     def runtime(self) -> Any:
         """A runtime for one pass over the tiles: it gives what is kept and asks the network for the rest."""
@@ -152,7 +158,7 @@ class Replay:
         """The answer to the input of that number in a pass."""
         if number < len(self._answers):
             return self._answers[number]
-        found = self.network(images)
+        found = run(self.network, images, self._least)
         if isinstance(found, Proposals):
             found = self._keep(found)
             more = self.size + found.mask_logits.nbytes
@@ -172,6 +178,6 @@ class _Pass:
         return getattr(self._replay.network, name)
 
     def __call__(self, images: NDArray[Any], least: float | None = None) -> Any:
-        """All proposals, whatever `least` is: other thresholds may come."""
+        """The proposals for all thresholds to come, whatever `least` is now."""
         self._next += 1
         return self._replay.answer(self._next - 1, images)

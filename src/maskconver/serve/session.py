@@ -21,7 +21,7 @@ from ..core.proposals import Geometry, Proposals
 from ..core.segmentation import Segmentation
 from ..errors import MaskconverError
 from ..inference.predictor import Predictor
-from ..inference.runtime import Replay, above, has_postprocessing
+from ..inference.runtime import Replay, above, has_postprocessing, run
 from ..io.images import read_image
 from ..merge import RULES
 
@@ -63,6 +63,7 @@ class Kept:
 class _Job:
     canvas: NDArray[Any]
     geometry: Geometry
+    least: float  # proposals that score no more are not needed
     done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -113,7 +114,7 @@ class Session:
             if canvas is None or geometry is None:
                 kept = await self._tiled(image, least)
             else:
-                job = _Job(canvas, geometry)
+                job = _Job(canvas, geometry, self._keeping(least)[0])
                 self._jobs.append(job)
                 self._start()
                 found = await job.done
@@ -207,7 +208,8 @@ class Session:
 
     def _infer(self, batch: list[_Job]) -> list[Any]:
         with self._timed("network"):
-            found = self.predictor.runtime(np.stack([job.canvas for job in batch]))
+            canvases, least = np.stack([job.canvas for job in batch]), min(job.least for job in batch)
+            found = run(self.predictor.runtime, canvases, least)
         if not isinstance(found, Proposals):
             return list(found)
         found = replace(found, class_logits=None).numpy()
@@ -244,7 +246,7 @@ class Session:
 
     async def _tiled(self, image: NDArray[Any], least: float) -> Kept:
         least, keep = self._keeping(least)
-        tiles = Replay(self.predictor.runtime, keep, most=self.memory * 3 / 4)
+        tiles = Replay(self.predictor.runtime, keep, least, most=self.memory * 3 / 4)
         return Kept(image, None, await self._in_tiles(image, tiles), tiles, least)
 
     async def _in_tiles(
