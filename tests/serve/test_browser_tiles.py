@@ -99,3 +99,22 @@ def test_joining_tiles_is_pythons(size: tuple[int, int], options: dict[str, Any]
     assert np.count_nonzero(answer["ids"].reshape(size) != own.ids) == 0
     assert answer["labels"] == [s.label for s in own]
     np.testing.assert_allclose(answer["scores"], [s.score for s in own], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(520, 696), (40, 1100), (1024, 1024), (513, 2000)])
+@pytest.mark.parametrize("scale", [1.0, 2.0, 1.5])
+def test_the_tiles_and_the_networks_input_are_pythons(size: tuple[int, int], scale: float) -> None:
+    tiles = Predictor(Uncertain(0, scale=scale), tile=512).tiles
+    tiling = tiles.over(size) if tiles is not None else None
+    assert tiles is not None and tiling is not None
+    named = ("tile", "overlap", "align", "canvas", "fixed", "side")
+    about = {key: getattr(tiles, key) for key in named} | {"multiple": tiles.input.multiple}
+    (found,) = call_all("mosaic.js", "tilesOf", [[size, about]])
+    own = [[part.start for part in tile.window] + [part.stop for part in tile.core] for tile in tiling]
+    answer = found["answer"]
+    assert [
+        [one["window"]["top"], one["window"]["left"], one["core"]["bottom"], one["core"]["right"]]
+        for one in answer
+    ] == own
+    (canvas,) = call_all("mosaic.js", "canvasFor", [[answer, about, asdict(tiles.input)]])
+    assert tuple(canvas["answer"]) == tiles.canvas_for(tiling)
