@@ -338,6 +338,14 @@ def test_errors_of_the_layout_name_what_was_looked_for(spoiled: Spoil, tmp_path_
         open_dataset(root, "train")
 
 
+def test_text_that_is_not_utf8_is_told_before_it_is_asked_for(spoiled: Spoil) -> None:
+    root = spoiled(lambda content: content["images"][0].update(kind="GRUEN"))
+    (path,) = root.glob("**/*.json")
+    path.write_bytes(path.read_bytes().replace(b"GRUEN", b"gr\xfcn"))
+    with pytest.raises(DataError, match=r"json: not UTF-8 text \(invalid start byte at byte \d+\); save it"):
+        open_dataset(root)
+
+
 def test_dataset_survives_pickling_with_an_open_zip(spoiled: Spoil, tmp_path_factory) -> None:
     root = _lay_out(
         spoiled(), tmp_path_factory.mktemp("set"), "panoptic_val.json", "val", "panoptic/val", True

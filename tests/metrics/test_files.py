@@ -183,7 +183,7 @@ BROKEN_TEXT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "list": (lambda b: b"[1, 2, 3]", "the JSON is a list"),
     "number": (lambda b: b"3", "not a COCO panoptic file"),
     "not JSON": (lambda b: b"<html>", "not JSON"),
-    "not UTF-8": (lambda b: b.replace(b'"car"', b'"c\xe4r"'), "not UTF-8|invalid"),
+    "not UTF-8": (lambda b: b.replace(b'"car"', b'"c\xe4r"'), "not UTF-8 text"),
 }
 
 

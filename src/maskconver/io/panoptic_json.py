@@ -35,6 +35,7 @@ from .panoptic_rows import (
     explain_other_kind,
     image_row,
     parse,
+    require_utf8,
     rows_of,
     segment_row,
     sound_text,
@@ -118,6 +119,7 @@ def read_panoptic_json(
 
     report = _reporter(name, defects)
     file = parse(data, name)
+    require_utf8(data, name)
     explain_other_kind(file, data, name)
     del data
     for key, needed in (("annotations", True), ("categories", categories is None)):
@@ -164,7 +166,9 @@ def read_image_rows(path: str | os.PathLike[str]) -> list[ImageRow]:
         OSError: the file cannot be read.
     """
     name = os.fspath(path)
-    text = bytes(parse(Path(path).read_bytes(), name).images)
+    data = Path(path).read_bytes()
+    text = bytes(parse(data, name).images)
+    require_utf8(data, name)
     with sound_text(name):
         loose = partial(image_row, report=_reporter(name, None))
         rows, _ = rows_of(text or b"[]", ImageRow, loose, key="images", name=name)

@@ -120,12 +120,11 @@ def parse(data: bytes, name: str) -> PanopticJson:
         kind = "a list" if data.lstrip()[:1] == b"[" else "a lone value"
         what = f"not a COCO panoptic file: the JSON is {kind}, not an object with annotations and categories"
         raise DataError(what, where=name) from None
-    except UnicodeDecodeError as error:
-        what = f"not UTF-8 text ({error.reason} at byte {error.start})"
-        raise DataError(what, where=name, fix="save it as UTF-8") from None
     except RecursionError:
         raise DataError("not a COCO panoptic file: its JSON is nested too deeply", where=name) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if is_not_utf8(error):
+            raise _not_utf8(data, name) from None
         if data.startswith(LFS_POINTER):
             raise DataError("not JSON", where=name, fix=LFS_FIX) from None
         found = re.search(r"\(byte (\d+)\)", str(error))
@@ -147,10 +146,38 @@ def sound_text(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text ({error.reason})", where=name, fix="save it as UTF-8") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if is_not_utf8(error):
+            raise DataError("not UTF-8 text", where=name, fix="save it as UTF-8") from None
         raise DataError(f"not JSON: {one_line(error)}", where=name) from None
+
+
+def require_utf8(data: bytes, name: str) -> None:
+    """Refuses a JSON with text that is not UTF-8 anywhere, also in rows that are not read now.
+
+    Raises:
+        DataError: says where.
+    """
+    if data.isascii() or data.startswith(UTF_16):
+        return
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError:
+        raise _not_utf8(data, name) from None
+
+
+def is_not_utf8(error: Exception) -> bool:
+    """Whether a JSON is refused for its encoding; since msgspec 0.23 that is no UnicodeDecodeError."""
+    return isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error)
+
+
+def _not_utf8(data: bytes, name: str) -> DataError:
+    try:
+        data.decode()
+        place = ""
+    except UnicodeDecodeError as error:
+        place = f" ({error.reason} at byte {error.start})"
+    return DataError(f"not UTF-8 text{place}", where=name, fix="save it as UTF-8")
 
 
 _NOT_JSON = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')

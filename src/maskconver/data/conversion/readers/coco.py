@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ....core.categories import Categories
 from ....core.files import decoded
 from ....errors import DataError
-from ....io.panoptic_rows import PanopticJson, parse
+from ....io.panoptic_rows import PanopticJson, is_not_utf8, parse
 from ..annotation import AnnotatedImage, Options, Reader, Shape, SourceClass
 from ..files import Files, is_address, path_in
 from ..geometry import polygon
@@ -364,7 +364,9 @@ def value(raw: msgspec.Raw) -> Any:
     """The content of a row; text that is not UTF-8 is taken as Windows-1252."""
     try:
         return msgspec.json.decode(raw)
-    except UnicodeDecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not is_not_utf8(error):
+            raise
         return msgspec.json.decode(decoded(bytes(raw)).encode())
 
 
