@@ -123,8 +123,7 @@ class Tiles:
         """The network's input for the tiles of an image: no more of it than they need."""
         if self.fixed:
             return self.canvas
-        first = next(iter(tiling)).window
-        size = scaled_size((first[0].stop, first[1].stop), self.input)
+        size = scaled_size((tiling.rows[0][1], tiling.columns[0][1]), self.input)  # no window is larger
         step, sides = self.input.multiple, zip(self.canvas, size)
         height, width = (min(most, -(-side // step) * step) for most, side in sides)
         return height, width

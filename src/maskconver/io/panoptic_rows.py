@@ -168,7 +168,7 @@ def require_utf8(data: bytes, name: str) -> None:
 
 def is_not_utf8(error: Exception) -> bool:
     """Whether a JSON is refused for its encoding; since msgspec 0.23 that is no UnicodeDecodeError."""
-    return isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error)
+    return isinstance(error, UnicodeDecodeError) or str(error).startswith("Invalid UTF-8")
 
 
 def _not_utf8(data: bytes, name: str) -> DataError:

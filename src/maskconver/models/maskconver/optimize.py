@@ -82,10 +82,10 @@ class LateHeads(Folded):
         """See `MaskConver.predict`.
 
         Args:
-            images: B×C×H×W.
+            images: normalised, B×C×H×W float.
             proposals: number of masks per image.
-            least: leave out what scores no more than this in every image of the batch, as far as that is
-                known before the masks are.
+            least: score in 0…1; leave out what scores no more than this in every image of the batch, as far
+                as that is known before the masks are.
         """
         network, features = self.network, self.network.features(images)
         class_head, head, mask_head = self.heads()
