@@ -36,6 +36,9 @@ class TorchRuntime:
     ) -> None:
         import torch
 
+        from ..models.layers import use_onednn
+        from ..models.optimize import InferenceModel
+
         if proposals is not None and proposals < 1:
             raise ConfigError(f"a model gives at least one proposal, not {proposals}; leave proposals out")
         if device is not None:
@@ -50,6 +53,8 @@ class TorchRuntime:
                 f"{name} proposes other masks for a mirror image, and they cannot be averaged one by one; "
                 "leave out `tta`"
             )
+        if isinstance(model, InferenceModel):  # a copy of its own, which no file is made of
+            use_onednn(model)
         self.model, self.answer = model, model.predict_flipped if tta else model.predict
         self.input: InputConfig = model.input
         self.postprocess: PostprocessConfig = model.postprocess

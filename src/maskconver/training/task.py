@@ -17,6 +17,7 @@ from ..inference.evaluation import Figures
 from ..merge import postprocess
 from ..models.base import SegmentationModel
 from ..models.batch import Batch
+from ..models.layers import use_onednn
 from .config import TrainConfig
 from .loader import ValidationItem
 from .optim import create_optimizer, learning_rate, scaled_lr
@@ -119,6 +120,9 @@ class SegmentationTask(pl.LightningModule):
             optimizer, lambda step: learning_rate(step, config.steps, peak, config.schedule) / peak
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        use_onednn(self)
 
     def on_train_start(self) -> None:
         """Options of the optimiser are this run's, also where a checkpoint of other ones was restored."""
