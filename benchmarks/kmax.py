@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from harness import arguments, fresh, in_turn, machine, medians, peak, table
 from maskconver.models import create_model
 from maskconver.models.kmax import KMaXDeepLab
+from maskconver.models.layers import use_onednn
 
 WAYS = ("plain", "optimized", "onnxruntime", "compiled")
 CLASSES = 133
@@ -81,6 +82,8 @@ def prepare(way: str, model: KMaXDeepLab, images: Tensor, threads: int) -> Calla
     if way == "onnxruntime":
         return exported(model, images, threads)
     network = Answer(model if way == "plain" else model.optimized()).eval()
+    if way == "optimized":
+        use_onednn(network)  # as `Predictor` does
     if way == "compiled":
         from torch._inductor import config
 

@@ -30,6 +30,7 @@ from harness import annotated, arguments, fresh, machine, median, peak, table
 from maskconver.models import create_model, list_models
 from maskconver.models.batch import Batch
 from maskconver.models.inspect import count_macs, count_parameters
+from maskconver.models.layers import use_onednn
 from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 
 CLASSES, SEGMENTS = 133, 20
@@ -73,7 +74,9 @@ def inference(args: argparse.Namespace) -> dict[str, float]:
 
     with torch.inference_mode(), mixed(args):
         if not args.compiled:
-            run = model.optimized().predict
+            fast = model.optimized()
+            use_onednn(fast)  # as `Predictor` does
+            run = fast.predict
             seconds = timed(lambda: run(images), args)
             return {"seconds": seconds, "memory": used(args.device) - before}
         plain = timed(lambda: model(images), args)
@@ -103,7 +106,8 @@ def own_step(batch: Batch, args: argparse.Namespace) -> Callable[[], None]:
     layout = LAYOUTS[args.layout or "channels-last"]
     model = create_model(args.name, num_classes=CLASSES).train().to(args.device, memory_format=layout)  # type: ignore[call-overload]
     network = torch.compile(model, fullgraph=True) if args.compiled else model
-    optimizer = torch.optim.AdamW(model.parameters())
+    use_onednn(model)  # as `maskconver train` does
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     batch = batch.to(args.device)
     images = batch.images.contiguous(memory_format=layout)
     criterion = MaskConverCriterion(model, LossConfig())
@@ -128,7 +132,7 @@ def rival_step(batch: Batch, args: argparse.Namespace) -> Callable[[], None]:
     config = Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES)  # type: ignore[call-arg]
     model = Mask2FormerForUniversalSegmentation(config).train().to(args.device)
     network = torch.compile(model) if args.compiled else model
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     batch = batch.to(args.device)
     rows = [batch.batch == i for i in range(len(batch))]
     masks = [(m == batch.region[r][:, None, None]).float() for m, r in zip(batch.regions, rows)]

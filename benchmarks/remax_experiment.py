@@ -38,6 +38,7 @@ from maskconver.models.batch import MaskTargets
 from maskconver.models.kmax import ReMaXConfig
 from maskconver.models.kmax.loss_terms import Assignment, false_losses
 from maskconver.models.kmax.losses import KMaXCriterion, KMaXLossConfig, Output
+from maskconver.models.layers import use_onednn
 from maskconver.models.maskconver.losses import LossConfig, MaskConverCriterion
 from maskconver.training.augment.example import AugmentConfig
 from maskconver.training.loader import DataConfig, SegmentationData
@@ -192,6 +193,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
         else MaskConverCriterion(model, LossConfig(remask=remask, mask_loss_stride=2))
     )
     module = torch.nn.ModuleDict({"model": model, "criterion": criterion}).train()
+    use_onednn(module.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     peak = args.lr * factor
     optimizer = create_optimizer(module, OptimConfig(weight_decay=0.005, decay="depthwise"), peak)
     schedule = ScheduleConfig(kind="cosine", warmup=args.steps // 10)
@@ -223,7 +225,8 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> str:
             torch.manual_seed(hash((seed, step)))
             if kmax:
                 criterion.ratios, criterion.raw = [], []
-            terms = criterion(model, model(batch.images), batch)
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            terms = criterion(model, model(images), batch)
             total = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
             total.backward()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from maskconver.models.layers import depthwise
+from maskconver.inference.runtime import open_runtime
+from maskconver.models import create_model
+from maskconver.models.layers import depthwise, use_onednn
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,60 @@ def test_graphs_that_are_drawn_hold_plain_convolutions() -> None:
 
     graph = torch.export.export(Net(), (torch.zeros(1, 4, 8, 8, requires_grad=True),)).graph
     assert any("conv2d" in str(node.target) for node in graph.nodes)
+
+
+class TestOneDnn:
+    """1×1 convolutions on one thread."""
+
+    @pytest.fixture
+    def network(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(8, 16, 1),
+            nn.Conv2d(16, 16, 1, stride=2),
+            nn.Conv2d(16, 4, 1, groups=2),
+            nn.Conv2d(4, 4, 3),
+        )
+
+    @pytest.fixture
+    def threads(self) -> Iterator[Callable[[int], None]]:
+        before = torch.get_num_threads()
+        yield torch.set_num_threads
+        torch.set_num_threads(before)
+
+    def test_the_answer_stays(self, network: nn.Module, threads: Callable[[int], None]) -> None:
+        threads(1)
+        x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last).requires_grad_()
+        before = network(x)
+        (before_grad,) = torch.autograd.grad(before.square().sum(), x)
+        changed = use_onednn(network)
+        assert changed == (1 if torch.backends.cpu.get_cpu_capability().startswith("AVX") else 0)
+        assert [m.dilation[0] for m in network] == [1 + changed, 1, 1, 1]  # type: ignore[union-attr, index]
+        after = network(x)
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.autograd.grad(after.square().sum(), x)[0], before_grad, atol=1e-4, rtol=1e-4
+        )
+
+    def test_nothing_changes_on_several_threads_or_in_double(
+        self, network: nn.Module, threads: Callable[[int], None]
+    ) -> None:
+        threads(2)
+        assert use_onednn(network) == 0
+        threads(1)
+        assert use_onednn(network.double()) == 0
+
+    def test_copies_for_inference_use_it_and_a_users_own_module_stays(
+        self, threads: Callable[[int], None]
+    ) -> None:
+        threads(1)
+        own = create_model("maskconver_mobile_256", num_classes=2)
+
+        def dilated(model: nn.Module) -> int:
+            kernels = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+            return sum(m.dilation == (2, 2) for m in kernels)
+
+        open_runtime(own, "cpu")
+        assert dilated(own) == 0
+        avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+        copy = open_runtime(own.optimized(), "cpu").model  # type: ignore[attr-defined]
+        assert (dilated(copy) > 20) == avx

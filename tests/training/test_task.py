@@ -92,3 +92,13 @@ def test_a_module_that_is_not_there_cannot_be_frozen() -> None:
     model = create_model("maskconver_mobile_256", num_classes=3, filters=16, low_level_filters=16)
     with pytest.raises(ConfigError, match=r'"neck".*backbone, decoder'):
         freeze(model, ["backbone", "neck"])
+
+
+def test_training_on_one_thread_has_onednn_compute_pointwise_convolutions(
+    cells: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, task = small_task(cells)
+    seen: list[torch.nn.Module] = []
+    monkeypatch.setattr("maskconver.training.task.use_onednn", seen.append)
+    task.on_fit_start()
+    assert seen == [task]
