@@ -128,9 +128,17 @@ def test_a_large_image_is_segmented_in_tiles_as_in_python(page: Any, tmp_path: P
     write_dataset(tmp_path / "data", style="cells", count=1, size=(200, 640))
     path = images(tmp_path / "data")[0]
     own = mc.Predictor(NUCLEI)(path)
+    page.evaluate(  # what is told on the way is gone too soon for a look every second
+        """() => {
+            const status = document.querySelector("#status");
+            window.said = [];
+            new MutationObserver(() => window.said.push(status.textContent)).observe(
+                status, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
     page.set_input_files("#files", str(path))
-    told(page, "of 2 tiles…")
     told(page, "segments,")
+    assert any("of 2 tiles…" in text for text in page.evaluate("window.said"))
     assert page.text_content("#count") == f"{len(own)} segments"
     assert (ids_of(page, tmp_path) != own.ids).mean() <= MOST_OTHER_PIXELS
 
