@@ -4,10 +4,10 @@ Run: .venv/bin/python benchmarks/training.py --config nuclei --data DSB2018
      .venv/bin/python benchmarks/training.py --config facade --data FACADE --threads 2 --operators 12
 
 A step is forward pass, losses, backward pass, clipping and the optimiser; all ways see the same batches of
-the recipe and take turns. *As trained* is what `maskconver train` does. The others leave one thing out:
-oneDNN for 1×1 convolutions on one thread (`use_onednn`), the backward pass of dilated depthwise convolutions
-(`DilatedDepthwise`), the fused AdamW, or all of them; *bf16* is `--precision bf16`. Processor time. What is
-in the recipe can be changed as for `maskconver train`, e.g. --data.batch_size=2.
+the recipe and take turns. Of what `maskconver train` does, the others leave one thing out: oneDNN for 1×1
+convolutions on one thread (`use_onednn`), the backward pass of dilated depthwise convolutions
+(`DilatedDepthwise`), the fused AdamW, or all of them. Processor time. What is in the recipe can be changed as
+for `maskconver train`, e.g. --data.batch_size=2.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from maskconver.training.task import SegmentationTask
 PARTS = ("forward", "losses", "backward", "clipping", "optimiser")
 ALL = {"onednn", "depthwise", "fused"}
 WAYS: dict[str, tuple[set[str], bool]] = {
-    "without any of them": (set(), False),
-    "without oneDNN for 1×1": (ALL - {"onednn"}, False),
-    "without own depthwise backward": (ALL - {"depthwise"}, False),
+    "PyTorch's own ways": (set(), False),
+    "without oneDNN for 1×1 convolutions": (ALL - {"onednn"}, False),
+    "without our backward pass of dilated depthwise convolutions": (ALL - {"depthwise"}, False),
     "without fused AdamW": (ALL - {"fused"}, False),
-    "as trained": (ALL, False),
-    "as trained, bf16": (ALL, True),
+    "as `maskconver train` does it": (ALL, False),
+    "the same with `--precision bf16`": (ALL, True),
 }
 
 
@@ -127,7 +127,7 @@ def operators(steps: Steps, count: int) -> None:
     """Prints the operators of a step that take the most time."""
     from torch.profiler import ProfilerActivity, profile
 
-    steps.way("as trained")()
+    steps.way("as `maskconver train` does it")()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         steps.step(steps.batches[0], False)
     found = sorted(seen.key_averages(), key=lambda e: -e.self_cpu_time_total)
