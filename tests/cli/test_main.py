@@ -35,6 +35,15 @@ def command(monkeypatch):
     return call
 
 
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_huge_pages_are_asked_for_unless_the_user_said_otherwise(chosen, command, monkeypatch) -> None:
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", chosen)
+    assert command(0) == 0
+    assert os.environ.pop("THP_MEM_ALLOC_ENABLE") == (chosen or "1")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_help_lists_every_command(arguments, capsys) -> None:
     assert main(arguments) == 0
