@@ -85,6 +85,16 @@ class TestOneDnn:
         threads(1)
         assert use_onednn(network.double()) == 0
 
+    @pytest.mark.parametrize("intel, changed", [(True, 1), (False, 2)])
+    def test_large_ones_stay_matrix_products_on_intel(
+        self, intel: bool, changed: int, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads(1)
+        monkeypatch.setattr("maskconver.models.layers._on_intel", lambda: intel)
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+        network = nn.Sequential(nn.Conv2d(128, 256, 1), nn.Conv2d(256, 256, 1))
+        assert use_onednn(network) == changed
+
     def test_copies_for_inference_use_it_and_a_users_own_module_stays(
         self, threads: Callable[[int], None]
     ) -> None:
