@@ -109,4 +109,4 @@ class TestOneDnn:
         assert dilated(own) == 0
         avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
         copy = open_runtime(own.optimized(), "cpu").model  # type: ignore[attr-defined]
-        assert (dilated(copy) > 20) == avx
+        assert (dilated(copy) > 0) == avx
