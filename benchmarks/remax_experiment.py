@@ -269,11 +269,11 @@ def load(args: argparse.Namespace) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def print_table(runs: dict[str, list[list[dict[str, Any]]]]) -> None:
-    """Prints what each arm reached, one column a seed."""
+    """Prints what each arm reached with every seed; of several also the mean ± half their range."""
     figures = "PQ", "things", "stuff", "loss, last tenth / first", "FP/FN of the layers, median"
     row = table("arm", "steps", *figures, "end")
     for arm, seeds in runs.items():
-        cells: list[list[str]] = [[] for _ in range(7)]
+        cells: list[list[Any]] = [[] for _ in range(7)]
         for rows in seeds:
             steps = [r for r in rows if "total" in r]
             judged = [r for r in rows if "pq" in r]
@@ -285,11 +285,20 @@ def print_table(runs: dict[str, list[list[dict[str, Any]]]]) -> None:
             last = judged[-1] if judged else {}
             cells[0].append(str(steps[-1]["step"]))
             for cell, key in zip(cells[1:4], ("pq", "things", "stuff")):
-                cell.append(f"{100 * last[key]:.1f}" if last else "–")
+                cell.append(100 * last[key] if last else math.nan)
             cells[4].append(f"{loss:.2f}")
             cells[5].append(f"{np.median(ratio):.1f}" if len(ratio) else "–")
             cells[6].append(next((r["end"] for r in rows if "end" in r), "running"))
+        cells[1:4] = [[spread(values)] for values in cells[1:4]]
         row(arm, *(", ".join(cell) for cell in cells))
+
+
+def spread(values: list[float]) -> str:
+    """The values, and with several their mean ± half their range; – for those that are missing."""
+    shown = ", ".join("–" if math.isnan(v) else f"{v:.1f}" for v in values)
+    if len(values) < 2 or any(map(math.isnan, values)):
+        return shown
+    return f"{np.mean(values):.1f} ± {np.ptp(values) / 2:.1f} ({shown})"
 
 
 def _ratios(rows: list[dict[str, Any]], kind: str = "ratios") -> np.ndarray:
@@ -299,19 +308,19 @@ def _ratios(rows: list[dict[str, Any]], kind: str = "ratios") -> np.ndarray:
 
 
 def plot_ratios(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
-    """FP/FN of the arms with the published start: their histogram, and how it moves."""
+    """FP/FN of the arms with sigmoid masks, of their first seed: the histogram, and how it moves."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
-    arms = [arm for arm in runs if arm.endswith("_published")]
+    arms = [arm for arm in runs if any("ratios" in row for row in runs[arm][0])]
     last = min(r[-1] for r in ([row["step"] for row in runs[arm][0] if "ratios" in row] for arm in arms))
     for number, arm in enumerate(arms):
         rows = [r for r in runs[arm][0] if r.get("step", 0) <= last]  # all arms as far as the shortest went
         for kind, what, style in (("ratios", "", "-"), ("raw", ", before ReMask", "--")):
-            if kind == "raw" and arm.startswith("sigmoid"):
+            if kind == "raw" and not arm.startswith(("remask", "remax")):
                 continue
             values = np.log10(_ratios(rows, kind).clip(1e-3))
             more = {"alpha": 0.5} if kind == "ratios" else {"histtype": "step"}
@@ -352,7 +361,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=450, help="a run stops after so long, to go on later"
     )
-    parser.add_argument("--plot-ratios", help="PNG to draw, of the arms with the published start")
+    parser.add_argument("--plot-ratios", help="PNG to draw, of the arms with sigmoid masks")
     args = parser.parse_args()
     torch.set_num_threads(1)
     Path(args.out).mkdir(parents=True, exist_ok=True)
