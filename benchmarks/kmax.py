@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from harness import arguments, fresh, in_turn, machine, medians, peak, table
 from maskconver.models import create_model
+from maskconver.models.base import SegmentationModel
 from maskconver.models.kmax import KMaXDeepLab
 from maskconver.models.layers import use_onednn
 
@@ -35,7 +36,7 @@ CLASSES = 133
 class Answer(nn.Module):
     """Images to the final class and mask logits."""
 
-    def __init__(self, model: KMaXDeepLab) -> None:
+    def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
         self.model = model
 
@@ -53,6 +54,7 @@ def trained_looking(name: str) -> KMaXDeepLab:
     assert isinstance(model, KMaXDeepLab)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.8, 1.2)
             if module.num_features > 1:
