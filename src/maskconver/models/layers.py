@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import platform
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, partial
@@ -202,7 +202,7 @@ def use_onednn(model: nn.Module) -> int:
 @cache
 def _on_intel() -> bool:
     """Whether the processor is one of Intel's, whose matrix products PyTorch's MKL is made for."""
-    names = platform.processor()  # on Windows
+    names = os.environ.get("PROCESSOR_IDENTIFIER", "")  # on Windows
     with suppress(OSError):
         names += Path("/proc/cpuinfo").read_text(errors="replace")
     return "GenuineIntel" in names
