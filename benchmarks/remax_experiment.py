@@ -314,8 +314,10 @@ def plot_ratios(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
     arms = [arm for arm in runs if any("ratios" in row for row in runs[arm][0])]
+    if not arms:
+        raise SystemExit("no histogram: of these variants none has sigmoid masks, as remax:0 has")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
     last = min(r[-1] for r in ([row["step"] for row in runs[arm][0] if "ratios" in row] for arm in arms))
     for number, arm in enumerate(arms):
         rows = [r for r in runs[arm][0] if r.get("step", 0) <= last]  # all arms as far as the shortest went

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -216,6 +217,33 @@ def test_a_full_queue_and_a_slow_network_are_told() -> None:
         return [type(a).__name__ for a in answers]
 
     assert sorted(asyncio.run(crowd())) == ["Busy", "Busy", "tuple", "tuple"]
+
+
+def test_tiles_stop_when_nobody_waits_any_more() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeRuntime):
+        def __call__(self, images: Any) -> Any:
+            begun.set()
+            assert go_on.wait(20)
+            return super().__call__(images)
+
+    runtime = Slow()
+    session = Session(mc.Predictor(runtime, tile=64, batch_size=1, score_threshold=0.0))
+    data = png((100, 150))
+
+    async def gives_up() -> int:
+        asked = asyncio.create_task(session.segment(data, {}))
+        assert await asyncio.to_thread(begun.wait, 20)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        go_on.set()
+        _, _, found = await session.segment(png((48, 64)), {})  # the network is free again
+        assert len(found) == 2 and session.waiting == 0
+        return len(runtime.shapes)
+
+    assert asyncio.run(gives_up()) == 2  # one of six tiles, and the second image
+    session.close()
 
 
 def test_waiting_images_of_one_size_run_together() -> None:

@@ -33,6 +33,10 @@ class Busy(MaskconverError):
     """Too many requests wait already."""
 
 
+class Gone(Exception):
+    """Whoever asked has gone."""
+
+
 @dataclass(slots=True)
 class Kept:
     """What is kept of an image: enough to post-process it again.
@@ -262,7 +266,18 @@ class Session:
 
         if again:
             return await self.work(run)
-        return await asyncio.get_running_loop().run_in_executor(self._network, run)
+        gone = threading.Event()  # nobody waits any more: the tiles that are left are not segmented
+
+        def stop(done: int, total: int) -> None:
+            if gone.is_set():
+                raise Gone(f"stopped after tile {done} of {total}")
+
+        predictor.on_tile = stop
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._network, run)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
 
     async def _again(self, kept: Kept, settings: dict[str, float]) -> Segmentation:
         if not settings or (kept.proposals is None and kept.tiles is None):
