@@ -543,7 +543,7 @@ def test_large_tiffs_are_read_and_written_in_tiles(folder, monkeypatch, capsys):
         "maskconver.inference.predictor.open_runtime", lambda *_, **__: FakeRuntime("native", (64, 64))
     )
     monkeypatch.setattr("maskconver.inference.predictor.WINDOWED", 1)
-    monkeypatch.setattr("maskconver.cli.predict.LARGE", 60 * 90)
+    monkeypatch.setattr("maskconver.cli.predict.results.LARGE", 60 * 90)
     monkeypatch.setattr("maskconver.core.exchange.BAND_PIXELS", 1000)
     image = bright_image(300, 400)
     tifffile.imwrite(folder / "in" / "big.tif", image, tile=(64, 64), compression="zlib", photometric="rgb")

@@ -52,7 +52,7 @@ import os, signal, sys
 sys.path[:0] = sys.argv[2].split("|")
 from contextlib import contextmanager
 from pathlib import Path
-from maskconver.cli import predict
+from maskconver.cli.predict import results
 from maskconver.io import journal
 from tests.fakes import FakeRuntime
 import maskconver.inference.predictor as predictor
@@ -75,7 +75,7 @@ def third(function, half=None):
     return call
 
 if moment == "image":
-    predict.write_panoptic_png = third(predict.write_panoptic_png)
+    results.write_panoptic_png = third(results.write_panoptic_png)
 elif moment == "png":  # its temporary file is there, but not yet the PNG
     Path.replace = third(Path.replace)
 elif moment == "before line":
@@ -143,20 +143,20 @@ def test_shards_are_disjoint_and_the_last_one_merges(runtime, capsys):
 
 
 def test_a_disk_that_fills_up_keeps_what_is_done(runtime, monkeypatch, capsys):
-    from maskconver.cli import predict
+    from maskconver.cli.predict import results
 
-    write = predict.write_panoptic_png
+    write = results.write_panoptic_png
 
     def full(path, ids):
         if path.stem == "b":
             raise OSError(28, "No space left on device", str(path))
         write(path, ids)
 
-    monkeypatch.setattr("maskconver.cli.predict.write_panoptic_png", full)
+    monkeypatch.setattr("maskconver.cli.predict.results.write_panoptic_png", full)
     assert main(COMMAND) == 2
     err = capsys.readouterr().err
     assert "No space left on device" in err and err.count("\n") == 1
-    monkeypatch.setattr("maskconver.cli.predict.write_panoptic_png", write)
+    monkeypatch.setattr("maskconver.cli.predict.results.write_panoptic_png", write)
     assert main([*COMMAND, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["done_before"] == 1 and report["left"] == 0

@@ -9,7 +9,7 @@ import torch.utils.tensorboard  # noqa: F401
 import maskconver.cli.data.convert
 import maskconver.cli.data.synth
 import maskconver.cli.export
-import maskconver.cli.predict
+import maskconver.cli.predict.command
 import maskconver.cli.train
 import maskconver.export.driver
 import maskconver.inference.predictor

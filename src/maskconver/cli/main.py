@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "PQ, mIoU and AP of a model on a data set"),
     "analyze": ("analyze", "where a model loses panoptic quality, as a page to look at"),
     "report": ("report", "a training run as a page: curves and images"),
-    "predict": ("predict", "segment images, folders or globs"),
+    "predict": ("predict.command", "segment images, folders or globs"),
     "serve": ("serve", "a page and an HTTP interface for a model"),
     "export": ("export", "write a model as a file for another runtime"),
     "pq": ("pq", "panoptic quality of one COCO panoptic file against another"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import print_list
+from ..options import print_list
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace

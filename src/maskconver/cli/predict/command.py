@@ -16,33 +16,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import shutil
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..core.files import WEIGHTS, atomic_path
-from ..core.panoptic_png import read_panoptic_png, write_panoptic_png
-from ..core.segmentation import Segmentation
-from ..data.export_to.write import FORMATS, writing_results
-from ..errors import CheckpointError, ConfigError, DataError, ImageError, MaskconverError
-from ..inference.stream import behind, timed
-from ..io.images import MAX_PIXELS, ImageWarning
-from ..io.journal import LOCK, PARTS, Journal, Task, open_journal
-from ..io.lock import hold
-from ..io.naming import image_ids_from, result_names, unique_stems
-from ..io.results import label_writer, panoptic_writer, table_writer, write_geojson, write_large
-from ..io.sources import list_images, unread_images
-from .options import (
+from ...core.files import WEIGHTS
+from ...data.export_to.write import FORMATS
+from ...errors import CheckpointError, ConfigError, ImageError, MaskconverError
+from ...inference.stream import timed
+from ...io.images import MAX_PIXELS, ImageWarning
+from ...io.journal import LOCK, PARTS, Journal, Task, open_journal
+from ...io.lock import hold
+from ...io.naming import image_ids_from, result_names, unique_stems
+from ...io.sources import unread_images
+from ..options import (
     add_common,
     add_model,
     add_postprocess_options,
@@ -56,17 +48,16 @@ from .options import (
     shown,
     tile_settings,
 )
-from .predict_ray import ONLY_HERE, add_ray_options, refuse_ray_options, run_on_ray
-from .predict_report import OVERLAPPED, Done, places_of, report
+from .inputs import failure, file_size, find_inputs, held_whole, require_no_annotation, require_writable
+from .ray import ONLY_HERE, add_ray_options, refuse_ray_options, run_on_ray
+from .report import OVERLAPPED, Done, places_of, report
+from .results import is_large, merge_parts, table_part, writing_files
 from .video import names_videos, require_images, require_video_options, run_videos
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from ..core.categories import Categories
-    from ..inference.predictor import Predictor
-
-LARGE = MAX_PIXELS  # results with more are written as TIFF and GeoJSON
+    from ...inference.predictor import Predictor
 
 prepare = refuse_old_options
 
@@ -151,7 +142,7 @@ def run(args: Namespace) -> int:
     require_ending("table", args.table, ".csv")
     if args.engine != "ray" and names_videos(args.paths):
         require_video_options(args)
-        _require_writable(Path(args.out))
+        require_writable(Path(args.out))
         return run_videos(args, _predictor(args))
     require_images(args)
     _require_options(args)
@@ -165,7 +156,7 @@ def run(args: Namespace) -> int:
         raise ConfigError(
             f"{out} holds results of --resume or --shard; add --resume, or choose another folder with --out"
         )
-    paths, failures = _inputs(args.paths, out)
+    paths, failures = find_inputs(args.paths, out)
     if unread := unread_images(args.paths):
         text = f"{len(unread)} files of kinds that are not read are passed over, e.g. {shown(unread[0])}"
         print(f"note: {text}; convert them", file=sys.stderr)
@@ -173,8 +164,8 @@ def run(args: Namespace) -> int:
     if in_parts:  # the same order on machines where the folder has another path
         paths.sort(key=lambda path: (PurePosixPath(names[path]), path))
     image_ids = image_ids_from(args.ids_from, names)
-    _require_writable(out)
-    _require_no_annotation(args, paths)
+    require_writable(out)
+    require_no_annotation(args, paths)
     predictor = _predictor(args)
     if args.labels:
         source = args.semantic_from or predictor.dense_from
@@ -182,7 +173,8 @@ def run(args: Namespace) -> int:
     if not in_parts and (out / "panoptic.json").exists():
         print(f"note: {out} holds an earlier result; files of the same names are replaced", file=sys.stderr)
     tasks = {
-        p: Task(names[p], _size(p), stem) for p, stem in zip(paths, unique_stems(path.stem for path in paths))
+        p: Task(names[p], file_size(p), stem)
+        for p, stem in zip(paths, unique_stems(path.stem for path in paths))
     }
     done = Done(0)
     start = time.perf_counter()
@@ -204,7 +196,9 @@ def run(args: Namespace) -> int:
                 predictor.categories,
                 image_ids,
                 masks=not args.no_masks,
-                then=lambda rows: _merge_parts(args, predictor.categories, tasks, rows, done, failures),
+                then=lambda rows: merge_parts(
+                    args, predictor.categories, tasks, rows=rows, done=done, failures=failures
+                ),
             )
     done.seconds["total"] = time.perf_counter() - start
     figures: dict[str, Any] = {"overlapped": list(OVERLAPPED)}
@@ -257,7 +251,7 @@ def _segment(
     """Segments images and writes their results; what happened is added to `done` and `failures`."""
     keep = args.overlay or args.intensity
     if keep:  # told before hours of work, not after
-        kept = set(_small(list(tasks), predictor, "overlay" if args.overlay else "intensity", failures))
+        kept = set(held_whole(list(tasks), predictor, "overlay" if args.overlay else "intensity", failures))
         if journal:
             for path in tasks.keys() - kept:
                 journal.add(tasks[path], None)
@@ -268,7 +262,7 @@ def _segment(
     with (
         _warnings_in(done.warned),
         progress_bar("", len(tasks)) as advance,
-        _results(
+        writing_files(
             args, predictor.categories, image_ids, done.seconds, journal=journal, failures=failures
         ) as write,
         closing(stream) as answers,
@@ -276,7 +270,7 @@ def _segment(
         predictor.on_tile = _tile_progress(advance)
         for path, answer in answers:
             if isinstance(answer, MaskconverError):
-                failures.append(_failure(path, answer))
+                failures.append(failure(path, answer))
                 if journal:
                     journal.add(tasks[path], None)
                 elif len(tasks) == len(failures) == 1:  # no batch: refused, and nothing is written
@@ -285,72 +279,14 @@ def _segment(
                 with timed(done.seconds, "waiting"):
                     write(replace(answer, file_name=tasks[path].file_name), tasks[path], path)
                 done.images += 1
-                done.large += answer.ids.size > LARGE
+                done.large += is_large(answer)
                 done.segments.update(s.category for s in answer.segments)
             done.alive()
             advance()
 
 
-def _table_part(args: Namespace, stem: str) -> Path:
-    """Where the rows of one image lie until all are done."""
-    return Path(args.out) / PARTS / "tables" / f"{stem}.csv"
-
-
 def _is_done(journal: Journal, task: Task, args: Namespace) -> bool:
-    return journal.is_done(task) and not (args.table and not _table_part(args, task.stem).is_file())
-
-
-def _merge_parts(
-    args: Namespace,
-    categories: Categories,
-    tasks: dict[Path, Task],
-    rows: Iterable[tuple[Task, dict[str, Any]]],
-    done: Done,
-    failures: list[tuple[str, str]],
-) -> None:
-    """Writes --table and --to from the results of all shards."""
-    out = Path(args.out)
-    if args.table:
-        parts = [part for task in tasks.values() if (part := _table_part(args, task.stem)).is_file()]
-        with atomic_path(args.table) as temporary, temporary.open("wb") as file:
-            for i, part in enumerate(parts):
-                with part.open("rb") as own:
-                    if i:
-                        own.readline()  # the names of the columns
-                    shutil.copyfileobj(own, file)
-    if not args.to:
-        return
-    if (out / args.to).exists():  # it may hold corrections
-        done.warned.append(f"{out / args.to} is there already and stays as it is; to renew it, remove it")
-        return
-    paths = {task: path for path, task in tasks.items()}
-    with writing_results(out / args.to, args.to, categories) as write:
-        for task, row in rows:
-            segments = row["segments_info"]
-            png = out / "panoptic" / row["file_name"]
-            result = Segmentation.from_ids(
-                read_panoptic_png(png),
-                categories,
-                labels=[np.flatnonzero(categories.ids == s["category_id"])[0] for s in segments],
-                segment_ids=[s["id"] for s in segments],
-                scores=[s["score"] for s in segments],
-                file_name=task.file_name,
-            )
-            _export(write, args.to, result, (task.stem, paths[task]), failures)
-
-
-def _export(
-    write: Callable[..., None],
-    to: str,
-    result: Segmentation,
-    names: tuple[str, Path],
-    failures: list[tuple[str, str]],
-) -> None:
-    """Writes a result for --to; one that the format cannot hold is a failure."""
-    try:
-        write(result, *names)
-    except DataError as error:
-        failures.append((str(names[1]), shown(f"not in {to}: {error.text}")))
+    return journal.is_done(task) and not (args.table and not table_part(args, task.stem).is_file())
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -362,14 +298,6 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not digits or not 1 <= int(number) <= int(count):
         raise ConfigError(f"--shard {text}: write the number of the part and how many there are, e.g. 1/4")
     return int(number), int(count)
-
-
-def _size(path: Path) -> int:
-    """Of a file in bytes; -1 if it cannot be read, which reading the image tells."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
 
 
 NO_SETTING = (
@@ -392,12 +320,12 @@ NO_SETTING = (
 
 def _settings(args: Namespace) -> dict[str, Any]:
     """What decides the results: the content of the model's file, the options, and our version."""
-    from .. import __version__
+    from ... import __version__
 
     file = Path(args.model)
     if not file.is_file():
         try:
-            from ..models.checkpoint import find
+            from ...models.checkpoint import find
 
             file = find(args.model)
         except ModuleNotFoundError:
@@ -426,73 +354,9 @@ def _tile_progress(advance: Callable[..., None]) -> Callable[[int, int], None]:
     return on_tile
 
 
-@contextmanager
-def _results(
-    args: Namespace,
-    categories: Categories,
-    image_ids: dict[str, int | str],
-    seconds: dict[str, float],
-    *,
-    journal: Journal | None,
-    failures: list[tuple[str, str]],
-) -> Iterator[Callable[[Segmentation, Task, Path], None]]:
-    """A function that has an image's files written in the background; all are written when the block ends.
-
-    Images that the format of --to cannot hold are added to `failures`; their other files are written.
-    """
-    out = Path(args.out)
-    with ExitStack() as stack:
-        others = writing_results(out / args.to, args.to, categories) if args.to and not journal else None
-        export = stack.enter_context(others) if others else None
-        masks: Callable[[Segmentation, str], None] | None = None
-        if journal and not args.no_masks:
-            masks = lambda result, stem: write_panoptic_png(out / "panoptic" / f"{stem}.png", result.ids)  # noqa: E731
-        elif not args.no_masks:
-            masks = stack.enter_context(panoptic_writer(out, categories, image_ids))
-        labels = label_writer(out, categories) if args.labels else None
-        own = {"intensity": args.intensity, "pixel_size": args.pixel_size}
-        table = None
-        if args.table and not journal:
-            table = stack.enter_context(table_writer(Path(args.table), **own))
-
-        def write_files(result: Segmentation, stem: str, path: Path) -> None:
-            if table:
-                table(result)
-            elif args.table:
-                with table_writer(_table_part(args, stem), **own) as part:
-                    part(result)
-            if result.ids.size > LARGE:
-                if not args.no_masks:
-                    write_large(out / "large", stem, result, pixel_size=args.pixel_size)
-                elif args.geojson:
-                    path = out / "geojson" / f"{stem}.geojson"
-                    write_geojson(path, result, pixel_size=args.pixel_size)
-                return
-            if export:
-                _export(export, args.to, result, (stem, path), failures)
-            if masks:
-                masks(result, stem)
-            if labels:
-                labels(result, stem)
-            if args.geojson:
-                path = out / "geojson" / f"{stem}.geojson"
-                write_geojson(path, result, pixel_size=args.pixel_size)
-            if args.overlay:
-                with atomic_path(out / "overlays" / f"{stem}.png") as temporary:
-                    result.draw().save(temporary, "PNG", compress_level=3)
-
-        def write(result: Segmentation, task: Task, path: Path) -> None:
-            with timed(seconds, "write"):  # the only stage of this thread, so nobody else changes this entry
-                write_files(result, task.stem, path)
-                if journal:
-                    journal.add(task, result, masks=masks is not None and result.ids.size <= LARGE)
-
-        yield stack.enter_context(behind(write))
-
-
 def _predictor(args: Namespace) -> Predictor:
-    from ..core.malloc import keep_freed_memory
-    from ..inference.predictor import Predictor
+    from ...core.malloc import keep_freed_memory
+    from ...inference.predictor import Predictor
 
     keep_freed_memory()
     return Predictor(args.model, **_options(args))
@@ -503,80 +367,6 @@ def _options(args: Namespace) -> dict[str, Any]:
     names = "device", "proposals", "batch_size", "max_pixels", "white_level", "draft_jpeg", "tta"
     own = {name: getattr(args, name) for name in names}
     return own | postprocess_settings(args) | tile_settings(args)
-
-
-def _inputs(paths: list[str], out: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """The images to segment, and what was named but is not there.
-
-    Earlier results are passed over where the output lies in an input folder.
-    """
-    results = {
-        Path(os.path.realpath(out / name)) for name in ("panoptic", "overlays", "labels", "large", *FORMATS)
-    }
-    named = {Path(path) for path in paths}
-    found: set[Path] = set()
-    missing: list[tuple[str, str]] = []
-    for path in paths:
-        try:
-            real = Path(os.path.realpath(path))  # unlike `resolve`, also of links in a circle
-            own = {r for r in results if not real.is_relative_to(r)}  # a folder of results may be named
-            for image in list_images(path):
-                if image in named or own.isdisjoint(Path(os.path.realpath(image)).parents):
-                    found.add(image)
-        except ImageError as error:
-            if len(paths) == 1:
-                raise
-            missing.append(_failure(path, error))
-    strange = {p for p in found if any("\udc80" <= letter <= "\udcff" for letter in str(p))}
-    found -= strange
-    missing += [(ascii(str(path))[1:-1], "its name is not UTF-8; rename it") for path in sorted(strange)]
-    if not found:
-        raise ImageError("; ".join(": ".join(row) for row in missing) or f"{', '.join(paths)}: no image")
-    return sorted(found), missing
-
-
-def _small(
-    paths: list[Path], predictor: Predictor, option: str, failures: list[tuple[str, str]]
-) -> list[Path]:
-    """Those that are not read part by part; the others are added to `failures`."""
-    small = []
-    for path in paths:
-        if predictor.reads_in_parts(path):
-            failures.append((str(path), f"too large to be kept in memory for --{option}; leave it out"))
-        else:
-            small.append(path)
-    return small
-
-
-def _failure(path: str | Path, error: Exception) -> tuple[str, str]:
-    text = error.text if isinstance(error, MaskconverError) and error.where == str(path) else error
-    return str(path), shown(text)
-
-
-def _require_no_annotation(args: Namespace, paths: list[Path]) -> None:
-    """Refuses to write over images that are read, or over the annotation of a data set."""
-    out, fix = Path(args.out), "choose another folder with --out"
-    written = {Path(os.path.realpath(out / name)) for name in ("panoptic", "overlays", "labels")}
-    for path in paths:
-        if Path(os.path.realpath(path)).parent in written:
-            raise ConfigError(f"{path} could be replaced by its result", fix=fix)
-    own = out / "panoptic.json"
-    text = own.read_bytes() if own.is_file() and not args.no_masks else b""
-    if b'"area"' in text and b'"score"' not in text:  # every segment of a result has a score
-        raise ConfigError(f"{own} is an annotation and would be replaced", fix=fix)
-    if args.labels and (out / "images").is_dir() and (out / "classes.json").exists():
-        raise ConfigError(f"{out} is a label folder, whose annotation would be replaced", fix=fix)
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {folder} ({error.strerror}); choose another folder with --out"
-        ) from None
 
 
 @contextmanager

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.segmentation import Segmentation
-from ..errors import ConfigError, ImageError, MaskconverError, one_line
-from ..inference.stream import behind, timed
-from ..inference.video import segment_video
-from ..io.naming import unique_stems
-from ..io.results import panoptic_writer, table_writer
-from ..io.video import VideoReader, is_live, is_video, video_writer
-from .options import progress_bar, shown
+from ...core.segmentation import Segmentation
+from ...errors import ConfigError, ImageError, MaskconverError, one_line
+from ...inference.stream import behind, timed
+from ...inference.video import segment_video
+from ...io.naming import unique_stems
+from ...io.results import panoptic_writer, table_writer
+from ...io.video import VideoReader, is_live, is_video, video_writer
+from ..options import progress_bar, shown
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from ..inference.predictor import Predictor
+    from ...inference.predictor import Predictor
 
 # Options that are about single images, with the value that leaves them out.
 FOR_IMAGES: dict[str, Any] = {

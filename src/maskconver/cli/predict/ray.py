@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ConfigError
-from .options import progress_bar, shown
-from .predict_report import Done, report
+from ...errors import ConfigError
+from ..options import progress_bar, shown
+from .report import Done, report
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -72,8 +72,8 @@ def run_on_ray(args: Namespace, options: dict[str, Any], settings: dict[str, Any
         raise ConfigError(f"--actors {args.actors}: at least one is needed")
     if args.format == "files" and "://" in args.out:
         raise ConfigError("--format files needs a folder of this machine as --out")
-    from ..inference.predictor import Predictor
-    from ..inference.ray_engine import Plan, find_images, import_ray, require_answer, segment_on_ray, unpack
+    from ...inference.predictor import Predictor
+    from ...inference.ray_engine import Plan, find_images, import_ray, require_answer, segment_on_ray, unpack
 
     on_gpu = (args.device or "cpu").partition(":")[0] == "cuda"
     gpus = float(on_gpu) if args.actor_gpus is None else args.actor_gpus

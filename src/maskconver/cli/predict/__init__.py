@@ -1,0 +1,1 @@
+"""`maskconver predict`: images, videos, several machines."""
