@@ -310,7 +310,24 @@ def test_the_semantic_head_learns_nothing_from_void(semantic_model: MaskConver) 
     maps = some_maps(semantic_model, batch)
     judged(semantic_model, maps, batch, LossConfig())["semantic"].backward()
     assert maps.semantic_logits is not None and maps.semantic_logits.grad is not None
-    assert not maps.semantic_logits.grad[..., 4:].any() and maps.semantic_logits.grad[..., :4].any()
+    # the cells on either side of the edge say what the pixels between them are
+    assert not maps.semantic_logits.grad[..., 5:].any() and maps.semantic_logits.grad[..., :4].any()
+
+
+@pytest.mark.parametrize(("stride", "seen"), [(1, True), (8, False), (16, False)])
+def test_the_semantic_head_learns_what_lies_between_its_cells(
+    semantic_model: MaskConver, stride: int, seen: bool
+) -> None:
+    ground = ids(11)
+    ground[:, 18] = 9  # a pole; cells of 8 pixels are read at 4, 12, 20 …
+    batch = batch_of([(ground, table((11, 3), (9, 4)))])
+    maps = some_maps(semantic_model, batch)
+    assert maps.semantic_logits is not None
+    maps.semantic_logits.data.zero_()
+    judged(semantic_model, maps, batch, LossConfig(mask_loss_stride=stride))["semantic"].backward()
+    assert maps.semantic_logits.grad is not None
+    pole = maps.semantic_logits.grad[0, 4]
+    assert (pole[:, 2] < pole[:, 5]).all() == seen
 
 
 def drawn(batch: Batch, seed: int) -> Tensor:

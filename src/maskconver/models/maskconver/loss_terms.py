@@ -81,9 +81,11 @@ def semantic_head_loss(logits: Tensor, semantic: Tensor) -> Tensor:
     """Cross-entropy of the labelled cells plus soft dice of the classes in the batch (ours).
 
     Args:
-        logits: B×C×h×w float32.
-        semantic: B×h×w int64, -1 is void.
+        logits: B×C×h×w float32; enlarged bilinearly to a finer target.
+        semantic: B×h'×w' int64, -1 is void.
     """
+    if logits.shape[-2:] != semantic.shape[-2:]:
+        logits = F.interpolate(logits, semantic.shape[-2:], mode="bilinear", align_corners=False)
     labelled = semantic >= 0
     count = sum_over_processes(labelled.sum().float()).clamp(min=1) / world_size()
     entropy = F.cross_entropy(logits, semantic, ignore_index=-1, reduction="sum") / count

@@ -46,7 +46,8 @@ class LossConfig:
         dice: one loss `per_mask`, one `joint` loss of the whole batch (mobile reference), one of each `image`
             (multi-scale), or `none` (semantic recipes).
         mask_loss_stride: the mask losses are computed at this stride, in pixels of the network input; 1 in
-            the published mobile recipes, 2 in the multi-scale ones.
+            the published mobile recipes, 2 in the multi-scale ones. A semantic head's loss, too, but at no
+            coarser one than its cells.
         embedding_at: where the embedding of a mask is read in training. `center`: at its true centre.
             `surest`: at the cell of the mask with the highest score for its class. `random` (ours): at a
             random cell of the mask in the middle half of its box, so that a peak beside the centre also gives
@@ -164,7 +165,7 @@ class MaskConverCriterion(nn.Module):
             around=more,
             is_thing=is_thing,
             only_things=semantic,
-            dense=semantic or self.relaxation is not None,
+            dense=self.relaxation is not None,
         )
 
 
@@ -246,9 +247,9 @@ def maskconver_losses(
         elif config.dice != "none":
             terms["dice"] = config.dice_weight * DICE[config.dice](sums)
         if maps.semantic_logits is not None:
-            assert targets.masks is not None
+            assert targets.semantic is not None
             logits = maps.semantic_logits[..., :height, :width].float()
-            terms["semantic"] = config.semantic_weight * semantic_head_loss(logits, targets.masks.semantic)
+            terms["semantic"] = config.semantic_weight * semantic_head_loss(logits, targets.semantic)
     if relaxation is not None:
         terms["remask"] = branch
     return terms

@@ -52,6 +52,7 @@ class Targets:
         around: further cells that count as a centre, of `cells_around`: (k,) which centre and k×3 int64;
             None where they were not asked for.
         masks: the same masks on the grid of the mask features; None where nobody needs them.
+        semantic: B×h'×w' int64, the class of each cell of a semantic head's loss, -1 is void; None without one.
     """
 
     levels: tuple[Level, ...]
@@ -66,6 +67,7 @@ class Targets:
     size: tuple[int, int]
     around: tuple[Tensor, Tensor] | None = None
     masks: MaskTargets | None = None
+    semantic: Tensor | None = None
 
 
 @torch.no_grad()
@@ -153,6 +155,8 @@ def center_targets(
             counted = counted & is_thing[:, None, None]
         grids.append(Level(heatmap, counted, regions, cell))
     height, width = (-(-n // stride) for n in batch.images.shape[-2:])
+    fine = min(mask_loss_stride, stride)
+    fine_size = -(-batch.images.shape[-2] // fine), -(-batch.images.shape[-1] // fine)
     return Targets(
         tuple(grids),
         image,
@@ -166,6 +170,7 @@ def center_targets(
         (height, width),
         (torch.cat(owners), torch.cat(places)) if around else None,
         mask_targets(batch, (height, width)) if dense else None,
+        mask_targets(batch, fine_size).semantic if only_things else None,
     )
 
 
