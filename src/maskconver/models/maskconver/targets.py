@@ -52,7 +52,8 @@ class Targets:
         around: further cells that count as a centre, of `cells_around`: (k,) which centre and k×3 int64;
             None where they were not asked for.
         masks: the same masks on the grid of the mask features; None where nobody needs them.
-        semantic: B×h'×w' int64, the class of each cell of a semantic head's loss, -1 is void; None without one.
+        semantic: B×h'×w' int64, the class of each cell of a semantic head's loss; -1 is void. None without
+            such a head.
     """
 
     levels: tuple[Level, ...]
