@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from maskconver.core.categories import Categories, Category
 from maskconver.errors import ConfigError
 from maskconver.models import create_model
 from maskconver.models.batch import Batch, at_stride
 from maskconver.models.maskconver import MaskConver
-from maskconver.models.maskconver.loss_terms import center_sums, quality_focal_loss
+from maskconver.models.maskconver.loss_terms import center_sums, quality_focal_loss, semantic_head_loss
 from maskconver.models.maskconver.losses import LossConfig, random_cells
 from maskconver.models.maskconver.model import Maps
 from maskconver.models.maskconver.targets import center_targets
@@ -272,7 +273,9 @@ def test_samples_leave_the_centre_loss_as_it_is(model: MaskConver) -> None:
     assert torch.equal(one, many)
 
 
-@pytest.mark.parametrize("wrong", [{"positive": 0}, {"positive": 1.5}, {"samples": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"positive": 0}, {"positive": 1.5}, {"samples": 0}, {"semantic_balance": 2}]
+)
 def test_senseless_centre_options_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         LossConfig(**wrong)  # type: ignore[arg-type]
@@ -328,6 +331,20 @@ def test_the_semantic_head_learns_what_lies_between_its_cells(
     assert maps.semantic_logits.grad is not None
     pole = maps.semantic_logits.grad[0, 4]
     assert (pole[:, 2] < pole[:, 5]).all() == seen
+
+
+def test_rare_classes_weigh_more_in_the_semantic_loss_where_it_is_balanced() -> None:
+    semantic = torch.zeros(2, 8, 8, dtype=torch.long)
+    semantic[0, 0, :5], semantic[1, 7, 7], semantic[1, 0] = 2, 3, -1
+    logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    each = F.cross_entropy(logits, semantic, ignore_index=-1, reduction="none")
+    of_cells = each[semantic >= 0].mean()
+    of_classes = torch.stack([each[semantic == c].mean() for c in (0, 2, 3)]).mean()
+    plain, half, balanced = (semantic_head_loss(logits, semantic, balance=b) for b in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(balanced - plain, of_classes - of_cells)
+    assert min(plain, balanced) < half < max(plain, balanced)
+    nothing = torch.full_like(semantic, -1)
+    assert semantic_head_loss(logits, nothing, balance=0.5) == 0
 
 
 def drawn(batch: Batch, seed: int) -> Tensor:

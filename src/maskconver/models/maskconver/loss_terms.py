@@ -24,7 +24,7 @@ def world_size() -> int:
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """The sum of a scalar over all processes, without gradient; the value itself in a single process.
+    """The sum of a value over all processes, without gradient; the value itself in a single process.
 
     A loss divided by (this sum / `world_size()`) is normalised over the whole batch once gradients are
     averaged over processes.
@@ -77,22 +77,27 @@ def center_sums(logits: Tensor, targets: Tensor, valid: Tensor, *, kind: CenterL
     return (loss(logits, targets) * valid).sum((1, 2, 3))
 
 
-def semantic_head_loss(logits: Tensor, semantic: Tensor) -> Tensor:
+def semantic_head_loss(logits: Tensor, semantic: Tensor, *, balance: float = 0.0) -> Tensor:
     """Cross-entropy of the labelled cells plus soft dice of the classes in the batch (ours).
 
     Args:
         logits: B×C×h×w float32; enlarged bilinearly to a finer target.
         semantic: B×h'×w' int64, -1 is void.
+        balance: a cell weighs n^-balance in the cross-entropy, n being the cells of its class in the batch: 0
+            gives all cells the same weight, 1 all classes.
     """
     if logits.shape[-2:] != semantic.shape[-2:]:
         logits = F.interpolate(logits, semantic.shape[-2:], mode="bilinear", align_corners=False)
     labelled = semantic >= 0
-    count = sum_over_processes(labelled.sum().float()).clamp(min=1) / world_size()
-    entropy = F.cross_entropy(logits, semantic, ignore_index=-1, reduction="sum") / count
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
     targets = (semantic[:, None] == classes).to(logits.dtype)
+    area = targets.sum((0, 2, 3))
+    everywhere = sum_over_processes(area)
+    weights = everywhere.clamp(min=1) ** -balance
+    count = (weights * everywhere).sum().clamp(min=torch.finfo(logits.dtype).tiny) / world_size()
+    entropy = F.cross_entropy(logits, semantic, weights, ignore_index=-1, reduction="sum") / count
     p = logits.softmax(1) * labelled[:, None]
-    shared, area, whole = (v.sum((0, 2, 3)) for v in (p * targets, targets, p + targets))
+    shared, whole = (v.sum((0, 2, 3)) for v in (p * targets, p + targets))
     dice = 1 - (2 * shared + 1) / (whole + 1)
     present = area > 0
     return entropy + (dice * present).sum() / present.sum().clamp(min=1)

@@ -55,6 +55,8 @@ class LossConfig:
         center: the centre loss: `focal`, as published, or `quality` (ours), which learns the value of the
             target heatmap at every cell.
         semantic_weight: λ of the semantic head's loss, of models with `stuff: semantic`.
+        semantic_balance: how much more the cells of rare classes weigh in that loss, 0…1; see
+            `semantic_head_loss`.
         positive: cells of a thing's mask whose Gaussian has at least this value count as its centre. The
             centre loss is divided by their number. With 1, as published, only the centre's own cell counts.
         samples: the embedding of a thing is read at this many cells for the mask losses: its centre, and
@@ -73,6 +75,7 @@ class LossConfig:
     embedding_at: Literal["center", "surest", "random"] = "center"
     center: CenterLoss = "focal"
     semantic_weight: float = 1.0
+    semantic_balance: float = 0.0
     positive: float = 1.0
     samples: int = 1
     remask: bool = False
@@ -82,6 +85,8 @@ class LossConfig:
             raise ConfigError(
                 f"loss.positive is {self.positive:g}; it must be above 0 and at most 1 (the centre alone)"
             )
+        if not 0 <= self.semantic_balance <= 1:
+            raise ConfigError(f"loss.semantic_balance is {self.semantic_balance:g}; it must be from 0 to 1")
         for name in ("samples", "mask_loss_stride"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"loss.{name} is {getattr(self, name)}; it must be 1 or more")
@@ -249,7 +254,8 @@ def maskconver_losses(
         if maps.semantic_logits is not None:
             assert targets.semantic is not None
             logits = maps.semantic_logits[..., :height, :width].float()
-            terms["semantic"] = config.semantic_weight * semantic_head_loss(logits, targets.semantic)
+            loss = semantic_head_loss(logits, targets.semantic, balance=config.semantic_balance)
+            terms["semantic"] = config.semantic_weight * loss
     if relaxation is not None:
         terms["remask"] = branch
     return terms
