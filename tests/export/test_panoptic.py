@@ -55,6 +55,7 @@ def test_the_merge_of_tensors_is_the_plain_merge(seed):
         reassign=bool(random.integers(2)),
         hard_sigmoid=bool(random.integers(2)),
         maskness=float(random.choice([0, 1, 2])),
+        class_exponent=[1.0, 0.0, 1.0, 2.0][seed % 4],
         fill_label=[None, 1, 3][seed % 3],
         fill_only=seed % 3 > 0 and seed % 4 == 0,
     )

@@ -44,6 +44,7 @@ def random_case(rng):
         nms_iou=rng.choice([1, 1, 0.5]),
         reassign=rng.random() < 0.3,
         hard_sigmoid=rng.random() < 0.4,
+        class_exponent=rng.choice([1, 1, 0, 0.5]),
     )
     size, geometry = None, None
     kind = rng.integers(3)

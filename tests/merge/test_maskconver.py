@@ -405,6 +405,17 @@ def test_tensors_get_the_scores_of_arrays():
     )
 
 
-def test_an_exponent_below_0_is_refused():
-    with pytest.raises(ConfigError, match="maskness"):
-        postprocess(blurred_and_sharp(), replace(OPEN, maskness=-1.0), CATEGORIES)
+@pytest.mark.parametrize("name", ["maskness", "class_exponent", "mask_exponent"])
+def test_an_exponent_below_0_is_refused(name):
+    with pytest.raises(ConfigError, match=name):
+        postprocess(blurred_and_sharp(), replace(OPEN, **{name: -1.0}), CATEGORIES)
+
+
+@pytest.mark.parametrize(("exponent", "winner"), [(1.0, 0), (0.5, 1), (0.0, 1)])
+@pytest.mark.parametrize("algorithm", ["fast", "reference"])
+def test_scores_count_in_the_competition_as_far_as_their_exponent_says(exponent, winner, algorithm):
+    masks = np.log(np.float32([0.6, 0.8]) / np.float32([0.4, 0.2])).reshape(1, 2, 1, 1)
+    proposals = Proposals(np.float32([[0.9, 0.6]]), np.array([[0, 1]]), masks)
+    found = postprocess(proposals, replace(OPEN, class_exponent=exponent), CATEGORIES, algorithm=algorithm)[0]
+    assert [s.label for s in found] == [winner]
+    assert found.segments[0].score == pytest.approx([0.9, 0.6][winner])  # as the network says

@@ -125,6 +125,10 @@ OPTIONS = {
         "score_threshold": 0.4, "overlap_threshold": 0.5, "min_area": 0.0, "mask_threshold": 0.5,
         "nms_iou": 0.3, "reassign": True, "maskness": 1.0, "fill_label": 3,
     },
+    "most probable": {
+        "score_threshold": 0.0, "overlap_threshold": 0.0, "min_area": 0.0, "class_exponent": 0.0,
+    },
+    "squared scores": {"class_exponent": 2.0, "reassign": True, "overlap_threshold": 0.8},
     "hard": {"hard_sigmoid": True, "mask_threshold": 0.4},
     "filled": {"fill_label": 2, "score_threshold": 0.7},
     "filled only": {"fill_label": 3, "fill_only": True, "maskness": 1.0, "score_threshold": 0.2},

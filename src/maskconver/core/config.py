@@ -98,9 +98,11 @@ class PostprocessConfig:
         fill_only: proposals of `fill_label` do not compete for pixels: the class gets what no other segment
             claims, however certain the network is of it. For a background that may cover faint objects.
         hard_sigmoid: use `relu6(x + 3) / 6` for the masks, as the papers' on-device form (rule `maskconver`).
-        stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next three).
-        class_exponent: proposals are ordered by class score^a · mask score^b; this is a (rule `kmax` only).
+        class_exponent: a pixel goes to the largest mask probability · score^a; this is a. With 0, scores do
+            not count there, so a model of stuff alone gives every pixel its most probable class. With the
+            rule `kmax`, proposals are ordered by class score^a · mask score^b.
         mask_exponent: b of that product (rule `kmax` only).
+        stuff_threshold: `score_threshold` of stuff, None for the same (rule `kmax` only, as the next two).
         mask_activation: how mask logits become probabilities, `softmax` over the proposals or `sigmoid`.
         stuff_min_area: `min_area` of stuff, None for the same (rule `kmax` only). DeepLab2's limits of things
             and stuff are 400 and 6400 pixels on COCO, 256 and 2048 on Cityscapes.
@@ -140,8 +142,9 @@ class PostprocessConfig:
                 continue
             if value is None or not 0 <= value <= 1:
                 raise ConfigError(f"`{name}={value}` is a share; it must be between 0 and 1")
-        if not 0 <= self.maskness < math.inf:
-            raise ConfigError(f"maskness must be an exponent of 0 or more, got {self.maskness}")
+        for name in ("maskness", "class_exponent", "mask_exponent"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{name} must be an exponent of 0 or more, got {value}")
         if self.fill_label is not None and self.fill_label < 0:
             raise ConfigError(f"fill_label must be a label of 0 or more, not {self.fill_label}")
         if self.fill_only and self.fill_label is None:

@@ -114,7 +114,8 @@ def _network(
         reasons.append("the network and losses of the recipe nuclei: one kind of small thing in grey images")
         return model, {**loss, "mask_loss_stride": 2, "positive": 0.3, "samples": 2}, {"min_iou": 0.3}
     if not stats.categories.is_thing.any():
-        merge = {"score_threshold": 0.02, "overlap_threshold": 0.0, "mask_threshold": 0.0, "nms_iou": 1.0}
+        merge = {"score_threshold": 0.0, "overlap_threshold": 0.0, "mask_threshold": 0.0, "nms_iou": 1.0}
+        merge |= {"min_area": 0.0, "class_exponent": 0.0}  # every pixel gets its most probable class
         model |= {"stuff": "semantic", "position": False, "head_kernel": 3, "postprocess": merge}
         reasons.append("a semantic head alone, as no class is a thing")
         return model, {"semantic_weight": 1.0, "mask_loss_stride": 4}, {}

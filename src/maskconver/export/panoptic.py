@@ -78,11 +78,12 @@ class PanopticMerge(nn.Module):
         if self.config.nms_iou < 1:
             candidate = candidate & self._distinct(candidate, label, logits.flatten(1))
         lines = self._columns(logits.permute(1, 2, 0))
-        winner, own_area, visible = self._compete(lines, score.where(candidate, -1.0))
+        weight = score if self.config.class_exponent == 1 else score.pow(self.config.class_exponent)
+        winner, own_area, visible = self._compete(lines, weight.where(candidate, -1.0))
         kept = candidate & (visible > self.smallest) & (own_area > 0)
         kept = kept & (visible > self.config.overlap_threshold * own_area)
         if self.config.reassign:
-            winner, _, visible = self._compete(lines, score.where(kept, -1.0))
+            winner, _, visible = self._compete(lines, weight.where(kept, -1.0))
         number, first = self._segments(label, kept)
         # One more for the pixels that nobody wins.
         ids = torch.cat([number, number.new_zeros(1)]).to(torch.int32)[winner]

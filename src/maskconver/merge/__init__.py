@@ -86,7 +86,6 @@ RULES = {
             takes_tensors=True,
             unused=(
                 "stuff_threshold",
-                "class_exponent",
                 "mask_exponent",
                 "mask_activation",
                 "stuff_min_area",

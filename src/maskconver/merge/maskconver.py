@@ -90,11 +90,11 @@ def merge_masks(
     """One label per pixel from the N proposals of one image.
 
     Proposals scored above `score_threshold` compete. Every pixel goes to the one with the largest mask
-    probability × score (the first on a tie). A proposal is kept if it wins more
+    probability × score^`class_exponent` (the first on a tie). A proposal is kept if it wins more
     pixels than the smallest area, and more than `overlap_threshold` of those where its own mask exceeds 0.5.
     The pixels of a rejected one become void, never the runner-up's. Every kept thing is a segment; kept stuff
-    of one class is one segment. All comparisons are strict and in float32. `mask_threshold`, `nms_iou` and
-    `reassign` are ours and off by default; see `PostprocessConfig`.
+    of one class is one segment. All comparisons are strict and in float32. `mask_threshold`, `nms_iou`,
+    `reassign` and `class_exponent` are ours and off by default; see `PostprocessConfig`.
 
     Args:
         scores: (N,) float32 in any order.
@@ -124,7 +124,10 @@ def merge_masks(
             candidates, masks = candidates[distinct], masks[distinct]
     if not len(candidates) or not len(rows) or not len(columns):
         return np.zeros((len(rows), len(columns)), np.int32), candidates[:0]
-    competition = competing(scores[candidates], masks, taps, config)
+    weights = scores[candidates]
+    if config.class_exponent != 1:
+        weights = weights ** np.float32(config.class_exponent)
+    competition = competing(weights, masks, taps, config)
     smallest = config.smallest_area(len(rows), len(columns))
     kept = (competition.visible > smallest) & (labels[candidates] >= 0)
     kept = competition.covers(config.overlap_threshold, kept)
@@ -132,15 +135,15 @@ def merge_masks(
     if not config.reassign or not kept.any() or kept.all():
         return competition.paint(np.append(numbers, np.int32(0))), candidates[first]
     rejected = int(competition.visible[~kept].sum())
-    scores, own = scores[candidates[kept]], np.append(numbers[kept], np.int32(0))
-    if competing is compete and rejected * len(scores) <= FEW:
+    weights, own = weights[kept], np.append(numbers[kept], np.int32(0))
+    if competing is compete and rejected * len(weights) <= FEW:
         ids = competition.paint(np.append(np.where(kept, numbers, np.int32(-1)), np.int32(0)))
         places = np.flatnonzero(ids == -1)
         ids.ravel()[places] = own[
-            winners_at(places, scores, masks, np.flatnonzero(kept), taps=taps, config=config)
+            winners_at(places, weights, masks, np.flatnonzero(kept), taps=taps, config=config)
         ]
         return ids, candidates[first]
-    return competing(scores, masks[kept], taps, config).paint(own), candidates[first]
+    return competing(weights, masks[kept], taps, config).paint(own), candidates[first]
 
 
 def with_maskness(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from maskconver.core.categories import Categories, Category
+from maskconver.core.config import PostprocessConfig
 from maskconver.core.proposals import Proposals
 from maskconver.errors import ConfigError
+from maskconver.merge import postprocess
 from maskconver.models import create_model
 from maskconver.models.maskconver import MaskConver
 from maskconver.models.maskconver.semantic import with_stuff
+from maskconver.recipes import find_recipe
 from tests.networks import trained_looking
 
 # Things and stuff in no order, as data sets have them.
@@ -51,7 +55,7 @@ def test_stuff_masks_are_the_softmax_of_the_semantic_logits(images: Tensor) -> N
             row = found.labels[image].tolist().index(stuff)
             p = probability[image, stuff]
             torch.testing.assert_close(found.mask_logits[image, row].sigmoid(), p, atol=1e-5, rtol=0)
-            inside = p > 0.5
+            inside = probability[image].argmax(0) == stuff
             expected = p[inside].sum() / (inside.sum() + p[~inside].sum())
             torch.testing.assert_close(found.scores[image, row], expected, atol=1e-5, rtol=0)
 
@@ -63,6 +67,22 @@ def test_a_class_that_is_clearly_there_scores_1_and_one_that_is_not_0() -> None:
     found = with_stuff(none, logits, (0, 1))
     torch.testing.assert_close(found.scores, torch.tensor([[1.0, 0.0]]), atol=1e-6, rtol=0)
     assert found.labels.tolist() == [[0, 1]] and found.mask_logits.isfinite().all()
+
+
+def test_with_stuff_alone_every_pixel_gets_its_most_probable_class_as_the_recipe_merges() -> None:
+    logits = torch.randn(1, 5, 12, 16, generator=torch.Generator().manual_seed(3))
+    logits[:, 4, 3:5, 2:4] = 1 + logits[:, :4, 3:5, 2:4].amax(1)  # a rare class, less sure than 0.5
+    assert logits.softmax(1)[:, 4, 3:5, 2:4].max() < 0.8
+    categories = Categories([Category(i, f"s{i}", False, (i, i, i)) for i in range(5)])
+    none = Proposals(torch.zeros(1, 0), torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, 12, 16))
+    config = PostprocessConfig(**yaml.safe_load(find_recipe("camvid").read_text())["model"]["postprocess"])
+    found = postprocess(with_stuff(none, logits, range(5)), config, categories)[0]
+    assert torch.equal(torch.from_numpy(found.category_map()).long(), logits[0].argmax(0))
+    absent = logits.clone()
+    absent[:, 2] = logits.amin(1) - 1  # nowhere the most probable
+    found = postprocess(with_stuff(none, absent, range(5)), config, categories)[0]
+    assert 2 not in {s.label for s in found}
+    assert torch.equal(torch.from_numpy(found.category_map()).long(), absent[0].argmax(0))
 
 
 def test_the_semantic_head_weighs_the_score_of_a_thing() -> None:

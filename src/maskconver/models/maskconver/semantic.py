@@ -23,9 +23,10 @@ def with_stuff(
 ) -> Proposals:
     """Adds a proposal for every stuff class, lets the head weigh the things, and sorts all by score.
 
-    The mask of class c is its softmax probability p. Its score is the IoU that the cells with p > 0.5 are
-    expected to have, Σ_{p>0.5} p / (#{p>0.5} + Σ_{p≤0.5} p): near 1 for a class that is clearly there, near 0
-    for scattered cells of a class that is not.
+    The mask of class c is its softmax probability p; where every class is stuff, p against the most probable
+    other class alone, which is above 0.5 exactly where c is the most probable of all. Its score is the IoU
+    that the cells R where it is the most probable are expected to have, Σ_R p / (#R + Σ_{not R} p): near 1
+    for a class that is clearly there, near 0 for scattered cells of one that is not, and 0 for none.
 
     The score s of a thing becomes s^(1-a)·q^a, where q is the mean probability of its class over all cells,
     weighted by the probability of its mask, and a is `agreement`.
@@ -54,7 +55,10 @@ def with_stuff(
         masks = torch.full_like(logits, LARGEST)
     masks = masks.clamp(-LARGEST, LARGEST)
     p = masks.sigmoid()
-    inside = (masks > 0).float()
+    inside = (torch.cat(own, 1) >= logits.amax(1, keepdim=True)).float()
+    if len(stuff) == logits.shape[1] > 1:
+        masks = torch.cat([x - y.amax(1, keepdim=True) for x, y in zip(own, others)], 1)
+        masks = masks.clamp(-LARGEST, LARGEST)
     scores = (p * inside).sum((2, 3)) / (inside + p * (1 - inside)).sum((2, 3)).clamp(min=1)
     labels = torch.tensor(tuple(stuff), device=logits.device).expand(len(logits), -1)
     scores = torch.cat([thing_scores, scores], 1)

@@ -37,8 +37,8 @@ export function isFinite(mask) {
 /** `min_area` in pixels of an answer; a segment must have more. */
 export const smallestArea = (share, [height, width]) => Math.round(share * Math.max(height, width) ** 2 * 1e6) / 1e6;
 
-/** The MaskConver rule: candidates compete for pixels by probability · score; those that win too few, or too
- * little of their own mask, are rejected. */
+/** The MaskConver rule: candidates compete for pixels by probability · score^class_exponent; those that win too few,
+ * or too little of their own mask, are rejected. */
 function mergeMasks(proposals, config, isThing, outputSize) {
   const { masks, maskSize, labels } = proposals, cells = maskSize[0] * maskSize[1];
   const maskOf = (i) => masks.subarray(i * cells, (i + 1) * cells);
@@ -55,7 +55,7 @@ function mergeMasks(proposals, config, isThing, outputSize) {
   const winner = new Int32Array(size[0] * size[1]).fill(-1);
   if (!candidates.length) return { ids: winner.fill(0), size, first: [], scores };
   const competition = new Competition(config, rows, columns, maskSize[1]);
-  const competitors = candidates.map((i) => ({ score: scores[i], mask: maskOf(i) }));
+  const competitors = candidates.map((i) => ({ score: f(scores[i] ** config.class_exponent), mask: maskOf(i) }));
   const own = competition.run(competitors, winner);
 
   const visible = new Float64Array(candidates.length), smallest = smallestArea(config.min_area, size);
