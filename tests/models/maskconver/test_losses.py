@@ -337,14 +337,32 @@ def test_rare_classes_weigh_more_in_the_semantic_loss_where_it_is_balanced() -> 
     semantic = torch.zeros(2, 8, 8, dtype=torch.long)
     semantic[0, 0, :5], semantic[1, 7, 7], semantic[1, 0] = 2, 3, -1
     logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(0))
-    each = F.cross_entropy(logits, semantic, ignore_index=-1, reduction="none")
+    count = torch.tensor([114, 1, 5, 1, 1])  # classes 1 and 4 are not there: as rare as the rarest
+    seen = logits - count.log()[:, None, None]
+    each = F.cross_entropy(seen, semantic, ignore_index=-1, reduction="none")
     of_cells = each[semantic >= 0].mean()
     of_classes = torch.stack([each[semantic == c].mean() for c in (0, 2, 3)]).mean()
-    plain, half, balanced = (semantic_head_loss(logits, semantic, balance=b) for b in (0.0, 0.5, 1.0))
+    balanced, plain = semantic_head_loss(logits, semantic, balance=1.0), semantic_head_loss(seen, semantic)
     torch.testing.assert_close(balanced - plain, of_classes - of_cells)
-    assert min(plain, balanced) < half < max(plain, balanced)
     nothing = torch.full_like(semantic, -1)
     assert semantic_head_loss(logits, nothing, balance=0.5) == 0
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_a_balanced_semantic_loss_is_least_at_the_probabilities_themselves(balance: float) -> None:
+    share = torch.tensor([0.7, 0.2, 0.1])  # of cells that all look alike
+    semantic = torch.repeat_interleave(torch.arange(3), (1000 * share).round().long()).view(1, 25, 40)
+    logits = torch.zeros(3, requires_grad=True)
+    entropy = semantic_head_loss(logits.view(1, 3, 1, 1).expand(1, 3, 25, 40), semantic, balance=balance)
+    truth = share.log().requires_grad_()
+    best = semantic_head_loss(truth.view(1, 3, 1, 1).expand(1, 3, 25, 40), semantic, balance=balance)
+    (gradient,) = torch.autograd.grad(best, truth)
+    assert best < entropy
+    # what is left of the gradient is that of the dice
+    weights = (1000 * share) ** -balance
+    p = (truth + weights.log()).softmax(0) * 1000
+    dice = (1 - (2 * p * share + 1) / (p + 1000 * share + 1)).mean()
+    torch.testing.assert_close(gradient, torch.autograd.grad(dice, truth)[0], atol=1e-4, rtol=0)
 
 
 def drawn(batch: Batch, seed: int) -> Tensor:

@@ -5,6 +5,7 @@ The terms named after the reference are those of tensorflow/models, official/pro
 
 from __future__ import annotations
 
+import math
 from itertools import repeat
 from typing import Literal
 
@@ -80,11 +81,15 @@ def center_sums(logits: Tensor, targets: Tensor, valid: Tensor, *, kind: CenterL
 def semantic_head_loss(logits: Tensor, semantic: Tensor, *, balance: float = 0.0) -> Tensor:
     """Cross-entropy of the labelled cells plus soft dice of the classes in the batch (ours).
 
+    With `balance` b, a cell weighs w = n^-b in the cross-entropy, n being the cells of its class in the
+    batch. That alone would make the predicted probability of a class w times too large. So both losses see
+    the logits plus log w, and what the network says itself stays the probability of the class (as in logit
+    adjustment, arXiv 2007.07314, section 4). A class that is not in the batch counts as its rarest one.
+
     Args:
         logits: B×C×h×w float32; enlarged bilinearly to a finer target.
         semantic: B×h'×w' int64, -1 is void.
-        balance: a cell weighs n^-balance in the cross-entropy, n being the cells of its class in the batch: 0
-            gives all cells the same weight, 1 all classes.
+        balance: b, 0 gives all cells the same weight, 1 all classes.
     """
     if logits.shape[-2:] != semantic.shape[-2:]:
         logits = F.interpolate(logits, semantic.shape[-2:], mode="bilinear", align_corners=False)
@@ -93,7 +98,9 @@ def semantic_head_loss(logits: Tensor, semantic: Tensor, *, balance: float = 0.0
     targets = (semantic[:, None] == classes).to(logits.dtype)
     area = targets.sum((0, 2, 3))
     everywhere = sum_over_processes(area)
-    weights = everywhere.clamp(min=1) ** -balance
+    rarest = everywhere.masked_fill(everywhere == 0, math.inf).amin().clamp(max=everywhere.sum() + 1)
+    weights = everywhere.clamp(min=1).maximum(rarest) ** -balance
+    logits = logits + weights.log()[:, None, None]
     count = (weights * everywhere).sum().clamp(min=torch.finfo(logits.dtype).tiny) / world_size()
     entropy = F.cross_entropy(logits, semantic, weights, ignore_index=-1, reduction="sum") / count
     p = logits.softmax(1) * labelled[:, None]
