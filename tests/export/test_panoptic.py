@@ -215,12 +215,15 @@ def test_the_shipped_model_with_its_own_merge_in_the_file(models, tmp_path, shar
     assert result.images == 3 and result.differing == 0
 
 
-def test_scores_of_classes_are_those_of_the_masks():
+@pytest.mark.parametrize("exponent", [1.0, 0.0])
+def test_scores_of_classes_are_those_of_the_masks(exponent):
     generator = torch.Generator().manual_seed(0)
     masks, labels = torch.randn(2, 7, 6, 8, generator=generator), torch.arange(14).view(2, 7) % 4
     scores = torch.rand(2, 7, generator=generator)
-    (found,) = SemanticNetwork(lambda images: (scores, labels, masks), len(FIVE))(masks)
-    wanted = semantic_scores(Proposals(scores, labels, masks), PostprocessConfig(), len(FIVE))
+    network = SemanticNetwork(lambda images: (scores, labels, masks), len(FIVE), exponent)
+    (found,) = network(masks)
+    config = PostprocessConfig(class_exponent=exponent)
+    wanted = semantic_scores(Proposals(scores, labels, masks), config, len(FIVE))
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
 
 

@@ -30,6 +30,14 @@ def test_every_pixel_has_the_class_of_the_largest_sum() -> None:
     assert (labels[:, :4] == 2).all() and (labels[:, 4:] == 0).all()
 
 
+@pytest.mark.parametrize(("exponent", "label"), [(1.0, 2), (0.0, 0)])
+def test_scores_count_as_far_as_their_exponent_says(exponent: float, label: int) -> None:
+    masks = np.array([[[[0.5]], [[1.0]]]], np.float32)
+    proposals = Proposals(np.array([[0.9, 0.2]], np.float32), np.array([[2, 0]]), masks)
+    config = PostprocessConfig(class_exponent=exponent)
+    assert semantic_maps(proposals, config, 3)[0].item() == label
+
+
 def test_proposals_of_one_class_add_up() -> None:
     proposals = halves((0.5, 0.4))
     proposals.mask_logits[:] = 0

@@ -123,7 +123,9 @@ def build(model: SegmentationModel, description: Exported, *, topk: TopK = opera
     """
     result: nn.Module = Network(model.optimized(topk=topk), description)
     if description.output == "semantic":
-        result = SemanticNetwork(result, len(description.categories))
+        config = description.postprocess
+        exponent = config.class_exponent if config.rule == "maskconver" else 1.0
+        result = SemanticNetwork(result, len(description.categories), exponent)
     elif description.output == "panoptic":
         assert description.size is not None
         height, width = (-(-n // model.stride) for n in description.size)

@@ -204,14 +204,15 @@ class PanopticNetwork(nn.Module):
 class SemanticNetwork(nn.Module):
     """A network up to its proposals, and the score of every class at every pixel of its masks."""
 
-    def __init__(self, network: nn.Module, num_classes: int) -> None:
+    def __init__(self, network: nn.Module, num_classes: int, exponent: float = 1.0) -> None:
         super().__init__()
-        self.network, self.num_classes = network, num_classes
+        self.network, self.num_classes, self.exponent = network, num_classes, exponent
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Images as the network takes them to B×C×h×w scores, as of `merge.semantic.semantic_scores`."""
         scores, labels, masks = self.network(images)
-        classes = (labels[:, None] == torch.arange(self.num_classes)[:, None]) * scores[:, None]
+        weights = scores if self.exponent == 1 else scores.pow(self.exponent)
+        classes = (labels[:, None] == torch.arange(self.num_classes)[:, None]) * weights[:, None]
         values = classes @ masks.sigmoid().flatten(2)
         return (values.unflatten(2, masks.shape[2:]),)
 

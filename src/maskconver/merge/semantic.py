@@ -32,7 +32,8 @@ def semantic_maps(
     Args:
         proposals: B×N scored masks, NumPy or torch. With `class_logits` the class probabilities are their
             softmax without "no object"; otherwise a proposal's score for its label and 0 for all others.
-        config: its rule and `mask_activation` say how logits become mask probabilities.
+        config: its rule and `mask_activation` say how logits become mask probabilities; of the rule
+            `maskconver`, `class_exponent` how far scores count.
         num_classes: C.
         output_size: (height, width) of the answer; that of the image where left out, of the masks where there
             is no geometry.
@@ -70,8 +71,10 @@ def semantic_scores(
     ]
 
 
-def class_probabilities(proposals: Proposals, index: int, num_classes: int) -> NDArray[np.float32]:
-    """(N, C) what each proposal of an image says about the classes.
+def class_probabilities(
+    proposals: Proposals, index: int, num_classes: int, *, exponent: float = 1.0
+) -> NDArray[np.float32]:
+    """(N, C) what each proposal of an image says about the classes; a score counts to the power `exponent`.
 
     Raises:
         MaskconverError: NaN or infinite scores.
@@ -84,7 +87,8 @@ def class_probabilities(proposals: Proposals, index: int, num_classes: int) -> N
         values = np.exp(logits - logits.max(-1, keepdims=True))
         return values[:, :-1] / values.sum(-1, keepdims=True)
     scores, labels = proposals.scores[index], proposals.labels[index]
-    return (labels[:, None] == np.arange(num_classes)).astype(np.float32) * scores[:, None]
+    weights = scores if exponent == 1 else scores ** np.float32(exponent)
+    return (labels[:, None] == np.arange(num_classes)).astype(np.float32) * weights[:, None]
 
 
 def _bands(
@@ -95,7 +99,8 @@ def _bands(
     output_size: tuple[int, int] | None,
 ) -> Iterator[NDArray[np.float32]]:
     """The class scores a band of rows at a time, C×rows×W."""
-    classes = class_probabilities(proposals, index, num_classes)
+    exponent = config.class_exponent if config.rule == "maskconver" else 1.0
+    classes = class_probabilities(proposals, index, num_classes, exponent=exponent)
     for values in mask_bands(proposals, index, config, output_size=output_size):
         yield np.tensordot(classes.T, values, 1)
 
