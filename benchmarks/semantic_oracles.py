@@ -9,7 +9,7 @@ The model answers several times over, each time with part of its work replaced b
   on average. What is missing here is lost by the names.
 - `away from edges`: the model, on the pixels that are more than `--band` pixels from another class.
 - `grid`: the annotation, sampled on the grid of the model's scores and enlarged as those are. What is missing
-  here, no model with this grid can have.
+  here is lost by the grid; a model whose soft scores place edges between cells can get a little more.
 
 A row is IoU in percent: the mean, then each class.
 """

@@ -47,18 +47,17 @@ def with_stuff(
     thing_scores = things.scores
     if agreement and thing_scores.shape[1]:
         thing_scores = thing_scores ** (1 - agreement) * _agreement(things, logits) ** agreement
-    own = [logits[:, c : c + 1] for c in stuff]
-    others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], 1) for c in stuff]
+    alone = len(stuff) == logits.shape[1]
     if logits.shape[1] > 1:
-        masks = torch.cat([x - y.logsumexp(1, keepdim=True) for x, y in zip(own, others)], 1)
+        strongest = torch.amax if alone else torch.logsumexp
+        # One class after the other: the others of all at once would take C² maps.
+        rivals = (torch.cat([logits[:, :c], logits[:, c + 1 :]], 1) for c in stuff)
+        margins = [logits[:, c : c + 1] - strongest(rest, 1, keepdim=True) for c, rest in zip(stuff, rivals)]
+        masks = torch.cat(margins, 1).clamp(-LARGEST, LARGEST)
     else:
         masks = torch.full_like(logits, LARGEST)
-    masks = masks.clamp(-LARGEST, LARGEST)
-    p = masks.sigmoid()
-    inside = (torch.cat(own, 1) >= logits.amax(1, keepdim=True)).float()
-    if len(stuff) == logits.shape[1] > 1:
-        masks = torch.cat([x - y.amax(1, keepdim=True) for x, y in zip(own, others)], 1)
-        masks = masks.clamp(-LARGEST, LARGEST)
+    p = logits.softmax(1)[:, list(stuff)] if alone else masks.sigmoid()
+    inside = (logits[:, list(stuff)] >= logits.amax(1, keepdim=True)).float()
     scores = (p * inside).sum((2, 3)) / (inside + p * (1 - inside)).sum((2, 3)).clamp(min=1)
     labels = torch.tensor(tuple(stuff), device=logits.device).expand(len(logits), -1)
     scores = torch.cat([thing_scores, scores], 1)
