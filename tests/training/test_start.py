@@ -78,6 +78,19 @@ def test_small_batches_keep_the_statistics_of_the_start_also_when_resumed(
     assert not all(torch.equal(before[k], after[k]) for k in scales)
 
 
+def test_what_backbone_weights_gave_does_not_begin_at_random(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = model(filters=16, embedding_dim=16)
+    save(base, tmp_path / "base.safetensors")
+    torch.save(base.backbone.state_dict(), tmp_path / "backbone.pth")
+    words = f"--init-from={tmp_path / 'base.safetensors'}", "--init-modules=decoder", "--steps=1"
+    weights = f"--model.backbone_weights={tmp_path / 'backbone.pth'}"
+    assert main(tiny(cells, tmp_path / "run", *words, weights)) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("init from"))
+    assert "begin at random (class_" in said and "backbone." not in said
+
+
 @pytest.mark.parametrize(
     ("kind", "batch", "started", "still"),
     [

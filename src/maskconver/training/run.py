@@ -330,6 +330,7 @@ def _start(model: SegmentationModel, config: TrainConfig, say: Callable[[str], N
         names = (config.init_modules or "").split(",")
         modules = tuple(name.strip() for name in names) if config.init_modules else None
         report = init_from(model, config.init_from, modules)
+        report.missing = [name for name in report.missing if name not in began]
         began |= {*report.loaded, *report.adapted}
         say(f"init from {config.init_from}: {report}")
     return began
