@@ -282,7 +282,9 @@ def test_print_config_shows_every_field_with_its_value(capsys: pytest.CaptureFix
     assert "backbone: mobilenet_mh" in printed
 
 
-def test_a_semantic_run_keeps_the_model_of_the_best_miou(tmp_path: Path) -> None:
+def test_a_semantic_run_keeps_the_model_of_the_best_miou(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for split in ("train", "val"):
         labels = np.zeros((64, 64), np.uint8)
         labels[32:], labels[:, 60:] = 1, 255
@@ -296,6 +298,13 @@ def test_a_semantic_run_keeps_the_model_of_the_best_miou(tmp_path: Path) -> None
     extra = read_metadata(out / "best.safetensors")["extra"]
     best = max(row["val/miou"] for row in rows)
     assert extra["metrics"]["val/miou"] == best and rows[0]["val/pq_things"] is None
+
+    capsys.readouterr()
+    once = tiny(tmp_path / "data", out, "--steps=1", "--data.batch_size=1", "--model.stuff=semantic")
+    for threshold, warned in (0.4, True), (0, False):
+        words = f"--model.postprocess.score_threshold={threshold}", "--overwrite=true"
+        assert main([*once, *words]) == 0
+        assert ("no class is a thing" in capsys.readouterr().out) == warned
 
 
 def test_a_multi_scale_model_trains_resumes_evaluates_and_predicts_as_the_others(

@@ -151,6 +151,16 @@ def _data_and_model(
         network, len(data.categories), data.categories, name=config.model.name, training=config.training
     )
     say(f"data: {len(data.train)} training and {len(data.val)} validation images, {data.categories!r}")
+    _say_limits(config, data, model, say)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return data, model
+
+
+def _say_limits(
+    config: TrainConfig, data: SegmentationData, model: SegmentationModel, say: Callable[[str], None]
+) -> None:
+    """Says where the data has more than the recipe lets the model give."""
     most = int(data.train.segment_counts.max())
     if most > model.config.proposals:
         say(
@@ -162,9 +172,12 @@ def _data_and_model(
             f"note: an image has {most} segments, but at most {learned} masks are learned per image "
             "(`data.targets.max_segments`)"
         )
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return data, model
+    semantic = getattr(model.config, "stuff", None) == "semantic" and not data.categories.is_thing.any()
+    if semantic and model.config.postprocess.score_threshold > 0:
+        say(
+            "note: no class is a thing, and with `model.postprocess.score_threshold` above 0, pixels of "
+            "uncertain classes get none; the recipe `auto` gives every pixel its most probable class"
+        )
 
 
 def _go_on(checkpoint: str, task: SegmentationTask, data: SegmentationData, *, first: bool) -> None:
