@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -19,12 +18,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from ..core.files import require_content
-from ..errors import CheckpointError, ConfigError, first_line
+from ..errors import ConfigError, first_line
 from ..io.lock import hold
 from ..models.backbones.weights import load_backbone
 from ..models.base import SegmentationModel
-from ..models.checkpoint import init_from, read_metadata
+from ..models.checkpoint import init_from
 from ..models.registry import build_model
 from .callbacks import EMA, Checkpoints, DivergenceWatch, LogLines, ModelFiles, Throughput
 from .config import TrainConfig, recipe_yaml
@@ -33,6 +31,7 @@ from .loader import SegmentationData
 from .loggers import create_loggers, logger_names
 from .memory import fitting_batch_size
 from .optim import highest_rate, scaled_lr
+from .resume import checkpoint_of, go_on, remove_run, require_no_run
 from .task import SegmentationTask
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -57,7 +56,7 @@ def train(config: TrainConfig, recipe: str = "", say: Callable[[str], None] = pr
     logger_names(config.logger)
     if not _is_first(config):  # a further process of the same run
         return _train(config, recipe, _silent, first=False, alive=lambda: None)
-    _require_no_run(config, out)
+    require_no_run(config, out)
     before, existed = torch.are_deterministic_algorithms_enabled(), out.exists()
     try:
         with hold(out / ".train.lock", f"the run in {out}") as lock:
@@ -82,7 +81,7 @@ def _train(
     pl.seed_everything(config.seed, verbose=False)
     data, model = _data_and_model(config, say)
     _require_shared_memory(config)
-    checkpoint = _resume(config, out)
+    checkpoint = checkpoint_of(config, out)
     began = set() if checkpoint else _start(model, config, say)
     _say_rate(config, say)
     task = SegmentationTask(model, config)
@@ -92,10 +91,10 @@ def _train(
     if task.still:
         say(f"{len(task.still)} batch norms keep their initial statistics (`batch_norm`)")
     if checkpoint:
-        _go_on(checkpoint, task, data, first=first)
+        go_on(checkpoint, task, data, first=first)
         say(f"resuming from {task.last_checkpoint}")
     if first and config.overwrite:
-        _remove_run(out)
+        remove_run(out)
     if first:
         (out / "recipe.yaml").write_text(recipe, encoding="utf-8")  # not over a run's that is not resumed
     checkpoints, files = Checkpoints(out, config.checkpoint_every, alive), ModelFiles(out, recipe)
@@ -180,18 +179,6 @@ def _say_limits(
         )
 
 
-def _go_on(checkpoint: str, task: SegmentationTask, data: SegmentationData, *, first: bool) -> None:
-    """Has task and data go on where a checkpoint of the run was written."""
-    config = task.config
-    step, seen = _check_resumable(checkpoint, task, data.categories.to_json(), config)
-    data.go_on(seen, (config.steps - step) * config.step_images)
-    task.began = step, seen
-    task.last_checkpoint = f"{checkpoint} (step {step})"
-    figures = Path(config.out) / "metrics.csv"
-    if first and figures.exists():  # Lightning's logger deletes it
-        figures.replace(figures.with_name(f"metrics_before_{step}.csv"))
-
-
 def _watchers(config: TrainConfig, files: ModelFiles, say: Callable[[str], None]) -> list[pl.Callback]:
     """The callbacks of a run, but for its checkpoints."""
     out = Path(config.out)
@@ -252,7 +239,7 @@ def _with_batch_size(config: TrainConfig, out: Path, say: Callable[[str], None])
     import yaml
 
     size, why = None, "what fits in memory"
-    if checkpoint := _resume(config, out):
+    if checkpoint := checkpoint_of(config, out):
         with suppress(OSError, yaml.YAMLError, LookupError, TypeError):
             recipe = yaml.safe_load(Path(checkpoint).with_name("recipe.yaml").read_text(encoding="utf-8"))
             size, why = int(recipe["data"]["batch_size"]), "as the run had it"
@@ -285,36 +272,6 @@ def _require_device(config: TrainConfig) -> None:
     if not there[config.device]:
         names = ", ".join(name for name, found in there.items() if found and name != "auto")
         raise ConfigError(f'`device`: "{config.device}" cannot be used here; there is {names}')
-
-
-def _require_no_run(config: TrainConfig, out: Path) -> None:
-    """Refuses to write over another run."""
-    own = config.resume == "auto" or (config.resume and Path(config.resume).resolve().parent == out.resolve())
-    if own and config.overwrite:
-        raise ConfigError(
-            f"`resume={config.resume}` continues a run and `overwrite` starts it again; give only one of them"
-        )
-    if own or config.overwrite:
-        return
-    if any((out / name).exists() for name in ("last.ckpt", "best.safetensors", "last.safetensors")):
-        raise ConfigError(
-            f"{out} already holds a run; continue it with `resume=auto`, choose another `out`, "
-            "or replace it with `overwrite=true`"
-        )
-
-
-def _remove_run(out: Path) -> None:
-    """Removes what a run wrote, so that its best model and its curve are not taken for the new one's."""
-    names = "last.ckpt", "last.safetensors", "best.safetensors", "curve.jsonl", "metrics_before_*.csv"
-    for pattern in (
-        *names,
-        "report.html",
-        "images/step_*.jpg",
-        "images/batch_*.jpg",
-        "events.out.tfevents.*",
-    ):
-        for path in out.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def _require_shared_memory(config: TrainConfig) -> None:
@@ -374,86 +331,3 @@ def _still(model: SegmentationModel, config: TrainConfig, began: set[str]) -> li
 
 def _silent(line: str) -> None:
     """Says nothing."""
-
-
-def _check_resumable(
-    checkpoint: str, task: SegmentationTask, categories: list[dict[str, Any]], config: TrainConfig
-) -> tuple[int, int]:
-    """The step of a checkpoint that this run can go on from, and how many images were seen until then."""
-    require_content(checkpoint)
-    try:
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        step, theirs = int(state["global_step"]), {k: v.shape for k, v in state["state_dict"].items()}
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise CheckpointError(
-            f"{checkpoint} is damaged or not a checkpoint of a run ({first_line(error)}); "
-            "start from a model file instead: `init_from`"
-        ) from error
-    if _meaning(state.get("categories")) != _meaning(categories):
-        raise CheckpointError(
-            f"{checkpoint} was trained on other categories than {config.data.data} has; "
-            "start a new run from its model instead: `init_from=RUN` `out=NEW_RUN`"
-        )
-    own = {k: v.shape for k, v in task.state_dict().items()}
-    other = [k for k in own | theirs if own.get(k) != theirs.get(k)]
-    if other:
-        raise CheckpointError(
-            f"{checkpoint} was trained with other options than this run's: {len(other)} weights are only in "
-            f"one or of another shape ({', '.join(other[:3])}); resume with those in its recipe.yaml, or "
-            "start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
-        )
-    still = bool(state.get("still"))
-    if (config.batch_norm == "train" and still) or (config.batch_norm == "frozen" and not still):
-        raise CheckpointError(
-            f"{checkpoint} was trained with {'some' if still else 'no'} batch norms kept still, not as "
-            f"`batch_norm={config.batch_norm}`; resume with the one in its recipe.yaml, or start a new run "
-            "from its model: `init_from=RUN` `out=NEW_RUN`"
-        )
-    restored = state["optimizer_states"][0]["param_groups"]
-    if [_shape(group) for group in task.optimizer(1.0).param_groups] != [_shape(group) for group in restored]:
-        raise CheckpointError(
-            f"{checkpoint} was trained with another optimizer, other groups of parameters or other weights "
-            "frozen (`optim.name`, `optim.backbone_lr`, `optim.decay`, `freeze`, `freeze_steps`); resume "
-            "with those in its recipe.yaml, or start a new run from its model: `init_from=RUN` `out=NEW_RUN`"
-        )
-    # A run that was broken off in its last validation has done all steps, but has still to write its model.
-    if step > config.steps or (step == config.steps and _written(Path(checkpoint).parent) == step):
-        raise ConfigError(
-            f"{checkpoint} has already done all {config.steps} steps; raise `steps` to continue"
-        )
-    return step, int(state.get("seen", step * config.step_images))
-
-
-def _written(run: Path) -> int | None:
-    """The step of the model that a run wrote last."""
-    try:
-        return int(read_metadata(run / "last.safetensors")["extra"]["step"])
-    except (CheckpointError, OSError, LookupError, TypeError, ValueError):
-        return None
-
-
-def _shape(group: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
-    """Of a group of parameters how many it has, and the names of its options."""
-    return len(group["params"]), tuple(sorted(group.keys() - {"params", "initial_lr"}))
-
-
-def _meaning(categories: Any) -> list[tuple[Any, ...]]:
-    """Ids, names and kinds in label order: colours do not matter."""
-    return [(c["id"], c["name"], c["isthing"]) for c in categories or ()]
-
-
-def _resume(config: TrainConfig, out: Path) -> str | None:
-    if config.resume == "auto":
-        path = out / "last.ckpt"
-        return str(path) if path.is_file() else None
-    if config.resume and not Path(config.resume).is_file():
-        raise ConfigError(f'`resume={config.resume}`: no such checkpoint; "auto" takes {out / "last.ckpt"}')
-    return config.resume
