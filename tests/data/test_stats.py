@@ -82,6 +82,7 @@ def test_a_label_folder_and_max_images(tmp_path: Path) -> None:
     assert stats.mean == (1.0, 0.0, 0.2) and stats.std == (0.0, 0.0, 0.0) and not stats.grey
     recipe, reasons = suggest_recipe(stats)
     assert "no class is a thing" in reasons[0] and recipe["model"]["input"]["size"] == [96, 128]
+    assert recipe["loss"]["semantic_balance"] == 0.5
     for label in (tmp_path / "labels").iterdir():
         label.write_bytes(b"")
     with pytest.raises(DataError, match="no annotation can be read"):

@@ -118,7 +118,7 @@ def _network(
         merge |= {"min_area": 0.0, "class_exponent": 0.0}  # every pixel gets its most probable class
         model |= {"stuff": "semantic", "position": False, "head_kernel": 3, "postprocess": merge}
         reasons.append("a semantic head alone, as no class is a thing")
-        return model, {"semantic_weight": 1.0, "mask_loss_stride": 4}, {}
+        return model, {"semantic_weight": 1.0, "mask_loss_stride": 2, "semantic_balance": 0.5}, {}
     merge = {"score_threshold": 0.4, "overlap_threshold": 0.5, "mask_threshold": 0.4}
     model["postprocess"] = merge
     loss |= {"center": "quality", "embedding_at": "random", "mask_loss_stride": 4}
