@@ -97,7 +97,7 @@ def _as_timm(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tenso
     return found
 
 
-def _timm_state(name: str, tag: str) -> dict[str, Tensor]:
+def _timm_state(name: str, tag: str) -> Mapping[str, Tensor]:
     import timm
 
     name = name.removeprefix(PREFIX)
