@@ -16,6 +16,7 @@ from ..core.config import InputConfig
 from ..core.preprocess import prepare
 from ..errors import ConfigError
 from ..inference.exported import Exported, as_fed
+from ..merge.semantic import score_exponent
 from ..models.base import SegmentationModel
 from ..models.topk import TopK, operator_topk
 from .options import ExportOptions, Format
@@ -123,8 +124,7 @@ def build(model: SegmentationModel, description: Exported, *, topk: TopK = opera
     """
     result: nn.Module = Network(model.optimized(topk=topk), description)
     if description.output == "semantic":
-        config = description.postprocess
-        exponent = config.class_exponent if config.rule == "maskconver" else 1.0
+        exponent = score_exponent(description.postprocess)
         result = SemanticNetwork(result, len(description.categories), exponent)
     elif description.output == "panoptic":
         assert description.size is not None

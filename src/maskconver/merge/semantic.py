@@ -71,6 +71,11 @@ def semantic_scores(
     ]
 
 
+def score_exponent(config: PostprocessConfig) -> float:
+    """The power of a proposal's score in the scores of classes: `class_exponent`; 1 for the rule `kmax`."""
+    return config.class_exponent if config.rule == "maskconver" else 1.0
+
+
 def class_probabilities(
     proposals: Proposals, index: int, num_classes: int, *, exponent: float = 1.0
 ) -> NDArray[np.float32]:
@@ -99,8 +104,7 @@ def _bands(
     output_size: tuple[int, int] | None,
 ) -> Iterator[NDArray[np.float32]]:
     """The class scores a band of rows at a time, C×rows×W."""
-    exponent = config.class_exponent if config.rule == "maskconver" else 1.0
-    classes = class_probabilities(proposals, index, num_classes, exponent=exponent)
+    classes = class_probabilities(proposals, index, num_classes, exponent=score_exponent(config))
     for values in mask_bands(proposals, index, config, output_size=output_size):
         yield np.tensordot(classes.T, values, 1)
 
