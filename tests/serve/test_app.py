@@ -72,6 +72,19 @@ def test_labelme_files_have_the_name_of_the_image(client: TestClient, predictor:
     assert all(shape["points"] and 0 <= shape["score"] <= 1 for shape in found["shapes"])
 
 
+def test_outlines_on_the_image_are_refused_where_answers_have_another_size() -> None:
+    predictor = mc.Predictor(FakeRuntime(), output_side=32)
+    with TestClient(create_app(predictor), base_url="http://localhost") as client:
+        answer = client.post("/v1/segment", content=png()).json()
+        assert (answer["height"], answer["width"]) == (24, 32)
+        formats = client.get("/v1/model").json()["formats"]
+        assert formats == ["json", "coco", "png", "overlay", "csv"]
+        for form in ("geojson", "labelme"):
+            refused = client.post(f"/v1/segment?format={form}", content=png())
+            assert refused.status_code == 400
+            assert f"no format '{form}' with --output-side; there are json" in refused.json()["error"]
+
+
 def test_large_images_are_segmented_in_tiles_also_with_new_thresholds() -> None:
     predictor = mc.Predictor(FakeRuntime(), tile=64, score_threshold=0.0)
     with TestClient(create_app(predictor), base_url="http://localhost") as client:

@@ -33,12 +33,11 @@ from ..data.export_to.item import Item
 from ..data.export_to.labelme import labelme_content
 from ..errors import ConfigError, ImageError, MaskconverError, one_line
 from ..inference.predictor import Predictor
+from .describe import FORMATS, THRESHOLDS, formats, metrics_text, model_content, openapi_content
 from .session import Busy, Kept, Session, adjustable
 
 log = logging.getLogger("maskconver.serve")
 
-FORMATS = ("json", "coco", "png", "overlay", "csv", "geojson", "labelme")
-THRESHOLDS = {"score_threshold": 1.0, "overlap_threshold": 1.0, "min_area": 1.0}
 PARAMETERS = (*THRESHOLDS, "format", "token", "name")
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -114,16 +113,16 @@ def create_app(
                 del clients[client]
 
     async def model(request: Request) -> Response:
-        return JSONResponse(_model(predictor, name))
+        return JSONResponse(model_content(predictor, name))
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__, "waiting": session.waiting})
 
     async def metrics(request: Request) -> Response:
-        return PlainTextResponse(_metrics(session, statuses), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(metrics_text(session, statuses), media_type="text/plain; version=0.0.4")
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(_openapi(max_bytes))
+        return JSONResponse(openapi_content(predictor, max_bytes))
 
     async def page(request: Request) -> Response:
         file, kind = PAGE[request.url.path]
@@ -201,8 +200,9 @@ async def _segment(request: Request, session: Session, max_bytes: int) -> Respon
         if count > 1:
             raise Refused(400, f"{name} is given {count} times; give it once")
     form = request.query_params.get("format", "json")
-    if form not in FORMATS:
-        raise Refused(400, f"no format {form[:40]!r}; there are {', '.join(FORMATS)}")
+    if form not in (known := formats(session.predictor)):
+        smaller = " with --output-side" if form in FORMATS else ""
+        raise Refused(400, f"no format {form[:40]!r}{smaller}; there are {', '.join(known)}")
     settings = _settings(request)
     if settings and not adjustable(session.predictor):
         raise Refused(400, "this file has its post-processing inside, so thresholds cannot be changed")
@@ -320,98 +320,3 @@ def _csv(result: Segmentation) -> str:
     for s in result:
         table.writerow([s.id, s.category, int(s.is_thing), f"{s.score:.4f}", s.area, *s.bbox])
     return text.getvalue()
-
-
-def _model(predictor: Predictor, name: str) -> dict[str, Any]:
-    thresholds = {key: getattr(predictor.postprocess, key) for key in THRESHOLDS}
-    return {
-        "name": name,
-        "version": __version__,
-        "runtime": repr(predictor.runtime),
-        "categories": predictor.categories.to_json(),
-        "thresholds": thresholds if adjustable(predictor) else {},
-        "max_pixels": predictor.max_pixels,
-        "formats": list(FORMATS),
-    }
-
-
-def _metrics(session: Session, statuses: Counter[int]) -> str:
-    lines = ["# TYPE maskconver_requests_total counter"]
-    lines += [f'maskconver_requests_total{{status="{code}"}} {n}' for code, n in sorted(statuses.items())]
-    lines += ["# TYPE maskconver_images_total counter", f"maskconver_images_total {session.images}"]
-    lines += ["# TYPE maskconver_waiting gauge", f"maskconver_waiting {session.waiting}"]
-    lines.append("# TYPE maskconver_seconds_total counter")
-    lines += [f'maskconver_seconds_total{{stage="{s}"}} {v:.6f}' for s, v in sorted(session.seconds.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _openapi(max_bytes: int) -> dict[str, Any]:
-    number = {"type": "number", "minimum": 0, "maximum": 1}
-    about = {
-        "score_threshold": "discard proposals with a score at or below this value",
-        "overlap_threshold": "discard a segment that wins no more than this share of its own mask",
-        "min_area": "minimum segment area, as a fraction of (longer image side)²",
-    }
-    parameters = [
-        {"name": n, "in": "query", "schema": number, "description": text} for n, text in about.items()
-    ]
-    parameters += [
-        {
-            "name": "format",
-            "in": "query",
-            "schema": {"type": "string", "enum": list(FORMATS), "default": "json"},
-        },
-        {
-            "name": "token",
-            "in": "query",
-            "schema": {"type": "string"},
-            "description": "an earlier answer's token: post-process that image again, without a body",
-        },
-        {
-            "name": "name",
-            "in": "query",
-            "schema": {"type": "string", "default": "image.png"},
-            "description": "what the format labelme calls the image file",
-        },
-    ]
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    errors = {
-        "400": "a parameter or the body is wrong",
-        "410": "the image of the token is no longer kept",
-        "413": f"more than {max_bytes >> 20} MB, or too many pixels",
-        "422": "not an image that can be read",
-        "429": "too many requests of one address",
-        "503": "too many requests wait",
-        "504": "it took too long",
-    }
-    post = {
-        "summary": "Segment an image",
-        "parameters": parameters,
-        "requestBody": {
-            "content": {
-                "application/octet-stream": binary,
-                "image/*": binary,
-                "multipart/form-data": {
-                    "schema": {"type": "object", "properties": {"file": binary["schema"]}},
-                },
-            }
-        },
-        "responses": {
-            "200": {"description": "the segments, in the format asked for"},
-            **{code: {"description": text} for code, text in errors.items()},
-        },
-    }
-
-    def get(summary: str) -> dict[str, Any]:
-        return {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
-
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "maskconver", "version": __version__},
-        "paths": {
-            "/v1/segment": {"post": post},
-            "/v1/model": get("The model's name, categories and thresholds"),
-            "/healthz": get("Whether the server is up"),
-            "/metrics": get("Counters for Prometheus"),
-        },
-    }
