@@ -154,6 +154,22 @@ def test_an_option_that_does_not_exist_is_refused_with_the_nearest_ones(command,
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("evaluate", "m", "--data", "d", "--threads", "2"), ""),  # not the distant --remask
+        (("predict", "m", "i", "--score", "0.3"), "did you mean --score-threshold? "),
+        (("predict", "m", "i", "--tile-size", "3"), "did you mean --tile? "),
+        (("predict", "m", "i", "--devise", "cpu"), "did you mean --device? "),
+    ],
+)
+def test_only_options_that_are_near_are_named(words, hint, capsys) -> None:
+    assert main([*words]) == 2
+    option = " ".join(words[-2:])
+    said = f"unrecognized arguments: {option}; {hint}see maskconver {words[0]} --help\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_every_extra_that_is_named_exists() -> None:
     from importlib.metadata import metadata
 
