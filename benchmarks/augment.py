@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
 
     def example(augment: AugmentConfig) -> Callable[[int], object]:
         data = DataConfig(augment=augment, targets=REFERENCE)
-        made = TrainDataset(dataset, data, config, is_thing=dataset.categories.is_thing, seed=0)
+        made = TrainDataset(dataset, data, config, categories=dataset.categories, seed=0)
         return lambda k: made[k, k]
 
     def all_of(task: Callable[[int], object]) -> Callable[[], object]:

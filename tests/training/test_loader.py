@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +16,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from maskconver.core.config import InputConfig
-from maskconver.data.dataset import DataWarning
+from maskconver.core.segments import SegmentTable
+from maskconver.data.dataset import DataWarning, Sample
 from maskconver.data.open import open_dataset
 from maskconver.data.synth.write import write_dataset
-from maskconver.errors import DataError
+from maskconver.errors import ConfigError, DataError
 from maskconver.models.batch import Batch
+from maskconver.training.augment.copy_paste import CopyPasteConfig
 from maskconver.training.augment.example import AugmentConfig
 from maskconver.training.loader import DataConfig, First, PositionSampler, SegmentationData, collate
+from maskconver.training.partners import Partners
 from maskconver.training.targets import TargetConfig
 
 INPUT = InputConfig(size=(32, 48))
@@ -154,6 +158,73 @@ class TestBalance:
     def test_a_key_that_no_image_has_is_refused(self, folder: Path) -> None:
         with pytest.raises(DataError, match="weather"):
             data(folder, balance="weather").train_dataloader()
+
+
+class TestPastedClasses:
+    @pytest.fixture
+    def module(self, folder: Path) -> SegmentationData:
+        return data(folder)
+
+    def test_only_segments_of_the_classes_come_from_images_that_have_them(
+        self, module: SegmentationData
+    ) -> None:
+        tables = [module.train.segments(i) for i in range(len(module.train))]
+        held = Counter(int(label) for table in tables for label in np.unique(table.labels[~table.crowd]))
+        rare = min(held, key=lambda label: held[label])
+        partners = Partners(module.train, module.categories, [module.categories[rare].name])
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            sample = partners.draw(rng)
+            assert set(sample.segments.labels.tolist()) == {rare}
+
+    def test_each_class_is_drawn_equally_often(self, module: SegmentationData) -> None:
+        class Two:
+            def __len__(self) -> int:
+                return 10
+
+            def segments(self, index: int) -> SegmentTable:
+                labels = np.array([1 if index == 0 else 0])
+                return SegmentTable(np.array([1], np.int32), labels, np.zeros(1, bool), np.ones(1, np.int64))
+
+            def __getitem__(self, index: int) -> Sample:
+                ids = np.ones((2, 2), np.int32)
+                return Sample(np.zeros((2, 2, 3), np.uint8), ids, self.segments(index), index, "", {})
+
+        names = [c.name for c in module.categories[:2]]
+        partners, rng = Partners(Two(), module.categories, names), np.random.default_rng(0)
+        assert np.mean([partners.draw(rng).image_id == 0 for _ in range(2000)]) == pytest.approx(
+            0.5, abs=0.04
+        )
+
+    def test_without_classes_any_image_is_drawn_whole(self, module: SegmentationData) -> None:
+        partners, rng = Partners(module.train, module.categories, None), np.random.default_rng(0)
+        drawn = [partners.draw(rng) for _ in range(40)]
+        assert {sample.image_id for sample in drawn} == set(module.train.image_ids)  # type: ignore[union-attr]
+        whole = {image_id: len(module.train[i].segments) for i, image_id in enumerate(module.train.image_ids)}  # type: ignore[union-attr]
+        assert all(len(sample.segments) == whole[sample.image_id] for sample in drawn)
+
+    def test_unknown_classes_and_classes_without_an_image_are_refused(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted = CopyPasteConfig(probability=1.0, classes=("discc",))
+        module = data(folder, augment=AugmentConfig(copy_paste=wanted))
+        with pytest.raises(ConfigError, match='no class is called "discc"'):
+            module.train_dataloader()
+        none = SegmentTable(np.zeros(0, np.int32), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, np.int64))
+        monkeypatch.setattr(module.train, "segments", lambda i: none)
+        name = module.categories[0].name
+        with pytest.raises(ConfigError, match=f'no training image has the class "{name}"'):
+            Partners(module.train, module.categories, [name])
+
+    def test_pasted_objects_are_in_the_batches(self, folder: Path) -> None:
+        name = next(c.name for c in data(folder).categories if c.is_thing)
+        paste = CopyPasteConfig(1.0, 1.0, scale=(1.0, 1.0), pasted_scale=(1.0, 1.0), classes=(name,))
+        plain, pasted = (
+            next(iter(data(folder, 12, augment=augment, batch_size=12).train_dataloader()))
+            for augment in (AugmentConfig(), AugmentConfig(copy_paste=paste))
+        )
+        label = data(folder).categories.names.index(name)
+        assert (pasted.labels == label).sum() > (plain.labels == label).sum()
 
 
 class TestFirst:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from ..core.categories import differences
+from ..core.categories import Categories, differences
 from ..core.config import InputConfig
 from ..core.preprocess import prepare
 from ..core.processes import leave_signals
@@ -28,6 +28,7 @@ from ..data.semantic import SemanticView
 from ..errors import ConfigError, DataError
 from ..models.batch import Batch
 from .augment.example import AugmentConfig, Example, train_example
+from .partners import Partners
 from .targets import TargetConfig
 
 
@@ -131,15 +132,16 @@ class TrainDataset(Dataset[Example]):
 
     def __init__(
         self,
-        dataset: Sequence[Sample],
+        dataset: PanopticDataset | First,
         config: DataConfig,
         input_config: InputConfig,
         *,
-        is_thing: NDArray[np.bool_],
+        categories: Categories,
         seed: int,
     ) -> None:
         self.dataset, self.config, self.input = dataset, config, input_config
-        self.is_thing, self.seed = is_thing, seed
+        self.is_thing, self.seed = categories.is_thing, seed
+        self.partners = Partners(dataset, categories, config.augment.copy_paste.classes)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -149,7 +151,7 @@ class TrainDataset(Dataset[Example]):
         rng = np.random.default_rng((self.seed, 1, position))
         augment, partner = self.config.augment, None
         if augment.copy_paste.probability and rng.random() < augment.copy_paste.probability:
-            partner = self.dataset[int(rng.integers(len(self.dataset)))]
+            partner = self.partners.draw(rng)
         return train_example(
             self.dataset[index],
             self.input,
@@ -304,7 +306,7 @@ class SegmentationData(pl.LightningDataModule):
         )
         sampler.start, sampler.stop = self.start, self.stop
         dataset = TrainDataset(
-            self.train, self.config, self.input, is_thing=self.categories.is_thing, seed=self.seed
+            self.train, self.config, self.input, categories=self.categories, seed=self.seed
         )
         return DataLoader(
             dataset,

@@ -37,6 +37,8 @@ class CopyPasteConfig:
             padding as everywhere else: the mean colour, left out of the losses (DeepLab2).
         autoaugment_each: AutoAugment varies each image before it is scaled and padded (DeepLab2), not the
             result.
+        classes: names of the classes that are pasted, if not all: the second image is one that has a class
+            drawn among them, so that rare ones are seen more often (ours).
     """
 
     probability: float = 0.0
@@ -49,6 +51,7 @@ class CopyPasteConfig:
     place: Literal["top_left", "random", "both_random"] = "top_left"
     padding: Literal["void", "ignore"] = "void"
     autoaugment_each: bool = False
+    classes: tuple[str, ...] | None = None
 
 
 def copy_paste(
