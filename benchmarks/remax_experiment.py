@@ -317,7 +317,7 @@ def plot_ratios(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None
     arms = [arm for arm in runs if any("ratios" in row for row in runs[arm][0])]
     if not arms:
         raise SystemExit("no histogram: of these variants none has sigmoid masks, as remax:0 has")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.5), layout="constrained")
     last = min(r[-1] for r in ([row["step"] for row in runs[arm][0] if "ratios" in row] for arm in arms))
     for number, arm in enumerate(arms):
         rows = [r for r in runs[arm][0] if r.get("step", 0) <= last]  # all arms as far as the shortest went
@@ -332,14 +332,13 @@ def plot_ratios(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None
             middle = [np.median([v for own in r[kind][1:] for v in own]) for r in steps]
             right.plot([r["step"] for r in steps], middle, style, color=f"C{number}", label=name)
             first, at_end = middle[0], np.median(_ratios(rows, kind))
-            print(f"{name}: median FP/FN {first:.0f} in the first step, {at_end:.3g} in the second half")
+            print(f"{name}: median FP/FN {first:.3g} in the first step, {at_end:.3g} in the second half")
     left.set_title(f"log10 FP/FN of the layers, steps {last // 2} to {last}", fontsize=10)
     right.set_title("median FP/FN of a step", fontsize=10)
     right.set_yscale("log")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     figure.savefig(path, dpi=90)
 
 
