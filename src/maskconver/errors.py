@@ -7,6 +7,8 @@ that are options of the command as such: --max-pixels 200.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from difflib import get_close_matches
 
 
 class Message(Exception):
@@ -64,6 +66,13 @@ class MissingExtraError(MaskconverError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return Exception.__new__, (type(self), *self.args), self.__dict__
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """What to do about a class that there is not: the nearest name, or the first twenty there are."""
+    if near := get_close_matches(name, known, 1):
+        return f'did you mean "{near[0]}"?'
+    return f"there are {', '.join([*known][:20])}"
 
 
 def one_line(error: BaseException | str) -> str:

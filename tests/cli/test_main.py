@@ -158,6 +158,7 @@ def test_an_option_that_does_not_exist_is_refused_with_the_nearest_ones(command,
     ("words", "hint"),
     [
         (("evaluate", "m", "--data", "d", "--threads", "2"), ""),  # not the distant --remask
+        (("predict", "m", "i", "--=2", "3"), ""),  # no name, no hint
         (("predict", "m", "i", "--score", "0.3"), "did you mean --score-threshold? "),
         (("predict", "m", "i", "--tile-size", "3"), "did you mean --tile? "),
         (("predict", "m", "i", "--devise", "cpu"), "did you mean --device? "),

@@ -210,6 +210,8 @@ class TestPastedClasses:
         module = data(folder, augment=AugmentConfig(copy_paste=wanted))
         with pytest.raises(ConfigError, match='no class is called "discc"'):
             module.train_dataloader()
+        with pytest.raises(ConfigError, match="an empty list pastes nothing"):
+            Partners(module.train, module.categories, [])
         none = SegmentTable(np.zeros(0, np.int32), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, np.int64))
         monkeypatch.setattr(module.train, "segments", lambda i: none)
         name = module.categories[0].name

@@ -251,7 +251,8 @@ def _near_options(message: str, parser: Any) -> str:
     unknown = [f"--{field[1]}"] if field else message.partition("nrecognized arguments: ")[2].split()
     if not unknown or not unknown[0].startswith("--"):
         return ""
-    name = unknown[0].partition("=")[0].lstrip("-")
+    if not (name := unknown[0].partition("=")[0].lstrip("-")):
+        return ""
     options = {option.lstrip("-"): option for option in parser._option_string_actions}
     parts = [o for o in options if o.startswith(name) or o.endswith(f".{name}") or name.startswith(f"{o}-")]
     near = [options[o] for o in parts[:3] or get_close_matches(name, options, n=3, cutoff=0.7)]

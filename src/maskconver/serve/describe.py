@@ -10,13 +10,13 @@ from ..inference.predictor import Predictor
 from .session import Session, adjustable
 
 FORMATS = ("json", "coco", "png", "overlay", "csv", "geojson", "labelme")
-IMAGE_PIXELS = ("geojson", "labelme")  # outlines that other programs draw on the image itself
+OUTLINES = ("geojson", "labelme")
 THRESHOLDS = {"score_threshold": 1.0, "overlap_threshold": 1.0, "min_area": 1.0}
 
 
 def formats(predictor: Predictor) -> list[str]:
-    """The formats of an answer. With `output_side`, none whose outlines belong on the image's own pixels."""
-    return [form for form in FORMATS if predictor.output_side is None or form not in IMAGE_PIXELS]
+    """The formats of an answer; with `output_side` no outlines, which belong on the image itself."""
+    return [form for form in FORMATS if predictor.output_side is None or form not in OUTLINES]
 
 
 def model_content(predictor: Predictor, name: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +11,9 @@ import numpy as np
 from ..core.categories import Categories
 from ..core.segments import SegmentTable
 from ..data.dataset import Sample
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
+
+SETTING = "`data.augment.copy_paste.classes`"
 
 
 class Images(Protocol):
@@ -34,10 +35,13 @@ class Partners:
             images, and nothing else is pasted. All of every image if None.
 
     Raises:
-        ConfigError: no such class, or no segment of it in any image.
+        ConfigError: an empty list, no such class, or no segment of it in any image.
     """
 
     def __init__(self, images: Images, categories: Categories, classes: Sequence[str] | None) -> None:
+        if classes is not None and not classes:
+            fix = "leave it out to paste every class"
+            raise ConfigError("an empty list pastes nothing", where=SETTING, fix=fix)
         self.images = images
         self.labels = None if classes is None else [_label(name, categories) for name in classes]
         self._having: list[list[int]] = []
@@ -48,8 +52,7 @@ class Partners:
             for label, having in zip(self.labels, self._having):
                 if not having:
                     raise ConfigError(
-                        f'no training image has the class "{categories[label].name}"',
-                        where="`data.augment.copy_paste.classes`",
+                        f'no training image has the class "{categories[label].name}"', where=SETTING
                     )
 
     def draw(self, rng: np.random.Generator) -> Sample:
@@ -64,6 +67,5 @@ class Partners:
 def _label(name: str, categories: Categories) -> int:
     if name in categories.names:
         return categories.names.index(name)
-    near = get_close_matches(name, categories.names, 1)
-    hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(categories.names[:20])}"
-    raise ConfigError(f'no class is called "{name}"', where="`data.augment.copy_paste.classes`", fix=hint)
+    fix = nearest(name, categories.names)
+    raise ConfigError(f'no class is called "{name}"', where=SETTING, fix=fix)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from ...core.categories import Categories, Category, made_up_color
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, nearest
 from .annotation import Options, SourceClass
 
 VOID = "void"
@@ -112,8 +111,7 @@ def _require_known(options: Options, found: dict[str, SourceClass]) -> None:
     for setting, names in (("things", options.things), ("stuff", options.stuff)):
         for name in names:
             if name not in found and not (setting == "stuff" and name == options.background):
-                near = get_close_matches(name, found, 1)
-                hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join([*found][:20])}"
-                raise ConfigError(f'no class is called "{name}"', where=f"`{setting}`", fix=hint)
+                fix = nearest(name, found)
+                raise ConfigError(f'no class is called "{name}"', where=f"`{setting}`", fix=fix)
     if both := set(options.things) & set(options.stuff):
         raise ConfigError(f'"{sorted(both)[0]}" cannot be a thing and stuff')
