@@ -152,6 +152,22 @@ def test_init_from_a_model_of_which_nothing_fits_is_refused(tmp_path: Path) -> N
         init_from(other, path)
 
 
+def test_init_from_only_the_embeddings_of_classes(tmp_path: Path) -> None:
+    source, target = small("cat", "dog"), small("dog", "cow")
+    save(source, tmp_path / "source.safetensors")
+    report = init_from(target, tmp_path / "source.safetensors", ("class_embedding",))
+    assert report.adapted == {"class_embedding.weight": "1 classes by name"} and not report.loaded
+    torch.testing.assert_close(target.class_embedding.weight[0], source.class_embedding.weight[1])
+    with pytest.raises(CheckpointError, match="nothing in"):
+        init_from(small("horse"), tmp_path / "source.safetensors", ("class_embedding",))
+
+
+def test_no_class_of_the_same_name_begins_at_random(tmp_path: Path) -> None:
+    save(small("cat"), tmp_path / "source.safetensors")
+    report = init_from(small("cow"), tmp_path / "source.safetensors")
+    assert not report.adapted and "class_embedding.weight" in report.missing
+
+
 def test_init_from_a_part_of_a_module(tmp_path: Path) -> None:
     source, target = small("a"), small("a")
     save(source, tmp_path / "source.safetensors")

@@ -238,6 +238,11 @@ class LoadReport:
     mismatched: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
+    @property
+    def taken(self) -> set[str]:
+        """The tensors that have a value from the weights, in whole or in part."""
+        return {*self.loaded, *self.adapted}
+
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         if self.adapted:
@@ -291,9 +296,13 @@ def init_from(
         ):
             for mine, other in pairs:
                 value[mine] = theirs[other].to(value)
-            if len(value) > len(target_names) and len(theirs) > len(names):  # both end with "no object"
+            no_object = len(value) > len(target_names) and len(theirs) > len(names)  # the last row of both
+            if no_object:
                 value[-1] = theirs[-1].to(value)
-            report.adapted[key] = f"{len(pairs)} classes by name"
+            if pairs or no_object:
+                report.adapted[key] = f"{len(pairs)} classes by name"
+            else:
+                report.missing.append(key)
         elif value.shape == theirs.shape:
             value.copy_(theirs)
             report.loaded.append(key)
@@ -302,10 +311,10 @@ def init_from(
             report.adapted[key] = f"of {value.shape[1]} image channels"
         else:
             report.mismatched.append(key)
-    if not report.loaded:
+    if not modules and not report.loaded:
         raise CheckpointError(f"nothing in {path} fits this model; is it of the same family and size?")
     for module in modules or ():
-        if not any(key.startswith(f"{module}.") for key in report.loaded):
+        if not any(key.startswith(f"{module}.") for key in report.taken):
             raise CheckpointError(
                 f"nothing in {path} fits the module {module} of this model; leave it out of `init_modules`, "
                 "or start from random weights: `init_from=none`"

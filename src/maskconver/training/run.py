@@ -294,14 +294,14 @@ def _start(model: SegmentationModel, config: TrainConfig, say: Callable[[str], N
     began = set()
     if source := config.model.backbone_weights:
         report = load_backbone(model.backbone, config.model.config.backbone, source)
-        began |= {f"backbone.{name}" for name in (*report.loaded, *report.adapted)}
+        began |= {f"backbone.{name}" for name in report.taken}
         say(f"backbone from {source}: {report}")
     if config.init_from and config.init_from != "none":
         names = (config.init_modules or "").split(",")
         modules = tuple(name.strip() for name in names) if config.init_modules else None
         report = init_from(model, config.init_from, modules)
         report.missing = [name for name in report.missing if name not in began]
-        began |= {*report.loaded, *report.adapted}
+        began |= report.taken
         say(f"init from {config.init_from}: {report}")
     return began
 
