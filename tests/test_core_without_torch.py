@@ -140,6 +140,26 @@ def test_the_bundled_model_predicts_and_is_evaluated(model: str, tmp_path: Path)
     assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == 2
 
 
+def test_the_bundled_model_becomes_a_page(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason='running ONNX files needs the extra "onnx"')
+    from maskconver.serve.site import RUNTIME_FILES
+
+    dist = tmp_path / "onnxruntime-web" / "dist"
+    dist.mkdir(parents=True)
+    for name in RUNTIME_FILES.values():
+        (dist / name).write_bytes(b"")
+    code = """
+        from maskconver.cli.main import main
+        sys.exit(main(["export", "nuclei", "--to", "web", *sys.argv[1:]]))
+        """
+    words = "--out", str(tmp_path / "site"), "--runtime", str(dist.parent)
+    done = run(code, *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/model.onnx").read_bytes() == (WEIGHTS / "nuclei.onnx").read_bytes()
+    done = run(code, *words, "--size", "256", "256")
+    assert done.returncode == 2 and "train" in done.stderr
+
+
 def test_the_bundled_model_without_onnx_runtime_names_the_extra(tmp_path: Path) -> None:
     write_dataset(tmp_path, "cells", 1, size=(32, 32))
     done = run(

@@ -5,7 +5,8 @@ pixel by pixel, or, with --quantize, within the bounds of that precision. With -
 includes post-processing. Needs the extras train and export.
 
 With --to web, --out is a folder of static files: a page that segments images in the browser, without a server
-of its own. MODEL may then also be an ONNX file, which needs the extra onnx only.
+of its own. MODEL may then also be an ONNX file. That needs the extra onnx only, and so does a bundled model
+without other options.
 
 Example: maskconver export nuclei --to onnx --out nuclei.onnx
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+from ..core.files import bundled_onnx
 from ..errors import ConfigError
 from .options import optional, stages
 
@@ -91,17 +93,18 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Runs `maskconver export`; 0 when the file was written."""
     web = args.to == "web"
+    parts = ("size", "dynamic", "quantize", "calibrate", "output", "proposals", "hard_sigmoid", "uint8")
+    given = [
+        name for name in (*parts, "images") if getattr(args, name) not in (None, False, "none", "proposals")
+    ]
     if web and args.model.endswith(".onnx"):
-        parts = ("size", "dynamic", "quantize", "calibrate", "output", "proposals", "hard_sigmoid", "uint8")
-        if given := [
-            name
-            for name in (*parts, "images")
-            if getattr(args, name) not in (None, False, "none", "proposals")
-        ]:
+        if given:
             raise ConfigError(
                 f"{args.model} is an exported file already: leave out `{given[0]}`, or give its model"
             )
         return _site(args, args.model, time.perf_counter())
+    if web and not given and (bundled := _without_torch(args.model)):
+        return _site(args, bundled, time.perf_counter())
     if args.runtime and not web:
         raise ConfigError("`runtime` is for pages; give `to=web`, or leave it out")
     from ..export.driver import FORMATS, export_model, format_of
@@ -140,6 +143,15 @@ def run(args: Namespace) -> int:
     else:
         print(f"{out}: {size / 1e6:.2f} MB in {seconds:.1f} s; {result}")
     return 0
+
+
+def _without_torch(model: str) -> Path | None:
+    """The ONNX file of a bundled model where there is no PyTorch to write another; None otherwise."""
+    try:
+        from ..models import checkpoint  # noqa: F401
+    except ModuleNotFoundError:
+        return bundled_onnx(model)
+    return None
 
 
 def _name(model: str) -> str:

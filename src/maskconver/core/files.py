@@ -127,3 +127,9 @@ def linked(source: Path, target: Path) -> bool:
             make(source.resolve())
             return True
     return False
+
+
+def bundled_onnx(name: str | os.PathLike[str]) -> Path | None:
+    """The ONNX file of a bundled model, for where there is no PyTorch; None if `name` is a path or none."""
+    file = WEIGHTS / f"{os.fspath(name)}.onnx"
+    return file if file.is_file() and not Path(name).exists() else None

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.categories import Categories
 from ..core.config import InputConfig, PostprocessConfig
-from ..core.files import EXPORTED_SUFFIXES, WEIGHTS, require_content
+from ..core.files import EXPORTED_SUFFIXES, bundled_onnx, require_content
 from ..core.proposals import Proposals
 from ..errors import ConfigError, MissingExtraError
 
@@ -97,8 +96,7 @@ def open_runtime(
         try:
             from ..models import checkpoint
         except ModuleNotFoundError as error:
-            bundled = WEIGHTS / f"{os.fspath(model)}.onnx"
-            if bundled.is_file() and not Path(model).exists() and not tta:
+            if (bundled := bundled_onnx(model)) and not tta:
                 from .onnx import OnnxRuntime
 
                 return OnnxRuntime(bundled, device, proposals)

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ...core.files import WEIGHTS
+from ...core.files import bundled_onnx
 from ...data.export_to.write import FORMATS
 from ...errors import CheckpointError, ConfigError, ImageError, MaskconverError
 from ...inference.stream import timed
@@ -329,7 +329,7 @@ def _settings(args: Namespace) -> dict[str, Any]:
 
             file = find(args.model)
         except ModuleNotFoundError:
-            file = WEIGHTS / f"{args.model}.onnx"
+            file = bundled_onnx(args.model) or file
         except CheckpointError:
             pass
     model: str = args.model
