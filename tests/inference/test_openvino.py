@@ -22,5 +22,7 @@ def test_openvino_gives_the_answer_of_onnx_runtime() -> None:
     found = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(canvas[None])
     np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-4)
     np.testing.assert_array_equal(found["labels"], expected.labels)
+    sure = expected.scores > 0.1  # far below these, two proposals may score the same and change places
+    assert sure.any()
     span = np.abs(expected.mask_logits).max()
-    np.testing.assert_allclose(found["mask_logits"], expected.mask_logits, atol=1e-4 * span)
+    np.testing.assert_allclose(found["mask_logits"][sure], expected.mask_logits[sure], atol=1e-4 * span)
