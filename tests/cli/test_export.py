@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("torch")
 
 from maskconver.cli.main import main
 from maskconver.core.config import InputConfig
-from maskconver.errors import CheckpointError
+from maskconver.errors import CheckpointError, ExportError
 from maskconver.export.compare import Comparison
-from maskconver.export.driver import read_images
+from maskconver.export.driver import export_model, read_images
+from maskconver.models.registry import create_model
+from tests.fakes import CATEGORIES
 
 
 @pytest.fixture
@@ -70,6 +74,26 @@ def test_options_of_the_command_are_those_of_the_function(folder: Path, asked: d
 def test_of_a_large_folder_some_images_from_all_over_it_are_read(folder: Path) -> None:
     seen = [int(image[0, 0, 0]) for image in read_images(str(folder), InputConfig())]
     assert len(seen) == 32 and seen[0] == 0 and seen[-1] > 35
+
+
+def test_of_large_images_the_middle_is_compared_where_a_file_takes_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[int, ...]] = []
+
+    def compare(model: Any, file: Any, images: Sequence[NDArray[Any]]) -> Comparison:
+        compared.extend(image.shape for image in images)
+        raise ExportError("enough")
+
+    monkeypatch.setattr("maskconver.export.driver.compare", compare)
+    model = create_model(
+        "maskconver_mobile_256", categories=CATEGORIES, input={"mode": "native", "scale": 4.0}
+    )
+    images = [np.zeros((90, 400, 3), np.uint8)]
+    for size in (None, (64, 96)):
+        with pytest.raises(ExportError, match="enough"):
+            export_model(model, tmp_path / "model.onnx", images=images, size=size)
+    assert compared == [(90, 256, 3), (90, 400, 3)]  # a file of one size is given the whole image, scaled
 
 
 def test_images_are_read_after_the_model(

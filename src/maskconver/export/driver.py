@@ -19,6 +19,7 @@ from ..errors import ConfigError, ExportError, first_line
 from ..inference.exported import Exported
 from ..inference.inputs import as_image
 from ..inference.silence import quiet
+from ..inference.tiles import AUTO_SIDE, LEAST_TILE
 from ..io.sources import list_images
 from ..models.base import SegmentationModel
 from ..models.topk import operator_topk, stable_topk
@@ -87,8 +88,10 @@ def export_model(
     description = describe(model, options, form)
     form.require_packages(options.quantize)
     say = report or (lambda text: None)
-    calibration = _with_content(read_images(options.calibrate, description.input), "calibrate")
-    images = read_images(options.images, description.input) or spread(calibration, 8)
+    # A file of any size is given no more of an image than a tile of prediction shows: memory is finite.
+    most = None if description.size else max(round(AUTO_SIDE / description.input.scale), LEAST_TILE)
+    calibration = _with_content(read_images(options.calibrate, description.input, most=most), "calibrate")
+    images = read_images(options.images, description.input, most=most) or spread(calibration, 8)
     _warn_if_slow(description)
     # Quantised maps may differ in many pixels, so those of full precision are compared first.
     both = description.output == "panoptic" and options.quantize != "none"
@@ -160,13 +163,27 @@ def spread(items: Sequence[Any], limit: int = LIMIT) -> list[Any]:
 
 
 def read_images(
-    given: str | os.PathLike[str] | Sequence[Any] | None, config: InputConfig
+    given: str | os.PathLike[str] | Sequence[Any] | None, config: InputConfig, *, most: int | None = None
 ) -> list[NDArray[Any]]:
-    """What an option names, as a model takes it; at most `LIMIT`."""
+    """What an option names, as a model takes it; at most `LIMIT`.
+
+    Args:
+        given: a folder or glob, or paths, arrays or Pillow images.
+        config: of the model's input.
+        most: of an image with longer sides, only the middle is returned; pixels.
+    """
     form: dict[str, Any] = {"channels": config.channels, "bits": config.bits}
     form["white_level"] = config.white_level
     paths = list_images(os.fspath(given)) if isinstance(given, str | os.PathLike) else given or ()
-    return [as_image(one, **form)[0] for one in spread(paths)]
+    return [_middle(as_image(one, **form)[0], most) for one in spread(paths)]
+
+
+def _middle(image: NDArray[Any], most: int | None) -> NDArray[Any]:
+    """No more than `most` pixels of each side."""
+    if most is None or max(image.shape[:2]) <= most:
+        return image
+    top, left = (max(side - most, 0) // 2 for side in image.shape[:2])
+    return image[top : top + most, left : left + most].copy()  # the rest is freed
 
 
 def _with_content(images: list[NDArray[Any]], setting: str) -> list[NDArray[Any]]:
