@@ -125,7 +125,7 @@ def test_thresholds_change_the_result(page: Any, data: Path) -> None:
 
 
 def test_a_large_image_is_segmented_in_tiles_as_in_python(page: Any, tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", style="cells", count=1, size=(200, 640))
+    write_dataset(tmp_path / "data", style="cells", count=1, size=(200, 500))
     path = images(tmp_path / "data")[0]
     own = mc.Predictor(NUCLEI)(path)
     page.evaluate(  # what is told on the way is gone too soon for a look every second
