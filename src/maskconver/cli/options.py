@@ -141,7 +141,7 @@ def add_tta(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tta",
         action="store_true",
-        help="test-time flips: average over each image and its mirror image; takes twice the time "
+        help="test-time flips: average over each image and its mirror image; takes 2 to 3 times as long "
         "(MaskConver models in PyTorch only)",
     )
 

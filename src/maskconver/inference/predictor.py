@@ -85,7 +85,7 @@ class Predictor:
         output_side: longer side of the result in pixels; the image's own size if left out. The side of the
             network's input is the fastest.
         tta: test-time flips: the network also sees each image mirrored, and its outputs are averaged before
-            post-processing. Twice the time; for MaskConver models in PyTorch.
+            post-processing. Two to three times the time; for MaskConver models in PyTorch.
         semantic: results also get `Segmentation.semantic`, the class of every pixel from the scores of all
             masks; see `merge.semantic`.
         instances: results also get this many (mask, class) pairs as `Segmentation.instances`; see
