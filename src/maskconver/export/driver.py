@@ -165,7 +165,7 @@ def spread(items: Sequence[Any], limit: int = LIMIT) -> list[Any]:
 def read_images(
     given: str | os.PathLike[str] | Sequence[Any] | None, config: InputConfig, *, most: int | None = None
 ) -> list[NDArray[Any]]:
-    """What an option names, as a model takes it; at most `LIMIT`.
+    """What an option names, as a model takes it: H×W×C uint8 or uint16, at most `LIMIT` of them.
 
     Args:
         given: a folder or glob, or paths, arrays or Pillow images.
@@ -179,7 +179,7 @@ def read_images(
 
 
 def _middle(image: NDArray[Any], most: int | None) -> NDArray[Any]:
-    """No more than `most` pixels of each side."""
+    """No more than `most` pixels of each side of an image, H×W×C."""
     if most is None or max(image.shape[:2]) <= most:
         return image
     top, left = (max(side - most, 0) // 2 for side in image.shape[:2])
